@@ -1,4 +1,4 @@
-//! Prints the time of each layer of the demo's ResNet-50 on one thread, as the table in `docs/engine.md`.
+//! Prints the time of each layer of the demo's ResNet-50 on one thread: the tables in `docs/engine.md`.
 //!
 //! `cargo run --release -p headstock-backbone --example layers -- f32` (or `bf16`), 224 x 224, batch 16.
 
@@ -24,20 +24,20 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (layers, peak) = backbone.profile(pixels, RUNS)?.ok_or("there is no engine on CUDA")?;
 
     println!("{precision}, {}, one thread, peak {peak:.0} GFLOP/s:\n", backbone.isa());
-    println!("| layer | method | output | ms a photo | GFLOP/s | share of the peak |");
+    println!("| layer | method | output | ms per photo | GFLOP/s | share of the peak |");
     println!("|---|---|---|---|---|---|");
     let (mut total_time, mut total_macs) = (0.0, 0);
     for layer in &layers {
-        let LayerTime { name, method, size, channels, .. } = layer;
+        let LayerTime { name, method, size: (height, width), channels, .. } = layer;
         let time = layer.time.as_secs_f64() * 1e3 / (RUNS * BATCH) as f64;
         let method = match method {
-            Some(Method::Image) => "image",
+            Some(Method::FirstLayer) => "first layer",
             Some(Method::Pointwise) => "pointwise",
             Some(Method::Direct) => "direct",
             Some(Method::Winograd) => "Winograd",
             None => "",
         };
-        let size = format!("{channels} x {} x {}", size.0, size.1);
+        let size = format!("{channels} x {height} x {width}");
         println!("| {name} | {method} | {size} | {} |", table_cells(time, layer.macs, peak));
         total_time += time;
         total_macs += layer.macs;
@@ -46,7 +46,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The cells for time, GFLOP/s and share of the peak.
+/// The table cells for milliseconds per photo, GFLOP/s and percentage of `peak`, in GFLOP/s; `macs` are the
+/// layer's multiply-accumulate operations per photo, 0 for a pool.
 fn table_cells(milliseconds: f64, macs: u64, peak: f64) -> String {
     let rate = 2.0 * macs as f64 / milliseconds / 1e6;
     match macs {

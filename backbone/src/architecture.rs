@@ -38,7 +38,7 @@ impl Architecture {
         }
     }
 
-    /// Number of blocks in each stage.
+    /// Number of residual blocks in each of the four stages (torchvision's `layer1` to `layer4`).
     #[must_use]
     pub fn depths(self) -> [usize; 4] {
         match self {
@@ -55,13 +55,14 @@ impl Architecture {
         !matches!(self, Self::ResNet18 | Self::ResNet34)
     }
 
-    /// Output channels of a block divided by its inner channels.
+    /// Output channels of a block divided by its inner channels (torchvision's `expansion`).
     #[must_use]
     pub fn expansion(self) -> usize {
         if self.has_bottlenecks() { 4 } else { 1 }
     }
 
-    /// The architecture with `depths` blocks per stage, bottlenecks or basic blocks.
+    /// The architecture with `depths` blocks in its four stages, which are bottleneck blocks if `bottlenecks`
+    /// and basic blocks otherwise; `None` if there is no such ResNet.
     pub(crate) fn from_depths(depths: [usize; 4], bottlenecks: bool) -> Option<Self> {
         Self::ALL.into_iter().find(|a| a.depths() == depths && a.has_bottlenecks() == bottlenecks)
     }
@@ -76,6 +77,7 @@ impl fmt::Display for Architecture {
 impl FromStr for Architecture {
     type Err = ();
 
+    /// Parses the name in torchvision and timm, `resnet50` for example.
     fn from_str(name: &str) -> Result<Self, ()> {
         Self::ALL.into_iter().find(|a| a.as_str() == name).ok_or(())
     }

@@ -14,10 +14,11 @@ use crate::error::BackboneError;
 use crate::layer::FeatureLayer;
 use crate::preprocessing::Preprocessing;
 
-/// The smallest image height and width: the last stage reduces each side by 32.
+/// The smallest image height and width: the last stage divides each side by 32, and needs at least one
+/// position.
 pub(crate) const MIN_SIDE: usize = 32;
 
-/// A batch of RGB images, `u8` `[N, H, W, 3]`.
+/// A batch of RGB images of one size, `u8` `[N, H, W, 3]`: the input of a [`Backbone`].
 #[derive(Clone, Copy, Debug)]
 pub struct PixelBatch<'a> {
     data: &'a [u8],
@@ -27,32 +28,38 @@ pub struct PixelBatch<'a> {
 }
 
 impl<'a> PixelBatch<'a> {
-    /// Wraps `data` as `images` images of `height` x `width` pixels.
+    /// Wraps `data`, row-major `[images, height, width, 3]`, as a batch of `images` RGB images of `height` x
+    /// `width` pixels, and checks its length.
     ///
     /// # Errors
-    /// [`BackboneError::Pixels`] if the length of `data` is wrong, there is no image, or a side is below 32.
+    /// [`BackboneError::Pixels`] if the length of `data` is wrong, there is no image, or a side is below 32,
+    /// the factor by which the network divides each side.
     pub fn new(data: &'a [u8], images: usize, height: usize, width: usize) -> Result<Self, BackboneError> {
+        // `checked_mul`, because the product of the sizes may overflow.
         let expected_bytes = [images, height, width, 3].into_iter().try_fold(1, usize::checked_mul);
         if images == 0 || expected_bytes != Some(data.len()) {
             let length = data.len();
             return Err(BackboneError::Pixels(format!(
-                "{length} bytes are not [{images}, {height}, {width}, 3] pixels"
+                "{length} bytes are not a batch of RGB pixels of shape [{images}, {height}, {width}, 3]"
             )));
         }
         if height < MIN_SIDE || width < MIN_SIDE {
             return Err(BackboneError::Pixels(format!(
-                "photos of {height} x {width} pixels are too small: at least {MIN_SIDE} x {MIN_SIDE}"
+                "photos of {height} x {width} pixels are too small for the backbone: use photos of at least \
+                 {MIN_SIDE} x {MIN_SIDE} pixels"
             )));
         }
         Ok(Self { data, images, height, width })
     }
 
-    /// The network input `[N, H, W, 3]`: pixels normalized with the mean and std of `preprocessing`.
+    /// The pixels normalized with the mean and std of `preprocessing`, `[N, H, W, 3]`: the input of a
+    /// [`TrainableBackbone`](crate::TrainableBackbone) that trains the stem.
     #[must_use]
     pub fn normalized(self, preprocessing: &Preprocessing) -> Vec<f32> {
         let tables = normalization_tables(preprocessing);
-        let channels = tables.iter().cycle();
-        self.data.iter().zip(channels).map(|(&value, table)| table[usize::from(value)]).collect()
+        // The channels R, G, B of the pixels alternate.
+        let channel_tables = tables.iter().cycle();
+        self.data.iter().zip(channel_tables).map(|(&value, table)| table[usize::from(value)]).collect()
     }
 }
 
@@ -83,21 +90,26 @@ impl<'a> PixelBatch<'a> {
 pub struct Backbone {
     backend: InferenceBackend,
     architecture: Architecture,
+    /// The number of threads that the engine uses, which is also the number of [`workers`](Self::workers).
     threads: usize,
 }
 
 /// The implementation that runs the network.
 #[derive(Debug)]
 enum InferenceBackend {
+    /// headstock's engine, on the CPU.
     Engine {
         compiled: CompiledBackbone,
         /// Runs on all threads.
         session: Mutex<Session>,
     },
+    /// The tensor library candle, on a GPU.
     Candle {
         network: CandleResNet,
+        /// What the pixels are normalized with before they are the input of `network`.
         normalization: Box<Normalization>,
         device: Device,
+        /// The type of the weights and activations of `network`.
         dtype: DType,
     },
 }
@@ -111,7 +123,8 @@ pub struct InferenceWorker<'a> {
 }
 
 impl Backbone {
-    /// Loads the weights onto the device, with BatchNorm folded in. On the CPU all threads of rayon are used.
+    /// Loads the weights onto the device, with BatchNorm folded in. On the CPU the engine uses all threads of
+    /// rayon and the fastest instruction set of this CPU.
     ///
     /// # Errors
     /// [`BackboneError::Device`] if the device is not available, [`BackboneError::Checkpoint`] for a NaN or
@@ -127,13 +140,15 @@ impl Backbone {
             return Self::on_cpu(checkpoint, Isa::choose(precision.into())?, precision);
         }
         let dtype = precision.dtype();
+        // The tensor of zeros only tells `load` the device and the type.
         let network = CandleResNet::load(checkpoint, &Tensor::zeros(1, dtype, &device)?)?;
         let normalization = Box::new(normalization_tables(checkpoint.preprocessing()));
         let backend = InferenceBackend::Candle { network, normalization, device, dtype };
         Ok(Self { backend, architecture: checkpoint.architecture(), threads: 1 })
     }
 
-    /// Like [`new`](Self::new) on the CPU, with an explicit instruction set.
+    /// Loads the weights into the CPU engine. Unlike [`new`](Self::new), it uses the instruction set `isa`,
+    /// not the fastest one of this CPU, so that tests can compare the features of several instruction sets.
     ///
     /// # Errors
     /// The errors of [`new`](Self::new).
@@ -158,7 +173,8 @@ impl Backbone {
         layer.channels(self.architecture)
     }
 
-    /// `cuda`, or the CPU instruction set in use (`amx-bf16`, `avx512-bf16`, `avx512`, `avx2`, `portable`).
+    /// What computes the features, for the report of benchmarks: `cuda`, or the CPU instruction set in use
+    /// (`amx-bf16`, `avx512-bf16`, `avx512`, `avx2`, `portable`).
     #[must_use]
     pub fn isa(&self) -> &'static str {
         match &self.backend {
@@ -173,7 +189,9 @@ impl Backbone {
         matches!(self.backend, InferenceBackend::Engine { .. })
     }
 
-    /// Workers for concurrent inference: on the CPU one per thread, each with its own workspace; on CUDA one.
+    /// Workers, each of which runs inference on its own batches in a thread of the caller: on the CPU one per
+    /// thread, with its own memory for activations; on CUDA only one. So several batches run at once, while
+    /// [`features`](Self::features) splits one batch over all threads.
     ///
     /// # Errors
     /// [`BackboneError::Engine`] if the engine cannot start.
@@ -189,7 +207,9 @@ impl Backbone {
         }
     }
 
-    /// Activations of `layer`, `f32` `[N, C, H', W']` ([`FeatureLayer`] lists the sizes); `[N, C]` for `avgpool`.
+    /// Activations of `layer` as a tensor on the device of the backbone, in PyTorch's layout, `f32`
+    /// `[N, C, H', W']` ([`FeatureLayer`] lists the sizes); `[N, C]` for `avgpool`. Use it to compare with
+    /// PyTorch or to compute further with candle.
     ///
     /// # Errors
     /// [`BackboneError::Engine`] or [`BackboneError::Candle`] if inference fails, for example out of memory.
@@ -214,7 +234,8 @@ impl Backbone {
         }
     }
 
-    /// Features `[N, F]`, row-major: the activations of `layer` averaged over their positions.
+    /// Features of the images, `[N, F]` row-major, for a head to train on or to classify: the activations of
+    /// `layer`, averaged over all positions of an image. `F` is [`n_features`](Self::n_features).
     ///
     /// # Errors
     /// The errors of [`activations_nchw`](Self::activations_nchw).
@@ -226,6 +247,7 @@ impl Backbone {
             }
             InferenceBackend::Candle { .. } => {
                 let nchw = self.activations_nchw(pixels, layer)?;
+                // The activations of `avgpool` are averages already, `[N, C]`.
                 let features =
                     if layer == FeatureLayer::Avgpool { nchw } else { nchw.flatten_from(2)?.mean(2)? };
                 Ok(features.flatten_all()?.to_vec1()?)
@@ -233,7 +255,9 @@ impl Backbone {
         }
     }
 
-    /// Activations of `layer`, `[N, H', W', C]` row-major; [`FeatureLayer::output_size`] gives `H'` and `W'`.
+    /// Activations of `layer`, `[N, H', W', C]` row-major (`[N, C]` for `avgpool`): the input of a
+    /// [`TrainableBackbone`](crate::TrainableBackbone), which trains the layers after `layer`.
+    /// [`FeatureLayer::output_size`] gives `H'` and `W'`.
     ///
     /// # Errors
     /// The errors of [`activations_nchw`](Self::activations_nchw).
@@ -249,13 +273,16 @@ impl Backbone {
             }
             InferenceBackend::Candle { .. } => {
                 let nchw = self.activations_nchw(pixels, layer)?;
+                // The activations of `avgpool` have no positions, `[N, C]`.
                 let nhwc = if layer == FeatureLayer::Avgpool { nchw } else { nchw.permute((0, 2, 3, 1))? };
                 Ok(nhwc.flatten_all()?.to_vec1()?)
             }
         }
     }
 
-    /// The time of each layer, summed over `runs` runs on one thread, and its peak GFLOP/s; `None` on CUDA.
+    /// Runs the whole network `runs` times on one thread and measures it, for benchmarks. Returns the time of
+    /// each layer, summed over the runs, and the peak GFLOP/s of one thread of this CPU, which no layer can
+    /// exceed. `None` on CUDA.
     ///
     /// # Errors
     /// The errors of [`activations_nchw`](Self::activations_nchw).
@@ -267,6 +294,7 @@ impl Backbone {
         let InferenceBackend::Engine { compiled, .. } = &self.backend else { return Ok(None) };
         let mut session = Session::new(compiled.network.clone(), 1)?;
         let layer = FeatureLayer::Avgpool;
+        // The first run warms up the caches and is not timed.
         self.run_engine(&mut session, pixels, layer, OutputLayout::Pooled)?;
         session.set_layer_timing(true);
         for _ in 0..runs {
@@ -276,7 +304,11 @@ impl Backbone {
         Ok(Some((session.layer_times(), peak)))
     }
 
-    /// Activations of `layer` in `layout`, computed by the engine; those of `avgpool` are always `[N, C]`.
+    /// Runs the engine in `session`, a session of the compiled network of this backbone, and returns the
+    /// activations of `layer` in `layout`, row-major. Those of `avgpool` are `[N, C]` in any layout.
+    ///
+    /// # Panics
+    /// If the backbone runs on CUDA.
     fn run_engine(
         &self,
         session: &mut Session,
@@ -299,7 +331,10 @@ impl Backbone {
 }
 
 impl InferenceWorker<'_> {
-    /// Like [`Backbone::features`]. Batch sizes that are multiples of eight run fastest.
+    /// Features of the images, `[N, F]` row-major: the activations of `layer`, averaged over all positions of
+    /// an image. Unlike [`Backbone::features`], it computes on the calling thread only, so that several
+    /// workers run at once; on CUDA the two do the same. Batch sizes that are multiples of eight run fastest,
+    /// because the engine processes groups of up to eight images.
     ///
     /// # Errors
     /// The errors of [`Backbone::features`].
@@ -314,7 +349,9 @@ impl InferenceWorker<'_> {
         }
     }
 
-    /// Like [`Backbone::activations_nhwc`].
+    /// Activations of `layer`, `[N, H', W', C]` row-major (`[N, C]` for `avgpool`). Unlike
+    /// [`Backbone::activations_nhwc`], it computes on the calling thread only, so that several workers run at
+    /// once; on CUDA the two do the same.
     ///
     /// # Errors
     /// The errors of [`Backbone::activations_nhwc`].
@@ -337,14 +374,16 @@ impl<'a> From<PixelBatch<'a>> for ImageBatch<'a> {
     }
 }
 
-/// For each channel a table from the `u8` value `v` to `(v / 255 - mean) / std`.
+/// A table for each channel that normalizes pixels without arithmetic: entry `v` is the network input for the
+/// `u8` value `v`, `(v / 255 - mean) / std`.
 pub(crate) fn normalization_tables(preprocessing: &Preprocessing) -> Normalization {
     let Preprocessing { mean, std, .. } = preprocessing;
     let normalize = |channel: usize, value: usize| (value as f32 / 255.0 - mean[channel]) / std[channel];
     [0, 1, 2].map(|channel| std::array::from_fn(|value| normalize(channel, value)))
 }
 
-/// Normalized pixels, `[N, 3, H, W]`.
+/// The pixels, `[N, H, W, 3]`, normalized and converted to a tensor `[N, 3, H, W]` on `device`: the input of
+/// [`CandleResNet`]. Entry `v` of a channel's table in `normalization` is the input for the `u8` value `v`.
 pub(crate) fn normalized_nchw(
     pixels: PixelBatch<'_>,
     normalization: &Normalization,
@@ -354,6 +393,7 @@ pub(crate) fn normalized_nchw(
     let mut values = Vec::with_capacity(data.len());
     for image in data.chunks_exact(height * width * 3) {
         for (channel, table) in normalization.iter().enumerate() {
+            // A channel is every third byte of the image.
             values.extend(image[channel..].iter().step_by(3).map(|&value| table[usize::from(value)]));
         }
     }
@@ -371,13 +411,13 @@ mod tests {
     fn candle_backbone(checkpoint: &Checkpoint) -> Backbone {
         let (device, dtype) = (Device::Cpu, DType::F32);
         let network = CandleResNet::load(checkpoint, &Tensor::zeros(1, dtype, &device).unwrap()).unwrap();
-        let normalisation = Box::new(normalization_tables(checkpoint.preprocessing()));
-        let runner = InferenceBackend::Candle { network, normalization: normalisation, device, dtype };
-        Backbone { backend: runner, architecture: checkpoint.architecture(), threads: 1 }
+        let normalization = Box::new(normalization_tables(checkpoint.preprocessing()));
+        let backend = InferenceBackend::Candle { network, normalization, device, dtype };
+        Backbone { backend, architecture: checkpoint.architecture(), threads: 1 }
     }
 
     #[test]
-    fn activations_are_the_tap_with_channels_last() {
+    fn nhwc_activations_are_the_nchw_activations_with_channels_last() {
         let source =
             WeightsSource::parse("demo/backbone", &Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).unwrap();
         let checkpoint = Checkpoint::open(&source.fetch(&()).unwrap()).unwrap();
@@ -387,13 +427,13 @@ mod tests {
         for backbone in [engine, candle_backbone(&checkpoint)] {
             let mut worker = backbone.workers().unwrap().remove(0);
             for layer in FeatureLayer::ALL {
-                let tap = backbone.activations_nchw(pixels, layer).unwrap();
+                let nchw = backbone.activations_nchw(pixels, layer).unwrap();
                 let (height, width) = layer.output_size(65, 96);
                 let dims = [2, backbone.n_features(layer), height, width];
-                let tap = tap.reshape(&dims).unwrap().permute((0, 2, 3, 1)).unwrap();
-                let tap: Vec<f32> = tap.flatten_all().unwrap().to_vec1().unwrap();
-                assert!(backbone.activations_nhwc(pixels, layer).unwrap() == tap, "{layer}");
-                assert!(worker.activations_nhwc(pixels, layer).unwrap() == tap, "{layer}");
+                let expected = nchw.reshape(&dims).unwrap().permute((0, 2, 3, 1)).unwrap();
+                let expected: Vec<f32> = expected.flatten_all().unwrap().to_vec1().unwrap();
+                assert!(backbone.activations_nhwc(pixels, layer).unwrap() == expected, "{layer}");
+                assert!(worker.activations_nhwc(pixels, layer).unwrap() == expected, "{layer}");
             }
         }
     }

@@ -7,16 +7,18 @@ use crate::error::BackboneError;
 use crate::layer::FeatureLayer;
 use crate::resnet_spec::{self, Activation, BlockSpec, ConvBn, ConvGeometry};
 
-/// A ResNet without its classifier.
+/// A ResNet without its classifier, whose weights are candle tensors.
 #[derive(Debug)]
 pub(crate) struct CandleResNet {
     stem: CandleConv,
     stages: [Vec<CandleBlock>; 4],
 }
 
+/// A residual block: two (basic) or three (bottleneck) convolutions and a shortcut.
 #[derive(Debug)]
 struct CandleBlock {
     convolutions: Vec<CandleConv>,
+    /// The projection of the shortcut; `None` for an identity shortcut.
     shortcut: Option<CandleConv>,
 }
 
@@ -31,7 +33,8 @@ struct CandleConv {
 }
 
 impl CandleResNet {
-    /// Loads the weights, with the device and type of `like`.
+    /// Loads the weights of all layers, with BatchNorm folded in, onto the device of `like` and in its type;
+    /// the values of `like` do not matter.
     pub(crate) fn load(checkpoint: &Checkpoint, like: &Tensor) -> Result<Self, BackboneError> {
         let load_conv = |conv_bn: &ConvBn| CandleConv::load(checkpoint, conv_bn, like);
         let load_block = |block: BlockSpec| {
@@ -48,13 +51,16 @@ impl CandleResNet {
         })
     }
 
-    /// Runs `[N, 3, H, W]` up to `layer`: `[N, C, H', W']`, or `[N, C]` for `avgpool`.
+    /// Runs the network on normalized images `xs`, `[N, 3, H, W]`, up to `layer`. Returns the activations of
+    /// that layer, `[N, C, H', W']`, or `[N, C]` for `avgpool`, which is the mean over all positions.
     pub(crate) fn forward(&self, xs: &Tensor, layer: FeatureLayer) -> candle_core::Result<Tensor> {
         const STAGES: [FeatureLayer; 4] =
             [FeatureLayer::Layer1, FeatureLayer::Layer2, FeatureLayer::Layer3, FeatureLayer::Layer4];
         let xs = self.stem.forward(xs, None, Activation::Relu)?;
+        // The max pool (3 x 3, stride 2) has padding 1 in height and width, which are the dimensions 2 and 3.
         // Zero padding does not change the maximum, because no value is negative after the ReLU.
         let mut xs = xs.pad_with_zeros(2, 1, 1)?.pad_with_zeros(3, 1, 1)?.max_pool2d_with_stride(3, 2)?;
+        // Layers are ordered from the input on, so this stops after the stage of `layer`.
         for (stage, _) in self.stages.iter().zip(STAGES).take_while(|(_, output)| *output <= layer) {
             for block in stage {
                 xs = block.forward(&xs)?;
@@ -65,6 +71,8 @@ impl CandleResNet {
 }
 
 impl CandleBlock {
+    /// The output of the residual block for the input `xs`, `[N, C, H, W]`: the convolutions run one after
+    /// another, with a ReLU after each; the output of the shortcut is added before the last ReLU.
     fn forward(&self, xs: &Tensor) -> candle_core::Result<Tensor> {
         let shortcut_output = match &self.shortcut {
             Some(convolution) => convolution.forward(xs, None, Activation::Identity)?,
@@ -80,6 +88,8 @@ impl CandleBlock {
 }
 
 impl CandleConv {
+    /// Loads the convolution `conv_bn` with its BatchNorm folded into weight and bias, onto the device of
+    /// `like` and in its type; the values of `like` do not matter.
     fn load(checkpoint: &Checkpoint, conv_bn: &ConvBn, like: &Tensor) -> Result<Self, BackboneError> {
         let folded = conv_bn.load_folded(checkpoint)?;
         let convert = |tensor: Tensor| tensor.to_dtype(like.dtype())?.to_device(like.device());
@@ -88,7 +98,8 @@ impl CandleConv {
         Ok(Self { weight: convert(weight)?, bias: convert(bias)?, geometry: conv_bn.geometry })
     }
 
-    /// The convolution, plus `residual`, then the activation.
+    /// Runs the convolution on `xs`, `[N, C, H, W]`, adds the bias and then `residual`, which has the shape
+    /// of the output, and applies `activation`.
     fn forward(
         &self,
         xs: &Tensor,
@@ -96,6 +107,7 @@ impl CandleConv {
         activation: Activation,
     ) -> candle_core::Result<Tensor> {
         let ConvGeometry { stride, padding } = self.geometry;
+        // The last two arguments are dilation and groups.
         let mut ys = xs.conv2d(&self.weight, padding, stride, 1, 1)?.broadcast_add(&self.bias)?;
         if let Some(residual) = residual {
             ys = (ys + residual)?;

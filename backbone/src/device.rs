@@ -10,11 +10,11 @@ use thiserror::Error;
 
 /// The device that runs the backbone: `"auto"`, `"cpu"`, `"cuda"` (the first GPU), `"cuda:1"` and so on.
 ///
-/// GPUs need a binary built with CUDA (`--features cuda`).
+/// A GPU needs a version of the program that was built with CUDA (`--features cuda`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
 pub enum DeviceChoice {
-    /// The first GPU in a binary built with CUDA, if it can be used; otherwise the CPU.
+    /// The first GPU, if the program was built with CUDA and the GPU can be used; otherwise the CPU.
     #[default]
     Auto,
     /// The CPU.
@@ -25,8 +25,8 @@ pub enum DeviceChoice {
 
 /// The number format of weights and activations.
 ///
-/// `"bf16"` runs on CUDA, and on CPUs with AVX512-BF16 or AMX-BF16; on any other CPU it is an error. Features
-/// are `f32` numbers in either case, and the cache keeps the features of both precisions apart.
+/// `"bf16"` needs CUDA, or a CPU with AVX512-BF16 or AMX-BF16; on any other CPU it is an error. Features are
+/// `f32` numbers in either case, and the cache keeps the features of both precisions apart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
@@ -42,14 +42,16 @@ pub enum Precision {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum DeviceError {
-    /// The binary was built without CUDA.
+    /// The program was built without CUDA.
     #[error(
-        "`backbone.device = \"{0}\"` needs a binary built with CUDA (`--features cuda`); use \"cpu\" or \"auto\""
+        "`backbone.device = \"{0}\"` needs a version of the program built with CUDA (`cargo install --path \
+         cli --features cuda`): install that version, or set `backbone.device` to \"cpu\" or \"auto\""
     )]
     CudaNotBuilt(DeviceChoice),
     /// The CUDA device cannot be opened.
     #[error(
-        "failed to open the GPU of `backbone.device = \"{choice}\"`; without a GPU use \"cpu\" or \"auto\""
+        "failed to open the GPU of `backbone.device = \"{choice}\"`: check the GPU and its driver, or set \
+         `backbone.device` to \"cpu\" or \"auto\""
     )]
     Cuda {
         /// The requested device.
@@ -60,10 +62,11 @@ pub enum DeviceError {
 }
 
 impl DeviceChoice {
-    /// Opens the device.
+    /// Opens the device for candle. `Auto` always succeeds: without a usable GPU it logs the reason and opens
+    /// the CPU.
     ///
     /// # Errors
-    /// [`DeviceError`] if the device is not available. `Auto` logs the reason and falls back to the CPU.
+    /// [`DeviceError`] if the requested device is not available.
     pub fn open(self) -> Result<Device, DeviceError> {
         let device = match self {
             Self::Cpu => Device::Cpu,
@@ -73,7 +76,10 @@ impl DeviceChoice {
             }
             Self::Auto if !cfg!(feature = "cuda") => Device::Cpu,
             Self::Auto => Device::new_cuda(0).unwrap_or_else(|error| {
-                tracing::info!("no usable GPU ({}): the backbone runs on the CPU", first_line(&error));
+                let reason = first_line(&error);
+                tracing::info!(
+                    "no GPU can be used ({reason}): the pretrained model runs on the CPU, which is slower"
+                );
                 Device::Cpu
             }),
         };
@@ -81,13 +87,13 @@ impl DeviceChoice {
     }
 }
 
-/// The message without candle's backtrace.
+/// The message of `error` without candle's backtrace, which follows after the first line.
 fn first_line(error: &candle_core::Error) -> String {
     error.to_string().lines().next().unwrap_or_default().to_owned()
 }
 
 impl Precision {
-    /// The name in configs.
+    /// The name of this precision in config files, which [`from_str`](Self::from_str) reads.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -96,7 +102,7 @@ impl Precision {
         }
     }
 
-    /// candle's type for this precision.
+    /// candle's number type for this precision, for weights and activations on CUDA.
     pub(crate) fn dtype(self) -> DType {
         match self {
             Self::F32 => DType::F32,
@@ -106,6 +112,7 @@ impl Precision {
 }
 
 impl From<Precision> for headstock_engine::DType {
+    /// The engine's number type for a precision, for weights and activations on the CPU.
     fn from(precision: Precision) -> Self {
         match precision {
             Precision::F32 => Self::F32,
@@ -123,15 +130,17 @@ impl fmt::Display for Precision {
 impl FromStr for Precision {
     type Err = String;
 
+    /// Parses the name of a precision in a config file; the error is a message for the user.
     fn from_str(name: &str) -> Result<Self, String> {
         [Self::F32, Self::Bf16]
             .into_iter()
             .find(|precision| precision.as_str() == name)
-            .ok_or_else(|| format!("there is no precision `{name}`; known: f32, bf16"))
+            .ok_or_else(|| format!("there is no precision `{name}`: use f32 or bf16"))
     }
 }
 
 impl fmt::Display for DeviceChoice {
+    /// Writes the name of the device in config files, which [`from_str`](Self::from_str) reads.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Auto => f.write_str("auto"),
@@ -145,7 +154,9 @@ impl fmt::Display for DeviceChoice {
 impl FromStr for DeviceChoice {
     type Err = String;
 
+    /// Parses the name of a device in a config file; the error is a message for the user.
     fn from_str(name: &str) -> Result<Self, String> {
+        // `parse` alone would also accept "cuda:+1".
         let ordinal = name.strip_prefix("cuda:").filter(|number| number.bytes().all(|b| b.is_ascii_digit()));
         let cuda_device = || ordinal?.parse().ok().map(Self::Cuda);
         match name {
@@ -154,7 +165,8 @@ impl FromStr for DeviceChoice {
             "cuda" => Ok(Self::Cuda(0)),
             _ => cuda_device().ok_or_else(|| {
                 format!(
-                    "there is no device `{name}`; known: \"auto\", \"cpu\", \"cuda\", \"cuda:1\" and so on"
+                    "there is no device `{name}`: use \"auto\", \"cpu\", \"cuda\" (the first GPU), \
+                     \"cuda:1\" (the second) and so on"
                 )
             }),
         }
@@ -208,16 +220,13 @@ mod tests {
         {
             let error = name.parse::<DeviceChoice>().unwrap_err();
             assert!(
-                error.contains(&format!("no device `{name}`; known: \"auto\", \"cpu\", \"cuda\"")),
+                error.contains(&format!("there is no device `{name}`: use \"auto\", \"cpu\", \"cuda\"")),
                 "{error}"
             );
             let json = serde_json::to_string(name).unwrap();
             assert!(serde_json::from_str::<DeviceChoice>(&json).unwrap_err().to_string().contains(&error));
         }
-        assert_eq!(
-            "fp16".parse::<Precision>().unwrap_err(),
-            "there is no precision `fp16`; known: f32, bf16"
-        );
+        assert_eq!("fp16".parse::<Precision>().unwrap_err(), "there is no precision `fp16`: use f32 or bf16");
     }
 
     #[test]
@@ -253,11 +262,14 @@ mod tests {
             let error = choice.open().unwrap_err().to_string();
             let expected = if cfg!(feature = "cuda") {
                 format!(
-                    "failed to open the GPU of `backbone.device = \"{choice}\"`; without a GPU use \"cpu\" or \"auto\""
+                    "failed to open the GPU of `backbone.device = \"{choice}\"`: check the GPU and its \
+                     driver, or set `backbone.device` to \"cpu\" or \"auto\""
                 )
             } else {
                 format!(
-                    "`backbone.device = \"{choice}\"` needs a binary built with CUDA (`--features cuda`); use \"cpu\" or \"auto\""
+                    "`backbone.device = \"{choice}\"` needs a version of the program built with CUDA (`cargo \
+                     install --path cli --features cuda`): install that version, or set `backbone.device` to \
+                     \"cpu\" or \"auto\""
                 )
             };
             assert_eq!(error, expected);

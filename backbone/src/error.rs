@@ -34,8 +34,8 @@ pub enum BackboneError {
     /// The input of a trainable backbone is empty, or does not match its stated shape or the channels of the
     /// first stage.
     #[error(
-        "`{first_stage}` takes a non-empty input of shape [N, H, W, {expected_channels}], not {n_values} values of \
-         shape {shape:?}"
+        "`{first_stage}` takes a non-empty input of shape [N, H, W, {expected_channels}], not {n_values} \
+         values of shape {shape:?}"
     )]
     Activations {
         /// The first stage of the trainable backbone.
@@ -49,8 +49,9 @@ pub enum BackboneError {
     },
     /// A BatchNorm that normalizes by batch statistics sees one value per channel.
     #[error(
-        "{layer}: the variance of a single value per channel is undefined; train with a larger batch or with \
-         `batch_norm = \"frozen\"`"
+        "BatchNorm {layer} cannot normalize a batch that has a single value per channel, because the \
+         variance of one value is undefined: set a larger `tune.batch_size`, or `tune.batch_norm = \
+         \"frozen\"`"
     )]
     SingleValuePerChannel {
         /// The name of the BatchNorm in the checkpoint.
@@ -58,8 +59,8 @@ pub enum BackboneError {
     },
     /// The gradient of the features does not match the last training forward pass.
     #[error(
-        "the gradient of the features has {found} values, not {expected}, the number of features of the last training \
-         forward pass (0 if there was none since the last backward pass)"
+        "the gradient of the features has {found} values, not {expected}, the number of features of the last \
+         training forward pass (0 if there was none since the last backward pass)"
     )]
     GradientLength {
         /// Features of the last training forward pass.
@@ -68,11 +69,14 @@ pub enum BackboneError {
         found: usize,
     },
     /// A candle operation failed.
-    #[error("a candle operation of the backbone failed")]
+    #[error(
+        "a tensor operation of the backbone (library candle) failed: if the GPU ran out of memory, use \
+         smaller batches or `backbone.device = \"cpu\"`"
+    )]
     Candle(#[from] candle_core::Error),
 }
 
-/// The category of an error.
+/// The category of an error, from which the program chooses its exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
     /// A setting is invalid.
@@ -84,7 +88,8 @@ pub enum ErrorKind {
 }
 
 impl BackboneError {
-    /// The category of this error.
+    /// The category of this error, from which the program chooses its exit code: a setting that the user can
+    /// correct, the hub, or any other failure.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {

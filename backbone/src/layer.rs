@@ -47,7 +47,7 @@ impl FeatureLayer {
     pub const ALL: [Self; 6] =
         [Self::Stem, Self::Layer1, Self::Layer2, Self::Layer3, Self::Layer4, Self::Avgpool];
 
-    /// The name in configs: `stem`, `layer1` .. `layer4`, `avgpool`.
+    /// The name of the layer in config files and messages: `stem`, `layer1` .. `layer4`, `avgpool`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -60,7 +60,7 @@ impl FeatureLayer {
         }
     }
 
-    /// Output channels `C`, which is the number of features.
+    /// The number of output channels of this layer, `C`, which is also the number of features.
     #[must_use]
     pub fn channels(self, architecture: Architecture) -> usize {
         let stage_channels = |i: usize| STAGE_WIDTHS[i] * architecture.expansion();
@@ -73,9 +73,11 @@ impl FeatureLayer {
         }
     }
 
-    /// Output height and width `(H', W')` for images of `height` x `width` pixels; `(1, 1)` for `avgpool`.
+    /// Height and width, `(H', W')`, of the output of this layer for images of `height` x `width` pixels;
+    /// `(1, 1)` for `avgpool`.
     #[must_use]
     pub fn output_size(self, height: usize, width: usize) -> (usize, usize) {
+        // The product of the strides up to this layer.
         let reduction = match self {
             Self::Stem | Self::Layer1 => 4,
             Self::Layer2 => 8,
@@ -96,9 +98,11 @@ impl fmt::Display for FeatureLayer {
 impl FromStr for FeatureLayer {
     type Err = String;
 
+    /// Parses the name of a layer in config files, [`as_str`](Self::as_str). The error is a message that
+    /// lists the names.
     fn from_str(name: &str) -> Result<Self, String> {
         Self::ALL.into_iter().find(|layer| layer.as_str() == name).ok_or_else(|| {
-            format!("there is no layer `{name}`; known: {}", Self::ALL.map(Self::as_str).join(", "))
+            format!("there is no layer `{name}`: use one of {}", Self::ALL.map(Self::as_str).join(", "))
         })
     }
 }

@@ -1,8 +1,9 @@
 //! ResNet backbones: from `u8` pixels `[N, H, W, 3]` to features `[N, F]`.
 //!
-//! [`WeightsSource`] locates and downloads weights, [`Checkpoint`] reads and validates them without computing
-//! anything, [`Backbone`] runs inference with frozen weights up to any [`FeatureLayer`], and
-//! [`TrainableBackbone`] trains the stages from a chosen one on.
+//! Shapes are of `N` images of `H x W` pixels and `F` features per image. [`WeightsSource`] locates and
+//! downloads weights, [`Checkpoint`] reads and validates them without computing anything, [`Backbone`] runs
+//! inference with frozen weights up to any [`FeatureLayer`], and [`TrainableBackbone`] trains the stages from
+//! a chosen one on.
 
 mod architecture;
 mod backbone;

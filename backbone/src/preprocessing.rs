@@ -51,7 +51,9 @@ impl Default for Preprocessing {
 }
 
 impl Preprocessing {
-    /// Checks the range of the sizes, that the crop fits, and that mean and std are finite and std positive.
+    /// Returns the preprocessing unchanged if its values are valid: sizes in the valid range, a crop that is
+    /// not larger than the resized image, finite mean and std, and a positive std. The error is a message
+    /// that names the problem. The values come from config files, so they can be anything.
     fn validated(self) -> Result<Self, String> {
         let Self { resize, crop: [height, width], mean, std, .. } = self;
         let valid_sizes = MIN_SIDE as u32..=8192;
@@ -59,14 +61,15 @@ impl Preprocessing {
             || resize < height.max(width)
         {
             return Err(format!(
-                "resizing the short side to {resize} with a crop of {height} x {width} pixels is invalid: sizes must \
-                 be 32 to 8192, and the crop must fit"
+                "resizing the short side to {resize} with a crop of {height} x {width} pixels is invalid: \
+                 all sizes must be from 32 to 8192, and the crop must not exceed the short side"
             ));
         }
         if std.iter().any(|std| *std <= 0.0 || !std.is_finite()) || mean.iter().any(|mean| !mean.is_finite())
         {
             return Err(format!(
-                "mean {mean:?} with std {std:?} is invalid: both must be finite, and std positive"
+                "mean {mean:?} with std {std:?} is invalid: all values must be finite, and those of std \
+                 above 0"
             ));
         }
         Ok(self)
@@ -88,7 +91,8 @@ pub(crate) struct TimmConfig {
 }
 
 impl TimmConfig {
-    /// Whether any key of the preprocessing is present.
+    /// Whether any key about the preprocessing is present. If not, the `config.json` from which this was read
+    /// is not timm's, and the preprocessing is read from another file.
     pub(crate) fn has_preprocessing(&self) -> bool {
         let Self { input_size, crop_pct, interpolation, mean, std, .. } = self;
         input_size.is_some()
@@ -98,11 +102,14 @@ impl TimmConfig {
             || std.is_some()
     }
 
-    /// The preprocessing, with timm's defaults for missing keys.
+    /// Converts timm's config to the preprocessing, with timm's defaults for missing keys. The error is a
+    /// message that names an invalid or unsupported key.
     pub(crate) fn preprocessing(&self) -> Result<Preprocessing, String> {
         let [channels, height, width] = self.input_size.unwrap_or([3, 224, 224]);
         if channels != 3 {
-            return Err(format!("`pretrained_cfg.input_size` has {channels} channels: only 3 are supported"));
+            return Err(format!(
+                "`pretrained_cfg.input_size` has {channels} channels: only 3 color channels are supported"
+            ));
         }
         if height != width {
             return Err(format!(
@@ -114,14 +121,21 @@ impl TimmConfig {
         }
         let crop_pct = self.crop_pct.unwrap_or(0.875);
         if !(crop_pct > 0.0 && crop_pct <= 1.0) {
-            return Err(format!("`pretrained_cfg.crop_pct` is {crop_pct}: it must be above 0 and at most 1"));
+            return Err(format!(
+                "`pretrained_cfg.crop_pct` is {crop_pct}: the value must be above 0 and at most 1"
+            ));
         }
         let interpolation = match self.interpolation.as_deref().unwrap_or("bicubic") {
             "nearest" => Interpolation::Nearest,
             "bilinear" => Interpolation::Bilinear,
             "bicubic" => Interpolation::Bicubic,
             "lanczos" => Interpolation::Lanczos,
-            other => return Err(format!("`pretrained_cfg.interpolation` \"{other}\" is not supported")),
+            other => {
+                return Err(format!(
+                    "`pretrained_cfg.interpolation` is \"{other}\": only \"nearest\", \"bilinear\", \
+                     \"bicubic\" and \"lanczos\" are supported"
+                ));
+            }
         };
         Preprocessing {
             resize: (f64::from(height) / crop_pct).floor() as u32,
@@ -133,10 +147,12 @@ impl TimmConfig {
         .validated()
     }
 
-    /// Warns if the license forbids commercial use. Facebook's semi-supervised weights do, whatever their
-    /// config says.
+    /// Logs a warning if the license of the weights forbids commercial use. `origin` is the name of the
+    /// weights in the warning; `architecture` is the model name in their config. Facebook's semi-supervised
+    /// weights are recognized by name, because their configs may state another license or none.
     pub(crate) fn warn_if_noncommercial(&self, architecture: Option<&str>, origin: &str) {
         let license = self.license.as_deref().unwrap_or_default();
+        // `ssl_` and `swsl_` in the name: (weakly) semi-supervised.
         let semi_supervised = [self.tag.as_deref(), architecture]
             .into_iter()
             .flatten()
@@ -147,6 +163,9 @@ impl TimmConfig {
         }
     }
 }
+
+/// The supported values of `resample`, Pillow's numbers of resampling filters, for messages.
+const RESAMPLE_FILTERS: &str = "0 (nearest), 1 (lanczos), 2 (bilinear) or 3 (bicubic)";
 
 /// transformers' `preprocessor_config.json` of `ConvNextImageProcessor` (used for ResNets) or of a processor
 /// that crops.
@@ -167,7 +186,8 @@ pub(crate) struct TransformersProcessor {
     image_std: Option<[f32; 3]>,
 }
 
-/// `224`, `{"shortest_edge": 224}` or `{"height": 224, "width": 224}`.
+/// A size in pixels in transformers' `preprocessor_config.json`, written as `224`, `{"shortest_edge": 224}`
+/// or `{"height": 224, "width": 224}`.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(from = "serde_json::Value")]
 struct ProcessorSize {
@@ -177,6 +197,8 @@ struct ProcessorSize {
 }
 
 impl From<serde_json::Value> for ProcessorSize {
+    /// Converts the JSON value of `size` or `crop_size` in transformers' `preprocessor_config.json`. A bare
+    /// number is the shortest edge in pixels; keys that are missing or not a size are `None`.
     fn from(value: serde_json::Value) -> Self {
         let as_u32 = |value: &serde_json::Value| value.as_u64().and_then(|n| u32::try_from(n).ok());
         let side = |key: &str| value.get(key).and_then(as_u32);
@@ -189,11 +211,14 @@ impl From<serde_json::Value> for ProcessorSize {
 }
 
 impl TransformersProcessor {
-    /// The preprocessing; keys whose defaults differ between versions of transformers must be present.
+    /// Converts transformers' config to the preprocessing. The error is a message that names the missing or
+    /// unsupported key. Keys whose defaults differ between versions of transformers must be present.
     pub(crate) fn preprocessing(&self) -> Result<Preprocessing, String> {
         if self.do_resize == Some(false) || self.do_rescale == Some(false) {
             return Err(
-                "`do_resize` or `do_rescale` is false: only processors that do both are supported".into()
+                "`do_resize` or `do_rescale` is false: only image processors that resize and rescale photos are \
+                 supported"
+                    .into(),
             );
         }
         if self.rescale_factor.is_some_and(|factor| (factor * 255.0 - 1.0).abs() > 1e-6) {
@@ -201,47 +226,54 @@ impl TransformersProcessor {
         }
         let (resize, crop) = self.resize_and_crop()?;
         // transformers' defaults for these keys differ between its versions and processors.
-        let interpolation = match self.resample.ok_or("`resample` is missing")? {
+        let no_filter = || format!("`resample` is missing: add the number of the filter, {RESAMPLE_FILTERS}");
+        let interpolation = match self.resample.ok_or_else(no_filter)? {
             0 => Interpolation::Nearest,
             1 => Interpolation::Lanczos,
             2 => Interpolation::Bilinear,
             3 => Interpolation::Bicubic,
-            other => return Err(format!("`resample` {other} is not supported")),
+            other => return Err(format!("`resample` is {other}: only {RESAMPLE_FILTERS} are supported")),
         };
         let (mean, std) = if self.do_normalize == Some(false) {
             ([0.0; 3], [1.0; 3])
         } else {
             (
-                self.image_mean.ok_or("`image_mean` is missing")?,
-                self.image_std.ok_or("`image_std` is missing")?,
+                self.image_mean.ok_or("`image_mean` is missing: add the mean of each color channel")?,
+                self.image_std.ok_or("`image_std` is missing: add the std of each color channel")?,
             )
         };
         Preprocessing { resize, crop, interpolation, mean, std }.validated()
     }
 
-    /// The length of the short side after resizing, and height and width of the crop.
+    /// The first value is the length in pixels to which the short side of an image is resized; the second is
+    /// height and width of the center crop that follows. Both are computed as the processor of this config
+    /// computes them in transformers. The error is a message that names the missing or unsupported key.
     fn resize_and_crop(&self) -> Result<(u32, [u32; 2]), String> {
         let short_side =
-            self.size.and_then(|size| size.shortest_edge).ok_or("`size` has no shortest edge")?;
+            self.size.and_then(|size| size.shortest_edge).ok_or("`size` has no `shortest_edge` in pixels")?;
         if let Some(crop) = self.crop_size.filter(|_| self.do_center_crop != Some(false)) {
-            let height = crop.height.or(crop.shortest_edge).ok_or("`crop_size` has no height")?;
+            let height = crop.height.or(crop.shortest_edge).ok_or("`crop_size` has no `height` in pixels")?;
             return Ok((short_side, [height, crop.width.unwrap_or(height)]));
         }
         let processor_type = self.image_processor_type.as_deref().or(self.feature_extractor_type.as_deref());
         if let Some(name) = processor_type.filter(|name| !name.starts_with("ConvNext")) {
             return Err(format!(
-                "a {name} without `crop_size` is not supported: photos could end up with different sizes"
+                "a {name} without `crop_size` is not supported: photos could end up with different sizes; \
+                 add `crop_size`"
             ));
         }
-        // ConvNextImageProcessor resizes to size / crop_pct and crops below 384; else it resizes to a square.
+        // For a `size` below 384, ConvNextImageProcessor resizes the short side to `size / crop_pct` and
+        // crops to `size`. From 384 on, it resizes both sides to `size` and does not crop.
         if short_side >= 384 {
             return Err(format!(
-                "`size` is {short_side}: sizes from 384 on, which distort photos to a square, are not supported"
+                "`size` is {short_side}: from 384 on, this image processor stretches photos to a square, which \
+                 is not supported"
             ));
         }
+        // The default of ConvNextImageProcessor.
         let crop_pct = self.crop_pct.unwrap_or(224.0 / 256.0);
         if !(crop_pct > 0.0 && crop_pct <= 1.0) {
-            return Err(format!("`crop_pct` is {crop_pct}: it must be above 0 and at most 1"));
+            return Err(format!("`crop_pct` is {crop_pct}: the value must be above 0 and at most 1"));
         }
         Ok(((f64::from(short_side) / crop_pct) as u32, [short_side, short_side]))
     }
@@ -256,8 +288,8 @@ mod tests {
     }
 
     fn from_transformers(json: &str) -> Result<Preprocessing, String> {
-        let rest = r#""resample": 2, "image_mean": [0.5, 0.5, 0.5], "image_std": [1, 1, 1]"#;
-        serde_json::from_str::<TransformersProcessor>(&format!("{{{json}, {rest}}}")).unwrap().preprocessing()
+        let keys = format!(r#"{json}, "resample": 2, "image_mean": [0.5, 0.5, 0.5], "image_std": [1, 1, 1]"#);
+        serde_json::from_str::<TransformersProcessor>(&format!("{{{keys}}}")).unwrap().preprocessing()
     }
 
     fn validated(resize: u32, crop: [u32; 2], mean: f32, std: f32) -> Result<Preprocessing, String> {
@@ -285,8 +317,8 @@ mod tests {
             (255, [256, 224], false),
         ] {
             let error = format!(
-                "resizing the short side to {resize} with a crop of {} x {} pixels is invalid: sizes must be 32 to \
-                 8192, and the crop must fit",
+                "resizing the short side to {resize} with a crop of {} x {} pixels is invalid: all sizes \
+                 must be from 32 to 8192, and the crop must not exceed the short side",
                 crop[0], crop[1]
             );
             let found = validated(resize, crop, 0.5, 0.5).map(|valid| (valid.resize, valid.crop));
@@ -308,7 +340,7 @@ mod tests {
         ] {
             let found = validated(256, [224, 224], mean, std).map(|_| ());
             let error = format!(
-                "mean {:?} with std {:?} is invalid: both must be finite, and std positive",
+                "mean {:?} with std {:?} is invalid: all values must be finite, and those of std above 0",
                 [0.5, mean, 0.5],
                 [0.5, 0.5, std]
             );
@@ -389,16 +421,19 @@ mod tests {
             (r#""size": 256, "crop_size": 224, "do_center_crop": true"#, Ok((256, [224; 2]))),
             (r#""size": 224, "crop_size": 200, "do_center_crop": false"#, Ok((256, [224; 2]))),
             (r#""size": 256, "crop_size": {"shortest_edge": 224}"#, Ok((256, [224; 2]))),
-            (r#""size": 256, "crop_size": {"width": 224}"#, Err("`crop_size` has no height")),
+            (r#""size": 256, "crop_size": {"width": 224}"#, Err("`crop_size` has no `height`")),
             (
                 r#""size": 256, "crop_size": {"height": 224, "width": 192}, "image_processor_type": "BitImageProcessor""#,
                 Ok((256, [224, 192])),
             ),
             (r#""size": 384, "crop_size": 384"#, Ok((384, [384; 2]))),
-            (r#""size": 384"#, Err("`size` is 384: sizes from 384 on")),
-            (r#""size": 224, "crop_pct": 0"#, Err("`crop_pct` is 0: it must be above 0 and at most 1")),
+            (r#""size": 384"#, Err("`size` is 384: from 384 on")),
+            (
+                r#""size": 224, "crop_pct": 0"#,
+                Err("`crop_pct` is 0: the value must be above 0 and at most 1"),
+            ),
             (r#""size": 224, "crop_pct": 1.01"#, Err("`crop_pct` is 1.01")),
-            (r#""size": -1"#, Err("`size` has no shortest edge")),
+            (r#""size": -1"#, Err("`size` has no `shortest_edge`")),
             (r#""size": 224, "do_resize": false"#, Err("`do_resize` or `do_rescale` is false")),
             (
                 r#""size": 224, "do_resize": true, "do_rescale": true, "rescale_factor": 0.00392156862745098"#,
@@ -424,10 +459,11 @@ mod tests {
         };
         assert_eq!(parsed(&required), Ok(()));
         for (missing, expected) in [
-            "`size` has no shortest edge",
-            "`resample` is missing",
-            "`image_mean` is missing",
-            "`image_std` is missing",
+            "`size` has no `shortest_edge` in pixels",
+            "`resample` is missing: add the number of the filter, 0 (nearest), 1 (lanczos), 2 (bilinear) or \
+             3 (bicubic)",
+            "`image_mean` is missing: add the mean of each color channel",
+            "`image_std` is missing: add the std of each color channel",
         ]
         .into_iter()
         .enumerate()
@@ -436,7 +472,9 @@ mod tests {
             assert_eq!(parsed(&keys), Err(expected.to_owned()));
         }
         let unsupported = [required[0], r#""resample": 4"#, required[2], required[3]];
-        assert_eq!(parsed(&unsupported), Err("`resample` 4 is not supported".to_owned()));
+        let message =
+            "`resample` is 4: only 0 (nearest), 1 (lanczos), 2 (bilinear) or 3 (bicubic) are supported";
+        assert_eq!(parsed(&unsupported), Err(message.to_owned()));
     }
 
     #[test]

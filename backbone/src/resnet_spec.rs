@@ -14,14 +14,14 @@ pub(crate) enum Activation {
     Relu,
 }
 
-/// Stride and padding, the same along both axes.
+/// Stride and padding of a convolution, the same along both axes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ConvGeometry {
     pub(crate) stride: usize,
     pub(crate) padding: usize,
 }
 
-/// A convolution and its BatchNorm, with their names in torchvision.
+/// A convolution and the BatchNorm that follows it, with their names in torchvision.
 #[derive(Clone, Debug)]
 pub(crate) struct ConvBn {
     pub(crate) conv: String,
@@ -37,10 +37,11 @@ pub(crate) struct BlockSpec {
     pub(crate) shortcut: Option<ConvBn>,
 }
 
-/// A convolution with BatchNorm folded in.
+/// A convolution with its BatchNorm folded into weights and bias.
 pub(crate) struct FoldedConv {
-    /// `[O, C, K, K]`.
+    /// The weights, row-major, `[O, C, K, K]`: output channels, input channels, kernel height and width.
     pub(crate) weight: Vec<f32>,
+    /// `[O, C, K, K]`.
     pub(crate) shape: [usize; 4],
     /// `[O]`.
     pub(crate) bias: Vec<f32>,
@@ -52,13 +53,15 @@ pub(crate) fn stem_conv() -> ConvBn {
     ConvBn { conv: "conv1".into(), bn: "bn1".into(), geometry }
 }
 
-/// The blocks of stage `index` of four. The first block of the stages 1 to 3 halves height and width.
+/// The blocks of stage `index` (0 to 3, torchvision's `layer1` to `layer4`), with the names of their layers
+/// in the checkpoint, which are torchvision's. The first block of the stages 1 to 3 halves height and width.
 pub(crate) fn stage_blocks(architecture: Architecture, index: usize) -> Vec<BlockSpec> {
     let inner_channels = STAGE_WIDTHS[index];
     let block_spec = |block: usize| {
         let stride = if index > 0 && block == 0 { 2 } else { 1 };
         let name = format!("layer{}.{block}", index + 1);
-        // The first block of a stage changes the number of channels, except in stage 0 of basic blocks.
+        // The first block of a stage changes the number of channels, so its shortcut needs a convolution. In
+        // stage 0 of basic blocks the number stays 64, that of the stem.
         let has_shortcut = block == 0 && (index > 0 || architecture.expansion() * inner_channels != 64);
         let kernel_1x1 = |stride| ConvGeometry { stride, padding: 0 };
         let kernel_3x3 = |stride| ConvGeometry { stride, padding: 1 };
@@ -86,12 +89,15 @@ pub(crate) fn stage_blocks(architecture: Architecture, index: usize) -> Vec<Bloc
 }
 
 impl ConvBn {
-    /// Reads the weights and folds BatchNorm into them, in `f64`.
+    /// Reads the convolution and its BatchNorm, and folds the BatchNorm into the weights, so that inference
+    /// needs only a convolution with a bias. For each output channel, with `s = γ / sqrt(variance + eps)`,
+    /// the weights `w` become `w · s` and the bias `β - mean · s`, computed in `f64`.
     ///
     /// # Errors
     /// [`BackboneError::Checkpoint`] for a NaN or infinite weight and for a BatchNorm that cannot be folded.
     pub(crate) fn load_folded(&self, checkpoint: &Checkpoint) -> Result<FoldedConv, BackboneError> {
         let Self { conv, bn, .. } = self;
+        // Reads a parameter of the BatchNorm.
         let vector = |leaf: &str| -> Result<Vec<f32>, BackboneError> {
             Ok(checkpoint.tensor(&format!("{bn}.{leaf}"))?.to_vec1()?)
         };
@@ -102,9 +108,9 @@ impl ConvBn {
         let mut weight = weight.flatten_all()?.to_vec1::<f32>()?;
         let mut bias = Vec::with_capacity(gamma.len());
         let weights_per_output = weight.len() / gamma.len();
-        for (o, kernel) in weight.chunks_exact_mut(weights_per_output).enumerate() {
+        for (o, output_weights) in weight.chunks_exact_mut(weights_per_output).enumerate() {
             let scale = f64::from(gamma[o]) / (f64::from(variance[o]) + BATCH_NORM_EPS).sqrt();
-            kernel.iter_mut().for_each(|w| *w = (f64::from(*w) * scale) as f32);
+            output_weights.iter_mut().for_each(|w| *w = (f64::from(*w) * scale) as f32);
             bias.push((f64::from(beta[o]) - f64::from(mean[o]) * scale) as f32);
         }
         // A negative variance results in NaN.

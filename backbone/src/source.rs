@@ -35,10 +35,16 @@ pub struct WeightFiles {
 #[non_exhaustive]
 pub enum SourceError {
     /// The path does not exist.
-    #[error("there are no weights at {} (`backbone.weights`)", .0.display())]
+    #[error(
+        "no model weights found at {}: correct the path in `backbone.weights` in the config file",
+        .0.display()
+    )]
     Missing(PathBuf),
     /// The directory cannot be listed.
-    #[error("failed to list {}", path.display())]
+    #[error(
+        "failed to list the files in {} (`backbone.weights`): check the permissions of the folder",
+        path.display()
+    )]
     ListDirectory {
         /// The directory.
         path: PathBuf,
@@ -54,42 +60,58 @@ pub enum SourceError {
         pickled: Option<String>,
     },
     /// The directory has several `.safetensors` files, none named `model.safetensors`.
-    #[error("{} has several .safetensors files: name one of them in `backbone.weights` ({})", directory.display(), files.join(", "))]
+    #[error(
+        "{} has several .safetensors files: set `backbone.weights` in the config file to the path of one of \
+         them ({})",
+        directory.display(), files.join(", ")
+    )]
     Ambiguous {
         /// The directory.
         directory: PathBuf,
         /// The names of the files.
         files: Vec<String>,
     },
-    /// The weights are sharded over several files.
-    #[error("{} has sharded weights, which are not supported: save them as one model.safetensors", .0.display())]
+    /// The weights are split over several files (sharded).
+    #[error(
+        "the model weights in {} are split over several files (sharded), which is not supported: save the \
+         weights as one file, model.safetensors", .0.display()
+    )]
     Sharded(PathBuf),
     /// The file is in PyTorch's pickle format.
-    #[error("{} is not a .safetensors file{}", .0.display(), conversion_hint(Some("it")))]
+    #[error(
+        "{} is not a .safetensors file but a PyTorch file{}",
+        .0.display(), conversion_hint(Some("the file"))
+    )]
     Pickled(PathBuf),
 }
 
-/// How to convert a pickled checkpoint, as the end of an error message; empty without a file.
+/// The end of an error message about weights without a `.safetensors` file. It says how to convert `pickled`,
+/// a file in PyTorch's pickle format; for `None`, it says where to put the weights.
 pub(crate) fn conversion_hint(pickled: Option<&str>) -> String {
-    pickled.map_or_else(String::new, |file| {
-        format!(": convert {file} in Python with safetensors.torch.save_file(torch.load(FILE, weights_only=True), \"model.safetensors\")")
-    })
+    let Some(file) = pickled else {
+        return ": put the model weights there, or correct the path in `backbone.weights` in the config file"
+            .into();
+    };
+    format!(
+        ": convert {file} in Python with safetensors.torch.save_file(torch.load(FILE, weights_only=True), \
+         \"model.safetensors\"), where FILE is its path, and set `backbone.weights` to the result"
+    )
 }
 
-/// Receives download progress.
+/// Receives the progress of downloads, to display it.
 ///
 /// Files that are already in the cache are not reported. `finish` is not called if a download fails.
 pub trait DownloadProgress: Sync {
-    /// The download of a file starts, or restarts after a damaged download, which resets the bytes of that
-    /// file. `bytes` is the file size, if the hub reports it.
+    /// Called when the download of `file` starts. It is called again if the download was damaged and
+    /// restarts at 0 bytes. `bytes` is the file size, if the hub reports it.
     fn start(&self, file: &str, bytes: Option<u64>);
-    /// `bytes` more bytes have arrived; called about ten times a second.
+    /// Called about ten times a second; `bytes` is the number of bytes that arrived since the last call.
     fn advance(&self, bytes: u64);
-    /// The file is complete and matches the hash of the hub.
+    /// Called when the file is complete and matches the hash of the hub.
     fn finish(&self);
 }
 
-/// Ignores progress.
+/// `()` ignores the progress, for callers that do not display it.
 impl DownloadProgress for () {
     fn start(&self, _: &str, _: Option<u64>) {}
     fn advance(&self, _: u64) {}
@@ -97,7 +119,8 @@ impl DownloadProgress for () {
 }
 
 impl WeightsSource {
-    /// Parses `backbone.weights`: an `hf://` name or a path, relative to `base`.
+    /// Parses `weights`, the value of `backbone.weights` in the config file: an `hf://` name, or a path
+    /// relative to `base`, the folder of the config file.
     ///
     /// # Errors
     /// [`HubError::InvalidName`] for a malformed `hf://` name.
@@ -108,7 +131,8 @@ impl WeightsSource {
         }
     }
 
-    /// The local files; weights on the hub are downloaded first.
+    /// Returns the local files of the weights. Weights on the hub are downloaded first, unless they are in
+    /// the cache; `progress` receives the progress of the download.
     ///
     /// # Errors
     /// [`BackboneError::Source`] for local weights, [`BackboneError::Hub`] for weights on the hub.
@@ -120,7 +144,8 @@ impl WeightsSource {
     }
 }
 
-/// The weights at a file or directory, with the config files in the same directory.
+/// Finds the local weights at `path`, a `.safetensors` file or a directory that holds one, and the config
+/// files in the same directory, if any.
 fn resolve_local(path: &Path) -> Result<WeightFiles, SourceError> {
     let (weights, directory) = if path.is_dir() {
         (find_in_directory(path)?, path)
@@ -141,7 +166,8 @@ fn resolve_local(path: &Path) -> Result<WeightFiles, SourceError> {
     })
 }
 
-/// `model.safetensors`, or the only `.safetensors` file of a directory.
+/// Finds the weights in a directory: `model.safetensors`, or else the only `.safetensors` file. If there is
+/// no such file, the error says what is there instead (sharded weights, a PyTorch file, several files).
 fn find_in_directory(directory: &Path) -> Result<PathBuf, SourceError> {
     let list_error = |source| SourceError::ListDirectory { path: directory.into(), source };
     let mut files = Vec::new();
@@ -167,7 +193,7 @@ fn find_in_directory(directory: &Path) -> Result<PathBuf, SourceError> {
     }
 }
 
-/// Whether the extension is one of PyTorch's pickle formats.
+/// Whether the extension is one of PyTorch's pickle formats, which are not supported.
 pub(crate) fn is_pickled(path: &Path) -> bool {
     path.extension()
         .is_some_and(|extension| ["bin", "pt", "pth", "ckpt"].iter().any(|known| extension == *known))

@@ -17,6 +17,8 @@ use crate::progress::ProgressBars;
 
 /// `headstock` with the built-in heads and those added by [`with_head`](Self::with_head).
 pub struct App {
+    /// The heads that commands know, or the error of a name that was added twice, which every command
+    /// reports.
     heads: Result<Registry, RegistryError>,
 }
 
@@ -33,7 +35,8 @@ impl App {
         Self { heads: Ok(Registry::builtin()) }
     }
 
-    /// Adds a head. A name that is already used makes [`run`](Self::run) fail.
+    /// Adds a head of your own, which every command then knows by its name. A name that is already used makes
+    /// [`run`](Self::run) fail.
     #[must_use]
     pub fn with_head<C: HeadConfig>(self) -> Self {
         Self { heads: self.heads.and_then(|mut heads| heads.add::<C>().map(|()| heads)) }
@@ -45,8 +48,8 @@ impl App {
         Arguments::command()
     }
 
-    /// Runs the command given by the program's arguments. Returns its exit status: 0 done, 1 failed, 2 bad
-    /// usage or config, 3 bad data, 4 the hub or the network.
+    /// Runs the command given by the program's arguments. Returns its exit status: 0 done, 1 failed, 2 wrong
+    /// arguments or config, 3 bad data, 4 failed download from the Hugging Face hub.
     #[must_use]
     pub fn run(self) -> ExitCode {
         let started = Instant::now();
@@ -68,13 +71,16 @@ impl App {
         }
     }
 
-    /// Runs the command of `arguments`.
+    /// Sets the number of threads (`--threads`) and runs the command of `arguments`. `started` is the time at
+    /// which the program started, from which `bench` measures the time to the first features.
     fn dispatch(self, arguments: Arguments, bars: &ProgressBars, started: Instant) -> anyhow::Result<()> {
-        let heads = self.heads.context("this program registers its heads incorrectly")?;
+        let heads = self
+            .heads
+            .context("this program registers its heads incorrectly: give each head a different name")?;
         let Arguments { command, global } = arguments;
         if let Some(threads) = global.threads {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.into());
-            pool.build_global().context("failed to start the threads")?;
+            pool.build_global().context("failed to start the threads: try fewer with --threads")?;
         }
         let mut output = Output::new(global.json);
         let mut context = CommandContext { global, heads, bars, output: &mut output, started };
@@ -110,7 +116,10 @@ mod tests {
         let messages: Vec<String> = error.chain().map(ToString::to_string).collect();
         assert_eq!(
             messages,
-            ["this program registers its heads incorrectly", "a head named `knn` is already registered"]
+            [
+                "this program registers its heads incorrectly: give each head a different name",
+                "a head named `knn` is already registered: give the new head a different name (`KIND`)"
+            ]
         );
         run_heads(App::default()).unwrap();
     }

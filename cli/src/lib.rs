@@ -1,4 +1,4 @@
-//! The command `headstock` as a library: another binary adds its heads to [`App`] and runs it.
+//! The command `headstock` as a library: your own program can add heads to [`App`] and run it.
 //!
 //! ```no_run
 //! use std::process::ExitCode;
@@ -8,7 +8,7 @@
 //! }
 //! ```
 
-/// Compiles and runs the code of the chapter on writing a head.
+/// Exists only for `cargo test --doc`, which compiles and runs the code of this chapter, its documentation.
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/write-a-head.md")]
 struct WriteAHead;

@@ -12,28 +12,34 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use crate::output::StdoutError;
 use crate::progress::ProgressBars;
 
-/// Prints `tracing` events of the libraries as lines on stderr.
+/// Makes the notes and warnings that the crates of headstock log (events of `tracing`) appear as lines on
+/// stderr, above the progress bar. Called once, when the program starts.
 pub(crate) fn install(bars: &Arc<ProgressBars>) {
-    let subscriber = tracing_subscriber::registry().with(StderrLayer(Arc::clone(bars)));
-    // A program that has set its own subscriber before uses that one.
+    let subscriber = tracing_subscriber::registry().with(StderrLayer { bars: Arc::clone(bars) });
+    // This fails if the calling program has set a subscriber before: its choice stays.
     let _ = tracing::subscriber::set_global_default(subscriber);
 }
 
-/// Prints each event as a line.
-struct StderrLayer(Arc<ProgressBars>);
+/// A layer of `tracing-subscriber` that prints each event as a line on stderr.
+struct StderrLayer {
+    bars: Arc<ProgressBars>,
+}
 
 impl<S: Subscriber> Layer<S> for StderrLayer {
+    /// Prints a logged event as `LABEL: MESSAGE`, such as `warning: ...`. Events that [`level_label`] gives
+    /// no label are dropped.
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let Some(label) = level_label(*event.metadata().level(), event.metadata().target()) else { return };
         let mut message = MessageVisitor::default();
         event.record(&mut message);
-        self.0.print(&format!("{label}: {}", message.0));
+        self.bars.print(&format!("{label}: {}", message.text));
     }
 }
 
-/// The word before a message of this level; `None` if events of this level and target are not shown.
+/// The word printed before the message of an event of this level; `None` if the event is not shown: it is
+/// more detailed than a note, or its target (the module that logged it) is not one of headstock's crates.
 fn level_label(level: Level, target: &str) -> Option<&'static str> {
-    // Problems in other crates reach us as errors, which are reported with their context.
+    // What other crates log is not needed: their problems reach us as errors, reported with their context.
     if level > Level::INFO || !target.starts_with("headstock") {
         return None;
     }
@@ -44,22 +50,25 @@ fn level_label(level: Level, target: &str) -> Option<&'static str> {
     })
 }
 
-/// Collects the message of an event.
+/// Collects the message of an event; its other fields are not shown.
 #[derive(Default)]
-struct MessageVisitor(String);
+struct MessageVisitor {
+    text: String,
+}
 
 impl Visit for MessageVisitor {
+    /// Receives the fields of an event one by one, of any type, and keeps only the field `message`.
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         if field.name() == "message" {
-            write!(self.0, "{value:?}").expect("writing to a string cannot fail");
+            write!(self.text, "{value:?}").expect("writing to a string cannot fail");
         }
     }
 }
 
-/// Prints an error; returns the exit status of the program.
+/// Prints the error that ended a command; returns the exit status of the program, as `--help` lists them.
 pub(crate) fn report_error(error: &anyhow::Error, bars: &ProgressBars) -> ExitCode {
     if error.downcast_ref().is_some_and(StdoutError::is_broken_pipe) {
-        // The reader of stdout has seen enough.
+        // The reader of stdout, such as `head`, has seen enough.
         return ExitCode::SUCCESS;
     }
     bars.print(&format_error(error));
@@ -71,7 +80,8 @@ pub(crate) fn report_error(error: &anyhow::Error, bars: &ProgressBars) -> ExitCo
     })
 }
 
-/// The error and below it its causes, a line each.
+/// Formats a line `error: ...`, then a line `because: ...` for each cause that the line above does not
+/// contain.
 fn format_error(error: &anyhow::Error) -> String {
     let mut text = format!("error: {error}");
     let mut previous = error.to_string();

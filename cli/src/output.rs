@@ -6,14 +6,15 @@ use std::io::{self, Write};
 use serde::Serialize;
 use thiserror::Error;
 
-/// Buffered stdout: text, and with `--json` a last line for programs.
+/// Buffered stdout: text, and with `--json` a last line of JSON for programs.
 pub(crate) struct Output {
+    /// Whether `--json` is given.
     json: bool,
     out: io::BufWriter<Box<dyn Write>>,
 }
 
-/// A failed write to stdout. A separate type because a broken pipe is no failure on stdout, but is one
-/// elsewhere.
+/// A failed write to stdout. It is a separate type because a closed pipe (`headstock ... | head`) is no
+/// failure on stdout, but is one in a download.
 #[derive(Debug, Error)]
 #[error("failed to write to stdout")]
 pub(crate) struct StdoutError(#[from] io::Error);
@@ -26,11 +27,13 @@ impl StdoutError {
 }
 
 impl Output {
+    /// An empty buffer before stdout; `json` is whether `--json` is given.
     pub(crate) fn new(json: bool) -> Self {
         Self { json, out: io::BufWriter::new(Box::new(io::stdout())) }
     }
 
-    /// Runs `print` with an output to a temporary file and returns what it wrote.
+    /// For tests: runs `print` with an output to a temporary file instead of stdout, and returns what it
+    /// wrote.
     #[cfg(test)]
     pub(crate) fn capture(json: bool, print: impl FnOnce(&mut Self)) -> String {
         let file = tempfile::NamedTempFile::new().expect("a temporary file can be made");
@@ -41,24 +44,25 @@ impl Output {
         std::fs::read_to_string(file.path()).expect("the output is UTF-8")
     }
 
-    /// Writes a line.
+    /// Writes `line` and a line break.
     pub(crate) fn print(&mut self, line: impl AsRef<str>) -> Result<(), StdoutError> {
         Ok(writeln!(self.out, "{}", line.as_ref())?)
     }
 
-    /// Writes a CSV record, quoted where necessary.
+    /// Writes the fields as a row of a CSV, quoted where necessary, for `predict --format csv`.
     pub(crate) fn print_csv(&mut self, fields: impl IntoIterator<Item = String>) -> Result<(), StdoutError> {
-        let mut line = csv::Writer::from_writer(Vec::new());
-        line.write_record(fields).expect("writing to a vector cannot fail");
-        Ok(self.out.write_all(&line.into_inner().expect("writing to a vector cannot fail"))?)
+        let mut writer = csv::Writer::from_writer(Vec::new());
+        writer.write_record(fields).expect("writing to a vector cannot fail");
+        Ok(self.out.write_all(&writer.into_inner().expect("writing to a vector cannot fail"))?)
     }
 
-    /// Writes the buffer to stdout.
+    /// Writes the buffer to stdout, so that results are seen before the next long step.
     pub(crate) fn flush(&mut self) -> Result<(), StdoutError> {
         Ok(self.out.flush()?)
     }
 
-    /// Writes the last line of a command if `--json` is given, and flushes.
+    /// Ends the output of a command: writes `value` as a line of JSON if `--json` is given, and flushes the
+    /// buffer in any case.
     pub(crate) fn print_json(&mut self, value: &impl Serialize) -> Result<(), StdoutError> {
         if self.json {
             self.print(serde_json::to_string(value).expect("the value is JSON"))?;
@@ -67,10 +71,13 @@ impl Output {
     }
 }
 
-/// Text with its control characters escaped: it stays on one line and sends no commands to the terminal.
+/// A file name, class name or message with its control characters escaped: it stays on one line and sends no
+/// commands to the terminal.
 pub(crate) struct Escaped<T>(pub(crate) T);
 
 impl<T: fmt::Display> fmt::Display for Escaped<T> {
+    /// Writes the text with each control character as its Rust escape, such as `\n` or `\u{1b}`, so that a
+    /// file name cannot send commands to the terminal.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for c in self.0.to_string().chars() {
             if c.is_control() {

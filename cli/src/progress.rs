@@ -8,19 +8,26 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::output::Escaped;
 
-/// The progress bar of the current phase, if any. Nothing is drawn if stderr is not a terminal.
+/// The progress bar of the current phase, if one runs. A phase is a long operation, such as a download or the
+/// computation of features. Nothing is drawn if stderr is not a terminal.
 pub(crate) struct ProgressBars {
     screen: MultiProgress,
     current: Mutex<Option<ProgressBar>>,
 }
 
+/// The look of a bar, as a template of indicatif: a phase with a known number of steps, such as photos.
 const COUNT_TEMPLATE: &str = "{prefix} {wide_bar} {pos}/{len} {msg}  {per_sec}  {eta} left";
+/// The steps of a fit, which may end early, so that no time left is shown.
 const STEP_TEMPLATE: &str = "{prefix} {wide_bar} {pos}/{len} {msg}  {elapsed}";
+/// A phase whose number of steps is unknown.
 const SPINNER_TEMPLATE: &str = "{prefix} {spinner} {pos} {msg}  {elapsed}";
+/// A download of known size.
 const BYTES_TEMPLATE: &str = "{prefix} {wide_bar} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left";
+/// A download of unknown size.
 const BYTES_SPINNER_TEMPLATE: &str = "{prefix} {spinner} {bytes}  {bytes_per_sec}";
 
 impl ProgressBars {
+    /// An empty screen on stderr; a bar appears when a phase begins.
     pub(crate) fn new() -> Self {
         // indicatif draws nothing if stderr is not a terminal.
         Self {
@@ -29,7 +36,7 @@ impl ProgressBars {
         }
     }
 
-    /// Writes lines to stderr above the bar.
+    /// Writes a message of one or more lines to stderr above the bar, with control characters escaped.
     pub(crate) fn print(&self, lines: &str) {
         self.suspend(|| lines.split('\n').for_each(|line| print_stderr_line(&Escaped(line))));
     }
@@ -39,69 +46,83 @@ impl ProgressBars {
         self.screen.suspend(action)
     }
 
-    /// Shows a bar; a previous one is cleared.
-    fn start_bar(&self, bar: ProgressBar, style: &str, prefix: &str, unit: &'static str) {
-        let style = ProgressStyle::with_template(style).expect("the templates are constants");
+    /// Shows `bar` with the look of `template`, one of the constants `..._TEMPLATE`, and removes the bar of
+    /// the previous phase. `prefix` names the phase; `unit` is what its steps count, such as `photos`.
+    fn start_bar(&self, bar: ProgressBar, template: &str, prefix: &str, unit: &'static str) {
+        let style = ProgressStyle::with_template(template).expect("the templates are constants");
         let bar = self.screen.add(bar.with_style(style).with_prefix(prefix.to_owned()).with_message(unit));
         if let Some(previous) = self.lock_bar().replace(bar) {
             previous.finish_and_clear();
         }
     }
 
+    /// Calls `action` with the current bar, to move it. Does nothing if no phase runs.
     fn with_bar(&self, action: impl FnOnce(&ProgressBar)) {
         if let Some(bar) = self.lock_bar().as_ref() {
             action(bar);
         }
     }
 
+    /// Removes the current bar from the screen.
     fn clear_bar(&self) {
         if let Some(bar) = self.lock_bar().take() {
             bar.finish_and_clear();
         }
     }
 
+    /// Locks the current bar to read or replace it, also if another thread panicked while it held the lock.
     fn lock_bar(&self) -> std::sync::MutexGuard<'_, Option<ProgressBar>> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// Writes a line to stderr.
 #[expect(clippy::print_stderr, reason = "messages are written to stderr here")]
 fn print_stderr_line(line: &Escaped<&str>) {
     eprintln!("{line}");
 }
 
 impl DownloadProgress for ProgressBars {
+    /// Shows a bar for the download of `file`, which has `bytes` bytes, or a spinner if its size is unknown.
     fn start(&self, file: &str, bytes: Option<u64>) {
-        let (bar, style) = match bytes {
+        let (bar, template) = match bytes {
             Some(bytes) => (ProgressBar::new(bytes), BYTES_TEMPLATE),
             None => (ProgressBar::no_length(), BYTES_SPINNER_TEMPLATE),
         };
-        self.start_bar(bar, style, &format!("downloading {file}"), "");
+        // No unit: the templates of downloads show bytes.
+        self.start_bar(bar, template, &format!("downloading {file}"), "");
     }
 
+    /// Moves the bar by `bytes` more bytes.
     fn advance(&self, bytes: u64) {
         self.with_bar(|bar| bar.inc(bytes));
     }
 
+    /// Removes the bar when the download is complete.
     fn finish(&self) {
         self.clear_bar();
     }
 }
 
 impl Progress for ProgressBars {
+    /// Shows a bar for a phase of `total` steps, counted in `unit` (a plural such as `photos`), or a spinner
+    /// if `total` is 0 because their number is unknown.
     fn begin(&self, phase: &str, total: u64, unit: &'static str) {
-        let (bar, style) = if total > 0 {
+        let (bar, template) = if total > 0 {
             (ProgressBar::new(total), COUNT_TEMPLATE)
         } else {
             (ProgressBar::no_length(), SPINNER_TEMPLATE)
         };
-        self.start_bar(bar, style, phase, unit);
+        self.start_bar(bar, template, phase, unit);
     }
 
+    /// Moves the bar by `count` more steps.
     fn step(&self, count: u64) {
         self.with_bar(|bar| bar.inc(count));
     }
 
+    /// Moves the bar to `done` of `total` steps. A fit begins with an unknown total and thus a spinner: the
+    /// first call turns it into a bar.
     fn set_position(&self, done: u64, total: u64) {
         self.with_bar(|bar| {
             if bar.length() != Some(total) {
@@ -114,6 +135,7 @@ impl Progress for ProgressBars {
         });
     }
 
+    /// Removes the bar when the phase ends.
     fn end(&self) {
         self.clear_bar();
     }
@@ -128,6 +150,7 @@ mod tests {
         bars.lock_bar().as_ref().map(|bar| (bar.position(), bar.length(), bar.prefix(), bar.message()))
     }
 
+    /// What [`bar_state`] returns for a bar with these properties.
     fn state(
         position: u64,
         length: Option<u64>,

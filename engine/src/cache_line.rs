@@ -2,16 +2,18 @@
 
 use bytemuck::{Pod, Zeroable};
 
-/// One pixel of a channel block (16 channels in `f32`, 32 in `bf16`), or one step's weights of 16 output
-/// channels.
+/// The values that are loaded together: one pixel of a channel block (16 channels in `f32`, 32 in `bf16`), or
+/// one step's weights of 16 output channels.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 pub(crate) struct CacheLine([u8; 64]);
 
 impl CacheLine {
+    /// Size in bytes.
     pub(crate) const BYTES: usize = size_of::<Self>();
 
-    /// `count` zeroed cache lines. The allocator gets zeroed pages from the OS, so they are not written here.
+    /// `count` cache lines of zeros. The allocator gets pages of zeros from the OS, so nothing is written
+    /// here.
     pub(crate) fn zeros(count: usize) -> Vec<Self> {
         bytemuck::zeroed_vec(count)
     }
@@ -29,19 +31,20 @@ unsafe impl Send for Arena {}
 unsafe impl Sync for Arena {}
 
 impl Arena {
-    /// `count` zeroed cache lines.
+    /// A buffer of `count` cache lines of zeros.
     pub(crate) fn new(count: usize) -> Self {
         Self { lines: Box::into_raw(CacheLine::zeros(count).into_boxed_slice()) }
     }
 
-    /// Replaces the buffer with `count` zeroed lines if it is smaller than that.
+    /// Makes the buffer at least `count` lines long: a shorter one is replaced with one of zeros, so its
+    /// contents are lost. Training reuses one arena for layers of different sizes.
     pub(crate) fn grow(&mut self, count: usize) {
         if self.lines.len() < count {
             *self = Self::new(count);
         }
     }
 
-    /// The first cache line.
+    /// Pointer to the first cache line.
     pub(crate) fn pointer(&self) -> *mut CacheLine {
         self.lines.cast()
     }
@@ -64,6 +67,7 @@ unsafe impl<T> Send for SharedPtr<T> {}
 unsafe impl<T> Sync for SharedPtr<T> {}
 
 impl<T> SharedPtr<T> {
+    /// A pointer to the first of `values`, which must outlive it.
     pub(crate) fn new(values: &mut [T]) -> Self {
         Self(values.as_mut_ptr())
     }

@@ -27,14 +27,17 @@ const MAX_SAMPLES_PER_IMAGE: usize = 256;
 /// uniform background; [`NetworkBuilder::calibrate`](crate::NetworkBuilder::calibrate) rounds weights so that
 /// they cancel.
 pub struct ActivationStats {
+    /// Name and Gram matrices of each layer that has any.
     layers: Vec<(String, Vec<Gram>)>,
 }
 
 impl ActivationStats {
-    /// Runs an `f32` network on images up to `tap`, on one thread. Layers that read `bf16` are skipped.
+    /// Runs an `f32` network on images up to `tap`, on one thread, and collects the Gram matrices of the
+    /// inputs of its layers, with which the same network in `bf16` rounds its weights (by GPTQ). Layers that
+    /// read `bf16`, the first layer and direct convolutions are skipped. The features themselves are dropped.
     ///
     /// # Errors
-    /// The errors of [`Session::new`] and [`Session::run`].
+    /// [`EngineError::Input`] if the number of pixels does not match the sizes, or the images are too small.
     pub fn collect(network: &Arc<Network>, images: ImageBatch<'_>, tap: Tap) -> Result<Self, EngineError> {
         let grams = network.nodes.iter().map(|_| Mutex::default()).collect();
         let collector = StatsCollector { network, grams };
@@ -47,7 +50,7 @@ impl ActivationStats {
         Ok(Self { layers: names.zip(grams).filter(|(_, grams)| !grams.is_empty()).collect() })
     }
 
-    /// The Gram matrices of the layer named `name`.
+    /// The Gram matrices of the inputs of the layer named `name`; `None` for a layer without statistics.
     pub(crate) fn for_layer(&self, name: &str) -> Option<&[Gram]> {
         self.layers.iter().find(|(layer, _)| layer == name).map(|(_, grams)| grams.as_slice())
     }
@@ -56,16 +59,19 @@ impl ActivationStats {
 /// Accumulates Gram matrices while a network runs.
 struct StatsCollector<'a> {
     network: &'a Network,
-    /// One entry per node.
+    /// The Gram matrices of each node; none if the node is not a convolution or is skipped.
     grams: Vec<Mutex<Vec<Gram>>>,
 }
 
 impl LayerObserver for StatsCollector<'_> {
+    /// Adds `input`, the values that the node with index `node` is about to read, to the node's Gram
+    /// matrices, if the node is a convolution that reads `f32`. With them GPTQ later rounds the weights of
+    /// the layer to `bf16`.
     fn before_layer(&self, node: usize, input: TensorView) {
         let Node { op: Op::Convolution { packed, .. }, input: value, .. } = &self.network.nodes[node] else {
             return;
         };
-        if self.network.values[*value].1 != DType::F32 {
+        if self.network.values[*value].precision != DType::F32 {
             return;
         }
         let grams = &mut *self.grams[node].lock().unwrap_or_else(PoisonError::into_inner);
@@ -75,12 +81,14 @@ impl LayerObserver for StatsCollector<'_> {
             Method::Winograd => add_winograd_inputs(grams, kernel, packed, input),
             // The first layer stays in `f32`. Direct convolutions have Gram matrices of nine times the size,
             // which would cost more than all others together, without a measurable gain.
-            Method::Image | Method::Direct => {}
+            Method::FirstLayer | Method::Direct => {}
         }
     }
 }
 
-/// Adds up to [`MAX_SAMPLES_PER_IMAGE`] of the pixels that a 1 x 1 convolution reads from each image.
+/// Adds inputs of a 1 x 1 convolution to its Gram matrix, `grams[0]` (created if `grams` is empty), with
+/// which GPTQ rounds the layer's weights. A sample is the channels of a pixel that the convolution reads;
+/// evenly spaced pixels are taken, at most [`MAX_SAMPLES_PER_IMAGE`] from each image.
 fn add_pointwise_inputs(grams: &mut Vec<Gram>, kernel: AnyKernel, packed: &PackedConv, input: TensorView) {
     let PackedConv { inputs, stride, .. } = *packed;
     if grams.is_empty() {
@@ -104,57 +112,68 @@ fn add_pointwise_inputs(grams: &mut Vec<Gram>, kernel: AnyKernel, packed: &Packe
     grams[0].add_samples(kernel, &samples);
 }
 
-/// Adds the transformed tiles that the GEMMs of a Winograd convolution read, component by component.
+/// Adds inputs of a Winograd convolution to its Gram matrices (created if `grams` is empty), with which GPTQ
+/// rounds the layer's weights. The convolution has a GEMM, and so a Gram matrix, for each of the 36
+/// components of a transformed tile. So the tiles of all images are transformed first; then a sample of a
+/// component is its channels in one tile.
 fn add_winograd_inputs(grams: &mut Vec<Gram>, kernel: AnyKernel, packed: &PackedConv, input: TensorView) {
     if grams.is_empty() {
         grams.extend((0..COMPONENTS).map(|_| Gram::new(packed.inputs)));
     }
     let tiling = Tiling { height: input.height, width: input.width };
-    let (tiles, blocks) = (input.images * tiling.tiles_per_image(), packed.panels.k_blocks);
-    let mut lines = CacheLine::zeros(COMPONENTS * blocks * tiles);
+    let (n_tiles, blocks) = (input.images * tiling.tiles_per_image(), packed.panels.k_blocks);
+    // The transformed tiles, `[component][channel block][tile]`, with a line of 16 channels each.
+    let mut lines = CacheLine::zeros(COMPONENTS * blocks * n_tiles);
     let dst = TransformedTiles {
         lines: lines.as_mut_ptr(),
-        component_stride: blocks * tiles,
-        panel_stride: tiles,
+        component_stride: blocks * n_tiles,
+        panel_stride: n_tiles,
         panel_blocks: 1,
     };
     let source = TransformSource { lines: input.lines, pixel_stride: 1, block_stride: input.block_stride };
-    let (units, kind) = (0..blocks * tiles, PhantomData::<InputTiles>);
-    kernel.run(TransformTiles { tiling, source, tiles: 0..tiles, units, dst, kind });
+    // All units of work of the transform on this thread: each channel block of each tile.
+    let (units, kind) = (0..blocks * n_tiles, PhantomData::<InputTiles>);
+    kernel.run(TransformTiles { tiling, source, tiles: 0..n_tiles, units, dst, kind });
     let values = bytemuck::cast_slice::<CacheLine, f32>(&lines);
-    for (gram, values) in grams.iter_mut().zip(values.chunks_exact(blocks * tiles * 16)) {
+    for (gram, component) in grams.iter_mut().zip(values.chunks_exact(blocks * n_tiles * 16)) {
         let sample = |tile: usize| {
-            (0..packed.inputs).map(move |channel| values[(channel / 16 * tiles + tile) * 16 + channel % 16])
+            let value = move |channel| component[(channel / 16 * n_tiles + tile) * 16 + channel % 16];
+            (0..packed.inputs).map(value)
         };
-        gram.add_samples(kernel, &(0..tiles).flat_map(sample).collect::<Vec<f32>>());
+        gram.add_samples(kernel, &(0..n_tiles).flat_map(sample).collect::<Vec<f32>>());
     }
 }
 
-/// Synthetic images `[count, side, side, 3]` for calibration without data: a background of one color (gray in
-/// every second image) with a rectangle of another color and Gaussian-like noise.
+/// Generates images `[count, side, side, 3]` for [`ActivationStats::collect`] when there are no real ones: a
+/// background of one color (gray in every second image), and a square of a different color with nearly normal
+/// noise. They are the same in every run.
 #[must_use]
 pub fn synthetic_calibration_images(count: usize, side: usize) -> Vec<u8> {
+    // The seed, which is also the increment of SplitMix64.
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
-    let mut draw = |below: usize| {
-        // SplitMix64 (Steele, Lea and Flood 2014).
+    // A uniform integer below `limit`, by SplitMix64 (Steele, Lea and Flood 2014).
+    let mut draw = |limit: usize| {
         state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = state;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((mixed ^ (mixed >> 31)) % below as u64) as usize
+        ((mixed ^ (mixed >> 31)) % limit as u64) as usize
     };
     let mut pixels = Vec::with_capacity(count * side * side * CHANNELS);
     for image in 0..count {
+        // From white in the first image to dark gray, then again.
         let gray = 255 - image * 3 % 200;
+        // Three random channels, or three times the given gray.
         let mut draw_color = |gray: Option<usize>| [0; CHANNELS].map(|_| gray.unwrap_or_else(|| draw(256)));
         let (background, foreground) = (draw_color((image % 2 == 0).then_some(gray)), draw_color(None));
         let (top, left) = (side / 12 + draw(side / 3), side / 12 + draw(side / 3));
         for (y, x) in (0..side).flat_map(|y| (0..side).map(move |x| (y, x))) {
             let is_foreground = (top..top + side / 2).contains(&y) && (left..left + side / 2).contains(&x);
-            // The sum of four uniform draws is nearly normal, with a standard deviation of 12.
-            let grain = if is_foreground { (0..4).map(|_| draw(22)).sum::<usize>() as i32 - 42 } else { 0 };
+            // The sum of four uniform draws is nearly normal, with a mean of 42 and a standard deviation of
+            // 12.7.
+            let noise = if is_foreground { (0..4).map(|_| draw(22)).sum::<usize>() as i32 - 42 } else { 0 };
             let color = if is_foreground { foreground } else { background };
-            pixels.extend(color.map(|value| (value as i32 + grain).clamp(0, 255) as u8));
+            pixels.extend(color.map(|value| (value as i32 + noise).clamp(0, 255) as u8));
         }
     }
     pixels

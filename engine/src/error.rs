@@ -9,8 +9,12 @@ use crate::training::ConvShape;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum EngineError {
-    /// The instruction set that the environment variable names is unknown, unavailable or has no kernels.
-    #[error("{ISA_VARIABLE}={name} cannot be used: {problem}")]
+    /// The instruction set that the environment variable [`ISA_VARIABLE`] names is unknown, is not available
+    /// on this CPU or has no kernels for the precision.
+    #[error(
+        "the environment variable {ISA_VARIABLE}={name} cannot be used: {problem}; unset the variable to use \
+         the fastest instruction set"
+    )]
     ForcedIsa {
         /// Value of the variable.
         name: String,
@@ -26,18 +30,23 @@ pub enum EngineError {
         problem: String,
     },
     /// The CPU has no `bf16` instructions.
-    #[error("this CPU has no bf16 arithmetic (AVX512-BF16 or AMX-BF16): use f32")]
+    #[error(
+        "this CPU has no bf16 arithmetic (AVX512-BF16 or AMX-BF16): use the precision f32 \
+         (`backbone.precision`)"
+    )]
     NoBf16,
     /// A layer is not supported by the engine, or does not fit its input.
-    #[error("failed to add {layer}: {problem}")]
+    #[error("failed to add {layer} to the network: {problem}")]
     Layer {
         /// Name of the layer.
         layer: String,
         /// What is wrong.
         problem: String,
     },
-    /// A batch has the wrong number of values, or its images are too small for the network.
-    #[error("failed to run on {images} photos of {height} x {width} pixels: {problem}")]
+    /// A batch or output has the wrong number of values, or images are too small for the network.
+    #[error(
+        "failed to run the network on photos of {height} x {width} pixels (batch size {images}): {problem}"
+    )]
     Input {
         /// Number of images.
         images: usize,
@@ -57,7 +66,7 @@ pub enum EngineError {
         problem: String,
     },
     /// The thread pool cannot be started.
-    #[error("failed to start {threads} threads")]
+    #[error("failed to start the network's {threads} threads (use fewer threads)")]
     Threads {
         /// Number of threads.
         threads: usize,

@@ -1,4 +1,4 @@
-//! GEMM in tiles of pixels by output channels; one thread's share.
+//! One thread's share of a GEMM, in tiles of pixels by output channels.
 
 use std::marker::PhantomData;
 
@@ -10,14 +10,17 @@ use crate::tile::{Stride, Tile, TileOutput};
 /// the smallest server core; the other half is for activations.
 const WEIGHTS_IN_CACHE: usize = 256 << 10;
 
-/// `count` spans of `length` consecutive pixels each.
+/// The pixels that a GEMM reads and writes: `count` spans of `length` consecutive pixels each, such as rows
+/// of a padded copy of the input.
 #[derive(Clone, Copy)]
 pub(crate) struct RowSpans {
     /// Activations of the first pixel.
     pub(crate) src: *const u8,
     /// Index of the first pixel in the output.
     pub(crate) pixel: usize,
+    /// Number of spans.
     pub(crate) count: usize,
+    /// Pixels of a span.
     pub(crate) length: usize,
     /// Bytes between the activations of two spans.
     pub(crate) src_stride: usize,
@@ -26,38 +29,45 @@ pub(crate) struct RowSpans {
 }
 
 impl RowSpans {
-    /// One span.
+    /// One span of `length` pixels, whose activations start at `src` and whose output starts at `pixel`.
     pub(crate) fn single(src: *const u8, pixel: usize, length: usize) -> Self {
         Self { src, pixel, count: 1, length, src_stride: 0, dst_stride: 0 }
     }
 }
 
-/// Multiplies the pixels of `spans` with panels of weights. `offsets`, `steps` and `weights` are as in
-/// [`Tile`].
+/// Multiplies the pixels of `spans` with panels of weights. `offsets`, `steps` and `weights` are those of
+/// [`Tile`]; the panels follow each other in `weights`. The job's creator guarantees that the pointers are
+/// valid for all spans and panels.
 pub(crate) struct Gemm<'a, S> {
     pub(crate) offsets: &'a [usize],
     pub(crate) steps: usize,
     pub(crate) weights: *const CacheLine,
+    /// Number of panels.
     pub(crate) panels: usize,
     pub(crate) spans: RowSpans,
     pub(crate) output: TileOutput,
     /// The first vector of 16 output channels.
     pub(crate) vector: usize,
+    /// Distance between pixels in memory.
     pub(crate) stride: PhantomData<S>,
 }
 
 impl<S: Stride> Job for Gemm<'_, S> {
+    /// Multiplies the pixels of all spans with all panels of weights, tile by tile: a tile is some pixels by
+    /// the output channels of one panel. The outer loop goes over groups of panels whose weights fit the L2
+    /// cache, then come all tiles of pixels, and last the panels of the group: so weights are read from the
+    /// L2 cache, and the activations of a tile from the L1 cache.
     #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) {
-        let panel_lines = self.offsets.len() * self.steps * K::VECTORS;
+        let panel_lines = self.offsets.len() * self.steps * K::VECTORS_PER_PANEL;
         let panels_at_once = (WEIGHTS_IN_CACHE / (panel_lines * CacheLine::BYTES)).clamp(1, self.panels);
         let RowSpans { src, pixel, count, length, src_stride, dst_stride } = self.spans;
-        let mut first = 0;
-        while first < self.panels {
-            let last = (first + panels_at_once).min(self.panels);
+        let mut group_start = 0;
+        while group_start < self.panels {
+            let group_end = (group_start + panels_at_once).min(self.panels);
             for span in 0..count {
-                for (start, rows) in split_into_tiles(length, K::ROWS) {
-                    for panel in first..last {
+                for (start, rows) in split_into_tiles(length, K::MAX_ROWS) {
+                    for panel in group_start..group_end {
                         // SAFETY: the job's creator guarantees all pixels of all spans and all panels.
                         unsafe {
                             let tile = Tile {
@@ -67,23 +77,24 @@ impl<S: Stride> Job for Gemm<'_, S> {
                                 weights: self.weights.add(panel * panel_lines),
                                 output: self.output,
                                 pixel: pixel + span * dst_stride + start,
-                                vector: self.vector + panel * K::VECTORS,
+                                vector: self.vector + panel * K::VECTORS_PER_PANEL,
                             };
                             kernel.compute_tile::<S>(rows, &tile);
                         }
                     }
                 }
             }
-            first = last;
+            group_start = group_end;
         }
     }
 }
 
-/// Splits `length` pixels into the fewest tiles of at most `rows` rows, whose heights differ by at most one.
-/// Yields the start and height of each.
+/// Splits `length` rows of a GEMM, e.g. a row per pixel, into the fewest tiles of at most `max_rows` rows.
+/// Yields the first row and the number of rows of each tile. The numbers differ by at most one, since a tile
+/// with few rows multiplies slowly.
 #[inline(always)]
-pub(crate) fn split_into_tiles(length: usize, rows: usize) -> impl Iterator<Item = (usize, usize)> {
-    let count = length.div_ceil(rows);
+pub(crate) fn split_into_tiles(length: usize, max_rows: usize) -> impl Iterator<Item = (usize, usize)> {
+    let count = length.div_ceil(max_rows);
     (0..count).map(move |index| {
         let (start, end) = (index * length / count, (index + 1) * length / count);
         (start, end - start)

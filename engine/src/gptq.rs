@@ -22,22 +22,24 @@ use crate::kernels::{Job, Kernel, Simd};
 const DAMPING: f64 = 1e-3;
 /// Samples summed in `f32` before the sum is added to the `f64` matrix; their panels fit the L2 cache.
 const SAMPLE_CHUNK: usize = 128;
-/// Size of a tile of the Gram matrix: one vector, and enough rows to hide the latency of additions with
-/// AVX-512.
+/// Size of a tile of the Gram matrix, whose sums [`GramUpdate`] keeps in registers: one vector, and enough
+/// rows to hide the latency of additions with AVX-512.
 const TILE_COLUMNS: usize = 16;
 const TILE_ROWS: usize = 8;
-/// Side of a tile of `f64`: half of the registers of baseline x86-64.
+/// Side of a tile of `f64`, for the Cholesky factor and for rounding: half of the registers of baseline
+/// x86-64.
 const SIDE: usize = 4;
 
-/// The sum of `x x^T` over samples `x` of a layer's inputs.
+/// The sum of `x x^T` over samples `x` of a layer's inputs: how the inputs are correlated, which GPTQ needs.
 pub(crate) struct Gram {
+    /// Number of inputs.
     size: usize,
     /// `[size, size]`; only the upper triangle is valid.
     values: Vec<f64>,
 }
 
 impl Gram {
-    /// A matrix of `size` inputs, without samples.
+    /// The zero matrix of a layer with `size` inputs, to which samples are added.
     pub(crate) fn new(size: usize) -> Self {
         Self { size, values: vec![0.0; size * size] }
     }
@@ -47,71 +49,85 @@ impl Gram {
         self.size
     }
 
-    /// Adds samples `[S, size]` with the instructions of `kernel`, of any precision.
+    /// Adds `x x^T` to the Gram matrix of a layer's inputs, by which GPTQ chooses the rounding of the layer's
+    /// weights, for each row `x` `[size]` of `samples`. Works on all threads. `kernel` only selects the
+    /// instruction set: with any kernel up to [`SAMPLE_CHUNK`] samples are summed in `f32`, and these sums
+    /// are added in `f64`.
     pub(crate) fn add_samples(&mut self, kernel: AnyKernel, samples: &[f32]) {
         let size = self.size;
         if size == 0 {
             return;
         }
         debug_assert_eq!(samples.len() % size, 0, "whole samples");
-        for samples in samples.chunks(SAMPLE_CHUNK * size) {
-            let count = samples.len() / size;
-            let panels = pack_samples(samples, size);
+        for chunk in samples.chunks(SAMPLE_CHUNK * size) {
+            let count = chunk.len() / size;
+            let panels = pack_samples(chunk, size);
             self.values.par_chunks_mut(TILE_ROWS * size).enumerate().for_each(|(block, rows)| {
-                kernel.run(GramUpdate { panels: &panels, count, size, first: block * TILE_ROWS, rows });
+                kernel.run(GramUpdate { panels: &panels, count, size, first_row: block * TILE_ROWS, rows });
             });
         }
     }
 
-    /// Entry of the symmetric matrix.
+    /// The entry at `row`, `column` of the symmetric matrix, from its upper triangle.
     pub(crate) fn get(&self, row: usize, column: usize) -> f64 {
         self.values[row.min(column) * self.size + row.max(column)]
     }
 }
 
-/// Packs samples `[S, size]` as `[panel][S][16]`, with zeros after the last input.
+/// Packs samples of a layer's inputs, `[count, size]`, as `[panel of 16 inputs][sample][16]`, with zeros
+/// after the last input. [`GramUpdate`] then reads adjacent memory when it goes over all samples for 16
+/// inputs.
 fn pack_samples(samples: &[f32], size: usize) -> Vec<[f32; TILE_COLUMNS]> {
     let count = samples.len() / size;
     let mut panels = vec![[0.0; TILE_COLUMNS]; size.div_ceil(TILE_COLUMNS) * count];
-    for (index, sample) in samples.chunks_exact(size).enumerate() {
+    for (sample_index, sample) in samples.chunks_exact(size).enumerate() {
         for (panel, inputs) in sample.chunks(TILE_COLUMNS).enumerate() {
-            panels[panel * count + index][..inputs.len()].copy_from_slice(inputs);
+            panels[panel * count + sample_index][..inputs.len()].copy_from_slice(inputs);
         }
     }
     panels
 }
 
-/// Adds the products of packed samples to rows of a Gram matrix from `first` on, in the upper triangle.
+/// Adds the products of pairs of inputs, summed over packed samples, to some rows of a Gram matrix, in the
+/// upper triangle.
 struct GramUpdate<'a> {
+    /// The samples, `[panel of 16 inputs][sample][16]`, as [`pack_samples`] packs them.
     panels: &'a [[f32; TILE_COLUMNS]],
+    /// Number of samples.
     count: usize,
+    /// Number of inputs: rows and columns of the Gram matrix.
     size: usize,
-    first: usize,
-    /// At most [`TILE_ROWS`].
+    /// Index in the Gram matrix of the first of `rows`.
+    first_row: usize,
+    /// Rows of the Gram matrix, at most [`TILE_ROWS`], of `size` values each.
     rows: &'a mut [f64],
 }
 
 impl Job for GramUpdate<'_> {
+    /// Adds, over all samples `x`, the sums of `x[i] * x[j]` to entry `i`, `j` of the Gram matrix that GPTQ
+    /// needs, for the job's rows `i`. The matrix is symmetric and only its upper triangle is kept, so the
+    /// columns `j`, a panel of 16 at a time, start at the panel with the diagonal of these rows. The sums are
+    /// in `f32` registers until they are added to the `f64` rows.
     #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) {
         let simd = kernel.simd();
         let panel = |index: usize| &self.panels[index * self.count..][..self.count];
-        let left = panel(self.first / TILE_COLUMNS);
-        let start = self.first % TILE_COLUMNS;
-        for index in self.first / TILE_COLUMNS..self.size.div_ceil(TILE_COLUMNS) {
+        // The panel with the inputs of the rows, and the position of the first row in it.
+        let (row_panel, row_start) = (self.first_row / TILE_COLUMNS, self.first_row % TILE_COLUMNS);
+        for column_panel in row_panel..self.size.div_ceil(TILE_COLUMNS) {
             let mut sums = [simd.splat(0.0); TILE_ROWS];
-            for (left, right) in left.iter().zip(panel(index)) {
-                // SAFETY: a row of a panel has 16 values.
-                let right = unsafe { simd.load(right.as_ptr()) };
-                for (sum, &factor) in sums.iter_mut().zip(&left[start..]) {
-                    *sum = simd.mul_add(simd.splat(factor), right, *sum);
+            for (row_inputs, column_inputs) in panel(row_panel).iter().zip(panel(column_panel)) {
+                // SAFETY: a sample has 16 values in a panel.
+                let column_inputs = unsafe { simd.load(column_inputs.as_ptr()) };
+                for (sum, &row_input) in sums.iter_mut().zip(&row_inputs[row_start..]) {
+                    *sum = simd.mul_add(simd.splat(row_input), column_inputs, *sum);
                 }
             }
             for (row, sum) in self.rows.chunks_exact_mut(self.size).zip(sums) {
                 let mut products = [0.0; TILE_COLUMNS];
-                // SAFETY: as above.
+                // SAFETY: `products` has 16 values.
                 unsafe { simd.store(products.as_mut_ptr(), sum) };
-                for (value, product) in row[index * TILE_COLUMNS..].iter_mut().zip(products) {
+                for (value, product) in row[column_panel * TILE_COLUMNS..].iter_mut().zip(products) {
                     *value += f64::from(product);
                 }
             }
@@ -119,68 +135,82 @@ impl Job for GramUpdate<'_> {
     }
 }
 
-/// Sum of the outer products of corresponding rows; extra rows are ignored.
+/// The product `a^T b` of two matrices of [`SIDE`] columns, as a sum of outer products of their rows, so that
+/// the tile of sums stays in registers. Rows that only the longer matrix has are ignored. Cholesky
+/// factorization and rounding, the two parts of GPTQ, spend most of their time here.
 #[inline(always)]
-fn outer_products(left: &[[f64; SIDE]], right: &[[f64; SIDE]]) -> [[f64; SIDE]; SIDE] {
-    let mut sums = [[0.0; SIDE]; SIDE];
-    for (left, right) in left.iter().zip(right) {
-        for (row, &factor) in sums.iter_mut().zip(left) {
-            for (sum, &value) in row.iter_mut().zip(right) {
+fn transposed_product(a: &[[f64; SIDE]], b: &[[f64; SIDE]]) -> [[f64; SIDE]; SIDE] {
+    let mut product = [[0.0; SIDE]; SIDE];
+    for (a_row, b_row) in a.iter().zip(b) {
+        for (sums, &factor) in product.iter_mut().zip(a_row) {
+            for (sum, &value) in sums.iter_mut().zip(b_row) {
                 *sum += factor * value;
             }
         }
     }
-    sums
+    product
 }
 
-/// An upper triangular matrix in panels of [`SIDE`] columns, each from row 0 to the end of its diagonal tile.
+/// An upper triangular matrix in panels of [`SIDE`] columns, one panel after the other. A panel has the rows
+/// from 0 to the end of its diagonal tile; the zeros below are not stored.
 #[derive(Default)]
 struct UpperTriangle(Vec<[f64; SIDE]>);
 
 impl UpperTriangle {
-    /// Rows before panel `index`.
+    /// Index of the first row of panel `index`: the total number of rows of the panels before it.
     fn panel_start(index: usize) -> usize {
         SIDE * index * (index + 1) / 2
     }
 
+    /// The rows of panel `index`, the columns from `SIDE * index` on.
     fn panel(&self, index: usize) -> &[[f64; SIDE]] {
         &self.0[Self::panel_start(index)..Self::panel_start(index + 1)]
     }
 
+    /// The entry at `row`, `column`, which must not be below the diagonal tile.
     fn get(&self, row: usize, column: usize) -> f64 {
         self.0[Self::panel_start(column / SIDE) + row][column % SIDE]
     }
 
-    /// The Cholesky factor `G` of `G^T G = A`, for `A` of `[size, size]`; `None` if `A` is not positive
-    /// definite. Rows and columns past `size` are those of the identity.
+    /// The Cholesky factor `G`, an upper triangular matrix with `G^T G = A`, of the symmetric matrix `A`,
+    /// `[size, size]`, whose entries are `a(row, column)`; `None` if `A` is not positive definite. GPTQ gets
+    /// its coefficients from the factor of the Gram matrix. Sizes are padded to whole tiles with rows and
+    /// columns of the identity.
     fn cholesky(size: usize, a: impl Fn(usize, usize) -> f64) -> Option<Self> {
+        // Computes a tile of `SIDE` x `SIDE` at a time, panel by panel (`SIDE` columns each) and from the top
+        // of a panel to its diagonal: tile `i` of panel `j` is
+        // `G_ij = G_ii^-T (A_ij - sum over k < i of G_ki^T G_kj)`. On the diagonal (`i = j`) the bracket is
+        // factorized like a small `A`.
         let mut factor = Self::default();
-        for index in 0..size.div_ceil(SIDE) {
-            let first = index * SIDE;
-            let mut panel: Vec<[f64; SIDE]> = Vec::with_capacity(first + SIDE);
-            for above in 0..=index {
-                let start = above * SIDE;
-                let left = if above < index { &factor.panel(above)[..start] } else { &panel[..] };
-                let sums = outer_products(left, &panel);
+        for panel_index in 0..size.div_ceil(SIDE) {
+            let first_column = panel_index * SIDE;
+            let mut panel: Vec<[f64; SIDE]> = Vec::with_capacity(first_column + SIDE);
+            for tile_index in 0..=panel_index {
+                let first_row = tile_index * SIDE;
+                let is_diagonal = tile_index == panel_index;
+                let row_panel = if is_diagonal { &panel[..] } else { &factor.panel(tile_index)[..first_row] };
+                // The sum over `k < i`: both matrices end before tile `i`.
+                let sums = transposed_product(row_panel, &panel);
                 let mut tile = [[0.0; SIDE]; SIDE];
-                for (i, row) in tile.iter_mut().enumerate() {
-                    for (j, value) in row.iter_mut().enumerate() {
-                        let (row, column) = (start + i, first + j);
+                for (i, values) in tile.iter_mut().enumerate() {
+                    for (j, value) in values.iter_mut().enumerate() {
+                        let (row, column) = (first_row + i, first_column + j);
                         let entry =
                             if row.max(column) < size { a(row, column) } else { f64::from(row == column) };
                         *value = entry - sums[i][j];
                     }
                 }
-                if above < index {
-                    let diagonal = &factor.panel(above)[start..];
+                if !is_diagonal {
+                    // Multiplies with `G_ii^-T` by forward substitution.
+                    let diagonal = &factor.panel(tile_index)[first_row..];
                     for i in 0..SIDE {
                         eliminate(&mut tile, i, |k| diagonal[k][i]);
                         tile[i] = tile[i].map(|value| value / diagonal[i][i]);
                     }
                 } else {
                     for i in 0..SIDE {
-                        let done = tile;
-                        eliminate(&mut tile, i, |k| done[k][i]);
+                        let finished = tile;
+                        eliminate(&mut tile, i, |k| finished[k][i]);
                         let pivot = tile[i][i];
                         if !(pivot > 0.0 && pivot.is_finite()) {
                             return None;
@@ -197,31 +227,42 @@ impl UpperTriangle {
     }
 }
 
-/// Subtracts the rows of `tile` before `row`, times their factors, from `row`.
-fn eliminate(tile: &mut [[f64; SIDE]; SIDE], row: usize, factor: impl Fn(usize) -> f64) {
-    for pivot_row in 0..row {
-        let (factor, above) = (factor(pivot_row), tile[pivot_row]);
-        for (value, above) in tile[row].iter_mut().zip(above) {
-            *value -= factor * above;
+/// A step of forward substitution with a triangular matrix: subtracts from row `row` of `tile` each earlier
+/// row `k`, which is final, times `entry(k)`, the matrix entry for the two rows. [`UpperTriangle::cholesky`]
+/// computes the rows of a tile with it, one after the other.
+fn eliminate(tile: &mut [[f64; SIDE]; SIDE], row: usize, entry: impl Fn(usize) -> f64) {
+    for k in 0..row {
+        let (factor, earlier_row) = (entry(k), tile[k]);
+        for (value, earlier) in tile[row].iter_mut().zip(earlier_row) {
+            *value -= factor * earlier;
         }
     }
 }
 
-/// The GPTQ update of a layer: the order of the columns, and `R_jk / R_kk` for `j < k` in that order.
+/// How GPTQ corrects the weights of a layer for the rounding errors of weights that are already rounded. It
+/// depends on the layer's inputs only, so it is the same for all outputs (rows of the weights).
 struct GptqUpdate {
+    /// Columns in the order in which they are rounded.
     order: Vec<usize>,
+    /// How much of the rounding error in column `j` is added to column `k`: `R_jk / R_kk` (see the module's
+    /// docs) for `j < k` in that order, and 0 on the diagonal.
     coefficients: UpperTriangle,
 }
 
 impl GptqUpdate {
-    /// `None` if `gram` is all zeros or has values that are not finite.
-    fn new(gram: &Gram) -> Option<Self> {
+    /// Computes, from the Gram matrix of the layer's inputs, the order in which the columns of its weights
+    /// are rounded (largest inputs first), and how much of the rounding error of a column is added to each
+    /// later one. `None` if `gram` is all zeros or has values that are not finite: the weights are then
+    /// rounded to nearest.
+    fn from_gram(gram: &Gram) -> Option<Self> {
         let size = gram.size;
         let mut order: Vec<usize> = (0..size).collect();
         order.sort_by(|&a, &b| gram.get(b, b).total_cmp(&gram.get(a, a)));
-        // Summed in sorted order, so that it does not depend on the order of the channels.
+        // `H` is the Gram matrix in that order, with `damping` added to its diagonal. The diagonal is summed
+        // in sorted order, so that the sum does not depend on the order of the channels.
         let damping = DAMPING * order.iter().map(|&i| gram.get(i, i)).sum::<f64>() / size as f64;
-        // With rows and columns reversed, the Cholesky factor is the transpose of `R`, reversed too.
+        // `cholesky` gives a factor of the form `G^T G`; with rows and columns of `H` reversed, the transpose
+        // of `G`, reversed too, is the `R` of `H = R R^T`.
         let reversed = |row: usize, column: usize| {
             let value = gram.get(order[size - 1 - row], order[size - 1 - column]);
             if row == column { value + damping } else { value }
@@ -230,6 +271,7 @@ impl GptqUpdate {
         let mut coefficients = vec![[0.0; SIDE]; UpperTriangle::panel_start(size.div_ceil(SIDE))];
         for column in 0..size {
             let start = UpperTriangle::panel_start(column / SIDE);
+            // `k` is the column in reversed order: `factor.get(k, size - 1 - row)` is `R[row][column]`.
             let k = size - 1 - column;
             let pivot = factor.get(k, k);
             for row in 0..column {
@@ -239,36 +281,43 @@ impl GptqUpdate {
         Some(Self { order, coefficients: UpperTriangle(coefficients) })
     }
 
-    /// Rounds at most [`SIDE`] rows of weights.
+    /// Rounds at most [`SIDE`] rows of weights (one row per output), `[rows, size]`, in place to `bf16`
+    /// values, column by column in `order`. To each weight it first adds the rounding errors of its row so
+    /// far, times their coefficients, so that the errors cancel in the layer's outputs.
     fn round_rows(&self, rows: &mut [f64]) {
         let size = self.order.len();
         // Rounding errors so far, `[column][row]`.
         let mut errors: Vec<[f64; SIDE]> = Vec::with_capacity(size);
         for (index, columns) in self.order.chunks(SIDE).enumerate() {
             let coefficients = self.coefficients.panel(index);
-            let mut carried = outer_products(&errors, coefficients);
+            // Corrections of the panel's columns by the errors of all earlier panels, `[row][column]`; those
+            // by errors within the panel are added below.
+            let mut corrections = transposed_product(&errors, coefficients);
             for (offset, &column) in columns.iter().enumerate() {
-                let mut error = [0.0; SIDE];
-                for ((row, carried), error) in rows.chunks_exact_mut(size).zip(&mut carried).zip(&mut error) {
+                let mut column_errors = [0.0; SIDE];
+                let rows = rows.chunks_exact_mut(size).zip(&mut corrections);
+                for ((row, row_corrections), error) in rows.zip(&mut column_errors) {
                     let exact = row[column];
-                    row[column] = round_to_bf16(exact + carried[offset]);
+                    row[column] = round_to_bf16(exact + row_corrections[offset]);
                     *error = exact - row[column];
-                    for (carried, coefficient) in carried.iter_mut().zip(coefficients[index * SIDE + offset])
-                    {
-                        *carried += *error * coefficient;
+                    // By how much this error corrects the other columns of the panel.
+                    let error_coefficients = coefficients[index * SIDE + offset];
+                    for (correction, coefficient) in row_corrections.iter_mut().zip(error_coefficients) {
+                        *correction += *error * coefficient;
                     }
                 }
-                errors.push(error);
+                errors.push(column_errors);
             }
         }
     }
 }
 
-/// Rounds `weights`, `[rows, size]`, to `bf16` such that the outputs for inputs like those in `gram` change
-/// little. The weights of inputs that were always 0 are rounded to nearest, and so are all weights if `gram`
+/// Rounds the weights of a layer, `[outputs, size]`, in place to `bf16` values by GPTQ: such that its outputs
+/// change less than if each weight was rounded to nearest. `gram` is the Gram matrix of samples of its `size`
+/// inputs. The weights of inputs that were always 0 are rounded to nearest, and so are all weights if `gram`
 /// has no samples or values that are not finite.
 pub(crate) fn quantize_weights(weights: &mut [f64], gram: &Gram) {
-    match GptqUpdate::new(gram) {
+    match GptqUpdate::from_gram(gram) {
         Some(update) if gram.size > 0 => {
             weights.par_chunks_mut(SIDE * gram.size).for_each(|rows| update.round_rows(rows));
         }
@@ -276,7 +325,7 @@ pub(crate) fn quantize_weights(weights: &mut [f64], gram: &Gram) {
     }
 }
 
-/// Rounds to the nearest `bf16`.
+/// Rounds to the nearest `bf16`, by way of `f32`.
 fn round_to_bf16(value: f64) -> f64 {
     bf16::from_f32(value as f32).to_f64()
 }
@@ -307,22 +356,26 @@ mod tests {
         values
     }
 
+    /// Random weights of about 0.1 that are not exact in `f32`.
     fn weights(numbers: &mut TestRng, count: usize) -> Vec<f64> {
         (0..count).map(|_| f64::from(numbers.next()) * 0.1 + 1e-9 * f64::from(numbers.next())).collect()
     }
 
+    /// The Gram matrix of samples `[S, size]`.
     fn gram(samples: &[f32], size: usize) -> Gram {
         let mut gram = Gram::new(size);
         gram.add_samples(AnyKernel::PortableF32, samples);
         gram
     }
 
+    /// A copy of the weights `[rows, size]`, rounded by GPTQ.
     fn quantized(weights: &[f64], gram: &Gram) -> Vec<f64> {
         let mut rounded = weights.to_vec();
         quantize_weights(&mut rounded, gram);
         rounded
     }
 
+    /// The weights rounded to nearest.
     fn all_rounded(weights: &[f64]) -> Vec<f64> {
         weights.iter().copied().map(round_to_bf16).collect()
     }
@@ -336,6 +389,7 @@ mod tests {
         rounded: Vec<f64>,
     }
 
+    /// Reads the results of numpy for three small layers.
     fn golden() -> [Golden; 3] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../reference/rounding/golden.safetensors");
         let bytes = std::fs::read(path).unwrap();

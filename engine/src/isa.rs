@@ -14,8 +14,8 @@ pub enum DType {
 }
 
 impl DType {
-    /// Vectors of 16 channels in a cache line.
-    pub(crate) fn parts(self) -> usize {
+    /// How many vectors of 16 channels a cache line of 64 bytes holds: 1 in `f32`, 2 in `bf16`.
+    pub(crate) fn vectors_per_line(self) -> usize {
         match self {
             Self::F32 => 1,
             Self::Bf16 => 2,
@@ -23,7 +23,7 @@ impl DType {
     }
 }
 
-/// An instruction set with kernels.
+/// An instruction set that the engine has kernels for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Isa {
     /// Plain Rust for any target; `f32` only.
@@ -43,8 +43,8 @@ pub enum Isa {
 /// precision.
 pub const ISA_VARIABLE: &str = "HEADSTOCK_ISA";
 
-/// The problem of an instruction set that the CPU lacks.
-pub(crate) const NOT_SUPPORTED: &str = "this CPU does not support it";
+/// The problem in the error about an instruction set that the CPU lacks.
+pub(crate) const NOT_SUPPORTED: &str = "this CPU does not have these instructions";
 
 impl Isa {
     /// All instruction sets, slowest first.
@@ -73,13 +73,23 @@ impl Isa {
         Self::fastest_where(precision, Self::is_present)
     }
 
-    /// [`fastest`](Self::fastest) with the detection as a parameter.
+    /// The fastest instruction set for `precision` among those for which `is_present` is true. Tests simulate
+    /// CPUs with this argument.
+    ///
+    /// # Errors
+    /// [`EngineError::NoBf16`] if none of them computes in `precision`.
     fn fastest_where(precision: DType, is_present: impl Fn(Self) -> bool) -> Result<Self, EngineError> {
         let fits = |isa: &Self| isa.computes(precision) && is_present(*isa);
         Self::ALL.into_iter().rev().find(fits).ok_or(EngineError::NoBf16)
     }
 
-    /// The instruction set called `name`, if it can be used for `precision`.
+    /// The instruction set called `name`, the value of [`ISA_VARIABLE`], after checks that the CPU has it and
+    /// that it computes in `precision`. The CPU has those for which `is_present` is true; tests simulate CPUs
+    /// with this argument.
+    ///
+    /// # Errors
+    /// [`EngineError::ForcedIsa`] if the name is unknown or the instruction set cannot be used for
+    /// `precision`.
     fn parse_forced(
         name: &str,
         precision: DType,
@@ -94,12 +104,12 @@ impl Isa {
             return Err(reject(NOT_SUPPORTED.to_owned()));
         }
         if !isa.computes(precision) {
-            return Err(reject(format!("it has no kernels for {precision}")));
+            return Err(reject(format!("this instruction set has no code for the precision {precision}")));
         }
         Ok(isa)
     }
 
-    /// Whether this CPU supports the instruction set.
+    /// Whether this CPU supports the instruction set: whether its kernel can be constructed.
     #[must_use]
     pub fn is_present(self) -> bool {
         #[cfg(target_arch = "x86_64")]
@@ -119,14 +129,15 @@ impl Isa {
         }
     }
 
-    /// Whether the instruction set has kernels for `precision`.
+    /// Whether the instruction set is for networks of `precision`; each is for one of the two.
     #[must_use]
     pub fn computes(self, precision: DType) -> bool {
-        let bf16 = matches!(self, Self::Avx512Bf16 | Self::AmxBf16);
-        bf16 == (precision == DType::Bf16)
+        let is_bf16 = matches!(self, Self::Avx512Bf16 | Self::AmxBf16);
+        is_bf16 == (precision == DType::Bf16)
     }
 
-    /// Name of the instruction set: `portable`, `avx2`, `avx512`, `avx512-bf16` or `amx-bf16`.
+    /// Name of the instruction set in messages and in [`ISA_VARIABLE`]: `portable`, `avx2`, `avx512`,
+    /// `avx512-bf16` or `amx-bf16`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -146,6 +157,7 @@ impl fmt::Display for Isa {
 }
 
 impl fmt::Display for DType {
+    /// Writes the name of the data type, as in messages and in the config.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::F32 => "f32",
@@ -191,7 +203,7 @@ mod tests {
         }
     }
 
-    /// On simulated CPUs.
+    /// On simulated CPUs with the given instruction sets.
     #[test]
     fn the_fastest_is_the_last_supported_one_of_its_precision() {
         use Isa::{AmxBf16, Avx2, Avx512, Avx512Bf16, Portable};
@@ -209,7 +221,8 @@ mod tests {
                 (Ok(found), Some(expected)) => assert_eq!(found, expected, "{supported:?}"),
                 (Err(error), None) => assert_eq!(
                     error.to_string(),
-                    "this CPU has no bf16 arithmetic (AVX512-BF16 or AMX-BF16): use f32"
+                    "this CPU has no bf16 arithmetic (AVX512-BF16 or AMX-BF16): use the precision f32 \
+                     (`backbone.precision`)"
                 ),
                 (found, _) => panic!("{supported:?}: {found:?}"),
             }
@@ -229,18 +242,25 @@ mod tests {
                 })
                 .map_err(|error| error.to_string())
             };
-            let rejected = |problem: &str| Err(format!("HEADSTOCK_ISA={name} cannot be used: {problem}"));
+            let rejected = |problem: &str| {
+                Err(format!(
+                    "the environment variable HEADSTOCK_ISA={name} cannot be used: {problem}; unset the \
+                     variable to use the fastest instruction set"
+                ))
+            };
             assert_eq!(forced(fits, true), Ok(isa));
-            assert_eq!(forced(fits, false), rejected("this CPU does not support it"));
-            assert_eq!(forced(other, true), rejected(&format!("it has no kernels for {other}")));
+            assert_eq!(forced(fits, false), rejected("this CPU does not have these instructions"));
+            let no_code = format!("this instruction set has no code for the precision {other}");
+            assert_eq!(forced(other, true), rejected(&no_code));
         }
         for name in ["neon", "AVX2", "avx", " avx2"] {
             let error = Isa::parse_forced(name, DType::F32, |_| true).unwrap_err().to_string();
             assert_eq!(
                 error,
                 format!(
-                    "HEADSTOCK_ISA={name} cannot be used: unknown instruction set, expected one of: portable, \
-                     avx2, avx512, avx512-bf16, amx-bf16"
+                    "the environment variable HEADSTOCK_ISA={name} cannot be used: unknown instruction set, \
+                     expected one of: portable, avx2, avx512, avx512-bf16, amx-bf16; unset the variable to \
+                     use the fastest instruction set"
                 )
             );
         }

@@ -17,19 +17,38 @@ pub struct ValueId(pub(crate) usize);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tap(pub(crate) usize);
 
-/// A layer; `input` and `output` are indices of values.
+/// A layer of the network.
 pub(crate) struct Node {
     pub(crate) name: String,
+    /// Index of the value that the layer reads.
     pub(crate) input: usize,
+    /// Index of the value that the layer computes.
     pub(crate) output: usize,
+    /// The GEMM and vector code for the precisions of `input` and `output`.
     pub(crate) kernel: AnyKernel,
     pub(crate) op: Op,
 }
 
 /// What a node computes.
 pub(crate) enum Op {
-    Convolution { packed: PackedConv, residual: Option<usize>, relu: bool },
-    MaxPool { kernel: usize, stride: usize, padding: usize },
+    /// A convolution with its epilogue; `residual` is the index of the value to add.
+    Convolution {
+        packed: PackedConv,
+        residual: Option<usize>,
+        relu: bool,
+    },
+    MaxPool {
+        kernel_size: usize,
+        stride: usize,
+        padding: usize,
+    },
+}
+
+/// Channels and precision of a value.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ValueType {
+    pub(crate) channels: usize,
+    pub(crate) precision: DType,
 }
 
 /// What is applied to the result of a convolution before it is stored.
@@ -46,16 +65,19 @@ pub struct Epilogue {
 /// Builds a [`Network`] layer by layer.
 pub struct NetworkBuilder {
     network: Network,
+    /// Statistics for GPTQ; `None` to round weights to nearest.
     stats: Option<ActivationStats>,
 }
 
-/// Layers packed for one instruction set. Any number of [`Session`](crate::Session)s can share and run it.
+/// Layers in execution order, with weights packed for one instruction set. A layer computes a new value from
+/// earlier ones; the layers between two taps are a stage. Any number of [`Session`](crate::Session)s can
+/// share and run it.
 pub struct Network {
     pub(crate) kernels: KernelSet,
     isa: Isa,
     pub(crate) normalization: Normalization,
-    /// Channels and precision of each value; value 0 is the input images.
-    pub(crate) values: Vec<(usize, DType)>,
+    /// The type of each value; value 0 is the input images.
+    pub(crate) values: Vec<ValueType>,
     pub(crate) nodes: Vec<Node>,
     /// Value index of each tap.
     pub(crate) taps: Vec<usize>,
@@ -70,28 +92,31 @@ impl NetworkBuilder {
         Ok(Self::with_kernels(KernelSet::new(isa)?, isa, normalization))
     }
 
-    /// As [`new`](Self::new), with given kernels.
+    /// Starts a network that has only the input images, and whose layers will use the given kernels. Tests
+    /// pass emulated kernels here instead of those that [`new`](Self::new) chooses; `isa` only appears in
+    /// messages.
     pub(crate) fn with_kernels(kernels: KernelSet, isa: Isa, normalization: Normalization) -> Self {
-        let values = vec![(image::CHANNELS, DType::F32)];
+        let values = vec![ValueType { channels: image::CHANNELS, precision: DType::F32 }];
         let network = Network { kernels, isa, normalization, values, nodes: Vec::new(), taps: Vec::new() };
         Self { network, stats: None }
     }
 
-    /// Uses GPTQ to round the weights of layers that read `bf16`, with the statistics of layers of the same
-    /// name.
+    /// Uses GPTQ to round the weights of layers that read `bf16`, which loses less accuracy than rounding to
+    /// nearest. `stats` are those of a network in `f32` with layers of the same names.
     #[must_use]
     pub fn calibrate(mut self, stats: ActivationStats) -> Self {
         self.stats = Some(stats);
         self
     }
 
-    /// The input images.
+    /// The input images, for the first layer to read.
     #[must_use]
     pub fn input(&self) -> ValueId {
         ValueId(0)
     }
 
-    /// Adds a convolution of `input` (computed in the precision of `input`), followed by `epilogue`.
+    /// Adds a layer `name`: a convolution of `input`, computed in the precision of `input`, followed by
+    /// `epilogue`. Packs the weights, and returns the value that the layer computes.
     ///
     /// # Errors
     /// [`EngineError::Layer`] if sizes or precisions do not fit, or a value from before the last tap is used.
@@ -104,33 +129,37 @@ impl NetworkBuilder {
     ) -> Result<ValueId, EngineError> {
         let reject = |problem: String| Err(EngineError::Layer { layer: name.to_owned(), problem });
         let Epilogue { residual, relu, precision } = epilogue;
-        let (inputs, input_precision) = self.network.values[input.0];
+        let ValueType { channels: inputs, precision: input_precision } = self.network.values[input.0];
         let outputs = convolution.outputs;
         if inputs != convolution.inputs {
             let expected = convolution.inputs;
-            return reject(format!("it expects {expected} input channels, but its input has {inputs}"));
+            return reject(format!("expected an input of {expected} channels, got {inputs} channels"));
         }
         if let Some(residual) = residual {
-            let (channels, precision) = self.network.values[residual.0];
+            let ValueType { channels, precision } = self.network.values[residual.0];
             if residual.0 == 0 || (channels, precision) != (outputs, input_precision) {
                 return reject(format!(
-                    "cannot add a residual of {channels} channels in {precision}, expected {outputs} in {input_precision}"
+                    "expected a residual of {outputs} channels in {input_precision}, got {channels} channels \
+                     in {precision}"
                 ));
             }
             self.check_after_last_tap(name, residual)?;
         }
         let Some(kernel) = self.network.kernels.for_precisions(input_precision, precision) else {
             let isa = self.network.isa;
-            return reject(format!("{isa} has no kernel from {input_precision} to {precision}"));
+            return reject(format!(
+                "the instruction set {isa} has no kernel that reads {input_precision} and writes {precision}"
+            ));
         };
         let grams = self.stats.as_ref().and_then(|stats| stats.for_layer(name));
         let layer_input = if input.0 == 0 { LayerInput::Images } else { LayerInput::Value };
         let packed = convolution.pack(name, kernel.layout(), layer_input, grams)?;
         let op = Op::Convolution { packed, residual: residual.map(|value| value.0), relu };
-        self.push_node(name, input, kernel, (outputs, precision), op)
+        self.push_node(name, input, kernel, ValueType { channels: outputs, precision }, op)
     }
 
-    /// Adds a max pool; padding is ignored in the maximum.
+    /// Adds a layer `name`: a max pool of `input` with windows of `kernel_size` x `kernel_size` pixels, in
+    /// which padding does not count. Returns the value that the layer computes.
     ///
     /// # Errors
     /// [`EngineError::Layer`] if the padding is not below the kernel size, it is the first layer, or a value
@@ -139,23 +168,25 @@ impl NetworkBuilder {
         &mut self,
         name: &str,
         input: ValueId,
-        kernel: usize,
+        kernel_size: usize,
         stride: usize,
         padding: usize,
     ) -> Result<ValueId, EngineError> {
-        if input.0 == 0 || stride == 0 || padding >= kernel {
+        if input.0 == 0 || stride == 0 || padding >= kernel_size {
             let problem = format!(
                 "a max pool needs a layer before it, a positive stride and a padding below the kernel size, \
-                 got kernel {kernel}, stride {stride} and padding {padding}"
+                 got kernel size {kernel_size}, stride {stride} and padding {padding}"
             );
             return Err(EngineError::Layer { layer: name.to_owned(), problem });
         }
-        let value = self.network.values[input.0];
-        let op = Op::MaxPool { kernel, stride, padding };
-        self.push_node(name, input, self.network.kernel_for(value.1), value, op)
+        let value_type = self.network.values[input.0];
+        let op = Op::MaxPool { kernel_size, stride, padding };
+        self.push_node(name, input, self.network.kernel_for(value_type.precision), value_type, op)
     }
 
-    /// Makes the last value a tap. Later layers cannot use values from before it.
+    /// Makes the output of the last layer a tap, at which a run can stop, and returns its number. Later
+    /// layers cannot use values from before the tap, so that the layers between two taps (a stage) can run on
+    /// groups of images of their own size.
     ///
     /// # Errors
     /// [`EngineError::Layer`] if there is no layer since the last tap.
@@ -170,7 +201,7 @@ impl NetworkBuilder {
         Ok(Tap(network.taps.len() - 1))
     }
 
-    /// The network up to the last tap.
+    /// Returns the finished network, up to the last tap. Later layers are dropped: no run could read them.
     #[must_use]
     pub fn build(self) -> Network {
         let mut network = self.network;
@@ -180,26 +211,32 @@ impl NetworkBuilder {
         network
     }
 
-    /// Appends a node and its output `value`: channels and precision.
+    /// Appends the node of a layer `name`, which computes `op` with `kernel`: it reads `input`, and its
+    /// output is a new value of type `output_type`, which is returned.
+    ///
+    /// # Errors
+    /// [`EngineError::Layer`], with `name`, if `input` is from before the last tap.
     fn push_node(
         &mut self,
         name: &str,
         input: ValueId,
         kernel: AnyKernel,
-        value: (usize, DType),
+        output_type: ValueType,
         op: Op,
     ) -> Result<ValueId, EngineError> {
         self.check_after_last_tap(name, input)?;
         let output = self.network.values.len();
         self.network.nodes.push(Node { name: name.to_owned(), input: input.0, output, kernel, op });
-        self.network.values.push(value);
+        self.network.values.push(output_type);
         Ok(ValueId(output))
     }
 
-    /// Rejects a value from before the last tap.
+    /// Returns an error if `value`, an input of the layer `name`, was computed before the last tap (a layer
+    /// output at which a run can stop). The layers after a tap run on another number of images at a time; by
+    /// then the memory of earlier values, other than that at the tap, is reused.
     fn check_after_last_tap(&self, name: &str, value: ValueId) -> Result<(), EngineError> {
         if value.0 < self.network.taps.last().copied().unwrap_or(0) {
-            let problem = "it uses a value from before the last tap".to_owned();
+            let problem = "the layer uses a value from before the last tap".to_owned();
             return Err(EngineError::Layer { layer: name.to_owned(), problem });
         }
         Ok(())
@@ -216,28 +253,28 @@ impl Network {
     /// Precision of the last value, which most layers use.
     #[must_use]
     pub fn precision(&self) -> DType {
-        self.values.last().map_or(DType::F32, |value| value.1)
+        self.values.last().map_or(DType::F32, |value| value.precision)
     }
 
     /// Number of channels at `tap`.
     #[must_use]
     pub fn channels(&self, tap: Tap) -> usize {
-        self.values[self.taps[tap.0]].0
+        self.values[self.taps[tap.0]].channels
     }
 
-    /// Channel blocks of a value.
+    /// Number of channel blocks (16 channels in `f32`, 32 in `bf16`) of the value with the index `value`.
     pub(crate) fn n_blocks(&self, value: usize) -> usize {
-        let (channels, precision) = self.values[value];
+        let ValueType { channels, precision } = self.values[value];
         channel_blocks(precision, channels)
     }
 
-    /// The kernel that reads and writes `precision`.
+    /// The kernel that reads and writes `precision`, for pools and outputs.
     pub(crate) fn kernel_for(&self, precision: DType) -> AnyKernel {
         self.kernels.for_precisions(precision, precision).unwrap_or(self.kernels.f32)
     }
 
-    /// The nodes of a stage, which is the layers between two taps: those after tap `stage - 1` up to tap
-    /// `stage`.
+    /// Indices in `nodes` of the layers of a stage: those after tap `stage - 1` (or from the start, for stage
+    /// 0) up to tap `stage`. The memory plan is made stage by stage.
     pub(crate) fn stage_nodes(&self, stage: usize) -> Range<usize> {
         let n_nodes_up_to = |value: usize| self.nodes.iter().take_while(|node| node.output <= value).count();
         let start = stage.checked_sub(1).map_or(0, |previous| n_nodes_up_to(self.taps[previous]));
@@ -246,6 +283,7 @@ impl Network {
 }
 
 impl std::fmt::Debug for Network {
+    /// Writes the names of the layers only: their weights would be millions of numbers.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let names: Vec<&str> = self.nodes.iter().map(|node| node.name.as_str()).collect();
         f.debug_struct("Network")

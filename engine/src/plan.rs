@@ -1,4 +1,5 @@
-//! Memory plan: the offset of every value in the arena, for images of one size.
+//! Memory plan: the offset of every value in the arena, for images of one size. A value is the input images
+//! or the output of a layer. Offsets and sizes are in cache lines.
 //!
 //! A stage is the layers between two taps. It processes a group of images at a time, large enough to amortize
 //! reading its weights; the previous stage runs in smaller groups until the input is complete. So one arena
@@ -19,7 +20,7 @@ pub(crate) const READ_SLACK: usize = 64;
 /// Maximum number of images in a group; the values of more would not fit the cache.
 const LARGEST_GROUP: usize = 8;
 
-/// Location of a value in the arena.
+/// Location of a value in the arena, `[channel block][image][row][column]`, a cache line each.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct BufferSlot {
     /// The first line.
@@ -28,14 +29,16 @@ pub(crate) struct BufferSlot {
     pub(crate) block_stride: usize,
 }
 
-/// A node with its buffers.
+/// A layer of the network (a node) with the locations of its buffers in the arena.
 #[derive(Debug)]
-pub(crate) struct Step {
+pub(crate) struct PlannedNode {
+    /// Index of the node in the network.
     pub(crate) node: usize,
     pub(crate) input: BufferSlot,
     pub(crate) output: BufferSlot,
+    /// Unused without a residual.
     pub(crate) residual: BufferSlot,
-    /// First line of the scratch memory.
+    /// First line of the scratch memory: the input's copy, or transformed tiles.
     pub(crate) scratch: usize,
     /// Lines between two channel blocks of the input's copy in the scratch memory.
     pub(crate) copy_block_stride: usize,
@@ -45,17 +48,18 @@ pub(crate) struct Step {
     pub(crate) tiles: usize,
 }
 
-/// The layers between two taps.
+/// Plan of a stage: the layers between two taps, outputs at which a run can stop.
 #[derive(Debug)]
 pub(crate) struct Stage {
-    /// Images at a time.
+    /// Number of images at a time.
     pub(crate) group_size: usize,
-    pub(crate) steps: Vec<Step>,
-    /// The value at the end of the stage.
+    pub(crate) planned_nodes: Vec<PlannedNode>,
+    /// Location of the value at the end of the stage.
     pub(crate) output: BufferSlot,
 }
 
-/// The memory plan of a network for images of `height` x `width` pixels.
+/// Where the output of each layer of a network is in the arena, and how many images are computed at a time,
+/// for images of `height` x `width` pixels.
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) height: usize,
@@ -63,33 +67,34 @@ pub(crate) struct Plan {
     /// Height and width of each value.
     pub(crate) sizes: Vec<(usize, usize)>,
     pub(crate) stages: Vec<Stage>,
-    /// Size of the arena.
+    /// Size of the arena in cache lines.
     pub(crate) arena_lines: usize,
 }
 
-/// Memory in use from `first_step` to `last_step`, both included.
+/// A range of lines of the arena that is in use while the nodes `first_node..=last_node` of a stage run.
 struct Allocation {
     offset: usize,
     lines: usize,
-    first_step: usize,
-    last_step: usize,
+    first_node: usize,
+    last_node: usize,
 }
 
-/// Allocator for values that share memory if they do not live at the same time.
+/// Allocator for the values within a stage, which share memory if they do not live at the same time.
 #[derive(Default)]
 struct ArenaAllocator {
     allocations: Vec<Allocation>,
 }
 
 impl ArenaAllocator {
-    /// Allocates `lines` at the lowest offset that is free from `first_step` to `last_step`; returns the
-    /// allocation's index.
-    fn allocate(&mut self, lines: usize, first_step: usize, last_step: usize) -> usize {
+    /// Reserves `lines` cache lines for a buffer that is in use while the nodes (layers)
+    /// `first_node..=last_node` of the stage run, at the lowest offset where no other buffer is in use then.
+    /// Returns the index of the new allocation in `allocations`.
+    fn allocate(&mut self, lines: usize, first_node: usize, last_node: usize) -> usize {
         let mut taken: Vec<(usize, usize)> = self
             .allocations
             .iter()
-            .filter(|other| other.first_step <= last_step && first_step <= other.last_step)
-            .map(|other| (other.offset, other.offset + other.lines))
+            .filter(|used| used.first_node <= last_node && first_node <= used.last_node)
+            .map(|used| (used.offset, used.offset + used.lines))
             .collect();
         taken.sort_unstable();
         let mut offset = 0;
@@ -99,18 +104,20 @@ impl ArenaAllocator {
             }
             offset = offset.max(end);
         }
-        self.allocations.push(Allocation { offset, lines, first_step, last_step });
+        self.allocations.push(Allocation { offset, lines, first_node, last_node });
         self.allocations.len() - 1
     }
 
-    /// Lines needed for all allocations.
+    /// Number of cache lines from offset 0 to the end of the farthest allocation: the memory that the stage
+    /// needs.
     fn peak_lines(&self) -> usize {
         self.allocations.iter().map(|allocation| allocation.offset + allocation.lines).max().unwrap_or(0)
     }
 }
 
-/// Lines between two channel blocks of `pixels` each. The remainder modulo 4 KiB keeps blocks a tile's height
-/// apart in the cache; with a multiple of 4 KiB they would all map to the same cache sets.
+/// Chooses the distance in cache lines between two channel blocks of `pixels` pixels each, a line per pixel:
+/// `pixels` rounded up to 15 lines more than a multiple of 64. At a multiple of 64 lines (4 KiB) all blocks
+/// would map to the same cache sets, and would evict each other; 15 lines keep them a tile's height apart.
 fn block_stride(pixels: usize) -> usize {
     const SETS: usize = 64;
     const REMAINDER: usize = 15;
@@ -118,26 +125,32 @@ fn block_stride(pixels: usize) -> usize {
 }
 
 impl Plan {
-    /// Plans the memory of `network`.
+    /// Plans a run of `network` on images of `height` x `width` pixels: where the output of each layer is in
+    /// the arena, and how many images each stage (the layers between two outputs at which a run can stop)
+    /// runs at a time.
     ///
     /// # Errors
-    /// [`EngineError::Input`] if the images are too small for a layer, or a residual has another size.
+    /// [`EngineError::Input`] if the images are too small for a layer, or a residual has a different size
+    /// than the output of its layer.
     pub(crate) fn new(network: &Network, height: usize, width: usize) -> Result<Self, EngineError> {
         let sizes = infer_sizes(network, height, width)?;
-        let count = network.taps.len();
-        let groups: Vec<usize> = (0..count).map(|stage| stage_group_size(network, &sizes, stage)).collect();
+        let n_stages = network.taps.len();
+        let group_sizes: Vec<usize> =
+            (0..n_stages).map(|stage| stage_group_size(network, &sizes, stage)).collect();
         let mut planner = Planner { network, sizes: &sizes, tap_slots: Vec::new(), shared_start: 0 };
+        // The values at the taps come first, each in memory of its own; the other values of all stages share
+        // the memory after them.
         for (stage, &value) in network.taps.iter().enumerate() {
-            // The value at the end of a stage holds a group of the next one.
-            let images = groups[stage].max(groups.get(stage + 1).copied().unwrap_or(0));
+            // The value at the end of a stage holds all images of a group of the next stage.
+            let images = group_sizes[stage].max(group_sizes.get(stage + 1).copied().unwrap_or(0));
             let block_stride = planner.value_block_stride(value, images);
             planner.tap_slots.push(BufferSlot { offset: planner.shared_start, block_stride });
             planner.shared_start += network.n_blocks(value) * block_stride;
         }
-        let (mut stages, mut shared_lines) = (Vec::with_capacity(count), 0);
-        for (stage, &group) in groups.iter().enumerate() {
-            let (planned, lines) = planner.plan_stage(stage, group);
-            stages.push(planned);
+        let (mut stages, mut shared_lines) = (Vec::with_capacity(n_stages), 0);
+        for (stage, &group_size) in group_sizes.iter().enumerate() {
+            let (stage_plan, lines) = planner.plan_stage(stage, group_size);
+            stages.push(stage_plan);
             shared_lines = shared_lines.max(lines);
         }
         let arena_lines = planner.shared_start + shared_lines + READ_SLACK;
@@ -145,37 +158,41 @@ impl Plan {
     }
 }
 
-/// The inputs of the planning of every stage.
+/// Plans the stages one by one; the fields are what all stages have in common.
 struct Planner<'a> {
     network: &'a Network,
     /// Height and width of each value.
     sizes: &'a [(usize, usize)],
-    /// Slot of the value at each tap.
+    /// Location of the value at each tap.
     tap_slots: Vec<BufferSlot>,
     /// First line of the memory that the values within a stage share.
     shared_start: usize,
 }
 
-/// Location of a value while its stage runs. A value at a tap has no allocation: its slot is not shared.
+/// Location of a value while its stage runs.
 #[derive(Clone, Copy, Default)]
 struct ValueLocation {
     slot: BufferSlot,
+    /// Index in [`ArenaAllocator::allocations`]; `None` for a value at a tap, whose slot is not shared.
     allocation: Option<usize>,
 }
 
 impl Planner<'_> {
-    /// Lines between two channel blocks of `value` for `images` images.
+    /// Distance in cache lines between two channel blocks of the value (output of a layer) with index
+    /// `value`, if its buffer holds `images` images.
     fn value_block_stride(&self, value: usize, images: usize) -> usize {
-        block_stride(images * self.sizes[value].0 * self.sizes[value].1)
+        let (height, width) = self.sizes[value];
+        block_stride(images * height * width)
     }
 
-    /// Plans a stage with `group` images at a time. Returns it with the number of lines of shared memory it
-    /// needs.
-    fn plan_stage(&self, stage: usize, group: usize) -> (Stage, usize) {
+    /// Plans the buffers of all nodes (layers) of stage `stage`, which runs on `group_size` images at a time:
+    /// input, output, residual and scratch memory. Returns the planned stage, and the number of cache lines
+    /// that it needs of the memory that all stages share.
+    fn plan_stage(&self, stage: usize, group_size: usize) -> (Stage, usize) {
         let (network, sizes) = (self.network, self.sizes);
         let range = network.stage_nodes(stage);
         let nodes = &network.nodes[range.clone()];
-        let (mut allocator, mut steps) = (ArenaAllocator::default(), Vec::with_capacity(nodes.len()));
+        let (mut allocator, mut planned_nodes) = (ArenaAllocator::default(), Vec::with_capacity(nodes.len()));
         let mut locations = vec![ValueLocation::default(); network.values.len()];
         if let Some(previous) = stage.checked_sub(1) {
             locations[network.taps[previous]].slot = self.tap_slots[previous];
@@ -184,13 +201,14 @@ impl Planner<'_> {
             locations[node.output] = if node.output == network.taps[stage] {
                 ValueLocation { slot: self.tap_slots[stage], allocation: None }
             } else {
-                self.allocate_output(nodes, index, group, &locations, &mut allocator)
+                self.allocate_output(nodes, index, group_size, &locations, &mut allocator)
             };
-            let tiles = winograd_tile_count(sizes, node, group);
-            let scratch = allocator.allocate(scratch_lines(sizes, node, group, tiles), index, index);
+            let tiles = winograd_tile_count(sizes, node, group_size);
+            // Scratch memory is in use only while its node runs.
+            let scratch = allocator.allocate(scratch_lines(sizes, node, group_size, tiles), index, index);
             let input = locations[node.input].slot;
-            let copy_block_stride = copy_block_stride(sizes, node, group);
-            steps.push(Step {
+            let copy_block_stride = copy_block_stride(sizes, node, group_size);
+            planned_nodes.push(PlannedNode {
                 node: range.start + index,
                 input,
                 copy_block_stride,
@@ -201,15 +219,17 @@ impl Planner<'_> {
                 tiles,
             });
         }
-        (Stage { group_size: group, steps, output: self.tap_slots[stage] }, allocator.peak_lines())
+        (Stage { group_size, planned_nodes, output: self.tap_slots[stage] }, allocator.peak_lines())
     }
 
-    /// Allocates the output of node `index`, or reuses the memory of its residual.
+    /// Chooses the memory of the output of the layer `nodes[index]`, where `nodes` are those of a stage: that
+    /// of the residual that the layer adds, if no later layer reads it, or else a new allocation. `locations`
+    /// has the location of each value (layer output) that is computed before.
     fn allocate_output(
         &self,
         nodes: &[Node],
         index: usize,
-        group: usize,
+        group_size: usize,
         locations: &[ValueLocation],
         allocator: &mut ArenaAllocator,
     ) -> ValueLocation {
@@ -217,7 +237,7 @@ impl Planner<'_> {
         let last_use = |value: usize| {
             (index..nodes.len()).rev().find(|&later| reads_value(&nodes[later], value)).unwrap_or(index)
         };
-        let last_step = last_use(node.output);
+        let last_node = last_use(node.output);
         // A sum overwrites its residual if no later node reads it: each pixel is read before it is written.
         // It cannot overwrite the input of the convolution, which later panels still read.
         let reused = residual_value(node).filter(|&value| {
@@ -226,17 +246,19 @@ impl Planner<'_> {
         });
         let reused = reused.map(|value| locations[value]);
         if let Some(location @ ValueLocation { allocation: Some(allocation), .. }) = reused {
-            allocator.allocations[allocation].last_step = last_step;
+            allocator.allocations[allocation].last_node = last_node;
             return location;
         }
-        let block_stride = self.value_block_stride(node.output, group);
-        let allocation = allocator.allocate(network.n_blocks(node.output) * block_stride, index, last_step);
+        let block_stride = self.value_block_stride(node.output, group_size);
+        let lines = network.n_blocks(node.output) * block_stride;
+        let allocation = allocator.allocate(lines, index, last_node);
         let offset = self.shared_start + allocator.allocations[allocation].offset;
         ValueLocation { slot: BufferSlot { offset, block_stride }, allocation: Some(allocation) }
     }
 }
 
-/// The value that a node adds to its result.
+/// Index of the value, the output of an earlier layer, that a node adds to its result (a residual
+/// connection); `None` if it adds none.
 fn residual_value(node: &Node) -> Option<usize> {
     match node.op {
         Op::Convolution { residual, .. } => residual,
@@ -244,31 +266,40 @@ fn residual_value(node: &Node) -> Option<usize> {
     }
 }
 
+/// Whether a node reads this value, as its input or as its residual.
 fn reads_value(node: &Node, value: usize) -> bool {
     node.input == value || residual_value(node) == Some(value)
 }
 
-/// Height and width of each value.
+/// Computes the height and width of each value for images of `height` x `width` pixels: element 0 is the size
+/// of the images, element `i + 1` that of the output of layer `i`. The planner sizes its buffers by them.
+///
+/// # Errors
+/// [`EngineError::Input`] if the images are too small for a layer, or a residual has a different size than
+/// the output of its layer.
 fn infer_sizes(network: &Network, height: usize, width: usize) -> Result<Vec<(usize, usize)>, EngineError> {
     let mut sizes = vec![(height, width)];
     for node in &network.nodes {
-        let (input, residual) = (sizes[node.input], residual_value(node));
+        let ((input_height, input_width), residual) = (sizes[node.input], residual_value(node));
         let output_len = |size: usize| match &node.op {
             Op::Convolution { packed, .. } => packed.output_len(size),
-            Op::MaxPool { kernel, stride, padding } => {
-                (size + 2 * padding >= *kernel).then(|| pool::output_len(size, *kernel, *stride, *padding))
-            }
+            Op::MaxPool { kernel_size, stride, padding } => (size + 2 * padding >= *kernel_size)
+                .then(|| pool::output_len(size, *kernel_size, *stride, *padding)),
         };
         let reject = |problem: String| EngineError::Input { images: 1, height, width, problem };
         let name = &node.name;
-        let (Some(rows), Some(columns)) = (output_len(input.0), output_len(input.1)) else {
-            return Err(reject(format!("the input of {name} has only {} x {} pixels", input.0, input.1)));
+        let (Some(rows), Some(columns)) = (output_len(input_height), output_len(input_width)) else {
+            return Err(reject(format!(
+                "the photos are too small: the input of the layer {name} has only {input_height} x \
+                 {input_width} pixels"
+            )));
         };
         if let Some((height, width)) = residual.map(|value| sizes[value])
             && (height, width) != (rows, columns)
         {
             return Err(reject(format!(
-                "{name} cannot add a residual of {height} x {width} pixels to {rows} x {columns}"
+                "the layer {name} cannot add a residual of {height} x {width} pixels to its output of \
+                 {rows} x {columns} pixels"
             )));
         }
         sizes.push((rows, columns));
@@ -276,63 +307,72 @@ fn infer_sizes(network: &Network, height: usize, width: usize) -> Result<Vec<(us
     Ok(sizes)
 }
 
-/// Images that a stage processes at a time: more if its weights are large compared to its values, since each
-/// group reads all weights.
+/// Chooses how many images (a group) a stage, the layers between two outputs at which a run can stop,
+/// processes at a time: at most [`LARGEST_GROUP`]. The weights of all its layers are read once per group, so
+/// groups are larger if the weights are large compared to the largest output of a layer. `sizes` has the
+/// height and width of each value.
 fn stage_group_size(network: &Network, sizes: &[(usize, usize)], stage: usize) -> usize {
     let nodes = &network.nodes[network.stage_nodes(stage)];
-    let weights: usize = nodes
+    let weight_lines: usize = nodes
         .iter()
         .map(|node| match &node.op {
             Op::Convolution { packed, .. } => packed.weights.len(),
             Op::MaxPool { .. } => 0,
         })
         .sum();
-    let value_lines = |value: usize| network.n_blocks(value) * sizes[value].0 * sizes[value].1;
+    let value_lines = |value: usize| {
+        let (height, width) = sizes[value];
+        network.n_blocks(value) * height * width
+    };
     let largest = nodes.iter().map(|node| value_lines(node.output)).max().unwrap_or(1).max(1);
-    (weights / largest / WEIGHTS_PER_VALUE).clamp(1, LARGEST_GROUP)
+    (weight_lines / largest / WEIGHTS_PER_VALUE).clamp(1, LARGEST_GROUP)
 }
 
-/// A stage takes one image per this many times that its weights are larger than its largest value: for
-/// ResNet-50, layer2 takes 1, layer3 4, layer4 8. On a Xeon with 2 MiB of L2 other values were slower; on a
-/// Zen 5 with 32 MB of L3 it hardly matters.
+/// How large a stage's weights are compared to its largest layer output, for each image of a group, in cache
+/// lines: for ResNet-50, layer2 takes 1 image at a time, layer3 4, layer4 8. On a Xeon with 2 MiB of L2 other
+/// ratios were slower; on a Zen 5 with 32 MB of L3 the ratio hardly matters.
 const WEIGHTS_PER_VALUE: usize = 16;
 
 /// Bytes of transformed tiles and their products that stay in the L2 cache next to weights that fit it too.
 const TRANSFORMED_IN_CACHE: usize = 512 << 10;
 
-/// Winograd tiles transformed at a time: as many as stay in the L2 cache if the weights fit it too, else all
-/// tiles of the group.
-fn winograd_tile_count(sizes: &[(usize, usize)], node: &Node, group: usize) -> usize {
+/// Chooses how many Winograd tiles (4 x 4 outputs each) a node (layer) transforms and multiplies at a time,
+/// for `group_size` images: as many as stay in the L2 cache if the weights fit it too, else all tiles of the
+/// images, so that the weights are read once. 0 if the node does not use Winograd's algorithm.
+fn winograd_tile_count(sizes: &[(usize, usize)], node: &Node, group_size: usize) -> usize {
     let Op::Convolution { packed, .. } = &node.op else { return 0 };
     if packed.method != Method::Winograd {
         return 0;
     }
     let (height, width) = sizes[node.input];
-    let n_tiles = group * Tiling { height, width }.tiles_per_image();
+    let n_tiles = group_size * Tiling { height, width }.tiles_per_image();
     let tile_bytes =
         winograd::COMPONENTS * (packed.panels.k_blocks + channel_vectors(packed.outputs)) * CacheLine::BYTES;
-    let rows = node.kernel.layout().rows;
+    let max_rows = node.kernel.layout().max_rows;
     if packed.weights.len() * CacheLine::BYTES <= 2 * TRANSFORMED_IN_CACHE {
-        (TRANSFORMED_IN_CACHE / tile_bytes / rows * rows).clamp(rows, n_tiles.max(rows)).min(n_tiles)
+        // Rounded down to whole tiles of the GEMM, which have `max_rows` rows: a row per Winograd tile.
+        (TRANSFORMED_IN_CACHE / tile_bytes / max_rows * max_rows)
+            .clamp(max_rows, n_tiles.max(max_rows))
+            .min(n_tiles)
     } else {
         n_tiles
     }
 }
 
-/// Lines of scratch memory that a node needs.
-fn scratch_lines(sizes: &[(usize, usize)], node: &Node, group: usize, tiles: usize) -> usize {
+/// Number of cache lines of scratch memory that a node (layer) needs while it runs: for a padded or
+/// subsampled copy of the input of `group_size` images, or for `tiles` transformed Winograd tiles and their
+/// products. 0 if it needs none.
+fn scratch_lines(sizes: &[(usize, usize)], node: &Node, group_size: usize, tiles: usize) -> usize {
     let Op::Convolution { packed, .. } = &node.op else { return 0 };
     let (height, width) = sizes[node.input];
     match packed.method {
-        Method::Image => {
+        Method::FirstLayer => {
             let padded = padded_images(packed, height, width);
-            (group * padded.n_rows() * padded.row_len * size_of::<f32>()).div_ceil(CacheLine::BYTES)
+            (group_size * padded.n_rows() * padded.row_len * size_of::<f32>()).div_ceil(CacheLine::BYTES)
         }
         Method::Pointwise if packed.stride == 1 => 0,
-        Method::Pointwise => packed.panels.k_blocks * copy_block_stride(sizes, node, group),
-        Method::Direct => {
-            packed.panels.k_blocks / (packed.kernel * packed.kernel) * copy_block_stride(sizes, node, group)
-        }
+        Method::Pointwise => packed.panels.k_blocks * copy_block_stride(sizes, node, group_size),
+        Method::Direct => packed.input_blocks() * copy_block_stride(sizes, node, group_size),
         Method::Winograd => {
             transformed_lines(packed.panels.k_blocks, tiles)
                 + transformed_lines(channel_vectors(packed.outputs), tiles)
@@ -340,20 +380,27 @@ fn scratch_lines(sizes: &[(usize, usize)], node: &Node, group: usize, tiles: usi
     }
 }
 
-/// Lines between two channel blocks of the copy that a node makes of its input; 0 without a copy.
-fn copy_block_stride(sizes: &[(usize, usize)], node: &Node, group: usize) -> usize {
+/// Distance in cache lines between two channel blocks of the padded or subsampled copy that a node (layer)
+/// makes of its input in its scratch memory, for `group_size` images; 0 if the node makes no copy in channel
+/// blocks.
+fn copy_block_stride(sizes: &[(usize, usize)], node: &Node, group_size: usize) -> usize {
     let Op::Convolution { packed, .. } = &node.op else { return 0 };
     let (height, width) = sizes[node.input];
     match packed.method {
         Method::Pointwise if packed.stride > 1 => {
-            block_stride(group * sizes[node.output].0 * sizes[node.output].1)
+            let (rows, columns) = sizes[node.output];
+            block_stride(group_size * rows * columns)
         }
-        Method::Direct => block_stride(group * padded_input(packed, height, width).image_len()),
-        Method::Pointwise | Method::Image | Method::Winograd => 0,
+        Method::Direct => block_stride(group_size * padded_input(packed, height, width).image_len()),
+        Method::Pointwise | Method::FirstLayer | Method::Winograd => 0,
     }
 }
 
-/// Offset in bytes from a pixel of what the GEMM of a node reads to the values of each k-block.
+/// The sums of a layer's GEMM have parts, k-blocks: each is a channel block at one cell of the kernel (in the
+/// first layer a row of the kernel). Returns for each the offset in bytes from the first activations of an
+/// output pixel to those of the k-block, so that the GEMM needs to know nothing of kernels. The strides are
+/// the distances in cache lines between two channel blocks of the input and of its copy; `tiles` is the
+/// number of Winograd tiles at a time. Empty for a pool.
 fn k_block_offsets(
     sizes: &[(usize, usize)],
     node: &Node,
@@ -364,15 +411,15 @@ fn k_block_offsets(
     let Op::Convolution { packed, .. } = &node.op else { return Vec::new() };
     let (height, width) = sizes[node.input];
     let offset = |k_block: usize| match packed.method {
-        Method::Image => k_block * padded_images(packed, height, width).row_len * size_of::<f32>(),
+        Method::FirstLayer => k_block * padded_images(packed, height, width).row_len * size_of::<f32>(),
         Method::Pointwise if packed.stride == 1 => k_block * input_block_stride * CacheLine::BYTES,
         Method::Pointwise => k_block * copy_block_stride * CacheLine::BYTES,
         Method::Winograd => k_block * tiles * CacheLine::BYTES,
         Method::Direct => {
             let padded = padded_input(packed, height, width);
-            let taps = packed.kernel * packed.kernel;
-            let (block, tap) = (k_block / taps, k_block % taps);
-            let (y, x) = (tap / packed.kernel, tap % packed.kernel);
+            let kernel_area = packed.kernel_size * packed.kernel_size;
+            let (block, position) = (k_block / kernel_area, k_block % kernel_area);
+            let (y, x) = (position / packed.kernel_size, position % packed.kernel_size);
             let column = x % packed.stride * padded.phase_columns() + x / packed.stride;
             (block * copy_block_stride + y * padded.row_len() + column) * CacheLine::BYTES
         }
@@ -380,25 +427,30 @@ fn k_block_offsets(
     (0..packed.panels.k_blocks).map(offset).collect()
 }
 
-/// Lines between two components of transformed tiles: odd, so that components map to different cache sets.
+/// Distance in cache lines between two of the 36 components of transformed Winograd tiles, each `blocks`
+/// channel blocks of `tiles` tiles: odd, so that components map to different cache sets.
 pub(crate) fn component_stride(blocks: usize, tiles: usize) -> usize {
     (blocks * tiles) | 1
 }
 
-/// Lines of transformed tiles.
+/// Number of cache lines of all 36 components of `tiles` transformed Winograd tiles with `blocks` channel
+/// blocks.
 pub(crate) fn transformed_lines(blocks: usize, tiles: usize) -> usize {
     winograd::COMPONENTS * component_stride(blocks, tiles)
 }
 
-/// The layout of the padded images that the first layer reads.
+/// The layout of the normalized, zero-padded copy that the first layer makes of images of `height` x `width`
+/// pixels, for its GEMM. Rows are long enough for all values that the GEMM reads for the last output of a
+/// row.
 pub(crate) fn padded_images(packed: &PackedConv, height: usize, width: usize) -> PaddedImages {
     let columns = packed.output_len(width).unwrap_or(1);
-    let row_end = (columns - 1) * packed.stride * image::CHANNELS + packed.panels.steps;
-    let row_len = row_end.max((width + 2 * packed.padding) * image::CHANNELS).next_multiple_of(32);
+    let read_end = (columns - 1) * packed.stride * image::CHANNELS + packed.panels.steps;
+    // Rounded up to 32 `f32`, two cache lines, so that each row starts a new line.
+    let row_len = read_end.max((width + 2 * packed.padding) * image::CHANNELS).next_multiple_of(32);
     PaddedImages { height, width, padding: packed.padding, row_len }
 }
 
-/// The layout of the padded copy that a direct convolution reads.
+/// The layout of the padded copy that a direct convolution makes of its input of `height` x `width` pixels.
 pub(crate) fn padded_input(packed: &PackedConv, height: usize, width: usize) -> Padded {
     Padded { stride: packed.stride, padding: packed.padding, height, width }
 }

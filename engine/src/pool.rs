@@ -1,4 +1,4 @@
-//! Pooling, and conversion of outputs to plain `f32` tensors.
+//! Pooling, and conversion of outputs to ordinary `f32` tensors.
 
 use std::ops::Range;
 
@@ -6,10 +6,11 @@ use crate::cache_line::CacheLine;
 use crate::kernels::{Job, Kernel, Simd};
 use crate::pad::TensorView;
 
-/// Max pool that ignores padding: units `row + rows * (image + images * block)` of the output.
+/// Max pool that ignores padding. Unit of work `row + rows * (image + images * block)` computes one row of
+/// the output.
 pub(crate) struct MaxPool {
     pub(crate) input: TensorView,
-    pub(crate) kernel: usize,
+    pub(crate) kernel_size: usize,
     pub(crate) stride: usize,
     pub(crate) padding: usize,
     pub(crate) output: *mut CacheLine,
@@ -18,31 +19,35 @@ pub(crate) struct MaxPool {
     pub(crate) units: Range<usize>,
 }
 
-/// Output size along an axis of `size`.
-pub(crate) fn output_len(size: usize, kernel: usize, stride: usize, padding: usize) -> usize {
-    (size + 2 * padding - kernel) / stride + 1
+/// Height or width of a pool's output for an input of that height or width, which the kernel must fit.
+pub(crate) fn output_len(input_len: usize, kernel_size: usize, stride: usize, padding: usize) -> usize {
+    (input_len + 2 * padding - kernel_size) / stride + 1
 }
 
 impl Job for MaxPool {
+    /// Computes one output row of a max pool, for one channel block of one image, per unit of work: each
+    /// output is the maximum of the input pixels under the pool's kernel, without those in the padding.
     #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) {
         let simd = kernel.simd();
         let TensorView { height, width, images, .. } = self.input;
-        let rows = output_len(height, self.kernel, self.stride, self.padding);
-        let columns = output_len(width, self.kernel, self.stride, self.padding);
-        let window = |output: usize, size: usize| {
+        let rows = output_len(height, self.kernel_size, self.stride, self.padding);
+        let columns = output_len(width, self.kernel_size, self.stride, self.padding);
+        // The rows or columns of the input, without padding, under the kernel at an output row or column.
+        let window = |output: usize, input_len: usize| {
             let start = output * self.stride;
-            start.saturating_sub(self.padding)..(start + self.kernel - self.padding).min(size)
+            start.saturating_sub(self.padding)..(start + self.kernel_size - self.padding).min(input_len)
         };
         for unit in self.units {
-            let (row, image) = (unit % rows, unit / rows);
-            let (image, block) = (image % images, image / images);
-            // SAFETY: the job's creator guarantees both values; windows are inside the image.
+            let (row, rest) = (unit % rows, unit / rows);
+            let (image, block) = (rest % images, rest / images);
+            // SAFETY: the job's creator guarantees input and output; windows are inside the image.
             unsafe {
                 let input = self.input.lines.add(block * self.input.block_stride + image * height * width);
                 let output = self.output.add(block * self.block_stride + (image * rows + row) * columns);
                 for column in 0..columns {
-                    for part in 0..K::PARTS {
+                    // A part is a vector of 16 channels of a cache line.
+                    for part in 0..K::VECTORS_PER_LINE {
                         let mut largest = simd.splat(f32::NEG_INFINITY);
                         for y in window(row, height) {
                             for x in window(column, width) {
@@ -57,15 +62,19 @@ impl Job for MaxPool {
     }
 }
 
-/// Global average pool to `out`, `[N, C]`: units `image + images * block`.
+/// Global average pool: writes the mean over all pixels of each channel to `out`, `[N, C]`. Unit of work
+/// `image + images * block` computes the channels of one block for one image.
 pub(crate) struct GlobalAvgPool {
     pub(crate) input: TensorView,
+    /// Channels without padding, `C`.
     pub(crate) channels: usize,
     pub(crate) out: *mut f32,
     pub(crate) units: Range<usize>,
 }
 
 impl Job for GlobalAvgPool {
+    /// Computes the global average pool, the mean of each channel over all pixels, for one channel block of
+    /// one image per unit of work, and writes the channels that are not padding to `out`, `[N, C]`.
     #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) {
         let simd = kernel.simd();
@@ -73,20 +82,21 @@ impl Job for GlobalAvgPool {
         let scale = 1.0 / (height * width) as f32;
         for unit in self.units {
             let (image, block) = (unit % images, unit / images);
-            for part in 0..K::PARTS {
-                let mut means = [0.0; 16];
-                // SAFETY: the job's creator guarantees the value and the output of its images.
+            // A part is a vector of 16 channels of a cache line.
+            for part in 0..K::VECTORS_PER_LINE {
+                let mut sums = [0.0; 16];
+                // SAFETY: the job's creator guarantees the input and the output of its images.
                 unsafe {
-                    let first = block * self.input.block_stride + image * height * width;
-                    let input = self.input.lines.add(first);
+                    let first_line = block * self.input.block_stride + image * height * width;
+                    let input = self.input.lines.add(first_line);
                     let mut sum = simd.splat(0.0);
                     for pixel in 0..height * width {
                         sum = simd.add(sum, kernel.load_part(input.add(pixel), part));
                     }
-                    simd.store(means.as_mut_ptr(), sum);
-                    let first = (block * K::PARTS + part) * 16;
-                    for (channel, mean) in (first..self.channels).zip(means) {
-                        *self.out.add(image * self.channels + channel) = mean * scale;
+                    simd.store(sums.as_mut_ptr(), sum);
+                    let first_channel = (block * K::VECTORS_PER_LINE + part) * 16;
+                    for (channel, sum) in (first_channel..self.channels).zip(sums) {
+                        *self.out.add(image * self.channels + channel) = sum * scale;
                     }
                 }
             }
@@ -94,24 +104,29 @@ impl Job for GlobalAvgPool {
     }
 }
 
-/// Distances in a plain tensor between two channels, and between two pixels.
+/// Distances in an output tensor between two channels, and between two pixels: `[C, H, W]` or `[H, W, C]`.
 #[derive(Clone, Copy)]
 pub(crate) struct Strides {
     pub(crate) channel: usize,
     pub(crate) pixel: usize,
 }
 
-/// Copies a value to a plain `f32` tensor, image by image: units `image + images * block`.
+/// Copies the output of a layer from channel blocks to an ordinary `f32` tensor `out`, the result of a run.
+/// Unit of work `image + images * block` copies the channels of one block of one image.
 pub(crate) struct UnpackOutput {
     pub(crate) input: TensorView,
+    /// Channels without padding.
     pub(crate) channels: usize,
-    /// Within an image of `out`.
+    /// Layout of an image of `out`.
     pub(crate) strides: Strides,
     pub(crate) out: *mut f32,
     pub(crate) units: Range<usize>,
 }
 
 impl Job for UnpackOutput {
+    /// Copies the output of a layer, for one channel block of one image per unit of work, to the ordinary
+    /// tensor `out` that a run returns, `[N, C, H, W]` or `[N, H, W, C]`; leaves out channels that are
+    /// padding.
     #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) {
         let TensorView { height, width, images, .. } = self.input;
@@ -119,16 +134,17 @@ impl Job for UnpackOutput {
         for unit in self.units {
             let (image, block) = (unit % images, unit / images);
             for pixel in 0..pixels {
-                for part in 0..K::PARTS {
+                // A part is a vector of 16 channels of a cache line.
+                for part in 0..K::VECTORS_PER_LINE {
                     let mut values = [0.0; 16];
-                    let first = (block * K::PARTS + part) * 16;
+                    let first_channel = (block * K::VECTORS_PER_LINE + part) * 16;
                     let line = block * self.input.block_stride + image * pixels + pixel;
-                    // SAFETY: the job's creator guarantees the value and the output of its images.
+                    // SAFETY: the job's creator guarantees the input and the output of its images.
                     unsafe {
                         let vector = kernel.load_part(self.input.lines.add(line), part);
                         kernel.simd().store(values.as_mut_ptr(), vector);
                         let out = self.out.add(image * self.channels * pixels + pixel * self.strides.pixel);
-                        for (channel, value) in (first..self.channels).zip(values) {
+                        for (channel, value) in (first_channel..self.channels).zip(values) {
                             *out.add(channel * self.strides.channel) = value;
                         }
                     }

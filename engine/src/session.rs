@@ -46,19 +46,25 @@ pub enum OutputLayout {
 /// of threads, nor on the other images of the batch.
 pub struct Session {
     network: Arc<Network>,
+    /// Number of threads, at least 1.
     threads: usize,
+    /// `None` for one thread: the session then runs on the calling thread.
     pool: Option<ThreadPool>,
+    /// The memory plan for the last image size; `None` before the first run.
     plan: Option<Plan>,
-    /// One per team of threads.
+    /// Working memory, one per team of threads.
     arenas: Vec<Arena>,
+    /// Where the threads of a team wait for each other, one per team.
     barriers: Vec<Barrier>,
+    /// Times of the layers; `None` if they are not measured.
     times: Option<NodeTimes>,
 }
 
-/// Total nanoseconds of each node.
+/// Total nanoseconds of each node, summed over all runs.
 struct NodeTimes(Vec<AtomicU64>);
 
 impl LayerObserver for NodeTimes {
+    /// Adds the time that layer `node` took.
     fn after_layer(&self, node: usize, elapsed: Duration) {
         self.0[node].fetch_add(elapsed.as_nanos() as u64, Ordering::Relaxed);
     }
@@ -87,7 +93,8 @@ pub struct LayerTime {
 const MIN_IMAGES_PER_TEAM: usize = 4;
 
 impl Session {
-    /// Starts `threads` threads; with 0 or 1 the session runs on the calling thread.
+    /// A session that runs `network` on `threads` threads, which it starts; with 0 or 1 it runs on the
+    /// calling thread. Memory is planned by the first run, for the size of its images.
     ///
     /// # Errors
     /// [`EngineError::Threads`] if the threads cannot be started.
@@ -103,13 +110,15 @@ impl Session {
         Ok(Self { network, threads: threads.max(1), pool, plan, arenas, barriers, times })
     }
 
-    /// The network.
+    /// The network that the session runs.
     #[must_use]
     pub fn network(&self) -> &Arc<Network> {
         &self.network
     }
 
-    /// Height and width of the value at `tap` for images of `height` x `width` pixels.
+    /// Height and width of the layer output at `tap` (an output at which a run can stop) for images of
+    /// `height` x `width` pixels. Callers size the output of [`run`](Self::run) by it. Plans the memory for
+    /// images of that size.
     ///
     /// # Errors
     /// [`EngineError::Input`] if the images are too small for the network.
@@ -123,7 +132,8 @@ impl Session {
         Ok(self.plan_for(height, width)?.sizes[value])
     }
 
-    /// Runs the network up to `tap` and writes the value there to `out`, in `layout`.
+    /// Runs the network on `images` up to `tap`, a layer output at which a run can stop, and writes that
+    /// output to `out`, in `layout`. The time of each layer is added to its total if times are measured.
     ///
     /// # Errors
     /// [`EngineError::Input`] if the number of pixels or the length of `out` does not match the sizes, or the
@@ -135,6 +145,7 @@ impl Session {
         layout: OutputLayout,
         out: &mut [f32],
     ) -> Result<(), EngineError> {
+        // Taken out for the call, which borrows the rest of the session mutably.
         let times = self.times.take();
         let observer = times.as_ref().map(|times| times as &dyn LayerObserver);
         let result = self.run_observed(images, tap, layout, out, observer);
@@ -142,7 +153,13 @@ impl Session {
         result
     }
 
-    /// As [`run`](Self::run), with `observer` called for each layer.
+    /// Runs the network on `images` up to `tap`, a layer output at which a run can stop, and writes that
+    /// output to `out`, in `layout`. Calls `observer`, if given, before and after each layer, for activation
+    /// statistics and layer times. The threads form teams, each with an arena (working memory) and a share of
+    /// the images.
+    ///
+    /// # Errors
+    /// Those of [`run`](Self::run).
     pub(crate) fn run_observed(
         &mut self,
         images: ImageBatch<'_>,
@@ -153,9 +170,9 @@ impl Session {
     ) -> Result<(), EngineError> {
         let ImageBatch { values, count, height, width } = images;
         let reject = |problem: String| EngineError::Input { images: count, height, width, problem };
-        let pixels = [count, height, width, image::CHANNELS].into_iter().try_fold(1, usize::checked_mul);
-        if pixels != Some(values.len()) {
-            let channels = image::CHANNELS;
+        let channels = image::CHANNELS;
+        let n_values = [count, height, width, channels].into_iter().try_fold(1, usize::checked_mul);
+        if n_values != Some(values.len()) {
             let found = values.len();
             return Err(reject(format!(
                 "expected {count} x {height} x {width} x {channels} values, got {found}"
@@ -167,15 +184,15 @@ impl Session {
         if found != expected {
             return Err(reject(format!("the output buffer has {found} values, expected {expected}")));
         }
-        let teams = n_teams(self.threads, count);
-        let team_size = self.threads / teams;
+        let n_teams = n_teams(self.threads, count);
+        let team_size = self.threads / n_teams;
         if let Some(plan) = &self.plan {
-            while self.arenas.len() < teams {
+            while self.arenas.len() < n_teams {
                 self.arenas.push(Arena::new(plan.arena_lines));
             }
             self.barriers.clear();
-            self.barriers.resize_with(teams, Barrier::default);
-            // Each thread writes its own images, or its own share of them.
+            self.barriers.resize_with(n_teams, Barrier::default);
+            // Each thread writes its own images, or its own share of them; so they can share `out`.
             let (out, arenas, barriers) = (SharedPtr::new(out), &self.arenas, &self.barriers);
             let network = &*self.network;
             let work = |thread: usize| {
@@ -185,7 +202,7 @@ impl Session {
                 let request = OutputRequest { stage: tap.0, layout, out: out.offset(0) };
                 let arena = arenas[team].pointer();
                 let executor = Executor { network, plan, arena, worker, values, request, observer };
-                executor.run(part_range(team, teams, count));
+                executor.run(part_range(team, n_teams, count));
             };
             match &self.pool {
                 None => work(0),
@@ -197,24 +214,27 @@ impl Session {
         Ok(())
     }
 
-    /// Resets the times of the layers and starts or stops measuring them.
+    /// Starts to measure the times of the layers, from 0 on, or stops and forgets them if `on` is false; see
+    /// [`layer_times`](Self::layer_times).
     pub fn set_layer_timing(&mut self, on: bool) {
         let zeros = || self.network.nodes.iter().map(|_| AtomicU64::new(0)).collect();
         self.times = on.then(|| NodeTimes(zeros()));
     }
 
-    /// Times of the layers since [`set_layer_timing`](Self::set_layer_timing), summed over the first threads
-    /// of the teams.
+    /// The layers in execution order, each with its description and its total time in all runs since
+    /// [`set_layer_timing`](Self::set_layer_timing). If several teams of threads run, it is the sum of the
+    /// times of the teams. Empty if times are not measured, or before the first run.
     #[must_use]
     pub fn layer_times(&self) -> Vec<LayerTime> {
         let (Some(plan), Some(NodeTimes(times))) = (&self.plan, &self.times) else { return Vec::new() };
         let layer_time = |(node, nanoseconds): (&crate::network::Node, &AtomicU64)| {
-            let size = plan.sizes[node.output];
-            let channels = self.network.values[node.output].0;
+            let size @ (height, width) = plan.sizes[node.output];
+            let channels = self.network.values[node.output].channels;
             let (method, macs, weight_bytes) = match &node.op {
                 Op::MaxPool { .. } => (None, 0, 0),
                 Op::Convolution { packed, .. } => {
-                    let macs = packed.inputs * packed.kernel * packed.kernel * channels * size.0 * size.1;
+                    let kernel_area = packed.kernel_size * packed.kernel_size;
+                    let macs = packed.inputs * kernel_area * channels * height * width;
                     (Some(packed.method), macs as u64, packed.weights.len() * CacheLine::BYTES)
                 }
             };
@@ -224,7 +244,12 @@ impl Session {
         self.network.nodes.iter().zip(times).map(layer_time).collect()
     }
 
-    /// The plan for images of `height` x `width` pixels, made if the size has changed.
+    /// The memory plan (where layer outputs are in an arena) for images of `height` x `width` pixels: that of
+    /// the last batch, or a new one if the size has changed. A new plan also drops the arenas, which have the
+    /// old plan's size.
+    ///
+    /// # Errors
+    /// [`EngineError::Input`] if the images are too small for the network.
     fn plan_for(&mut self, height: usize, width: usize) -> Result<&Plan, EngineError> {
         let plan = match self.plan.take().filter(|plan| (plan.height, plan.width) == (height, width)) {
             Some(plan) => plan,
@@ -237,13 +262,15 @@ impl Session {
     }
 }
 
-/// The largest number of equal teams with at least [`MIN_IMAGES_PER_TEAM`] images each.
+/// Number of teams that `threads` threads form to run `images` images: the largest number of teams of equal
+/// size with at least [`MIN_IMAGES_PER_TEAM`] images each.
 pub(crate) fn n_teams(threads: usize, images: usize) -> usize {
     let max_teams = (images / MIN_IMAGES_PER_TEAM).clamp(1, threads);
     (1..=max_teams).rev().find(|teams| threads.is_multiple_of(*teams)).unwrap_or(1)
 }
 
 impl std::fmt::Debug for Session {
+    /// Shows only the network and the number of threads: the other fields are buffers.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Session")
             .field("network", &self.network)

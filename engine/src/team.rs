@@ -7,10 +7,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 /// each other unless something else runs on their cores.
 const SPINS: usize = 2_000;
 
-/// A spinning barrier for the threads of a team.
+/// A spinning barrier for the threads of a team, which synchronize after each layer: too often to sleep.
 #[derive(Debug, Default)]
 pub(crate) struct Barrier {
+    /// Threads that wait in this round.
     arrived: AtomicUsize,
+    /// Number of times that all threads have arrived.
     round: AtomicUsize,
     /// A thread has panicked and will never arrive.
     poisoned: AtomicBool,
@@ -20,6 +22,8 @@ pub(crate) struct Barrier {
 pub(crate) struct PoisonOnPanic<'a>(pub(crate) &'a Barrier);
 
 impl Drop for PoisonOnPanic<'_> {
+    /// Poisons the barrier if this thread unwinds from a panic, so that the other threads of the team do not
+    /// wait for it forever; does nothing at an ordinary end of the scope.
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.0.poisoned.store(true, Ordering::Release);
@@ -30,6 +34,7 @@ impl Drop for PoisonOnPanic<'_> {
 /// One thread of a team.
 #[derive(Clone, Copy)]
 pub(crate) struct Worker<'a> {
+    /// Index of the thread in the team.
     pub(crate) rank: usize,
     /// Threads in the team.
     pub(crate) team_size: usize,
@@ -37,8 +42,9 @@ pub(crate) struct Worker<'a> {
 }
 
 impl Worker<'_> {
-    /// Waits until all threads of the team have called this; their earlier writes are then visible. Panics if
-    /// one of them has panicked.
+    /// Waits until all threads of the team have called this; the values that they wrote before are then
+    /// visible. They call it for example at the end of a layer, since the next layer reads the output of all
+    /// threads. Panics if one of them has panicked.
     pub(crate) fn wait(&self) {
         if self.team_size == 1 {
             return;
@@ -46,6 +52,7 @@ impl Worker<'_> {
         let Barrier { arrived, round, poisoned } = self.barrier;
         let current = round.load(Ordering::Relaxed);
         if arrived.fetch_add(1, Ordering::AcqRel) + 1 == self.team_size {
+            // The last thread to arrive ends the round, for which the others wait.
             arrived.store(0, Ordering::Relaxed);
             round.store(current.wrapping_add(1), Ordering::Release);
             return;
@@ -62,13 +69,14 @@ impl Worker<'_> {
         }
     }
 
-    /// This thread's share of `0..count`.
+    /// The range of the units of work `0..count` that this thread computes: its equal share among the team.
     pub(crate) fn own_range(&self, count: usize) -> Range<usize> {
         part_range(self.rank, self.team_size, count)
     }
 }
 
-/// Part `index` of `0..count` split into `parts` ranges whose lengths differ by at most one.
+/// Range `index` of the `parts` ranges into which `0..count` is split; their lengths differ by at most one.
+/// Threads and teams share work by it.
 pub(crate) fn part_range(index: usize, parts: usize, count: usize) -> Range<usize> {
     index * count / parts..(index + 1) * count / parts
 }

@@ -21,7 +21,7 @@ use crate::network::{Epilogue, Network, NetworkBuilder, Tap, ValueId};
 use crate::session::{ImageBatch, OutputLayout, Session};
 use naive::{FeatureMap, NaiveNetwork};
 
-/// A random generator of numbers in -1..1.
+/// A generator of random numbers in -1..1.
 pub(crate) struct TestRng(pub(crate) u64);
 
 impl TestRng {
@@ -34,7 +34,8 @@ impl TestRng {
         (0..count).map(|_| self.next() * scale).collect()
     }
 
-    /// A random convolution that keeps the magnitude of values.
+    /// A random convolution that keeps the magnitude of values. `shape` is inputs, outputs, kernel size,
+    /// stride and padding.
     pub(crate) fn convolution(&mut self, shape: [usize; 5]) -> Convolution {
         let [inputs, outputs, kernel, stride, padding] = shape;
         let count = inputs * kernel * kernel;
@@ -56,7 +57,7 @@ struct KernelConfig {
 
 /// Every kernel available here, and the emulated ones.
 fn kernel_configs() -> Vec<KernelConfig> {
-    let narrowing = AnyKernel::EmulatedNarrowing(Narrowing(PortableF32, EmulatedBf16));
+    let narrowing = AnyKernel::EmulatedNarrowing(Narrowing { compute: PortableF32, store: EmulatedBf16 });
     let emulated =
         KernelSet { f32: AnyKernel::PortableF32, bf16: Some((narrowing, AnyKernel::EmulatedBf16)) };
     let present = Isa::ALL.into_iter().filter(|isa| isa.is_present()).map(|isa| KernelSet::new(isa).unwrap());
@@ -79,7 +80,7 @@ fn epilogue(residual: Option<ValueId>, relu: bool, precision: DType) -> Epilogue
     Epilogue { residual, relu, precision }
 }
 
-/// A batch of images, by value: `[count, height, width, 3]`.
+/// A batch of images that are not normalized yet, `[count, height, width, 3]`.
 fn u8_batch(values: &[u8], count: usize, height: usize, width: usize) -> ImageBatch<'_> {
     ImageBatch { values: PixelValues::U8(values), count, height, width }
 }
@@ -120,32 +121,35 @@ fn build_case(config: KernelConfig, case: &Case) -> (Network, NaiveNetwork, Tap)
     let layer = rng.convolution([inputs, outputs, kernel, stride, padding]);
     let shortcut = rng.convolution([inputs, outputs, 1, stride, 0]);
     let end = |relu| epilogue(None, relu, precision);
-    let a = builder.add_convolution("first", builder.input(), first.clone(), end(true)).unwrap();
-    let na = naive.convolution(0, &first, None, true);
+    let value = builder.add_convolution("first", builder.input(), first.clone(), end(true)).unwrap();
+    let exact = naive.convolution(0, &first, None, true);
     let fits = kernel == 2 * padding + 1;
-    let (b, nb) = if case.residual && fits {
-        let b = builder.add_convolution("shortcut", a, shortcut.clone(), end(false)).unwrap();
-        (Some(b), Some(naive.convolution(na, &shortcut, None, false)))
+    let (residual, exact_residual) = if case.residual && fits {
+        let residual = builder.add_convolution("shortcut", value, shortcut.clone(), end(false)).unwrap();
+        (Some(residual), Some(naive.convolution(exact, &shortcut, None, false)))
     } else {
         (None, None)
     };
-    builder.add_convolution("layer", a, layer.clone(), epilogue(b, case.relu, layer_precision)).unwrap();
-    naive.convolution(na, &layer, nb, case.relu);
+    let end = epilogue(residual, case.relu, layer_precision);
+    builder.add_convolution("layer", value, layer.clone(), end).unwrap();
+    naive.convolution(exact, &layer, exact_residual, case.relu);
     let tap = builder.add_tap().unwrap();
     (builder.build(), naive, tap)
 }
 
+/// Random pixel values in 1..255.
 fn pixels(count: usize) -> Vec<u8> {
     let mut rng = TestRng(11);
     (0..count).map(|_| (rng.next() * 127.0 + 128.0) as u8).collect()
 }
 
-/// `max |a - b| <= tolerance * max |b|`.
+/// Checks that `max |ours - exact| <= tolerance * max |exact|`.
 fn assert_close(ours: &[f32], exact: &[f64], tolerance: f64, label: &str) {
     let largest = exact.iter().fold(0.0, |max: f64, value| max.max(value.abs()));
     assert_within(ours, exact, tolerance * largest, label);
 }
 
+/// Checks that `|ours - exact| <= bound` for each value.
 fn assert_within(ours: &[f32], exact: &[f64], bound: f64, label: &str) {
     assert_eq!(ours.len(), exact.len());
     for (index, (ours, value)) in ours.iter().zip(exact).enumerate() {
@@ -154,15 +158,15 @@ fn assert_within(ours: &[f32], exact: &[f64], bound: f64, label: &str) {
     }
 }
 
-/// `[N, C, pixels]` as `[N, pixels, C]`.
-fn channels_last(planes: &[f32], channels: usize, pixels: usize) -> Vec<f32> {
-    planes
-        .chunks_exact(channels * pixels)
+/// Converts `[N, C, pixels]` to `[N, pixels, C]`.
+fn channels_last(nchw: &[f32], channels: usize, pixels: usize) -> Vec<f32> {
+    nchw.chunks_exact(channels * pixels)
         .flat_map(|image| (0..pixels).flat_map(move |pixel| image[pixel..].iter().step_by(pixels)))
         .copied()
         .collect()
 }
 
+/// Checks a case on all kernels against the naive network, in all output layouts.
 fn check(case: &Case) {
     let case = &if cfg!(miri) { case.smaller() } else { case.clone() };
     let Case { images, height, width, threads, .. } = *case;
@@ -174,20 +178,20 @@ fn check(case: &Case) {
         let outputs = case.shape[1];
         let batch = u8_batch(&data, images, height, width);
         let label = format!("{config:?} {case:?}");
-        let mut planes = vec![f32::NAN; images * outputs * size.0 * size.1];
-        session.run(batch, tap, OutputLayout::Nchw, &mut planes).unwrap();
-        let mut last = vec![f32::NAN; planes.len()];
-        session.run(batch, tap, OutputLayout::Nhwc, &mut last).unwrap();
-        assert!(last == channels_last(&planes, outputs, size.0 * size.1), "{label}");
+        let mut nchw = vec![f32::NAN; images * outputs * size.0 * size.1];
+        session.run(batch, tap, OutputLayout::Nchw, &mut nchw).unwrap();
+        let mut nhwc = vec![f32::NAN; nchw.len()];
+        session.run(batch, tap, OutputLayout::Nhwc, &mut nhwc).unwrap();
+        assert!(nhwc == channels_last(&nchw, outputs, size.0 * size.1), "{label}");
         if cfg!(miri) {
             // Miri checks memory accesses; the naive network would take minutes.
-            assert!(planes.iter().all(|value| value.is_finite()), "{label}");
+            assert!(nchw.iter().all(|value| value.is_finite()), "{label}");
             continue;
         }
         let exact: Vec<FeatureMap> = naive.run(&data, images, height, width);
         let all: Vec<f64> = exact.iter().flat_map(|map| map.values.clone()).collect();
         let bound = config.tolerance * exact.iter().map(|map| map.max_abs_sum).fold(0.0, f64::max);
-        assert_within(&planes, &all, bound, &label);
+        assert_within(&nchw, &all, bound, &label);
         let mut pooled = vec![f32::NAN; images * outputs];
         session.run(batch, tap, OutputLayout::Pooled, &mut pooled).unwrap();
         let means: Vec<f64> = exact.iter().flat_map(FeatureMap::means).collect();
@@ -285,8 +289,8 @@ fn deep_network(config: KernelConfig) -> (Network, NaiveNetwork, Vec<(Tap, usize
 
 #[test]
 fn every_tap_of_a_deep_network_is_the_same_for_any_batch_and_threads() {
-    let (height, width, most) = if cfg!(miri) { (5, 7, 2) } else { (65, 43, 11) };
-    let data = pixels(most * height * width * 3);
+    let (height, width, max_images) = if cfg!(miri) { (5, 7, 2) } else { (65, 43, 11) };
+    let data = pixels(max_images * height * width * 3);
     // With Miri only one configuration and the last tap.
     let (configs, skipped) = if cfg!(miri) { (vec![kernel_configs()[0]], 3) } else { (kernel_configs(), 0) };
     for config in configs {
@@ -297,17 +301,19 @@ fn every_tap_of_a_deep_network_is_the_same_for_any_batch_and_threads() {
         for (tap, value) in taps {
             let size = alone.output_size(tap, height, width).unwrap();
             let image_len = network.channels(tap) * size.0 * size.1;
-            let mut single = vec![f32::NAN; most * image_len];
+            let mut single = vec![f32::NAN; max_images * image_len];
             for (image, out) in single.chunks_exact_mut(image_len).enumerate() {
                 let values = &data[image * height * width * 3..][..height * width * 3];
                 alone.run(u8_batch(values, 1, height, width), tap, OutputLayout::Nchw, out).unwrap();
             }
             if !cfg!(miri) {
-                let exact = naive.run_to(value, &data, most, height, width);
+                let exact = naive.run_to(value, &data, max_images, height, width);
                 let all: Vec<f64> = exact.iter().flat_map(|map| map.values.clone()).collect();
                 assert_close(&single, &all, 4.0 * config.tolerance, &format!("{config:?} {tap:?}"));
             }
-            for (threads, count) in [(1, most), (2, 1), (2, most), (3, most - 1), (4, most)] {
+            for (threads, count) in
+                [(1, max_images), (2, 1), (2, max_images), (3, max_images - 1), (4, max_images)]
+            {
                 let mut session = Session::new(network.clone(), threads).unwrap();
                 let images = u8_batch(&data[..count * height * width * 3], count, height, width);
                 let mut out = vec![f32::NAN; count * image_len];
@@ -352,18 +358,17 @@ fn invalid_layers_and_batches_are_rejected_with_the_reason() {
     short.weights.pop();
     assert_eq!(
         rejected(short, image, None),
-        "failed to add conv1: expected weights [8, 3, 3, 3] and bias [8], got 215 and 8 values"
+        "failed to add conv1 to the network: expected weights [8, 3, 3, 3] and bias [8], got 215 and 8 values"
     );
-    assert!(
-        rejected(convolution(4, 8, 3), image, None).contains("expects 4 input channels, but its input has 3")
-    );
+    let input = rejected(convolution(4, 8, 3), image, None);
+    assert!(input.contains("expected an input of 4 channels, got 3 channels"), "{input}");
     let residual = rejected(convolution(3, 8, 3), image, Some(image));
-    assert!(residual.contains("a residual of 3 channels in f32, expected 8 in f32"), "{residual}");
+    assert!(residual.contains("a residual of 8 channels in f32, got 3 channels in f32"), "{residual}");
     assert!(rejected(convolution(3, 8, 1), image, None).contains("got stride 2 and padding 1"));
     let narrow = epilogue(None, true, DType::Bf16);
     let narrowed =
         builder.add_convolution("conv1", image, convolution(3, 8, 3), narrow).unwrap_err().to_string();
-    assert!(narrowed.contains("portable has no kernel from f32 to bf16"), "{narrowed}");
+    assert!(narrowed.contains("portable has no kernel that reads f32 and writes bf16"), "{narrowed}");
     let a = builder.add_convolution("a", image, convolution(3, 8, 3), end(None)).unwrap();
     assert!(builder.add_max_pool("pool", a, 2, 2, 2).is_err());
     assert!(builder.add_max_pool("pool", image, 3, 2, 1).is_err());
@@ -372,7 +377,10 @@ fn invalid_layers_and_batches_are_rejected_with_the_reason() {
     builder.add_convolution("b", a, convolution(8, 8, 3), end(None)).unwrap();
     builder.add_tap().unwrap();
     let late = builder.add_convolution("c", a, convolution(8, 8, 3), end(None)).unwrap_err().to_string();
-    assert!(late.contains("failed to add c: it uses a value from before the last tap"), "{late}");
+    assert!(
+        late.contains("failed to add c to the network: the layer uses a value from before the last tap"),
+        "{late}"
+    );
     let mut session = Session::new(Arc::new(builder.build()), 1).unwrap();
     let mut run = |values: &[u8], height, width, out_len| {
         let (images, mut out) = (u8_batch(values, 1, height, width), vec![0.0; out_len]);
@@ -381,11 +389,11 @@ fn invalid_layers_and_batches_are_rejected_with_the_reason() {
     assert!(run(&[0; 12], 2, 2, 8).is_ok());
     let too_few = run(&[0; 11], 2, 2, 8).unwrap_err();
     assert!(
-        too_few.contains("on 1 photos of 2 x 2 pixels: expected 1 x 2 x 2 x 3 values, got 11"),
+        too_few.contains("photos of 2 x 2 pixels (batch size 1): expected 1 x 2 x 2 x 3 values, got 11"),
         "{too_few}"
     );
     assert!(run(&[0; 12], 2, 2, 7).unwrap_err().contains("the output buffer has 7 values, expected 8"));
-    assert!(run(&[], 0, 2, 8).unwrap_err().contains("the input of a has only 0 x 2 pixels"));
+    assert!(run(&[], 0, 2, 8).unwrap_err().contains("the input of the layer a has only 0 x 2 pixels"));
 }
 
 proptest! {

@@ -3,8 +3,9 @@
 use crate::cache_line::CacheLine;
 use crate::kernels::{Kernel, Simd, Vector};
 
-/// Bytes between the activations of two pixels: constants, so that they become address displacements.
+/// Distances in memory that a tile reads at: constants, so that they become address displacements.
 pub(crate) trait Stride {
+    /// Bytes between the activations of two pixels.
     const BYTES: usize;
     /// Bytes between the activations of two steps.
     const STEP: usize = 4;
@@ -22,12 +23,14 @@ impl Stride for ImagePixels {
     const BYTES: usize = 2 * 3 * 4;
 }
 
-/// The operands and output of a tile.
+/// A tile of a GEMM, up to [`Kernel::MAX_ROWS`] output pixels (rows) by one panel of output channels: what it
+/// reads, and where its sums go.
 ///
-/// Row `r`, step `s` of k-block `b` reads the 4 bytes at `activations + offsets[b] + r * stride + 4 * s`; the
-/// weights are read in order, [`Kernel::VECTORS`] lines per step. There is at least one step. All these must
-/// be valid for reads, as must bias and residual; the output must be valid for writes and overlap nothing
-/// that is read, except the residual, which may be the output itself.
+/// The sum of an output is split into k-blocks, whose activations may be anywhere, and these into steps. Row
+/// `r`, step `s` of k-block `b` reads the 4 bytes at `activations + offsets[b] + r * stride + 4 * s`; the
+/// weights are read in order, [`Kernel::VECTORS_PER_PANEL`] lines per step. There is at least one step. All
+/// these must be valid for reads, as must bias and residual; the output must be valid for writes and overlap
+/// nothing that is read, except the residual, which may be the output itself.
 pub(crate) struct Tile<'a> {
     pub(crate) activations: *const u8,
     /// In bytes, one per k-block.
@@ -36,13 +39,14 @@ pub(crate) struct Tile<'a> {
     pub(crate) steps: usize,
     pub(crate) weights: *const CacheLine,
     pub(crate) output: TileOutput,
-    /// Output pixel of row 0.
+    /// Index of the output pixel of row 0.
     pub(crate) pixel: usize,
     /// First vector of 16 output channels.
     pub(crate) vector: usize,
 }
 
-/// Destination of sums. Channels `16 * v..` of pixel `p` are in line `v / parts * block_stride + p`.
+/// Destination of the sums of a GEMM, the output of a layer, and what is applied to them. Vector `v` of 16
+/// channels of pixel `p` is in line `v / n * block_stride + p`, where `n` is the number of vectors in a line.
 #[derive(Clone, Copy)]
 pub(crate) struct TileOutput {
     pub(crate) lines: *mut CacheLine,
@@ -60,7 +64,7 @@ pub(crate) enum TileEpilogue {
     Add { bias: *const f32, residual: Option<TileResidual>, floor: f32 },
 }
 
-/// A value added to the output, in the precision that the kernel reads.
+/// The output of an earlier layer that is added to the sums, in the precision that the kernel reads.
 #[derive(Clone, Copy)]
 pub(crate) struct TileResidual {
     pub(crate) lines: *const CacheLine,
@@ -69,7 +73,9 @@ pub(crate) struct TileResidual {
 }
 
 impl TileOutput {
-    /// Applies the epilogue to channels `16 * vector..` of a pixel and stores them.
+    /// Finishes 16 values of a layer's output: applies the epilogue (bias, residual and ReLU, or nothing) to
+    /// `sums`, the channels from `16 * vector` on of output pixel `pixel`, and stores the result in its cache
+    /// line.
     ///
     /// # Safety
     /// The channels must be inside the output, the bias and the residual; the output must be valid for
@@ -81,16 +87,22 @@ impl TileOutput {
         unsafe {
             match self.epilogue {
                 TileEpilogue::Raw => {
+                    // A line has one vector of 16 `f32`.
                     simd.store(self.lines.add(vector * self.block_stride + pixel).cast(), sums);
                 }
                 TileEpilogue::Add { bias, residual, floor } => {
                     let mut sums = simd.add(sums, simd.load(bias.add(16 * vector)));
                     if let Some(residual) = residual {
-                        let line = residual.lines.add(vector / K::PARTS * residual.block_stride + pixel);
-                        sums = simd.add(sums, kernel.load_part(line, vector % K::PARTS));
+                        let line =
+                            residual.lines.add(vector / K::VECTORS_PER_LINE * residual.block_stride + pixel);
+                        sums = simd.add(sums, kernel.load_part(line, vector % K::VECTORS_PER_LINE));
                     }
-                    let line = self.lines.add(vector / K::OUT_PARTS * self.block_stride + pixel);
-                    kernel.store_out_part(line, vector % K::OUT_PARTS, simd.max(simd.splat(floor), sums));
+                    let line = self.lines.add(vector / K::OUT_VECTORS_PER_LINE * self.block_stride + pixel);
+                    kernel.store_out_part(
+                        line,
+                        vector % K::OUT_VECTORS_PER_LINE,
+                        simd.max(simd.splat(floor), sums),
+                    );
                 }
             }
         }
@@ -98,7 +110,8 @@ impl TileOutput {
 }
 
 impl Tile<'_> {
-    /// Applies the epilogue to the sums of a row and stores them.
+    /// Applies the epilogue (bias, residual and ReLU, or nothing) to `sums`, row `row` of the tile: all
+    /// channels of the panel at one output pixel. Stores the result in the layer's output.
     ///
     /// # Safety
     /// The row must be one of the tile's, whose pointers must be valid as [`Tile`] requires.
@@ -111,9 +124,12 @@ impl Tile<'_> {
     }
 }
 
-/// Consumer of the sums of a tile.
+/// Destination of the sums of a tile of a GEMM, which may apply an epilogue (such as bias and ReLU) before it
+/// stores them.
 pub(crate) trait TileSink {
-    /// Stores the sums of a row.
+    /// Takes the sums of row `row` of the tile, a vector for each 16 channels of its panel of weights, and
+    /// stores them, or adds them to values in memory. The GEMM calls it once per row, when the sums of the
+    /// tile are computed.
     ///
     /// # Safety
     /// The row must be one of the tile's.
@@ -121,6 +137,8 @@ pub(crate) trait TileSink {
 }
 
 impl TileSink for Tile<'_> {
+    /// Applies the epilogue to the sums of row `row`, an output pixel of a frozen layer, and stores them in
+    /// the layer's output.
     #[inline(always)]
     unsafe fn write_row<K: Kernel>(&self, kernel: K, row: usize, sums: &K::Sums) {
         // SAFETY: the caller upholds the same contract.
@@ -128,11 +146,11 @@ impl TileSink for Tile<'_> {
     }
 }
 
-/// The activations and weights of a tile.
+/// What a tile multiplies: the activations of its rows, and one panel of weights.
 ///
-/// Row `r`, step `s` of k-block `b` reads the 4 bytes at `activations + offsets[b] + r * S::BYTES + s *
-/// S::STEP`; the weights are read in order, [`Kernel::VECTORS`] lines per step. There is at least one step.
-/// All must be valid for reads.
+/// Row `r`, step `s` of k-block `b` reads the 4 bytes at
+/// `activations + offsets[b] + r * S::BYTES + s * S::STEP`; the weights are read in order,
+/// [`Kernel::VECTORS_PER_PANEL`] lines per step. There is at least one step. All must be valid for reads.
 pub(crate) struct TileOperands<'a> {
     pub(crate) activations: *const u8,
     /// In bytes, one per k-block.
@@ -142,10 +160,12 @@ pub(crate) struct TileOperands<'a> {
     pub(crate) weights: *const CacheLine,
 }
 
-/// [`Kernel::compute_tile`] with all sums in registers.
+/// Computes a tile of a GEMM, `rows` output pixels by the channels of one panel of weights, with all sums in
+/// registers, and stores it in the tile's output. It is the [`Kernel::compute_tile`] of kernels that multiply
+/// step by step (all but AMX).
 ///
 /// # Safety
-/// As for [`Kernel::compute_tile`].
+/// The pointers of the tile must be valid as [`Tile`] requires, and `rows` in `1..=MAX_ROWS`.
 #[inline(always)]
 pub(crate) unsafe fn tile_in_registers<K: Kernel, S: Stride>(kernel: K, rows: usize, tile: &Tile<'_>) {
     let &Tile { activations, offsets, steps, weights, .. } = tile;
@@ -154,11 +174,13 @@ pub(crate) unsafe fn tile_in_registers<K: Kernel, S: Stride>(kernel: K, rows: us
     unsafe { multiply_tile::<K, S>(kernel, rows, &operands, tile) }
 }
 
-/// Multiplies `rows` rows with one panel, with the sums in registers, and passes them to the sink.
+/// The innermost part of a GEMM: computes the sums of activation times weight for `rows` rows (output pixels,
+/// in most GEMMs) by the channels of one panel of weights, with all sums in registers, and passes each row's
+/// sums to `sink`. Calls [`multiply_rows`] with the number of rows as a constant.
 ///
 /// # Safety
-/// The operands must be valid as [`TileOperands`] requires, `rows` in `1..=ROWS`, and the sink must accept
-/// all rows.
+/// The operands must be valid as [`TileOperands`] requires, `rows` in `1..=MAX_ROWS`, and the sink must
+/// accept all rows.
 #[inline(always)]
 pub(crate) unsafe fn multiply_tile<K: Kernel, S: Stride>(
     kernel: K,
@@ -171,9 +193,9 @@ pub(crate) unsafe fn multiply_tile<K: Kernel, S: Stride>(
         macro_rules! match_height {
             ($($height:literal)*) => {
                 match rows {
-                    // Heights above `K::ROWS` generate no code.
-                    $($height if $height <= K::ROWS => multiply_rows::<K, S, $height>(kernel, operands, sink),)*
-                    _ => unreachable!("a tile has 1 to {} rows, not {rows}", K::ROWS),
+                    // Heights (numbers of rows) above `K::MAX_ROWS` generate no code.
+                    $($height if $height <= K::MAX_ROWS => multiply_rows::<K, S, $height>(kernel, operands, sink),)*
+                    _ => unreachable!("a tile has 1 to {} rows, not {rows}", K::MAX_ROWS),
                 }
             };
         }
@@ -195,10 +217,12 @@ macro_rules! each_row {
     };
 }
 
-/// [`multiply_tile`] for a constant number of rows `R`.
+/// The innermost loop of a GEMM: for `R` rows of activations by the channels of one panel of weights, adds up
+/// activation times weight over all k-blocks (parts of the sum, at `operands.offsets`) and their steps, and
+/// passes each row's sums to `sink`. `R` is a constant, so that the compiler keeps the sums in registers.
 ///
 /// # Safety
-/// As for [`multiply_tile`].
+/// The operands must be valid as [`TileOperands`] requires, and the sink must accept all rows.
 #[inline(always)]
 unsafe fn multiply_rows<K: Kernel, S: Stride, const R: usize>(
     kernel: K,
@@ -212,22 +236,25 @@ unsafe fn multiply_rows<K: Kernel, S: Stride, const R: usize>(
     unsafe {
         for (index, &offset) in operands.offsets.iter().enumerate() {
             let mut activations = operands.activations.add(offset);
-            let ahead = operands.offsets[(index + 2).min(operands.offsets.len() - 1)];
-            let ahead = operands.activations.wrapping_add(ahead);
-            each_row!(R, |ROW| simd.prefetch(ahead.wrapping_add(ROW * S::BYTES)));
+            // Prefetches the activations of the k-block after the next.
+            let offset_ahead = operands.offsets[(index + 2).min(operands.offsets.len() - 1)];
+            let activations_ahead = operands.activations.wrapping_add(offset_ahead);
+            each_row!(R, |ROW| simd.prefetch(activations_ahead.wrapping_add(ROW * S::BYTES)));
             let mut remaining = operands.steps;
             loop {
-                for vector in 0..K::VECTORS {
-                    simd.prefetch(weights_line.wrapping_add(WEIGHTS_AHEAD * K::VECTORS + vector).cast());
+                for vector in 0..K::VECTORS_PER_PANEL {
+                    simd.prefetch(
+                        weights_line.wrapping_add(WEIGHTS_AHEAD * K::VECTORS_PER_PANEL + vector).cast(),
+                    );
                 }
                 let weights = kernel.load_weights(weights_line);
                 each_row!(R, |ROW| sums[ROW] =
-                    kernel.madd(sums[ROW], activations.add(ROW * S::BYTES), weights));
-                weights_line = weights_line.add(K::VECTORS);
+                    kernel.multiply_accumulate(sums[ROW], activations.add(ROW * S::BYTES), weights));
+                weights_line = weights_line.add(K::VECTORS_PER_PANEL);
                 activations = activations.add(S::STEP);
                 remaining -= 1;
                 if remaining == 0 {
-                    break;
+                    break; // `steps` is at least 1
                 }
             }
         }
@@ -235,5 +262,5 @@ unsafe fn multiply_rows<K: Kernel, S: Stride, const R: usize>(
     }
 }
 
-/// Prefetch distance of weights in steps.
+/// How many steps ahead of their use weights are prefetched to the cache.
 const WEIGHTS_AHEAD: usize = 32;

@@ -15,58 +15,77 @@ use crate::cache_line::CacheLine;
 use crate::kernels::{Job, Kernel, Simd, Vector};
 use crate::tile::TileOutput;
 
-/// Side of an output tile.
+/// Height and width of an output tile.
 pub(crate) const OUT_SIDE: usize = 4;
-/// Side of an input tile.
+/// Height and width of an input tile.
 pub(crate) const IN_SIDE: usize = OUT_SIDE + 2;
-/// Side of a kernel.
+/// Height and width of a kernel.
 pub(crate) const TAPS: usize = 3;
 /// Components of a transformed tile or kernel.
 pub(crate) const COMPONENTS: usize = IN_SIDE * IN_SIDE;
 
-/// The interpolation points are 0, `±P`, `±Q` and infinity.
+/// The interpolation points are 0, `±P`, `±Q` and infinity: Winograd's algorithm takes inputs and weights as
+/// coefficients of polynomials, and multiplies the values of the polynomials at these points.
 const P: f32 = 0.75;
+/// See [`P`].
 const Q: f32 = 1.5;
 
-/// Transforms a row of inputs: `B^T` of the paper, with the last coefficient of each row scaled to 1.
+/// The input transform of Winograd's algorithm F(4 x 4, 3 x 3) along one axis: computes the six values
+/// `B^T x` for six adjacent inputs `x`, a row or a column of a 6 x 6 input tile, with one channel per lane.
+/// Done for all columns and then for all rows it gives the 36 components of the tile, which are multiplied
+/// with those of a kernel. Each row of `B^T` is that of Lavin and Gray (2015), scaled so that its last
+/// coefficient is 1.
 #[inline(always)]
 pub(crate) fn transform_input_row<S: Simd>(simd: S, x: [S::Vector; IN_SIDE]) -> [S::Vector; IN_SIDE] {
-    let scaled = |factor: f32, a, b| simd.mul_add(simd.splat(factor), a, b);
-    let (even_p, odd_p) = (scaled(-Q * Q, x[2], x[4]), scaled(-Q * Q, x[1], x[3]));
-    let (even_q, odd_q) = (scaled(-P * P, x[2], x[4]), scaled(-P * P, x[1], x[3]));
-    let ends = |a, b, c| scaled(P * P * Q * Q, a, scaled(-(P * P + Q * Q), b, c));
+    let scale_add = |factor: f32, a, b| simd.mul_add(simd.splat(factor), a, b);
+    // `B^T` has a row for each interpolation point: 0, `P`, `-P`, `Q`, `-Q` and infinity. The rows for `P`
+    // and `-P` differ only in the sign of the odd part; likewise for `Q` and `-Q`.
+    let (even_p, odd_p) = (scale_add(-Q * Q, x[2], x[4]), scale_add(-Q * Q, x[1], x[3]));
+    let (even_q, odd_q) = (scale_add(-P * P, x[2], x[4]), scale_add(-P * P, x[1], x[3]));
+    // The rows for the points 0 and infinity have the same coefficients.
+    let outer_row = |a, b, c| scale_add(P * P * Q * Q, a, scale_add(-(P * P + Q * Q), b, c));
     [
-        ends(x[0], x[2], x[4]),
-        scaled(P, odd_p, even_p),
-        scaled(-P, odd_p, even_p),
-        scaled(Q, odd_q, even_q),
-        scaled(-Q, odd_q, even_q),
-        ends(x[1], x[3], x[5]),
+        outer_row(x[0], x[2], x[4]),
+        scale_add(P, odd_p, even_p),
+        scale_add(-P, odd_p, even_p),
+        scale_add(Q, odd_q, even_q),
+        scale_add(-Q, odd_q, even_q),
+        outer_row(x[1], x[3], x[5]),
     ]
 }
 
-/// Transforms a row of products to outputs: `A^T`.
+/// The output transform of Winograd's algorithm F(4 x 4, 3 x 3) along one axis: computes four values `A^T m`
+/// from six products `m` of an input tile's components with those of a kernel, a row or a column of the 6 x 6
+/// products, with one channel per lane. Done for all columns and then for all rows it gives the 4 x 4 outputs
+/// of the convolution in a tile.
 #[inline(always)]
 fn transform_output_row<S: Simd>(simd: S, m: [S::Vector; IN_SIDE]) -> [S::Vector; OUT_SIDE] {
-    let scaled = |factor: f32, a, b| simd.mul_add(simd.splat(factor), a, b);
-    let times = |factor: f32, a| scaled(factor, a, simd.splat(0.0));
+    let scale_add = |factor: f32, a, b| simd.mul_add(simd.splat(factor), a, b);
+    let scale = |factor: f32, a| scale_add(factor, a, simd.splat(0.0));
+    // The products belong to the interpolation points 0, `P`, `-P`, `Q`, `-Q` and infinity. Output `i`
+    // weights that at point `p` with `p^i`; the point infinity only adds to the last output.
     let (sum_p, difference_p) = (simd.add(m[1], m[2]), simd.sub(m[1], m[2]));
     let (sum_q, difference_q) = (simd.add(m[3], m[4]), simd.sub(m[3], m[4]));
     [
         simd.add(m[0], simd.add(sum_p, sum_q)),
-        scaled(Q, difference_q, times(P, difference_p)),
-        scaled(Q * Q, sum_q, times(P * P, sum_p)),
-        scaled(Q * Q * Q, difference_q, scaled(P * P * P, difference_p, m[5])),
+        scale_add(Q, difference_q, scale(P, difference_p)),
+        scale_add(Q * Q, sum_q, scale(P * P, sum_p)),
+        scale_add(Q * Q * Q, difference_q, scale_add(P * P * P, difference_p, m[5])),
     ]
 }
 
-/// Transforms a row of output gradients: `A`.
+/// Computes the six values `A y` for four adjacent output gradients `y`, a row or a column of a 4 x 4 tile,
+/// with one channel per lane: a transform along one axis for the gradient of the weights by Winograd's
+/// algorithm. Done for all columns and then for all rows it gives 36 components, which are multiplied with
+/// those of the inputs. `A` is the transpose of the matrix of [`transform_output_row`].
 #[inline(always)]
 fn transform_gradient_row<S: Simd>(simd: S, y: [S::Vector; OUT_SIDE]) -> [S::Vector; IN_SIDE] {
-    let scaled = |factor: f32, a, b| simd.mul_add(simd.splat(factor), a, b);
-    let times = |factor: f32, a| scaled(factor, a, simd.splat(0.0));
-    let (even_p, odd_p) = (scaled(P * P, y[2], y[0]), scaled(P * P * P, y[3], times(P, y[1])));
-    let (even_q, odd_q) = (scaled(Q * Q, y[2], y[0]), scaled(Q * Q * Q, y[3], times(Q, y[1])));
+    let scale_add = |factor: f32, a, b| simd.mul_add(simd.splat(factor), a, b);
+    let scale = |factor: f32, a| scale_add(factor, a, simd.splat(0.0));
+    // The polynomial with coefficients `y` at each point. Its values at `P` and `-P` differ only in the sign
+    // of the odd powers; likewise for `Q` and `-Q`.
+    let (even_p, odd_p) = (scale_add(P * P, y[2], y[0]), scale_add(P * P * P, y[3], scale(P, y[1])));
+    let (even_q, odd_q) = (scale_add(Q * Q, y[2], y[0]), scale_add(Q * Q * Q, y[3], scale(Q, y[1])));
     [
         y[0],
         simd.add(even_p, odd_p),
@@ -77,33 +96,48 @@ fn transform_gradient_row<S: Simd>(simd: S, y: [S::Vector; OUT_SIDE]) -> [S::Vec
     ]
 }
 
-/// Divisors of the kernel transform at the points 0, `±P` and `±Q`.
+/// Divisors of the rows of `G` at the points 0, `±P` and `±Q`: for each point the product of its differences
+/// from the other finite points, the denominators of Lagrange's interpolation.
 const DIVISORS: [f32; 3] = [P * P * Q * Q, 2.0 * P * P * (P * P - Q * Q), 2.0 * Q * Q * (Q * Q - P * P)];
 
-/// The kernel transform `G`, a row per point.
+/// The 6 x 3 matrix `G` with which Winograd's algorithm transforms a 3 x 3 kernel `g` to its 36 components,
+/// `G g G^T`. It has a row per interpolation point: the powers 0 to 2 of the point, over the point's divisor
+/// (see [`DIVISORS`]). In `f64`, for frozen weights, which are transformed only once.
 fn kernel_transform_matrix() -> [[f64; 3]; IN_SIDE] {
     let (p, q) = (f64::from(P), f64::from(Q));
     let row_at = |x: f64, divisor: f32| [1.0, x, x * x].map(|power| power / f64::from(divisor));
-    let [at_0, at_p, at_q] = DIVISORS;
-    [row_at(0.0, at_0), row_at(p, at_p), row_at(-p, at_p), row_at(q, at_q), row_at(-q, at_q), [0.0, 0.0, 1.0]]
+    let [div_0, div_p, div_q] = DIVISORS;
+    [
+        row_at(0.0, div_0),
+        row_at(p, div_p),
+        row_at(-p, div_p),
+        row_at(q, div_q),
+        row_at(-q, div_q),
+        [0.0, 0.0, 1.0], // infinity: the highest coefficient of the polynomial
+    ]
 }
 
-/// Coefficients of the taps of a kernel, in row-major order, in a component of `G g G^T`.
+/// The nine factors, in row-major order, by which the weights of a 3 x 3 kernel `g` are multiplied and summed
+/// to get component `component` (0 to 35, row by row) of `G g G^T`, the transformed kernel of Winograd's
+/// algorithm. Packing transforms frozen weights with them in `f64`.
 pub(crate) fn kernel_transform_factors(component: usize) -> [f64; 9] {
     let rows = kernel_transform_matrix();
     std::array::from_fn(|tap| rows[component / IN_SIDE][tap / 3] * rows[component % IN_SIDE][tap % 3])
 }
 
-/// Transforms a row of a kernel: `G`.
+/// The kernel transform of Winograd's algorithm F(4 x 4, 3 x 3) along one axis: computes the six values `G g`
+/// for three weights `g`, a row or a column of a 3 x 3 kernel, with one kernel per lane. `G` is that of
+/// [`kernel_transform_matrix`], here in `f32`, since kernels in training are transformed at each step.
 #[inline(always)]
 fn transform_kernel_row<S: Simd>(simd: S, g: [S::Vector; TAPS]) -> [S::Vector; IN_SIDE] {
-    let scaled = |factor: f32, a, b| simd.mul_add(simd.splat(factor), a, b);
-    let times = |factor: f32, a| scaled(factor, a, simd.splat(0.0));
-    let [at_0, at_p, at_q] = DIVISORS;
-    let (even_p, odd_p) = (scaled(P * P / at_p, g[2], times(1.0 / at_p, g[0])), times(P / at_p, g[1]));
-    let (even_q, odd_q) = (scaled(Q * Q / at_q, g[2], times(1.0 / at_q, g[0])), times(Q / at_q, g[1]));
+    let scale_add = |factor: f32, a, b| simd.mul_add(simd.splat(factor), a, b);
+    let scale = |factor: f32, a| scale_add(factor, a, simd.splat(0.0));
+    let [div_0, div_p, div_q] = DIVISORS;
+    // The rows for `P` and `-P` differ only in the sign of the odd part; likewise for `Q` and `-Q`.
+    let (even_p, odd_p) = (scale_add(P * P / div_p, g[2], scale(1.0 / div_p, g[0])), scale(P / div_p, g[1]));
+    let (even_q, odd_q) = (scale_add(Q * Q / div_q, g[2], scale(1.0 / div_q, g[0])), scale(Q / div_q, g[1]));
     [
-        times(1.0 / at_0, g[0]),
+        scale(1.0 / div_0, g[0]),
         simd.add(even_p, odd_p),
         simd.sub(even_p, odd_p),
         simd.add(even_q, odd_q),
@@ -112,22 +146,30 @@ fn transform_kernel_row<S: Simd>(simd: S, g: [S::Vector; TAPS]) -> [S::Vector; I
     ]
 }
 
-/// Transforms a row of products to the gradient of a kernel's row: `G^T`.
+/// The last step of the gradient of the weights by Winograd's algorithm along one axis: computes the three
+/// values `G^T m` from six values `m`, a row or a column of the 6 x 6 components of a kernel's gradient, with
+/// one kernel per lane. Done for all columns and then for all rows it gives the gradients of the 3 x 3
+/// weights. The matrix is the transpose of that of [`transform_kernel_row`].
 #[inline(always)]
 fn kernel_gradient_row<S: Simd>(simd: S, m: [S::Vector; IN_SIDE]) -> [S::Vector; TAPS] {
-    let scaled = |factor: f32, a, b| simd.mul_add(simd.splat(factor), a, b);
-    let times = |factor: f32, a| scaled(factor, a, simd.splat(0.0));
-    let [at_0, at_p, at_q] = DIVISORS;
+    let scale_add = |factor: f32, a, b| simd.mul_add(simd.splat(factor), a, b);
+    let scale = |factor: f32, a| scale_add(factor, a, simd.splat(0.0));
+    let [div_0, div_p, div_q] = DIVISORS;
+    // Weight `i` sums the values at the points `p`, times `p^i` over the divisor; for `-p` only the sign of
+    // an odd power differs.
     let (sum_p, difference_p) = (simd.add(m[1], m[2]), simd.sub(m[1], m[2]));
     let (sum_q, difference_q) = (simd.add(m[3], m[4]), simd.sub(m[3], m[4]));
     [
-        scaled(1.0 / at_0, m[0], scaled(1.0 / at_p, sum_p, times(1.0 / at_q, sum_q))),
-        scaled(P / at_p, difference_p, times(Q / at_q, difference_q)),
-        scaled(P * P / at_p, sum_p, scaled(Q * Q / at_q, sum_q, m[5])),
+        scale_add(1.0 / div_0, m[0], scale_add(1.0 / div_p, sum_p, scale(1.0 / div_q, sum_q))),
+        scale_add(P / div_p, difference_p, scale(Q / div_q, difference_q)),
+        scale_add(P * P / div_p, sum_p, scale_add(Q * Q / div_q, sum_q, m[5])),
     ]
 }
 
-/// Transforms a kernel: `G g G^T`.
+/// Transforms 16 kernels `g` of a convolution, one per lane, for Winograd's algorithm: from their 3 x 3
+/// weights, `taps[row][column]`, to their 36 components, `G g G^T`, which are multiplied with those of tiles.
+/// Used in training, where the kernels change at each step; [`kernel_transform_factors`] serves frozen
+/// kernels.
 #[inline(always)]
 pub(crate) fn transform_kernel<S: Simd>(
     simd: S,
@@ -144,7 +186,10 @@ pub(crate) fn transform_kernel<S: Simd>(
     components
 }
 
-/// Gradient of a kernel from its transform components summed over tiles: `G^T m G`.
+/// Computes the gradients of the loss with respect to the 3 x 3 weights of 16 kernels, one per lane, as
+/// `G^T m G`: the last step of Winograd's algorithm for the gradient of the weights. The 36 `components`,
+/// `m`, are the products of the transformed input and the transformed output gradient, summed over all tiles.
+/// Returns the gradients as `[row][column]` of the kernels.
 #[inline(always)]
 pub(crate) fn kernel_gradient<S: Simd>(
     simd: S,
@@ -161,7 +206,8 @@ pub(crate) fn kernel_gradient<S: Simd>(
     taps
 }
 
-/// The output tiles of a value, in the order image, row, column.
+/// The division of images of `height` x `width` pixels into tiles of 4 x 4 outputs, which are numbered in the
+/// order image, row, column.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tiling {
     pub(crate) height: usize,
@@ -169,12 +215,13 @@ pub(crate) struct Tiling {
 }
 
 impl Tiling {
-    /// Tiles in an image.
+    /// Number of tiles in an image; those at the right and bottom edges may go past it.
     pub(crate) fn tiles_per_image(self) -> usize {
         self.height.div_ceil(OUT_SIDE) * self.width.div_ceil(OUT_SIDE)
     }
 
-    /// The image of tile `index`, and the first row and column of its outputs.
+    /// Finds tile `index`, where tiles are counted over all images. Returns the index of its image, and the
+    /// row and the column in that image of the tile's top left output.
     #[inline(always)]
     fn locate(self, index: usize) -> (usize, usize, usize) {
         let columns = self.width.div_ceil(OUT_SIDE);
@@ -183,7 +230,9 @@ impl Tiling {
     }
 }
 
-/// Transformed tiles: `[component][panel of blocks][tile][block of the panel]`, a cache line each.
+/// Memory layout of tiles that Winograd's algorithm has transformed to 36 components:
+/// `[component][panel of blocks][tile][block of the panel]`, where a block is a cache line of channels. One
+/// component of all tiles is a matrix that a GEMM reads.
 #[derive(Clone, Copy)]
 pub(crate) struct TransformedTiles {
     pub(crate) lines: *mut CacheLine,
@@ -191,40 +240,43 @@ pub(crate) struct TransformedTiles {
     pub(crate) component_stride: usize,
     /// Tiles between two panels.
     pub(crate) panel_stride: usize,
-    /// Blocks in a panel.
+    /// Channel blocks in a panel.
     pub(crate) panel_blocks: usize,
 }
 
 impl TransformedTiles {
-    /// First line of a component.
+    /// Pointer to the first line of component `index` (0 to 35), the operand of one GEMM.
     pub(crate) fn component(&self, index: usize) -> *mut CacheLine {
         self.lines.wrapping_add(index * self.component_stride)
     }
 
-    /// Index of the line of a channel block of a tile within a component.
+    /// Index, within a component, of the line with channel block `block` of tile `tile`.
     #[inline(always)]
     pub(crate) fn line_index(&self, block: usize, tile: usize) -> usize {
         (block / self.panel_blocks * self.panel_stride + tile) * self.panel_blocks + block % self.panel_blocks
     }
 }
 
-/// Transform of tiles of `SIDE` x `SIDE` values.
+/// How Winograd's algorithm transforms a tile of `SIDE` x `SIDE` pixels to its [`COMPONENTS`] (36)
+/// components.
 pub(crate) trait TileTransform<const SIDE: usize> {
-    /// Rows and columns of a tile before its first output.
+    /// Number of rows above, and of columns left of, the tile's first output that belong to the tile.
     const MARGIN: usize;
 
-    /// Transforms a row or column of a tile.
+    /// Transforms a row or a column of a tile, `values`, with one channel per lane, to six values. Done for
+    /// all columns and then for all rows of the result it gives the 36 components of the tile.
     fn transform_row<S: Simd>(simd: S, values: [S::Vector; SIDE]) -> [S::Vector; IN_SIDE];
 }
 
-/// Tiles of a convolution's input.
+/// Tiles of a convolution's input: 6 x 6 pixels, from one pixel above and left of the first output on.
 pub(crate) struct InputTiles;
-/// Tiles of a convolution's output gradient.
+/// Tiles of a convolution's output gradient: 4 x 4 pixels.
 pub(crate) struct GradientTiles;
 
 impl TileTransform<IN_SIDE> for InputTiles {
     const MARGIN: usize = 1;
 
+    /// Transforms a row or a column of an input tile, as [`transform_input_row`] says.
     #[inline(always)]
     fn transform_row<S: Simd>(simd: S, values: [S::Vector; IN_SIDE]) -> [S::Vector; IN_SIDE] {
         transform_input_row(simd, values)
@@ -234,13 +286,15 @@ impl TileTransform<IN_SIDE> for InputTiles {
 impl TileTransform<OUT_SIDE> for GradientTiles {
     const MARGIN: usize = 0;
 
+    /// Transforms a row or a column of a tile of the output gradient, as [`transform_gradient_row`] says.
     #[inline(always)]
     fn transform_row<S: Simd>(simd: S, values: [S::Vector; OUT_SIDE]) -> [S::Vector; IN_SIDE] {
         transform_gradient_row(simd, values)
     }
 }
 
-/// A value whose tiles are transformed.
+/// A tensor whose tiles are transformed: the input of a frozen layer, in channel blocks, or a tensor
+/// `[N, H, W, C]` in training.
 #[derive(Clone, Copy)]
 pub(crate) struct TransformSource {
     pub(crate) lines: *const CacheLine,
@@ -250,17 +304,24 @@ pub(crate) struct TransformSource {
     pub(crate) block_stride: usize,
 }
 
-/// Transforms tiles `tiles` of a value: units `tile + tiles * block`.
+/// Transforms the tiles `tiles` of a tensor to the 36 components of Winograd's algorithm, which are then
+/// multiplied by GEMMs. Unit of work `tile + tiles.len() * block` transforms one channel block of one tile.
 pub(crate) struct TransformTiles<T, const SIDE: usize> {
     pub(crate) tiling: Tiling,
     pub(crate) source: TransformSource,
     pub(crate) tiles: Range<usize>,
     pub(crate) units: Range<usize>,
+    /// Tile `tiles.start` becomes tile 0 there.
     pub(crate) dst: TransformedTiles,
+    /// Selects the transform: [`InputTiles`] or [`GradientTiles`].
     pub(crate) kind: PhantomData<T>,
 }
 
 impl<T: TileTransform<SIDE>, const SIDE: usize> Job for TransformTiles<T, SIDE> {
+    /// The first step of Winograd's algorithm, on one channel block of one tile per unit of work: loads the
+    /// tile's pixels, with zeros outside the image, applies `T::transform_row` to the columns and then to the
+    /// rows of the result, and stores the 36 components in `dst`. The tiles are of a convolution's input, or
+    /// of the output gradient for the gradient of the weights.
     #[inline(always)]
     #[expect(clippy::needless_range_loop, reason = "two axes: rows and columns of one square")]
     fn run<K: Kernel>(self, kernel: K) {
@@ -271,23 +332,24 @@ impl<T: TileTransform<SIDE>, const SIDE: usize> Job for TransformTiles<T, SIDE> 
             let (image, top, left) = self.tiling.locate(self.tiles.start + tile);
             // SAFETY: the job's creator guarantees the source's blocks and images; only pixels inside are
             // read.
-            let image = unsafe { lines.add(block * block_stride + image * height * width * pixel_stride) };
+            let pixels = unsafe { lines.add(block * block_stride + image * height * width * pixel_stride) };
             let first_line = self.dst.line_index(block, tile);
-            for part in 0..K::PARTS {
+            // A part is a vector of 16 channels of a cache line.
+            for part in 0..K::VECTORS_PER_LINE {
                 let zero = kernel.simd().splat(0.0);
                 let mut columns = [[zero; IN_SIDE]; SIDE];
                 for x in 0..SIDE {
-                    let mut row = [zero; SIDE];
+                    let mut column = [zero; SIDE];
                     if let Some(x) = (left + x).checked_sub(T::MARGIN).filter(|&x| x < width) {
-                        for (y, value) in row.iter_mut().enumerate() {
+                        for (y, value) in column.iter_mut().enumerate() {
                             if let Some(y) = (top + y).checked_sub(T::MARGIN).filter(|&y| y < height) {
                                 let pixel = (y * width + x) * pixel_stride;
                                 // SAFETY: row and column are inside the image.
-                                *value = unsafe { kernel.load_part(image.add(pixel), part) };
+                                *value = unsafe { kernel.load_part(pixels.add(pixel), part) };
                             }
                         }
                     }
-                    columns[x] = T::transform_row(kernel.simd(), row);
+                    columns[x] = T::transform_row(kernel.simd(), column);
                 }
                 for y in 0..IN_SIDE {
                     let row = T::transform_row(kernel.simd(), std::array::from_fn(|x| columns[x][y]));
@@ -302,9 +364,12 @@ impl<T: TileTransform<SIDE>, const SIDE: usize> Job for TransformTiles<T, SIDE> 
     }
 }
 
-/// Destination of outputs, pixel by pixel.
+/// Destination of the outputs of [`InverseTransform`], pixel by pixel: that of a frozen layer or of a
+/// gradient.
 pub(crate) trait PixelSink {
-    /// Applies the epilogue to channels `16 * vector..` of a pixel and stores them.
+    /// Applies the epilogue (such as bias, residual and ReLU) to `sums`, the 16 channels from channel
+    /// `16 * vector` on, at pixel `pixel`, counted over all images, and stores the result. Winograd's output
+    /// transform calls it for each pixel of a tile.
     ///
     /// # Safety
     /// The channels must be inside everything that is read and written.
@@ -312,6 +377,8 @@ pub(crate) trait PixelSink {
 }
 
 impl PixelSink for TileOutput {
+    /// Applies bias, residual and ReLU of a frozen layer to 16 channels of one pixel, and stores the result
+    /// in the layer's output, which is in channel blocks.
     #[inline(always)]
     unsafe fn store_vector<K: Kernel>(&self, kernel: K, pixel: usize, vector: usize, sums: Vector<K>) {
         // SAFETY: the caller upholds the same contract.
@@ -319,17 +386,23 @@ impl PixelSink for TileOutput {
     }
 }
 
-/// Transforms the products of tiles `tiles` to outputs: units `tile + tiles * vector`, with vectors of 16
-/// channels.
+/// Transforms the products `m` of the tiles `tiles` with the kernels to the outputs of the convolution,
+/// `A^T m A`: the last step of Winograd's algorithm. Unit of work `tile + tiles.len() * vector` gives 16
+/// channels of one tile's 4 x 4 outputs.
 pub(crate) struct InverseTransform<O> {
     pub(crate) tiling: Tiling,
-    pub(crate) transformed: TransformedTiles,
+    /// The products, with tile `tiles.start` as tile 0.
+    pub(crate) products: TransformedTiles,
     pub(crate) tiles: Range<usize>,
     pub(crate) units: Range<usize>,
     pub(crate) output: O,
 }
 
 impl<O: PixelSink> Job for InverseTransform<O> {
+    /// The last step of Winograd's algorithm, for 16 channels of one tile per unit of work: transforms the
+    /// tile's 36 products of input and kernel components to its 4 x 4 outputs of the convolution, first along
+    /// the columns of the 6 x 6 products, then along the rows of the result. Gives the outputs that are
+    /// inside the image to `output`, which applies the epilogue and stores them.
     #[inline(always)]
     #[expect(clippy::needless_range_loop, reason = "two axes: rows and columns of one square")]
     fn run<K: Kernel>(self, kernel: K) {
@@ -340,10 +413,10 @@ impl<O: PixelSink> Job for InverseTransform<O> {
             let (image, top, left) = self.tiling.locate(self.tiles.start + tile);
             let zero = simd.splat(0.0);
             let mut columns = [[zero; OUT_SIDE]; IN_SIDE];
-            let line = self.transformed.line_index(vector, tile);
+            let line = self.products.line_index(vector, tile);
             for x in 0..IN_SIDE {
                 let column = std::array::from_fn(|y| {
-                    let component = self.transformed.component(IN_SIDE * y + x);
+                    let component = self.products.component(IN_SIDE * y + x);
                     // SAFETY: the job's creator guarantees all components, vectors and tiles.
                     unsafe { simd.load(component.add(line).cast()) }
                 });

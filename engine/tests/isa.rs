@@ -39,11 +39,14 @@ fn the_variable_forces_an_instruction_set_else_the_fastest_is_chosen() {
     });
     assert_eq!(chosen(None), fastest);
     assert_eq!(chosen(Some("")), fastest);
-    let rejected = |name: &str, problem: &str| format!("{ISA_VARIABLE}={name} cannot be used: {problem}");
-    assert_eq!(
-        chosen(Some("portable")),
-        ["portable".to_owned(), rejected("portable", "it has no kernels for bf16")]
-    );
+    let rejected = |name: &str, problem: &str| {
+        format!(
+            "the environment variable {ISA_VARIABLE}={name} cannot be used: {problem}; unset the variable to \
+             use the fastest instruction set"
+        )
+    };
+    let no_bf16 = rejected("portable", "this instruction set has no code for the precision bf16");
+    assert_eq!(chosen(Some("portable")), ["portable".to_owned(), no_bf16]);
     let unknown = "unknown instruction set, expected one of: portable, avx2, avx512, avx512-bf16, amx-bf16";
     assert_eq!(chosen(Some("sse2")), [rejected("sse2", unknown), rejected("sse2", unknown)]);
 }

@@ -24,13 +24,17 @@ const ROWS_PER_TASK: usize = 64;
 /// A fitted linear head `logits = features · weightᵀ + bias`: tensors `weight` `[C, F]` and `bias` `[C]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Affine {
+    /// `[C, F]`, row-major.
     weight: Vec<f32>,
+    /// `[C]`
     bias: Vec<f32>,
+    /// Number of features, `F`.
     width: usize,
 }
 
 impl Affine {
-    /// Rounds weights `[C, F]` (row-major) and bias `[C]` from the `f64` of a solver to `f32`.
+    /// Makes a map from the weights `[C, F]` (row-major) and biases `[C]` that a solver computed in `f64`,
+    /// rounded to `f32`. `width` is the number of features, `F`.
     ///
     /// # Errors
     /// [`HeadError::Diverged`] for a value that is not finite as an `f32`.
@@ -43,25 +47,28 @@ impl Affine {
         Self::new(to_f32(weight), to_f32(bias), width)
     }
 
-    /// An affine map with weights `[C, F]` and biases `[C]`.
+    /// Makes a map from fitted weights `[C, F]` (row-major) and biases `[C]`, after a check that the fit did
+    /// not diverge. `width` is the number of features, `F`.
     ///
     /// # Errors
     /// [`HeadError::Diverged`] for a value that is not finite.
     pub(crate) fn new(weight: Vec<f32>, bias: Vec<f32>, width: usize) -> Result<Self, HeadError> {
         if weight.iter().chain(&bias).any(|v| !v.is_finite()) {
             return Err(HeadError::Diverged(
-                "the fitted weights overflow f32: scale the features, or set `standardize = true`".into(),
+                "the fitted weights are too large for 32-bit numbers: scale the features, or set `standardize = true`"
+                    .into(),
             ));
         }
         Ok(Self { weight, bias, width })
     }
 
-    /// Splits into weights `[C, F]`, biases `[C]` and `F`.
+    /// Splits the map into its parts `(weights [C, F], biases [C], F)`, without a copy.
     pub(crate) fn into_parts(self) -> (Vec<f32>, Vec<f32>, usize) {
         (self.weight, self.bias, self.width)
     }
 
-    /// Appends outputs with zero weights and bias until there are `classes`.
+    /// The map for more classes: appends zero weights and a zero bias for each new class until there are
+    /// `classes`, for a warm start on data with new classes.
     #[must_use]
     pub(crate) fn with_classes(mut self, classes: usize) -> Self {
         self.weight.resize(classes * self.width, 0.0);
@@ -69,12 +76,14 @@ impl Affine {
         self
     }
 
-    /// The map with its weights packed for matrix products.
+    /// The map with its weights packed (copied into the order in which the matrix product reads them), once
+    /// for all blocks of rows.
     pub(crate) fn to_packed(&self) -> PackedAffine<'_> {
-        PackedAffine { weight: PackedWeights::new(&self.weight, self.width), bias: &self.bias }
+        PackedAffine { weight: PackedWeights::pack(&self.weight, self.width), bias: &self.bias }
     }
 
-    /// Converts a map of the prepared (standardized) features into the same map of the raw features.
+    /// Converts a map of the prepared (standardized) features into the same map of the raw features, so that
+    /// the saved head needs no scaler.
     ///
     /// # Errors
     /// [`HeadError::Diverged`] for a value that is not finite as an `f32`.
@@ -82,7 +91,8 @@ impl Affine {
         self.transformed(|weight, bias| prepared.unstandardize_weights(weight, bias))
     }
 
-    /// Converts a map of the raw features into the same map of the prepared (standardized) features.
+    /// Converts a map of the raw features into the same map of the prepared (standardized) features, for a
+    /// warm start from a saved head.
     ///
     /// # Errors
     /// [`HeadError::Diverged`] for a value that is not finite as an `f32`.
@@ -90,17 +100,17 @@ impl Affine {
         self.transformed(|weight, bias| prepared.standardize_weights(weight, bias))
     }
 
-    /// The map of an earlier fit as the start of a fit on `data`. New classes and classes that had no samples
-    /// start at zero.
+    /// Loads the map of an earlier fit (of the raw features) as the start of a fit on `data`. New classes
+    /// start with zero weights and bias; so do classes that had no samples in the earlier fit, which are
+    /// known by their bias of at most [`ABSENT_CLASS_LOGIT`].
     ///
     /// # Errors
-    /// [`HeadError::Tensor`]; [`HeadError::Width`] for another number of features; [`HeadError::Data`] when
-    /// the earlier head has more classes than `data`.
-    pub(crate) fn warm_start(tensors: &Tensors, data: &TrainingSet<'_>) -> Result<Self, HeadError> {
+    /// [`HeadError::Tensor`] for a tensor that is missing or invalid; [`HeadError::Width`] for a different
+    /// number of features; [`HeadError::Data`] when the earlier head has more classes than `data`.
+    pub(crate) fn load_warm_start(tensors: &Tensors, data: &TrainingSet<'_>) -> Result<Self, HeadError> {
         let mut map = Self::load(tensors, "")?;
-        let width = map.width;
-        check_warm_start([width, map.bias.len()], [data.features().width(), data.classes()])?;
-        for (bias, weight) in map.bias.iter_mut().zip(map.weight.chunks_exact_mut(width)) {
+        check_warm_start(&map, data.features().width(), data.classes())?;
+        for (bias, weight) in map.bias.iter_mut().zip(map.weight.chunks_exact_mut(map.width)) {
             if *bias <= ABSENT_CLASS_LOGIT as f32 {
                 *bias = 0.0;
                 weight.fill(0.0);
@@ -115,14 +125,17 @@ impl Affine {
         (as_f64(&self.weight), as_f64(&self.bias))
     }
 
-    /// Applies a transformation of the weights and biases in `f64`.
+    /// A copy of the map, in which `transform` has changed the weights `[C, F]` and biases `[C]`. It gets
+    /// them as `f64`, and they are rounded to `f32` after it. The conversions between raw and standardized
+    /// features share this.
     fn transformed(&self, transform: impl FnOnce(&mut [f64], &mut [f64])) -> Result<Self, HeadError> {
         let (mut weight, mut bias) = self.to_f64();
         transform(&mut weight, &mut bias);
         Self::from_f64(&weight, &bias, self.width)
     }
 
-    /// The map as candle operations, for autograd: features `[N, F]` to logits `[N, C]`.
+    /// Computes the logits `[N, C]` of features `[N, F]` as candle operations, for autograd. The weights and
+    /// biases are the tensors `weight` and `bias` of `parameters`, with `prefix` before their names.
     ///
     /// # Errors
     /// [`HeadError::Tensor`] for a missing parameter; candle's errors for shapes that do not match.
@@ -132,7 +145,8 @@ impl Affine {
         Ok(features.matmul(&weight.t()?)?.broadcast_add(bias)?)
     }
 
-    /// The tensors `weight` `[C, F]` and `bias` `[C]`, with `prefix` before their names.
+    /// The tensors in which the map is saved, by name: `weight` `[C, F]` and `bias` `[C]`, with `prefix`
+    /// before their names (a head with several maps needs different ones).
     ///
     /// # Errors
     /// When candle cannot create them.
@@ -142,7 +156,8 @@ impl Affine {
         Ok(Tensors::from([(format!("{prefix}{WEIGHT}"), weight), (format!("{prefix}{BIAS}"), bias)]))
     }
 
-    /// Loads a map from the tensors of [`Head::tensors`], with `prefix` before their names.
+    /// Restores a map from saved tensors: those of [`tensors_with_prefix`](Self::tensors_with_prefix) with
+    /// the same `prefix`.
     ///
     /// # Errors
     /// [`HeadError::Tensor`] for a tensor that is missing, misshapen, not `f32` or not finite.
@@ -175,7 +190,8 @@ impl Head for Affine {
         self.bias.len()
     }
 
-    /// Sums are computed in `f64`, in an order that depends on `F` only.
+    /// The logits `[N, C]` of features `[N, F]`, in parallel over blocks of rows. Sums are computed in `f64`,
+    /// in an order that depends on `F` only: the logits of a row do not depend on the other rows.
     fn logits(&self, features: FeatureMatrix<'_>) -> Result<Logits, HeadError> {
         features.expect_width(self.width)?;
         let mut out = vec![0.0; features.len() * self.classes()];
@@ -187,12 +203,13 @@ impl Head for Affine {
         Logits::new(out, self.classes())
     }
 
+    /// The tensors to save: `weight` `[C, F]` and `bias` `[C]`.
     fn tensors(&self) -> Result<Tensors, HeadError> {
         self.tensors_with_prefix("")
     }
 }
 
-/// An [`Affine`] with its weights packed for matrix products.
+/// An [`Affine`] map whose weights are packed (copied into the order in which the matrix product reads them).
 pub(crate) struct PackedAffine<'a> {
     weight: PackedWeights,
     bias: &'a [f32],
@@ -204,7 +221,8 @@ impl PackedAffine<'_> {
         self.bias.len()
     }
 
-    /// Logits of `rows` `[n, F]` into `out` `[n, C]`, on the calling thread.
+    /// Computes the logits `rows · weightᵀ + bias` of some rows of features, `rows` `[n, F]`, and overwrites
+    /// `out` `[n, C]` with them, on the calling thread. Sums are in `f64`.
     pub(crate) fn apply(&self, rows: &[f32], out: &mut [f32]) {
         let mut sums = vec![0.0; out.len()];
         self.weight.multiply(rows, &mut sums);
@@ -216,7 +234,7 @@ impl PackedAffine<'_> {
     }
 }
 
-/// Looks up a saved tensor.
+/// Looks up a saved tensor of a head by name and checks that it is `f32`.
 ///
 /// # Errors
 /// [`HeadError::Tensor`] when it is missing or not `f32`.
@@ -229,7 +247,7 @@ pub(crate) fn f32_tensor<'a>(tensors: &'a Tensors, name: &str) -> Result<&'a Ten
     }
 }
 
-/// Looks up a saved matrix `[C, F]`; returns its values, `C` and `F`.
+/// Looks up a saved weight matrix `[C, F]` by name; returns `(values, C, F)`, with the values row-major.
 ///
 /// # Errors
 /// [`HeadError::Tensor`] when it is missing, not `f32`, misshapen or empty.
@@ -242,7 +260,7 @@ pub(crate) fn f32_matrix(tensors: &Tensors, name: &str) -> Result<(Vec<f32>, usi
         ));
     };
     if classes == 0 || width == 0 {
-        return Err(tensor_error(name, format!("has shape {:?}: it must not be empty", matrix.dims())));
+        return Err(tensor_error(name, format!("is empty (shape {:?})", matrix.dims())));
     }
     Ok((matrix.flatten_all()?.to_vec1()?, classes, width))
 }
@@ -283,18 +301,14 @@ mod tests {
     fn a_missing_misshapen_or_mistyped_tensor_is_named() {
         let good = affine().tensors().unwrap();
         let cases = [
-            (WEIGHT, None, "tensor `weight`: is missing"),
-            (
-                BIAS,
-                Some(Tensor::zeros(3, DType::F32, &Device::Cpu)),
-                "tensor `bias`: has shape [3], expected [2]",
-            ),
+            (WEIGHT, None, "`weight` is missing"),
+            (BIAS, Some(Tensor::zeros(3, DType::F32, &Device::Cpu)), "`bias` has shape [3], expected [2]"),
             (
                 WEIGHT,
                 Some(Tensor::zeros(6, DType::F32, &Device::Cpu)),
-                "tensor `weight`: has shape [6], expected [classes, features]",
+                "`weight` has shape [6], expected [classes, features]",
             ),
-            (BIAS, Some(Tensor::zeros(2, DType::F64, &Device::Cpu)), "tensor `bias`: is f64, expected f32"),
+            (BIAS, Some(Tensor::zeros(2, DType::F64, &Device::Cpu)), "`bias` is f64, expected f32"),
         ];
         for (name, replacement, message) in cases {
             let mut tensors = good.clone();
@@ -302,7 +316,8 @@ mod tests {
             if let Some(tensor) = replacement {
                 tensors.insert(name.into(), tensor.unwrap());
             }
-            assert_eq!(Affine::load(&tensors, "").unwrap_err().to_string(), message);
+            let error = Affine::load(&tensors, "").unwrap_err().to_string();
+            assert!(error.starts_with(&format!("the head's tensor {message}: use a model")), "{error}");
         }
     }
 

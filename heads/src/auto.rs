@@ -6,6 +6,7 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 use serde::de::{Error, Unexpected, Visitor};
 use serde::{Deserializer, Serializer};
 
+/// The string in the config that lets the program choose the value.
 const AUTO: &str = "auto";
 
 /// The JSON schema of `"auto"`.
@@ -13,6 +14,7 @@ pub(crate) fn schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "const": AUTO })
 }
 
+/// Writes the value of a config key that is a number, or `"auto"` for `None` (the program chooses).
 pub(crate) fn serialize<S: Serializer>(value: Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
     match value {
         None => serializer.serialize_str(AUTO),
@@ -20,7 +22,8 @@ pub(crate) fn serialize<S: Serializer>(value: Option<f64>, serializer: S) -> Res
     }
 }
 
-/// `expected` describes the number in the error message, for example "a number from 0 to 1".
+/// Reads the value of a config key that is a number, or `"auto"` as `None` (the program chooses). `expected`
+/// describes the number in the error message, for example "a number from 0 to 1".
 pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
     deserializer: D,
     expected: &'static str,
@@ -28,7 +31,9 @@ pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
     deserializer.deserialize_any(NumberOrAuto { expected })
 }
 
+/// The serde visitor of [`deserialize`].
 struct NumberOrAuto {
+    /// Description of the number for error messages.
     expected: &'static str,
 }
 

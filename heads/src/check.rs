@@ -2,7 +2,8 @@
 
 use crate::error::HeadError;
 
-/// Returns an error that names the parameter unless `condition` holds.
+/// Checks a hyperparameter: returns an error unless `condition` holds. The error names the parameter and its
+/// value; `expected`, such as `must be at least 1`, completes its message.
 pub(crate) fn require(
     condition: bool,
     parameter: &'static str,

@@ -1,13 +1,13 @@
 //! Conformal sets: the smallest sets of classes that contain the true class with a given frequency.
 //!
-//! A score measures how badly a class fits a photo's probabilities. Among `n + 1` exchangeable photos every
+//! A score measures how badly a class fits an image's probabilities. Among `n + 1` exchangeable images every
 //! rank of the last one's score is equally likely. So the set of classes whose score is at most the
-//! `⌈(n + 1) coverage⌉`-th smallest of the `n` calibration scores contains the true class of a new photo with
+//! `⌈(n + 1) coverage⌉`-th smallest of the `n` calibration scores contains the true class of a new image with
 //! probability at least `coverage`, for any head. Better probabilities give smaller sets.
 //!
-//! The `n` photos must not be among those that the head was fitted on: use held-out photos, or predict each
-//! photo with a head that was fitted without it. Coverage holds on average over photos, not for each class,
-//! and needs photos from the same distribution.
+//! The `n` images must not be among those that the head was fitted on: use held-out images, or predict each
+//! image with a head that was fitted without it. Coverage holds on average over images, not for each class,
+//! and needs images from the same distribution.
 
 use serde::{Deserialize, Serialize};
 
@@ -21,18 +21,18 @@ use crate::random::KeyedRng;
 pub enum ConformalMethod {
     /// Least ambiguous set-valued classifier: the negative probability. Smallest sets on average (Sadinle,
     /// Lei and Wasserman 2019, *Least Ambiguous Set-Valued Classifiers with Bounded Error Levels*; its score
-    /// is one higher, which would lose small probabilities to rounding). Hard photos may get an empty set.
+    /// is one higher, which would lose small probabilities to rounding). Hard images may get an empty set.
     #[default]
     Lac,
     /// Adaptive prediction sets: the total probability of all more probable classes plus a random share of
-    /// the class's own. Harder photos get larger sets (Romano, Sesia and Candès 2020, *Classification with
-    /// Valid and Adaptive Coverage*). The random number is derived from the bits of the photo's
-    /// probabilities, so a photo always gets the same set.
+    /// the class's own. Harder images get larger sets (Romano, Sesia and Candès 2020, *Classification with
+    /// Valid and Adaptive Coverage*). The random number is derived from the bits of the image's
+    /// probabilities, so an image always gets the same set.
     Aps,
 }
 
 impl ConformalMethod {
-    /// Name of the method.
+    /// The name of the method in the config and in messages.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -41,21 +41,27 @@ impl ConformalMethod {
         }
     }
 
-    /// The score of each class, `[C]`, from the probabilities of a photo, `[C]`.
-    fn scores(self, row: &[f32]) -> Vec<f32> {
+    /// The conformal score of each class, `[C]`, from the probabilities `[C]` of one image. A higher score
+    /// means that the class fits the image worse; a conformal set has the classes with scores up to a
+    /// threshold.
+    ///
+    /// `lac`: the negative probability. `aps`: the total probability of all more probable classes plus a
+    /// random share of the class's own.
+    fn scores(self, probabilities: &[f32]) -> Vec<f32> {
         match self {
-            Self::Lac => row.iter().map(|p| -p).collect(),
+            Self::Lac => probabilities.iter().map(|p| -p).collect(),
             Self::Aps => {
-                let key: Vec<u64> = row.iter().map(|p| u64::from(p.to_bits())).collect();
+                // The random number depends on the probabilities only: the same image gets the same set.
+                let key: Vec<u64> = probabilities.iter().map(|p| u64::from(p.to_bits())).collect();
                 let random_share = 1.0 - KeyedRng::new(&key).uniform();
-                let mut order: Vec<usize> = (0..row.len()).collect();
-                order.sort_by(|&a, &b| row[b].total_cmp(&row[a]));
-                let mut scores = vec![0.0; row.len()];
-                let mut mass_before = 0.0;
-                for class in order {
-                    let probability = f64::from(row[class]);
-                    scores[class] = (mass_before + random_share * probability) as f32;
-                    mass_before += probability;
+                let mut most_probable_first: Vec<usize> = (0..probabilities.len()).collect();
+                most_probable_first.sort_by(|&a, &b| probabilities[b].total_cmp(&probabilities[a]));
+                let mut scores = vec![0.0; probabilities.len()];
+                let mut sum_before = 0.0;
+                for class in most_probable_first {
+                    let probability = f64::from(probabilities[class]);
+                    scores[class] = (sum_before + random_share * probability) as f32;
+                    sum_before += probability;
                 }
                 scores
             }
@@ -63,23 +69,26 @@ impl ConformalMethod {
     }
 }
 
-/// Conformity scores of the true classes of the calibration photos, for each method.
+/// The scores of the true classes of the calibration images, for each method: what is saved with a run. From
+/// them [`set_predictor`](Self::set_predictor) chooses the threshold of the conformal sets.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConformalScores {
+    /// Scores of `lac`, ascending, `[N]`.
     lac: Vec<f32>,
+    /// Scores of `aps`, ascending, `[N]`.
     aps: Vec<f32>,
 }
 
 impl ConformalScores {
-    /// Computes the scores from `probabilities` `[N, C]` (row-major) of photos that the head was not fitted
-    /// on, and their labels `[N]`.
+    /// Computes the score of the true class of each calibration image, for each method, from `probabilities`
+    /// `[N, C]` (row-major) of images that the head was not fitted on, and their labels `[N]`.
     ///
     /// ```
     /// use headstock_heads::conformal::{ConformalMethod, ConformalScores};
     ///
-    /// // 19 photos: all but one are predicted correctly with probability 0.9.
+    /// // 19 images: all but one are predicted correctly with probability 0.9.
     /// let row = [0.9, 0.08, 0.02];
-    /// let labels: Vec<u32> = (0..19).map(|photo| u32::from(photo == 0)).collect();
+    /// let labels: Vec<u32> = (0..19).map(|image| u32::from(image == 0)).collect();
     /// let conformal = ConformalScores::fit(&row.repeat(19), &labels)?;
     /// assert_eq!(conformal.set_predictor(0.9, ConformalMethod::Lac)?.predict(&row), [0]);
     /// assert_eq!(conformal.set_predictor(0.95, ConformalMethod::Lac)?.predict(&row), [0, 1]);
@@ -94,7 +103,7 @@ impl ConformalScores {
         let rows = probabilities.len().checked_div(classes).unwrap_or_default();
         if rows * classes != probabilities.len() {
             return Err(HeadError::Data(format!(
-                "{} probabilities do not divide into {} rows, one per label",
+                "{} probabilities cannot be split into rows of equal length for {} labels",
                 probabilities.len(),
                 labels.len()
             )));
@@ -103,7 +112,7 @@ impl ConformalScores {
         if let Some(index) = probabilities.iter().position(|p| !(0.0..=1.0).contains(p)) {
             let (row, class) = (index / classes, index % classes);
             return Err(HeadError::Data(format!(
-                "{} is not a probability (row {row}, class {class})",
+                "{} is not a probability (row {row}, class {class}): probabilities must be from 0 to 1",
                 probabilities[index]
             )));
         }
@@ -116,7 +125,7 @@ impl ConformalScores {
         Ok(Self { lac: sorted_scores(ConformalMethod::Lac), aps: sorted_scores(ConformalMethod::Aps) })
     }
 
-    /// Restores from the [`scores`](Self::scores) of each method.
+    /// Restores saved scores of the methods `lac` and `aps`, as [`scores`](Self::scores) gave them.
     ///
     /// # Errors
     /// [`HeadError::Data`] if the scores are empty, not finite, not ascending, or differ in number.
@@ -125,13 +134,13 @@ impl ConformalScores {
             if scores.is_empty() || scores.iter().any(|score| !score.is_finite()) || !scores.is_sorted() {
                 let name = method.as_str();
                 return Err(HeadError::Data(format!(
-                    "the {name} scores must be finite numbers in ascending order, and at least one"
+                    "the {name} scores are invalid: at least one is needed, and all must be finite and ascending"
                 )));
             }
         }
         if lac.len() != aps.len() {
             return Err(HeadError::Data(format!(
-                "there are {} lac scores, but {} aps scores",
+                "the numbers of lac scores ({}) and aps scores ({}) differ: each photo needs a lac score and an aps score",
                 lac.len(),
                 aps.len()
             )));
@@ -139,7 +148,7 @@ impl ConformalScores {
         Ok(Self { lac, aps })
     }
 
-    /// The scores of a method, ascending, `[N]`.
+    /// The scores of the true classes of the `N` calibration images by one method, ascending: to be saved.
     #[must_use]
     pub fn scores(&self, method: ConformalMethod) -> &[f32] {
         match method {
@@ -148,20 +157,21 @@ impl ConformalScores {
         }
     }
 
-    /// A predictor of sets that contain the true class with frequency `coverage`. With fewer than
-    /// `coverage / (1 - coverage)` scores (9 for 0.9) the coverage cannot be guaranteed, and every set
-    /// contains all classes.
+    /// A predictor of conformal sets: sets of classes that contain the true class of a new image with a
+    /// probability of at least `coverage`. Its threshold is the `⌈(N + 1) coverage⌉`-th smallest score of the
+    /// `N` calibration images. With fewer than `coverage / (1 - coverage)` images (9 for 0.9) the coverage
+    /// cannot be guaranteed, and every set contains all classes.
     ///
     /// # Errors
     /// [`HeadError::Data`] when `coverage` is not between 0 and 1.
     pub fn set_predictor(&self, coverage: f64, method: ConformalMethod) -> Result<SetPredictor, HeadError> {
         if !(coverage > 0.0 && coverage < 1.0) {
             return Err(HeadError::Data(format!(
-                "a coverage of {coverage} is not possible: it must be between 0 and 1, such as 0.9"
+                "a coverage of {coverage} is not possible: the coverage must be between 0 and 1, such as 0.9"
             )));
         }
         let scores = self.scores(method);
-        // Subtracting an epsilon keeps whole numbers whole despite rounding.
+        // A product that is a whole number may be slightly higher by rounding; it must not be rounded up.
         let rank = ((scores.len() + 1) as f64 * coverage - 1e-9).ceil().max(1.0) as usize;
         Ok(SetPredictor { method, threshold: scores.get(rank - 1).copied() })
     }
@@ -171,13 +181,13 @@ impl ConformalScores {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SetPredictor {
     method: ConformalMethod,
-    /// The highest score in a set; `None` includes all classes.
+    /// A set has the classes with at most this score; `None` stands for all classes.
     threshold: Option<f32>,
 }
 
 impl SetPredictor {
-    /// The set of classes for a photo's probabilities `[C]`, the most probable first; ties are broken by the
-    /// lowest class. The set may be empty.
+    /// The conformal set of an image with these probabilities `[C]`: the classes whose score is at most the
+    /// threshold, the most probable first; ties are broken by the lowest class. The set may be empty.
     #[must_use]
     pub fn predict(&self, probabilities: &[f32]) -> Vec<u32> {
         let scores = self.method.scores(probabilities);

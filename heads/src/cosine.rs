@@ -30,27 +30,29 @@ const ROWS_PER_TASK: usize = 64;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CosineConfig {
-    /// Initial scale.
+    /// Initial value of the learned scale `s`, greater than 0: a larger scale gives more confident
+    /// predictions.
     pub scale: f64,
-    /// Peak learning rate of AdamW.
+    /// Peak learning rate of AdamW: linear warmup over a tenth of all steps, then cosine decay.
     pub lr: f64,
-    /// Decoupled weight decay of AdamW; the scale does not decay.
+    /// Decoupled weight decay of AdamW, at least 0; the scale does not decay.
     pub weight_decay: f64,
-    /// Maximum number of passes over the samples.
+    /// Maximum number of epochs (passes over the training photos).
     pub epochs: u64,
-    /// Maximum number of samples per step.
+    /// Maximum number of photos per step; an epoch has at least 16 steps.
     pub batch_size: u64,
-    /// Fraction of each class's photos held out for early stopping; 0 runs all epochs.
+    /// Fraction of the photos of each class to hold out for early stopping; with 0 all epochs run.
     pub validation: f64,
-    /// Epochs without a lower held-out loss before stopping.
+    /// Number of epochs without a lower loss on the held-out photos after which the fit stops early.
     pub patience: u64,
-    /// Weighting of the classes in the loss.
+    /// How much the photos of each class count in the loss.
     pub class_weight: ClassWeight,
-    /// Random seed.
+    /// Random seed of the order of the photos and of the held-out ones.
     pub seed: u64,
 }
 
 impl Default for CosineConfig {
+    /// The hyperparameters of a `cosine` head when the config does not set them.
     fn default() -> Self {
         Self {
             scale: 20.0,
@@ -68,15 +70,18 @@ impl Default for CosineConfig {
 
 impl HeadConfig for CosineConfig {
     const KIND: &'static str = "cosine";
-    const ABOUT: &'static str = "softmax of cosines with a learned scale";
+    const ABOUT: &'static str = "softmax of cosine similarities with a learned scale";
     const SUPPORTS_WARM_START: bool = true;
     type Head = CosineHead;
 
+    /// Checks that the hyperparameters are in range.
     fn check(&self) -> Result<(), HeadError> {
         require_positive("scale", self.scale)?;
         self.adamw_params().check()
     }
 
+    /// Fits the weights and the scale with AdamW, from a warm start if `context` has one, otherwise from the
+    /// initial parameters.
     fn fit(&self, data: &TrainingSet<'_>, context: &FitContext<'_>) -> Result<Fitted<CosineHead>, HeadError> {
         let recipe = self.adamw_params().recipe(data.labels().len());
         let class_weights = data.class_weights(self.class_weight);
@@ -87,35 +92,44 @@ impl HeadConfig for CosineConfig {
             None => initial_head,
         };
         let width = initial.width;
-        let cosines = CosineLearner::new(initial.weight, initial.log_scale, width);
-        let ((weight, log_scale), history) = gradient::fit(cosines, samples, &recipe, context)?;
+        let learner = CosineLearner::new(initial.weight, initial.log_scale, width);
+        let ((weight, log_scale), history) = gradient::fit(learner, samples, &recipe, context)?;
         let head = CosineHead { weight, log_scale, width };
         match head.non_finite_tensor() {
             None => Ok(Fitted::with_history(head, history)),
-            Some(name) => Err(HeadError::Diverged(format!("`{name}` overflows f32: lower `lr`"))),
+            Some(name) => Err(HeadError::Diverged(format!(
+                "the fitted `{name}` is too large for 32-bit numbers: lower `lr`"
+            ))),
         }
     }
 
+    /// Restores a fitted head from its saved tensors.
     fn load(&self, tensors: &Tensors) -> Result<CosineHead, HeadError> {
         CosineHead::load(tensors)
     }
 
-    fn grid(&self) -> Vec<Self> {
+    /// The configurations that the command `compare` fits to find the best: this one, and
+    /// the same with three times the learning rate.
+    fn candidate_configs(&self) -> Vec<Self> {
+        // Rounded to 9 decimals, so that tables show 0.009, not 0.009000000000000001.
         let tripled_lr = (3e9 * self.lr).round() / 1e9;
         [self.lr, tripled_lr].map(|lr| Self { lr, ..self.clone() }).into()
     }
 
+    /// Estimated memory of a fit in bytes for data of this `shape`, to warn the user before it starts.
     fn memory_bytes(&self, shape: HeadShape) -> u64 {
         let rows = gradient::effective_batch_size(self.batch_size, shape.samples);
         CosineLearner::memory_bytes(shape.classes, shape.features, rows)
     }
 
+    /// The head as a function that candle differentiates, for fine-tuning a backbone.
     fn differentiable(&self) -> Option<&dyn Differentiable> {
         Some(self)
     }
 }
 
 impl CosineConfig {
+    /// The hyperparameters of the optimizer AdamW, which other heads have too.
     fn adamw_params(&self) -> AdamWParams {
         let &Self { lr, weight_decay, epochs, batch_size, validation, patience, seed, .. } = self;
         AdamWParams { lr, weight_decay, epochs, batch_size, validation, patience, seed }
@@ -123,13 +137,16 @@ impl CosineConfig {
 }
 
 impl Differentiable for CosineConfig {
-    /// All class vectors point along the diagonal, so that no class is preferred.
+    /// The parameters at the start of a fit, for `F = width` features and `C = classes`. Every class has the
+    /// same unit vector as weights, along the diagonal, so that no class is preferred.
     fn initial_parameters(&self, width: usize, classes: usize) -> Result<Tensors, HeadError> {
         let weight = Tensor::full((1.0 / (width as f64).sqrt()) as f32, (classes, width), &Device::Cpu)?;
         let log_scale = Tensor::new(self.scale.ln() as f32, &Device::Cpu)?;
         Ok(Tensors::from([(WEIGHT.into(), weight), (LOG_SCALE.into(), log_scale)]))
     }
 
+    /// Computes the logits `[N, C]` of features `[N, F]`, cosine similarities times the scale, in operations
+    /// that candle can differentiate. Nothing is random, so the mode has no effect.
     fn forward(&self, parameters: &Tensors, features: &Tensor, _: ForwardMode) -> Result<Tensor, HeadError> {
         let weight = f32_tensor(parameters, WEIGHT)?;
         let directions = weight.broadcast_div(&row_norms(weight)?)?;
@@ -139,8 +156,8 @@ impl Differentiable for CosineConfig {
     }
 }
 
-/// The norm of each row, `[n, 1]`. The floor is applied under the root: the root's gradient at 0 is not
-/// finite.
+/// The norm of each row, `[n, 1]`, but at least [`MIN_NORM`]. That floor is applied under the root, because
+/// the gradient of the root at 0 is not finite.
 fn row_norms(rows: &Tensor) -> Result<Tensor, HeadError> {
     Ok(rows.sqr()?.sum_keepdim(1)?.maximum(MIN_NORM * MIN_NORM)?.sqrt()?)
 }
@@ -148,12 +165,16 @@ fn row_norms(rows: &Tensor) -> Result<Tensor, HeadError> {
 /// A fitted `cosine` head: tensors `weight` `[C, F]` and scalar `log_scale`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CosineHead {
+    /// `[C, F]`, row-major; not normalized.
     weight: Vec<f32>,
+    /// Logarithm of the scale `s`.
     log_scale: f32,
+    /// Number of features, `F`.
     width: usize,
 }
 
 impl CosineHead {
+    /// Restores a head from the tensors that [`Head::tensors`] gives: `weight` `[C, F]` and `log_scale`.
     fn load(tensors: &Tensors) -> Result<Self, HeadError> {
         let (weight, _, width) = f32_matrix(tensors, WEIGHT)?;
         let log_scale = f32_tensor(tensors, LOG_SCALE)?;
@@ -170,7 +191,8 @@ impl CosineHead {
         }
     }
 
-    /// The name of a tensor with a non-finite value, if any.
+    /// The name of a tensor that has a NaN or an infinite value, if any, for the error message of a damaged
+    /// file or a fit that diverged. The scale must be finite, too, not only its logarithm.
     fn non_finite_tensor(&self) -> Option<&'static str> {
         if self.weight.iter().any(|w| !w.is_finite()) {
             return Some(WEIGHT);
@@ -178,14 +200,16 @@ impl CosineHead {
         (!self.log_scale.exp().is_finite()).then_some(LOG_SCALE)
     }
 
-    /// This head with the additional classes of `initial` appended.
+    /// This earlier head as the start of a fit on data with more classes: keeps its weights and scale, and
+    /// appends the weights of the new classes from `initial`, an unfitted head for all classes of the data.
     fn with_new_classes_from(mut self, initial: &Self) -> Result<Self, HeadError> {
-        gradient::check_warm_start([self.width, self.classes()], [initial.width, initial.classes()])?;
+        gradient::check_warm_start(&self, initial.width, initial.classes())?;
         self.weight.extend_from_slice(&initial.weight[self.weight.len()..]);
         Ok(self)
     }
 
-    /// `s · w_c / |w_c|`, `[C, F]`.
+    /// The normalized weights of each class times the scale, `s · w_c / |w_c|`, `[C, F]`. The dot product of
+    /// such a row with a row of features, divided by the norm of the features, is the logit of class `c`.
     fn scaled_directions(&self) -> Vec<f64> {
         let scale = f64::from(self.log_scale).exp();
         let rows = self.weight.chunks_exact(self.width);
@@ -206,12 +230,14 @@ impl Head for CosineHead {
         self.weight.len() / self.width
     }
 
-    /// Sums are computed in `f64`, in an order that depends on `F` only.
+    /// The logits `[N, C]` of features `[N, F]`, cosine similarities times the scale, in parallel over blocks
+    /// of rows. Sums are computed in `f64`, in an order that depends on `F` only: the logits of a row do not
+    /// depend on the other rows.
     fn logits(&self, features: FeatureMatrix<'_>) -> Result<Logits, HeadError> {
         features.expect_width(self.width)?;
         let classes = self.classes();
         let mut out = vec![0.0; features.len() * classes];
-        let packed = PackedWeights::new(&self.scaled_directions(), self.width);
+        let packed = PackedWeights::pack(&self.scaled_directions(), self.width);
         let blocks = features.as_slice().par_chunks(ROWS_PER_TASK * self.width);
         out.par_chunks_mut(ROWS_PER_TASK * classes).zip(blocks).for_each(|(out, rows)| {
             let mut sums = vec![0.0; out.len()];
@@ -227,6 +253,7 @@ impl Head for CosineHead {
         Logits::new(out, classes)
     }
 
+    /// The tensors to save: `weight` `[C, F]` and the scalar `log_scale`.
     fn tensors(&self) -> Result<Tensors, HeadError> {
         let weight = Tensor::from_slice(&self.weight, (self.classes(), self.width), &Device::Cpu)?;
         let log_scale = Tensor::new(self.log_scale, &Device::Cpu)?;
@@ -303,34 +330,33 @@ mod tests {
 
         let wide = CosineHead { width: 4, ..before.clone() }.tensors().unwrap();
         let error = config.fit(&all, &FitContext::silent().with_warm_start(&wide)).unwrap_err();
-        assert_eq!(error.to_string(), "the head expects 4 features per photo, but the data has 2");
+        assert!(
+            error.to_string().starts_with("the head expects 4 features per photo, but the data has 2"),
+            "{error}"
+        );
     }
 
     #[test]
     fn a_missing_misshapen_or_mistyped_tensor_is_named() {
         let good = head().tensors().unwrap();
         let cases = [
-            (LOG_SCALE, None, "tensor `log_scale`: is missing"),
+            (LOG_SCALE, None, "`log_scale` is missing"),
             (
                 LOG_SCALE,
                 Some(Tensor::zeros(1, DType::F32, &Device::Cpu)),
-                "tensor `log_scale`: has shape [1], expected a scalar",
+                "`log_scale` has shape [1], expected a scalar",
             ),
             (
                 LOG_SCALE,
                 Some(Tensor::new(100f32, &Device::Cpu)),
-                "tensor `log_scale`: contains a NaN or an infinite value",
+                "`log_scale` contains a NaN or an infinite value",
             ),
             (
                 WEIGHT,
                 Some(Tensor::zeros(6, DType::F32, &Device::Cpu)),
-                "tensor `weight`: has shape [6], expected [classes, features]",
+                "`weight` has shape [6], expected [classes, features]",
             ),
-            (
-                WEIGHT,
-                Some(Tensor::zeros((2, 2), DType::F64, &Device::Cpu)),
-                "tensor `weight`: is f64, expected f32",
-            ),
+            (WEIGHT, Some(Tensor::zeros((2, 2), DType::F64, &Device::Cpu)), "`weight` is f64, expected f32"),
         ];
         for (name, replacement, message) in cases {
             let mut tensors = good.clone();
@@ -338,7 +364,8 @@ mod tests {
             if let Some(tensor) = replacement {
                 tensors.insert(name.into(), tensor.unwrap());
             }
-            assert_eq!(CosineHead::load(&tensors).unwrap_err().to_string(), message);
+            let error = CosineHead::load(&tensors).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("the head's tensor {message}: ")), "{error}");
         }
     }
 }

@@ -9,25 +9,27 @@ use crate::error::HeadError;
 #[derive(Clone, Copy, Debug)]
 pub struct FeatureMatrix<'a> {
     data: &'a [f32],
+    /// Number of features per sample, `F`.
     width: usize,
 }
 
 impl<'a> FeatureMatrix<'a> {
-    /// Wraps `data` as rows of `width` values.
+    /// Views `data` (row-major) as a feature matrix `[N, F]` with `F = width` features in each row.
     ///
     /// # Errors
     /// [`HeadError::Data`] when `width` is 0 or does not divide the length.
     pub fn new(data: &'a [f32], width: usize) -> Result<Self, HeadError> {
         if width == 0 || !data.len().is_multiple_of(width) {
             return Err(HeadError::Data(format!(
-                "{} values do not divide into rows of {width} features",
+                "{} values cannot be split into rows of {width} features: their number must be a multiple of the row length",
                 data.len()
             )));
         }
         Ok(Self { data, width })
     }
 
-    /// As [`FeatureMatrix::new`], for data that is known to be valid.
+    /// Views `data` (row-major) as a feature matrix with `width` features in each row, as [`new`](Self::new),
+    /// but for callers that know that `width` divides the length. Only debug builds check this.
     pub(crate) fn from_valid_rows(data: &'a [f32], width: usize) -> Self {
         debug_assert!(
             width > 0 && data.len().is_multiple_of(width),
@@ -89,14 +91,14 @@ pub struct Logits {
 }
 
 impl Logits {
-    /// Wraps `data` as rows of `classes` values.
+    /// Takes `data` (row-major) as logits `[N, C]`, with one logit for each of `C = classes` in a row.
     ///
     /// # Errors
     /// [`HeadError::Data`] when `classes` is 0 or does not divide the length.
     pub fn new(data: Vec<f32>, classes: usize) -> Result<Self, HeadError> {
         if classes == 0 || !data.len().is_multiple_of(classes) {
             return Err(HeadError::Data(format!(
-                "{} values do not divide into rows of {classes} logits",
+                "{} values cannot be split into rows of {classes} logits: their number must be a multiple of the row length",
                 data.len()
             )));
         }
@@ -120,7 +122,7 @@ impl Logits {
         &self.data
     }
 
-    /// The class with the highest logit of each row; ties go to the lowest class.
+    /// The predicted class of each row, `[N]`: the one with the highest logit; ties go to the lowest class.
     #[must_use]
     pub fn argmax(&self) -> Vec<u32> {
         self.rows()
@@ -143,7 +145,9 @@ impl Logits {
         self.softmax_with_temperature(1.0)
     }
 
-    /// Softmax of each row divided by `temperature`.
+    /// The probabilities `[N, C]`, row-major: the softmax of each row of logits divided by `temperature`,
+    /// which calibration chooses. The maximum of the row is subtracted first, so that no exponential
+    /// overflows.
     pub(crate) fn softmax_with_temperature(&self, temperature: f64) -> Vec<f32> {
         let mut out = Vec::with_capacity(self.data.len());
         for row in self.rows() {
@@ -156,14 +160,15 @@ impl Logits {
     }
 }
 
-/// Weighting of classes in the objective.
+/// How much the photos of each class count in the loss.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ClassWeight {
-    /// Every sample has weight 1.
+    /// Every photo has weight 1.
     #[default]
     None,
-    /// scikit-learn's `class_weight="balanced"`: a sample of class `c` has weight `N / (C * count(c))`.
+    /// Photos of rare classes weigh more, so that every class has the same total weight: with `N` photos and
+    /// `C` classes, a photo of class `c` has weight `N / (C * count(c))`, as in scikit-learn.
     Balanced,
 }
 
@@ -177,25 +182,28 @@ pub struct TrainingSet<'a> {
 }
 
 impl<'a> TrainingSet<'a> {
-    /// Validates and wraps the data.
+    /// Makes a training set of features `[N, F]` and their labels `[N]`, without groups, after checks of
+    /// both.
     ///
     /// # Errors
     /// [`HeadError::Data`] for no samples, no classes, a wrong number of labels, a label that is not below
     /// `classes`, or a feature that is NaN or infinite (the message names the row and column).
     pub fn new(features: FeatureMatrix<'a>, labels: &'a [u32], classes: usize) -> Result<Self, HeadError> {
         if features.is_empty() || classes == 0 {
-            return Err(HeadError::Data("the training set is empty: it has no samples or no classes".into()));
+            return Err(HeadError::Data(
+                "the training set is empty: at least one photo and one class are needed".into(),
+            ));
         }
         if features.len() != labels.len() {
             return Err(HeadError::Data(format!(
-                "there are {} rows of features, but {} labels",
+                "the numbers of feature rows ({}) and labels ({}) differ: each row needs one label",
                 features.len(),
                 labels.len()
             )));
         }
         if let Some((row, label)) = labels.iter().enumerate().find(|&(_, &l)| l as usize >= classes) {
             return Err(HeadError::Data(format!(
-                "label {label} in row {row} is out of range: there are {classes} classes"
+                "label {label} in row {row} is out of range: labels must be below the number of classes, {classes}"
             )));
         }
         if let Some(index) = features.as_slice().iter().position(|v| !v.is_finite()) {
@@ -208,7 +216,7 @@ impl<'a> TrainingSet<'a> {
         Ok(Self { features, labels, classes, groups: None })
     }
 
-    /// Sets the group of each row, such as views of one photo or photos of one patient. If a fit holds out
+    /// Sets the group of each row, such as views of one image or images of one patient. If a fit holds out
     /// samples, it holds out whole groups. `groups[i]` is any number shared by the rows of a group.
     ///
     /// # Errors
@@ -216,7 +224,7 @@ impl<'a> TrainingSet<'a> {
     pub fn with_groups(self, groups: &'a [u32]) -> Result<Self, HeadError> {
         if groups.len() != self.labels.len() {
             return Err(HeadError::Data(format!(
-                "there are {} group numbers, but {} labels",
+                "the numbers of groups ({}) and labels ({}) differ: each row needs one group number and one label",
                 groups.len(),
                 self.labels.len()
             )));
@@ -248,7 +256,7 @@ impl<'a> TrainingSet<'a> {
         self.groups
     }
 
-    /// Number of samples of each class, `[C]`.
+    /// Number of samples of each class, `[C]`; 0 for a class without samples.
     #[must_use]
     pub fn class_counts(&self) -> Vec<usize> {
         let mut counts = vec![0; self.classes];
@@ -258,7 +266,7 @@ impl<'a> TrainingSet<'a> {
         counts
     }
 
-    /// The weight of a sample of each class, `[C]`; 0 for a class without samples.
+    /// The weight in the loss of a sample of each class, `[C]`; 0 for a class without samples.
     #[must_use]
     pub fn class_weights(&self, class_weight: ClassWeight) -> Vec<f64> {
         class_weight.sample_weights(&self.class_counts())
@@ -266,8 +274,9 @@ impl<'a> TrainingSet<'a> {
 }
 
 impl ClassWeight {
-    /// The weight of a sample of each class, `[C]`, for the class counts `[C]`; 0 for a class without
-    /// samples.
+    /// The weight `[C]` that a sample of each class has in the loss, from the number of samples of each
+    /// class, `counts` `[C]`; 0 for a class without samples. `Balanced` gives every class that has samples
+    /// the same total weight.
     #[must_use]
     pub fn sample_weights(self, counts: &[usize]) -> Vec<f64> {
         let n_present = counts.iter().filter(|&&n| n > 0).count() as f64;
@@ -295,11 +304,23 @@ mod tests {
     #[test]
     fn invalid_training_data_is_refused_with_row_and_column() {
         let cases = [
-            (error(&[1.0, 2.0, 3.0], 2, &[0], 1), "3 values do not divide into rows of 2 features"),
-            (error(&[], 2, &[], 1), "the training set is empty: it has no samples or no classes"),
-            (error(&[1.0], 1, &[0], 0), "the training set is empty: it has no samples or no classes"),
-            (error(&[1.0, 2.0], 1, &[0], 1), "there are 2 rows of features, but 1 labels"),
-            (error(&[1.0, 2.0], 1, &[0, 2], 2), "label 2 in row 1 is out of range: there are 2 classes"),
+            (
+                error(&[1.0, 2.0, 3.0], 2, &[0], 1),
+                "3 values cannot be split into rows of 2 features: their number must be a multiple of the row length",
+            ),
+            (error(&[], 2, &[], 1), "the training set is empty: at least one photo and one class are needed"),
+            (
+                error(&[1.0], 1, &[0], 0),
+                "the training set is empty: at least one photo and one class are needed",
+            ),
+            (
+                error(&[1.0, 2.0], 1, &[0], 1),
+                "the numbers of feature rows (2) and labels (1) differ: each row needs one label",
+            ),
+            (
+                error(&[1.0, 2.0], 1, &[0, 2], 2),
+                "label 2 in row 1 is out of range: labels must be below the number of classes, 2",
+            ),
             (
                 error(&[1.0, 2.0, 3.0, f32::NAN], 2, &[0, 1], 2),
                 "feature 1 of row 1 is NaN: features must be finite",
@@ -315,7 +336,9 @@ mod tests {
     fn groups_of_another_length_are_refused() {
         let data = TrainingSet::new(FeatureMatrix::from_valid_rows(&[1.0, 2.0], 1), &[0, 1], 2).unwrap();
         let error = data.with_groups(&[7]).unwrap_err();
-        assert_eq!(error.to_string(), "there are 1 group numbers, but 2 labels");
+        let message =
+            "the numbers of groups (1) and labels (2) differ: each row needs one group number and one label";
+        assert_eq!(error.to_string(), message);
     }
 
     /// scikit-learn: `compute_class_weight("balanced", classes=[0, 1, 2], y=[0, 0, 0, 1])` does not know

@@ -11,13 +11,16 @@ use crate::head::Tensors;
 /// The parameters are `f32` tensors under the names of [`Head::tensors`](crate::Head::tensors), so that
 /// [`HeadConfig::load`](crate::HeadConfig::load) accepts them.
 pub trait Differentiable: Send + Sync {
-    /// Initial parameters for `F = width` and `C = classes`; they depend on the configuration only.
+    /// The parameters (named tensors) from which gradient descent starts, for `F = width` features and
+    /// `C = classes`. They depend on the configuration only, so every fit without a warm start
+    /// begins at the same ones.
     ///
     /// # Errors
     /// When a tensor cannot be created.
     fn initial_parameters(&self, width: usize, classes: usize) -> Result<Tensors, HeadError>;
 
-    /// Features `[N, F]` to logits `[N, C]`, in operations that candle can differentiate.
+    /// Computes the logits `[N, C]` of features `[N, F]` with these parameters, in operations that candle can
+    /// differentiate: for gradient descent on the head, or on a backbone before it.
     ///
     /// # Errors
     /// When a parameter is missing or has a wrong shape.

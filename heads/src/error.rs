@@ -28,7 +28,10 @@ pub enum HeadError {
     #[error("{0}")]
     Data(String),
     /// The features have another width than those of the fit.
-    #[error("the head expects {expected} features per photo, but the data has {found}")]
+    #[error(
+        "the head expects {expected} features per photo, but the data has {found}: use the backbone and layer \
+         that the head was fitted with"
+    )]
     Width {
         /// `F` of the head.
         expected: usize,
@@ -39,11 +42,13 @@ pub enum HeadError {
     #[error("{0}")]
     Diverged(String),
     /// A tensor is missing from the file or invalid.
-    #[error("tensor `{name}`: {problem}")]
+    #[error(
+        "the head's tensor `{name}` {problem}: use a model that was saved with the same `[head]` settings"
+    )]
     Tensor {
         /// Name of the tensor.
         name: String,
-        /// What is wrong with it.
+        /// What is wrong with the tensor, as a verb phrase: `is missing`.
         problem: String,
     },
     /// A candle operation failed.

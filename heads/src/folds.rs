@@ -24,7 +24,7 @@ pub struct Fold {
 
 /// `count` stratified folds: each holds out about the same share of the rows of each class.
 ///
-/// `groups[i]` is the group of row `i`, such as the photo it is a view of, or a patient. The rows of a group
+/// `groups[i]` is the group of row `i`, such as the image it is a view of, or a patient. The rows of a group
 /// stay together, whatever their classes. Without groups each row is its own group. Shares are counted in
 /// rows.
 ///
@@ -49,12 +49,14 @@ pub struct Fold {
 pub fn stratified_folds(labels: &[u32], groups: Option<&[u32]>, count: usize) -> Vec<Fold> {
     assert!(count > 0, "at least one fold is required");
     let mut groups = build_groups(labels, groups, SEED);
-    groups.sort_by_key(|group| (std::cmp::Reverse(group.deal_order_weight()), group.class_counts[0].0));
+    let first_class = |group: &Group| group.class_counts[0].0;
+    groups.sort_by_key(|group| (std::cmp::Reverse(group.sum_of_squared_counts()), first_class(group)));
     let mut assignment = FoldAssignment::new(&groups, count, 1.0 / count as f64);
     for group in 0..groups.len() {
         let best_fold = assignment.best_fold(group);
         assignment.move_group(group, best_fold);
     }
+    // Passes over all groups until none moves.
     while (0..groups.len()).filter(|&group| assignment.try_improve(group)).count() > 0 {}
     (0..count).map(|fold| assignment.to_fold(fold, labels.len())).collect()
 }
@@ -79,52 +81,58 @@ pub fn hold_out(labels: &[u32], groups: Option<&[u32]>, fraction: f64, seed: u64
             assignment.move_group(group, Some(0));
         }
     }
-    while (0..groups.len()).filter(|&group| assignment.toggle(group)).count() > 0 {}
+    // Passes over all groups until none moves.
+    while (0..groups.len()).filter(|&group| assignment.try_toggle(group)).count() > 0 {}
     assignment.to_fold(0, labels.len())
 }
 
-/// Rows that stay together.
+/// Rows that stay together: all are held out by the same fold, or none is.
 struct Group {
-    /// The rows.
+    /// Indices of the rows.
     rows: Vec<usize>,
-    /// Number of rows of each class in the group, classes ascending.
+    /// The classes in the group, ascending, each with its number of rows: `(class, rows)`.
     class_counts: Vec<(usize, usize)>,
 }
 
 impl Group {
-    /// Sort key of the assignment order: with a single class, larger groups come first.
-    fn deal_order_weight(&self) -> usize {
+    /// Sort key of the order in which groups are assigned to folds, the largest first: the sum over the
+    /// classes of the squared number of rows. Large groups are hardest to balance, so they go first.
+    fn sum_of_squared_counts(&self) -> usize {
         self.class_counts.iter().map(|(_, rows)| rows * rows).sum()
     }
 }
 
-/// The groups, in an order that depends on `seed` and the group numbers.
+/// Collects the rows of each group and counts their classes. `groups` has the group number of each row;
+/// without it each row is its own group. The order of the result is random, but depends on `seed` and the
+/// group numbers only.
 fn build_groups(labels: &[u32], groups: Option<&[u32]>, seed: u64) -> Vec<Group> {
     assert!(
         groups.is_none_or(|groups| groups.len() == labels.len()),
         "groups must have a number for each row"
     );
+    // Sorted by a hash of the number; the number itself is in the key in case two hashes are equal.
     let mut rows_by_number: BTreeMap<(u64, u64), Vec<usize>> = BTreeMap::new();
     for row in 0..labels.len() {
         let number = groups.map_or(row as u64, |groups| u64::from(groups[row]));
         rows_by_number.entry((KeyedRng::new(&[seed, number]).next_u64(), number)).or_default().push(row);
     }
-    let group = |rows: Vec<usize>| {
+    let to_group = |rows: Vec<usize>| {
         let mut class_counts = BTreeMap::new();
         rows.iter().for_each(|&row| *class_counts.entry(labels[row] as usize).or_default() += 1);
         Group { rows, class_counts: class_counts.into_iter().collect() }
     };
-    rows_by_number.into_values().map(group).collect()
+    rows_by_number.into_values().map(to_group).collect()
 }
 
-/// Rows and groups of a class.
+/// How many rows and groups have a class, in the whole training set or among those that a fold holds out.
 #[derive(Clone, Copy, Default)]
 struct ClassCount {
     rows: usize,
     groups: usize,
 }
 
-/// An assignment of groups to folds.
+/// An assignment of each group to the fold that holds it out, with the counts that the search for an even
+/// assignment needs. [`hold_out`] uses one fold, [`stratified_folds`] several.
 struct FoldAssignment<'a> {
     groups: &'a [Group],
     /// The share of each class that a fold should hold out.
@@ -133,13 +141,16 @@ struct FoldAssignment<'a> {
     fold_of: Vec<Option<usize>>,
     /// Totals of each class, `[C]`.
     totals: Vec<ClassCount>,
-    /// Counts of each class in each fold, `[folds][C]`.
+    /// Counts of each class among the rows that each fold holds out, `[folds][C]`.
     fold_counts: Vec<Vec<ClassCount>>,
-    /// Number of rows of each fold.
+    /// Number of rows that each fold holds out.
     sizes: Vec<usize>,
 }
 
 impl<'a> FoldAssignment<'a> {
+    /// Starts an assignment of `groups` (rows that stay together) to `folds` folds: no group has a fold yet,
+    /// and the rows and groups of each class are counted. `share` is the share of each class that a fold
+    /// should hold out.
     fn new(groups: &'a [Group], folds: usize, share: f64) -> Self {
         let classes = groups.iter().flat_map(|group| &group.class_counts).map(|&(class, _)| class + 1).max();
         let mut totals = vec![ClassCount::default(); classes.unwrap_or_default()];
@@ -151,7 +162,8 @@ impl<'a> FoldAssignment<'a> {
         Self { groups, share, fold_of: vec![None; groups.len()], totals, fold_counts, sizes: vec![0; folds] }
     }
 
-    /// Whether each class of the group would keep a group outside the fold.
+    /// Whether the fold may hold out one more group, `group`: only if each class of that group keeps at least
+    /// one other group to fit on.
     fn can_take(&self, fold: usize, group: usize) -> bool {
         let classes = self.groups[group].class_counts.iter();
         classes
@@ -159,20 +171,24 @@ impl<'a> FoldAssignment<'a> {
             .all(|(class, _)| self.fold_counts[fold][class].groups + 1 < self.totals[class].groups)
     }
 
-    /// Half the change of `Σ_c (share_c - share)²` of a fold when a group that is not in it joins.
-    ///
-    /// With groups of equal size the ratios are whole numbers, so exact halves are distinguished from more.
+    /// How much worse (positive) or better (negative) the class balance of a fold gets when a group that is
+    /// not in it joins; the search compares folds by it. It is half the change of the unevenness
+    /// `Σ_c (share_c - share)²`, where `share_c` is the share of all rows of class `c` that are in the fold,
+    /// and `share` the one it should have: `1 / folds`, or the fraction that [`hold_out`] is asked for.
     fn unevenness_change(&self, fold: usize, group: usize) -> f64 {
         let class_term = |&(class, rows): &(usize, usize)| {
             let (group_rows, class_rows) = (rows as f64, self.totals[class].rows as f64);
             let fold_rows = self.fold_counts[fold][class].rows as f64;
+            // Half of ((fold_rows + group_rows) / class_rows - share)² - (fold_rows / class_rows - share)².
+            // With groups of equal size the ratios in this form are whole numbers: rounding decides no tie.
             (fold_rows / group_rows + 0.5 - self.share * (class_rows / group_rows))
                 * (group_rows / class_rows).powi(2)
         };
         self.groups[group].class_counts.iter().map(class_term).sum()
     }
 
-    /// Moves a group to another fold, or out of all folds, and updates the counts.
+    /// Moves a group to fold `new_fold`, or out of all folds for `None`, and updates the counts of its old
+    /// and new fold.
     fn move_group(&mut self, group: usize, new_fold: Option<usize>) {
         let old_fold = std::mem::replace(&mut self.fold_of[group], new_fold);
         let Group { rows, class_counts } = &self.groups[group];
@@ -192,7 +208,9 @@ impl<'a> FoldAssignment<'a> {
         }
     }
 
-    /// The best fold for an unassigned group, among those that can take it.
+    /// The fold whose class balance gets best, or least worse, if an unassigned group joins it (lowest
+    /// [`unevenness_change`](Self::unevenness_change)), among the folds that can take the group; `None` if
+    /// none can. Ties go to the fold with the fewest rows.
     fn best_fold(&self, group: usize) -> Option<usize> {
         let folds = (0..self.fold_counts.len()).filter(|&fold| self.can_take(fold, group));
         folds.min_by(|&a, &b| {
@@ -201,7 +219,9 @@ impl<'a> FoldAssignment<'a> {
         })
     }
 
-    /// Moves a group to a better fold, or to one that can take it now; returns whether it moved.
+    /// One step of the local search of [`stratified_folds`]: moves a group to the fold where it improves the
+    /// class balance most (lowers the unevenness, see [`unevenness_change`](Self::unevenness_change)), or an
+    /// unassigned group to a fold that can take it by now. Returns whether it moved.
     fn try_improve(&mut self, group: usize) -> bool {
         let old_fold = self.fold_of[group];
         self.move_group(group, None);
@@ -216,21 +236,25 @@ impl<'a> FoldAssignment<'a> {
         better
     }
 
-    /// Moves a group into or out of the only fold if that improves the shares; returns whether it moved.
-    fn toggle(&mut self, group: usize) -> bool {
+    /// One step of the local search of [`hold_out`], which has only fold 0: moves a group into or out of it
+    /// if that improves the class balance (lowers the unevenness, see
+    /// [`unevenness_change`](Self::unevenness_change)). Returns whether the group moved.
+    fn try_toggle(&mut self, group: usize) -> bool {
         let was_held_out = self.fold_of[group].is_some();
         self.move_group(group, None);
+        // A move in either direction must gain more than rounding.
         let threshold = if was_held_out { MIN_GAIN } else { -MIN_GAIN };
         let joins = self.can_take(0, group) && self.unevenness_change(0, group) < threshold;
         self.move_group(group, joins.then_some(0));
         joins != was_held_out
     }
 
-    /// The split of `n_rows` rows that holds out a fold.
+    /// The finished split of one fold, as row indices: the rows of the groups that are assigned to `fold` are
+    /// held out, all others of the `n_rows` rows are fitted on.
     fn to_fold(&self, fold: usize, n_rows: usize) -> Fold {
         let mut is_held_out = vec![false; n_rows];
         for (group, _) in
-            self.groups.iter().zip(&self.fold_of).filter(|(_, assigned)| **assigned == Some(fold))
+            self.groups.iter().zip(&self.fold_of).filter(|(_, group_fold)| **group_fold == Some(fold))
         {
             group.rows.iter().for_each(|&row| is_held_out[row] = true);
         }

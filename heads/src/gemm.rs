@@ -16,41 +16,44 @@ use rayon::prelude::*;
 
 use crate::data::FeatureMatrix;
 
-/// Values of a tile row: two AVX-512 registers, four AVX ones.
+/// Number of classes whose sums are computed side by side, the columns of a tile: two AVX-512 registers of
+/// `f64`, four AVX ones.
 const LANES: usize = 16;
 /// Columns per parallel task in [`gemm_tn`].
 const COLUMNS_PER_TASK: usize = 256;
-/// Features of [`LANES`] classes that stay in the first-level cache while all rows pass over them in
-/// [`PackedWeights::multiply`].
+/// Number of features per pass over all rows in [`PackedWeights::multiply`]: the weights of [`LANES`] classes
+/// for them (16 KiB) stay in the first-level cache.
 const FEATURES_PER_PASS: usize = 128;
 /// Samples summed at a time in [`gemm_tn`]: with the columns half a mebibyte of `f32`, which fits the
 /// second-level cache.
 const ROWS_PER_BLOCK: usize = 512;
 
-/// Adds `Σ_k a_k b_k` to the tile `sums` `[R, LANES]`; `a` has `R` rows of at least `K` factors, `b` is
-/// `[K, LANES]`.
-///
-/// A row of sums takes `V` registers. `R V` is about 8: enough to hide the latency of an addition while the
-/// sums stay in registers.
+/// Adds the matrix product `rows · weights` to `sums`, the inner loop of [`PackedWeights::multiply`]: it adds
+/// what some features contribute to logits. `sums` `[R, LANES]` is a tile of the logits, of `R` samples and
+/// [`LANES`] classes. `rows` are the features of these samples. `weights` `[features, LANES]`, a part of a
+/// panel of [`PackedWeights`], has the weights of these classes for the first features of `rows`; no others
+/// are read. `V` SIMD registers hold a row of `sums`.
 #[inline(always)]
 fn accumulate_tile<S: Simd, const R: usize, const V: usize>(
     simd: S,
-    a: [&[f32]; R],
-    b: &[f64],
+    rows: [&[f32]; R],
+    weights: &[f64],
     sums: &mut [[f64; LANES]],
 ) {
-    let b = S::as_simd_f64s(b).0;
-    let steps = b.len() / V;
-    let a = a.map(|row| &row[..steps]);
+    let weights = S::as_simd_f64s(weights).0;
+    let n_features = weights.len() / V;
+    let rows = rows.map(|row| &row[..n_features]);
+    // `R V` is about 8: enough independent sums to hide the latency of an addition, and few enough to stay in
+    // registers.
     let mut registers = [[simd.splat_f64s(0.0); V]; R];
     for r in 0..R {
         registers[r].copy_from_slice(S::as_simd_f64s(&sums[r]).0);
     }
-    for (k, b) in b.chunks_exact(V).enumerate() {
+    for (k, weights) in weights.chunks_exact(V).enumerate() {
         for r in 0..R {
-            let a = simd.splat_f64s(f64::from(a[r][k]));
+            let feature = simd.splat_f64s(f64::from(rows[r][k]));
             for v in 0..V {
-                registers[r][v] = simd.mul_add_f64s(a, b[v], registers[r][v]);
+                registers[r][v] = simd.mul_add_f64s(feature, weights[v], registers[r][v]);
             }
         }
     }
@@ -59,8 +62,9 @@ fn accumulate_tile<S: Simd, const R: usize, const V: usize>(
     }
 }
 
-/// Weights `[C, F]` packed for products with rows of features: in panels of 16 classes, each ordered by
-/// feature.
+/// Weights `[C, F]`, copied into the order in which [`multiply`](Self::multiply) reads them: a panel
+/// `[F, LANES]` holds the weights of [`LANES`] classes, feature by feature. The panels follow each other; the
+/// last one is padded with zeros.
 #[derive(Clone, Debug)]
 pub(crate) struct PackedWeights {
     panels: Vec<f64>,
@@ -69,8 +73,11 @@ pub(crate) struct PackedWeights {
 }
 
 impl PackedWeights {
-    /// Packs `weight` `[C, F]`.
-    pub(crate) fn new<W: Copy + Into<f64>>(weight: &[W], width: usize) -> Self {
+    /// Copies `weight` `[C, F]`, with `F = width`, into panels: the order in which
+    /// [`multiply`](Self::multiply) reads the weights to compute logits. A panel `[F, LANES]` has the weights
+    /// of [`LANES`] classes: the weight of a class `c` and a feature `f` becomes entry `[f, c % LANES]` of
+    /// panel `c / LANES`.
+    pub(crate) fn pack<W: Copy + Into<f64>>(weight: &[W], width: usize) -> Self {
         let classes = weight.len() / width;
         let mut panels = vec![0.0; classes.div_ceil(LANES) * LANES * width];
         for (class, weight) in weight.chunks_exact(width).enumerate() {
@@ -82,12 +89,17 @@ impl PackedWeights {
         Self { panels, width, classes }
     }
 
-    /// `rows · weightᵀ`: `rows` `[n, F]` to `out` `[n, C]`, on the calling thread.
+    /// Computes the matrix product `rows · weightᵀ` of features `rows` `[n, F]` and the packed weights
+    /// `[C, F]`, and overwrites `out` `[n, C]` with it, on the calling thread. Heads compute their logits
+    /// with it: the bits of a row do not depend on the other rows or the processor.
     pub(crate) fn multiply(&self, rows: &[f32], out: &mut [f64]) {
         Arch::new().dispatch(PackedMultiply { weights: self, rows, out });
     }
 
-    /// [`multiply`](Self::multiply) in tiles of `R` rows and [`LANES`] classes, `V` registers wide.
+    /// Computes `rows · weightᵀ` `[n, C]` for [`multiply`](Self::multiply) with the SIMD instructions `S`,
+    /// from features `rows` `[n, F]` and the packed weights, and writes it to `out`. Goes through the panels
+    /// ([`LANES`] classes each), and in a panel through tiles of `R` rows. [`accumulate_tile`] keeps the sums
+    /// of a tile in registers, `V` for each row.
     #[inline(always)]
     fn multiply_tiles<S: Simd, const R: usize, const V: usize>(
         &self,
@@ -96,24 +108,27 @@ impl PackedWeights {
         out: &mut [f64],
     ) {
         let mut sums = vec![[0.0; LANES]; rows.len() / self.width];
-        for (panel, first) in self.panels.chunks_exact(LANES * self.width).zip((0..).step_by(LANES)) {
+        for (panel, first_class) in self.panels.chunks_exact(LANES * self.width).zip((0..).step_by(LANES)) {
             sums.fill([0.0; LANES]);
-            for (panel, start) in
+            // A pass over all rows uses the weights of a few features, which stay in the cache.
+            for (weights, first_feature) in
                 panel.chunks(FEATURES_PER_PASS * LANES).zip((0..).step_by(FEATURES_PER_PASS))
             {
-                let row = |i: usize| &rows[i * self.width..(i + 1) * self.width][start..];
+                let row = |i: usize| &rows[i * self.width..(i + 1) * self.width][first_feature..];
                 let mut tiles = sums.chunks_exact_mut(R);
                 let mut i = 0;
-                for sums in tiles.by_ref() {
-                    accumulate_tile::<S, R, V>(simd, from_fn(|r| row(i + r)), panel, sums);
+                for tile in tiles.by_ref() {
+                    accumulate_tile::<S, R, V>(simd, from_fn(|r| row(i + r)), weights, tile);
                     i += R;
                 }
-                for sums in tiles.into_remainder().chunks_exact_mut(1) {
-                    accumulate_tile::<S, 1, V>(simd, [row(i)], panel, sums);
+                // The last rows, fewer than `R`.
+                for tile in tiles.into_remainder().chunks_exact_mut(1) {
+                    accumulate_tile::<S, 1, V>(simd, [row(i)], weights, tile);
                     i += 1;
                 }
             }
-            let classes = first..self.classes.min(first + LANES);
+            // The padding of the last panel is left out.
+            let classes = first_class..self.classes.min(first_class + LANES);
             for (out, sums) in out.chunks_exact_mut(self.classes).zip(&sums) {
                 out[classes.clone()].copy_from_slice(&sums[..classes.len()]);
             }
@@ -121,7 +136,7 @@ impl PackedWeights {
     }
 }
 
-/// The SIMD operation of [`PackedWeights::multiply`].
+/// The arguments of [`PackedWeights::multiply`], for pulp to run with the processor's SIMD instructions.
 struct PackedMultiply<'a> {
     weights: &'a PackedWeights,
     rows: &'a [f32],
@@ -131,19 +146,28 @@ struct PackedMultiply<'a> {
 impl WithSimd for PackedMultiply<'_> {
     type Output = ();
 
+    /// Multiplies features by packed weights in tiles of `R` rows and [`LANES`] classes whose shape suits the
+    /// SIMD instructions `S` that pulp chose. The generic constants are `R` and `V`, the number of registers
+    /// that hold [`LANES`] values; a tile takes `R V` registers, about 8.
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         match LANES / S::F64_LANES {
+            // AVX-512
             2 => self.weights.multiply_tiles::<S, 4, 2>(simd, self.rows, self.out),
+            // AVX2
             4 => self.weights.multiply_tiles::<S, 2, 4>(simd, self.rows, self.out),
+            // NEON
             8 => self.weights.multiply_tiles::<S, 1, 8>(simd, self.rows, self.out),
+            // No SIMD: one value per register.
             _ => self.weights.multiply_tiles::<S, 1, LANES>(simd, self.rows, self.out),
         }
     }
 }
 
-/// `rows · weightᵀ`: `rows` `[n, F]` and `weight` `[C, F]` to `out` `[n, C]`, on the calling thread. Faster
-/// than [`PackedWeights::multiply`], but the bits depend on the number of rows and on the processor.
+/// Computes logits for a solver: overwrites `out` `[n, C]` with `rows · weightᵀ` for features `rows` `[n, F]`
+/// and weights `weight` `[C, F]`, with `F = width`, on the calling thread (a GEMM with the second matrix
+/// transposed, `NT` in BLAS). Faster than [`PackedWeights::multiply`], but the bits depend on the number of
+/// rows and on the processor: good enough inside a solver.
 pub(crate) fn gemm_nt<T: ComplexField + Copy>(rows: &[T], weight: &[T], width: usize, out: &mut [T]) {
     let (count, classes) = (rows.len() / width, weight.len() / width);
     let rows = MatRef::from_row_major_slice(rows, count, width);
@@ -152,8 +176,10 @@ pub(crate) fn gemm_nt<T: ComplexField + Copy>(rows: &[T], weight: &[T], width: u
     matmul(out, Accum::Replace, rows, weight.transpose(), one::<T>(), Par::Seq);
 }
 
-/// `factorsᵀ · features`: `factors` `[N, C]` and `features` `[N, F]` to `[C, F]`, in parallel over `F`. The
-/// bits do not depend on the number of threads.
+/// Returns `factorsᵀ · features` `[C, F]` for `factors` `[N, C]` and `features` `[N, F]`, in parallel over
+/// `F` (a GEMM with the first matrix transposed, `TN` in BLAS). If the factors are the gradients of a loss by
+/// the logits, this is its gradient by the weights, which solvers need. The bits do not depend on the number
+/// of threads.
 pub(crate) fn gemm_tn(factors: &[f64], features: FeatureMatrix<'_>) -> Vec<f64> {
     let (width, classes) = (features.width(), factors.len() / features.len());
     par_fill_columns(width, classes, |columns, sums| {
@@ -174,8 +200,10 @@ pub(crate) fn gemm_tn(factors: &[f64], features: FeatureMatrix<'_>) -> Vec<f64> 
     })
 }
 
-/// As [`gemm_tn`] with `f32` factors: products and sums over 512 samples are in `f32`, the sums of those in
-/// `f64`.
+/// Returns `factorsᵀ · features` `[C, F]` for `factors` `[N, C]` and `features` `[N, F]`: the gradient of a
+/// loss by the weights, if the factors are its gradients by the logits. Faster and less accurate than
+/// [`gemm_tn`], for the first iterations of a solver: products and sums over [`ROWS_PER_BLOCK`] samples are
+/// in `f32`, only the sums of these blocks in `f64`.
 pub(crate) fn gemm_tn_f32(factors: &[f32], features: FeatureMatrix<'_>) -> Vec<f64> {
     let (width, classes) = (features.width(), factors.len() / features.len());
     par_fill_columns(width, classes, |columns, sums| {
@@ -195,7 +223,10 @@ pub(crate) fn gemm_tn_f32(factors: &[f32], features: FeatureMatrix<'_>) -> Vec<f
     })
 }
 
-/// Fills a matrix `[C, F]` in blocks of columns, `[C, columns]` each, in parallel.
+/// Computes a matrix `[C, F]`, such as a gradient of the weights, with `C = classes` and `F = width`, in
+/// parallel in blocks of columns. `fill` is called for each block with its range of columns and a buffer
+/// `[C, columns]`, initially 0, for its values. Returns the matrix, row-major. The blocks have a fixed size,
+/// so the bits do not depend on the number of threads.
 pub(crate) fn par_fill_columns(
     width: usize,
     classes: usize,
@@ -210,6 +241,7 @@ pub(crate) fn par_fill_columns(
             sums
         })
         .collect();
+    // Joins the blocks side by side.
     let mut out = Vec::with_capacity(classes * width);
     for class in 0..classes {
         for block in &column_blocks {
@@ -220,7 +252,8 @@ pub(crate) fn par_fill_columns(
     out
 }
 
-/// Converts values to `f64`.
+/// Converts the features in `source` to `f64` and writes them to `out` (of the same length), for products in
+/// `f64`. `arch` has the SIMD instructions to use; the caller detects it once for many calls.
 pub(crate) fn copy_to_f64(arch: Arch, source: &[f32], out: &mut [f64]) {
     arch.dispatch(
         #[inline(always)]
@@ -255,7 +288,7 @@ mod tests {
         ) {
             let (rows, weight) = (small_integers(n * width, 1), small_integers(classes * width, 2));
             let mut out = vec![f64::NAN; n * classes];
-            PackedWeights::new(&weight, width).multiply(&rows, &mut out);
+            PackedWeights::pack(&weight, width).multiply(&rows, &mut out);
             let mut expected_back = vec![0.0; classes * width];
             for i in 0..n {
                 for c in 0..classes {
@@ -284,7 +317,7 @@ mod tests {
     fn test_matrices() -> (Vec<f32>, PackedWeights) {
         let (n, width, classes) = SHAPE;
         let weight: Vec<f64> = (0..classes * width).map(|i| (i as f64 * 1.3).cos()).collect();
-        ((0..n * width).map(|i| (i as f32 * 0.7).sin()).collect(), PackedWeights::new(&weight, width))
+        ((0..n * width).map(|i| (i as f32 * 0.7).sin()).collect(), PackedWeights::pack(&weight, width))
     }
 
     #[test]

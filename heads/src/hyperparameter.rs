@@ -13,17 +13,20 @@ pub struct Hyperparameter {
     pub about: String,
 }
 
-/// The keys of `C`, in the order of its fields.
+/// The keys of the configuration type `C`, in the order of its fields, for `headstock heads NAME`.
 pub(crate) fn hyperparameters<C: JsonSchema>() -> Vec<Hyperparameter> {
     let settings = SchemaSettings::draft07().with(|settings| settings.inline_subschemas = true);
     keys_in(&settings.into_generator().into_root_schema_for::<C>())
 }
 
+/// The keys of a table from its JSON schema.
 fn keys_in(schema: &Schema) -> Vec<Hyperparameter> {
     let keys = schema.get("properties").and_then(Value::as_object).into_iter().flatten();
     keys.map(|(name, key)| Hyperparameter { name: name.clone(), about: about(key) }).collect()
 }
 
+/// Describes a key in one line for `headstock heads NAME`, from its JSON schema `key`: its description, and
+/// for an enum each value with its own description.
 fn about(key: &Value) -> String {
     let mut about = first_paragraph(key);
     for choice in key["oneOf"].as_array().into_iter().flatten() {
@@ -32,6 +35,7 @@ fn about(key: &Value) -> String {
     about
 }
 
+/// The first paragraph of a description, on one line and without the final period; empty if there is none.
 fn first_paragraph(schema: &Value) -> String {
     let description = schema["description"].as_str().unwrap_or_default();
     description.split("\n\n").next().unwrap_or_default().replace('\n', " ").trim_end_matches('.').to_owned()

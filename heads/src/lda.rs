@@ -18,12 +18,12 @@ use crate::error::HeadError;
 use crate::head::{FitContext, Fitted, HeadConfig, HeadShape, Tensors};
 use crate::vector::VectorOps;
 
-/// How far each class's covariance is shrunk towards a diagonal matrix.
+/// How far the covariance of each class is shrunk towards a diagonal matrix.
 #[derive(Clone, Copy, Debug, Default, PartialEq, JsonSchema)]
 #[schemars(untagged)]
 pub enum Shrinkage {
-    /// The formula of Ledoit and Wolf (2004), *A well-conditioned estimator for large-dimensional covariance
-    /// matrices*, on the standardized features of each class.
+    /// Chosen for each class by the formula of Ledoit and Wolf (2004), *A well-conditioned estimator for
+    /// large-dimensional covariance matrices*, on the standardized features of the class.
     #[default]
     #[schemars(schema_with = "auto::schema")]
     Auto,
@@ -32,6 +32,7 @@ pub enum Shrinkage {
 }
 
 impl Serialize for Shrinkage {
+    /// Writes a number, or the text `"auto"`.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let share = match *self {
             Self::Auto => None,
@@ -42,6 +43,7 @@ impl Serialize for Shrinkage {
 }
 
 impl<'de> Deserialize<'de> for Shrinkage {
+    /// Reads a number, or the text `"auto"`.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Ok(auto::deserialize(deserializer, "a number from 0 to 1")?.map_or(Self::Auto, Self::Fixed))
     }
@@ -81,7 +83,8 @@ impl<'de> Deserialize<'de> for Shrinkage {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LdaConfig {
-    /// Shrinkage of the covariance.
+    /// How far the covariance of each class is shrunk towards a diagonal matrix: a number from 0 (not at all)
+    /// to 1 (fully), or `"auto"`. More shrinkage helps if there are few photos per class.
     pub shrinkage: Shrinkage,
 }
 
@@ -90,6 +93,7 @@ impl HeadConfig for LdaConfig {
     const ABOUT: &'static str = "linear discriminant analysis with a shrunk covariance, in closed form";
     type Head = Affine;
 
+    /// Checks that a fixed shrinkage is from 0 to 1.
     fn check(&self) -> Result<(), HeadError> {
         match self.shrinkage {
             Shrinkage::Auto => Ok(()),
@@ -99,8 +103,10 @@ impl HeadConfig for LdaConfig {
         }
     }
 
+    /// Solves `Σ W = M` for the weights `W`, with the covariance `Σ` and the class means `M`, and computes
+    /// the biases in closed form; [`LdaConfig`] has the formulas.
     fn fit(&self, data: &TrainingSet<'_>, _: &FitContext<'_>) -> Result<Fitted<Affine>, HeadError> {
-        let classes = ClassMeans::new(data);
+        let classes = ClassMeans::compute(data);
         let width = classes.width;
         let samples = data.labels().len() as f64;
         let compute_covariance = || match self.shrinkage {
@@ -108,23 +114,29 @@ impl HeadConfig for LdaConfig {
             Shrinkage::Fixed(shrinkage) => shrunk_covariance(data, &classes, shrinkage),
         };
         let center = classes.mean_of_means(classes.counts.iter().map(|&count| count as f64));
+        // Of the present classes, one per column: `m_c` relative to the mean of all samples.
         let means = Mat::from_fn(width, classes.present.len(), |feature, k| {
             classes.mean(k)[feature] - center[feature]
         });
         let covariance = compute_covariance();
+        // If all variances are only rounding, `Σ` is the identity.
         let solution =
             if covariance.diagonal().enumerate().all(|(f, v)| v <= rounding_variance(&classes, f, samples)) {
                 means.clone()
             } else {
-                match Cholesky::new(covariance) {
+                match Cholesky::factorize(covariance) {
                     Some(factor) => factor.solve(means.clone()),
                     // The factorization overwrote the matrix. Computing it again in this rare case saves a
                     // copy of the matrix.
-                    None => EigenDecomposition::new(&compute_covariance())?.pseudo_solve(means.as_ref()),
+                    None => {
+                        EigenDecomposition::decompose(&compute_covariance())?.pseudo_solve(means.as_ref())
+                    }
                 }
             };
         let vectors = VectorOps::new();
         let weight: Vec<f64> = solution.col_iter().flat_map(|column| column.iter().copied()).collect();
+        // `w·(x - c) - ½ w·d + ln π = w·x - w·(½ d + c) + ln π`, where `d` is the class mean relative to `c`,
+        // the mean of all samples.
         let bias =
             weight.chunks_exact(width).zip(&classes.counts).enumerate().map(|(k, (weight, &count))| {
                 let midpoint: Vec<f64> = means.col(k).iter().zip(&center).map(|(d, c)| 0.5 * d + c).collect();
@@ -134,14 +146,18 @@ impl HeadConfig for LdaConfig {
         Ok(Fitted::without_history(expand_to_all_classes(&classes.present, &weight, &bias, data.classes())?))
     }
 
+    /// Restores a fitted head from its saved tensors.
     fn load(&self, tensors: &Tensors) -> Result<Affine, HeadError> {
         Affine::load(tensors, "")
     }
 
-    fn grid(&self) -> Vec<Self> {
+    /// The configurations that the command `compare` fits to find the best: the shrinkage
+    /// that the data suggest, and a fixed one.
+    fn candidate_configs(&self) -> Vec<Self> {
         [Shrinkage::Auto, Shrinkage::Fixed(0.1)].map(|shrinkage| Self { shrinkage }).into()
     }
 
+    /// Estimated memory of a fit in bytes, all in `f64`, to warn the user before it starts.
     fn memory_bytes(&self, shape: HeadShape) -> u64 {
         let (width, classes) = (shape.features as u64, shape.classes as u64);
         // Covariance and, if it is singular, the workspace of its decomposition; means and weights.
@@ -149,17 +165,23 @@ impl HeadConfig for LdaConfig {
     }
 }
 
-/// Upper bound of the variance that rounding gives a feature that is constant within every class.
+/// Upper bound of the variance that rounding errors give to `feature` if it is constant within every class;
+/// `samples` is the number of samples. A variance up to this bound may be a rounding error and is ignored.
 fn rounding_variance(classes: &ClassMeans, feature: usize, samples: f64) -> f64 {
     let values = classes.means.iter().skip(feature).step_by(classes.width);
     let largest = values.fold(0.0f64, |top, mean| top.max(mean.abs()));
     (samples * f64::EPSILON * largest).powi(2)
 }
 
-/// `Σ_c π_c (1 - δ_c) S_c` with `retained` `[K]` holding `1 - δ_c`.
+/// Computes `Σ_c π_c (1 - δ_c) S_c` `[F, F]`, the part of the covariance `Σ` of linear discriminant analysis
+/// that comes from the samples ([`LdaConfig`] has the formula): the sum of the covariances `S_c` of the
+/// classes with samples, weighted by their frequencies `π_c`. `retained` holds `1 - δ_c` for each of these
+/// classes, the share of `S_c` that shrinkage leaves.
 fn pooled_covariance(data: &TrainingSet<'_>, classes: &ClassMeans, retained: &[f64]) -> LowerTriangular {
     let samples = data.labels().len() as f64;
-    let scales: Vec<f64> = retained.iter().map(|retained| (retained / samples).sqrt()).collect();
+    // In the sum, the product of a sample with itself has the weight `share / samples`, so the row is
+    // multiplied by the square root.
+    let scales: Vec<f64> = retained.iter().map(|share| (share / samples).sqrt()).collect();
     LowerTriangular::column_gram(&CenteredRows {
         features: data.features(),
         group: &classes.class_of_row,
@@ -168,7 +190,9 @@ fn pooled_covariance(data: &TrainingSet<'_>, classes: &ClassMeans, retained: &[f
     })
 }
 
-/// The covariance with the same fixed shrinkage for every class.
+/// Computes the covariance `Σ` `[F, F]` of linear discriminant analysis for a fixed `shrinkage`, the same for
+/// every class: `1 - shrinkage` times the covariance of the samples around their class means, plus
+/// `shrinkage` times its mean variance times the identity.
 fn shrunk_covariance(data: &TrainingSet<'_>, classes: &ClassMeans, shrinkage: f64) -> LowerTriangular {
     // Scaling by 1 - shrinkage first would lose the trace when that is 0.
     let mut covariance = pooled_covariance(data, classes, &vec![1.0; classes.present.len()]);
@@ -178,10 +202,14 @@ fn shrunk_covariance(data: &TrainingSet<'_>, classes: &ClassMeans, shrinkage: f6
     covariance
 }
 
-/// The covariance with Ledoit and Wolf's shrinkage of each class.
+/// Computes the covariance `Σ = Σ_c π_c ((1 - δ_c) S_c + δ_c T_c)` `[F, F]` of linear discriminant analysis
+/// for `shrinkage = "auto"`: the covariance `S_c` of each class is shrunk towards a diagonal matrix `T_c` by
+/// its own share `δ_c`, from Ledoit and Wolf's formula, and weighted by the frequency `π_c` of the class.
+/// [`LdaConfig`] has the details.
 fn ledoit_wolf_covariance(data: &TrainingSet<'_>, classes: &ClassMeans) -> LowerTriangular {
     let mut class_rows = vec![Vec::new(); classes.present.len()];
     classes.class_of_row.iter().enumerate().for_each(|(row, &class)| class_rows[class as usize].push(row));
+    // `δ_c` and the diagonal of `δ_c T_c` of each class.
     let shrinkages: Vec<(f64, Vec<f64>)> = class_rows
         .par_iter()
         .enumerate()
@@ -196,7 +224,9 @@ fn ledoit_wolf_covariance(data: &TrainingSet<'_>, classes: &ClassMeans) -> Lower
     covariance
 }
 
-/// The shrinkage `δ` of a class and `δ T`, `[F]`, from its rows and their mean.
+/// Computes Ledoit and Wolf's shrinkage of the covariance of one class from the indices `rows` of its samples
+/// and their `mean` `[F]`. Returns `δ` and the diagonal of `δ T` `[F]` in the formula of [`LdaConfig`]: the
+/// share of the covariance that is replaced by a diagonal matrix, and the variances that replace it.
 fn class_shrinkage(data: &TrainingSet<'_>, rows: &[usize], mean: &[f64]) -> (f64, Vec<f64>) {
     let features = data.features();
     let (width, count) = (features.width(), rows.len() as f64);
@@ -210,10 +240,11 @@ fn class_shrinkage(data: &TrainingSet<'_>, rows: &[usize], mean: &[f64]) -> (f64
             *constant &= x == *first;
         }
     }
+    // The sums become the diagonal of `T`.
     for (variance, constant) in variance.iter_mut().zip(&constant) {
         *variance = if *constant { 1.0 } else { *variance / count };
     }
-    let varying = constant.iter().filter(|constant| !**constant).count() as f64;
+    let n_varying = constant.iter().filter(|constant| !**constant).count() as f64;
     // Constant features must become exactly 0: their mean may be off by rounding, so they are multiplied by
     // 0.
     let inverse_scale: Vec<f64> = variance
@@ -223,29 +254,34 @@ fn class_shrinkage(data: &TrainingSet<'_>, rows: &[usize], mean: &[f64]) -> (f64
         .collect();
     let shrinkage = ledoit_wolf_shrinkage(
         &StandardizedRows { features, row_indices: rows, mean, inverse_scale: &inverse_scale },
-        varying,
+        n_varying,
     );
-    let mean_variance = varying / width as f64;
+    // Standardized features have the variance 1 if they vary, 0 if they are constant.
+    let mean_variance = n_varying / width as f64;
     variance.iter_mut().for_each(|value| *value *= shrinkage * mean_variance);
     (shrinkage, variance)
 }
 
-/// Ledoit and Wolf's shrinkage for standardized rows, of which `varying` features are not constant.
-///
-/// With the covariance `R` of the rows and `μ = tr(R) / F`, it is `min(b, d) / d`, where `d = |R - μI|²` and
-/// `b = Σ_i |z_i z_iᵀ - R|² / N²`. Both follow from `Σ_i |z_i|⁴` and `|R|²`, which `ZZᵀ` gives as well as
-/// `ZᵀZ`.
-fn ledoit_wolf_shrinkage(rows: &impl RowSource, varying: f64) -> f64 {
+/// Computes Ledoit and Wolf's shrinkage, from 0 to 1, of the covariance `R` `[F, F]` of a class: the weight
+/// `s` with which `(1 - s) R + s μI` is closest to the true covariance, by an estimate; `μ` is the mean
+/// variance. `rows` are the standardized samples `[N, F]` of the class, in which `n_varying` features are not
+/// constant.
+fn ledoit_wolf_shrinkage(rows: &impl RowSource, n_varying: f64) -> f64 {
+    // `N` and `F`. For the rows `z_i`, the shrinkage is `min(b, d) / d`, where `d = |R - μI|²` and
+    // `b = Σ_i |z_i z_iᵀ - R|² / N²`. Both follow from `Σ_i |z_i|⁴` and `|R|²`. The latter is the same for
+    // `ZZᵀ` and `ZᵀZ`, where `Z` has the rows `z_i`, so the smaller of the two is computed.
     let (count, width) = (rows.n_rows() as f64, rows.width() as f64);
+    // With one feature, the covariance is `μI` already.
     if rows.width() == 1 {
         return 0.0;
     }
     let fewer_rows = rows.n_rows() <= rows.width();
-    let product: LowerTriangular =
+    let gram: LowerTriangular =
         if fewer_rows { LowerTriangular::row_gram(rows) } else { LowerTriangular::column_gram(rows) };
-    let covariance_norm = product.sum_of_squares() / (count * count);
+    // `|R|²`
+    let squared_norm = gram.sum_of_squares() / (count * count);
     let sum_of_fourth_powers: f64 = if fewer_rows {
-        product.diagonal().map(|square| square * square).sum()
+        gram.diagonal().map(|square| square * square).sum()
     } else {
         let (vectors, mut row) = (VectorOps::new(), Vec::<f64>::new());
         let fourth_power = |i| {
@@ -254,8 +290,9 @@ fn ledoit_wolf_shrinkage(rows: &impl RowSource, varying: f64) -> f64 {
         };
         (0..rows.n_rows()).map(fourth_power).sum()
     };
-    let target_distance = covariance_norm - varying * varying / width;
-    let estimation_error = (sum_of_fourth_powers / count - covariance_norm) / count;
+    // `d = |R|² - tr(R)² / F` and `b`; the trace is the number of features with variance 1.
+    let target_distance = squared_norm - n_varying * n_varying / width;
+    let estimation_error = (sum_of_fourth_powers / count - squared_norm) / count;
     if target_distance > 0.0 { (estimation_error / target_distance).clamp(0.0, 1.0) } else { 0.0 }
 }
 

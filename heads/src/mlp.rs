@@ -21,34 +21,38 @@ use crate::standardize::PreparedFeatures;
 const ROWS_PER_TASK: usize = 64;
 
 /// `[head]` with `kind = "mlp"`.
+///
+/// Hidden layers, each an affine map followed by a ReLU and dropout, and an affine output layer, fitted by
+/// AdamW to the lowest log-loss. The output layer starts at 0.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MlpConfig {
-    /// Units of each hidden layer.
+    /// Number of units of each hidden layer, in order: at least one layer.
     pub hidden: Vec<u64>,
-    /// Fraction of hidden units dropped in each step.
+    /// Fraction of the hidden units that are dropped at random in each step, at least 0 and less than 1.
     pub dropout: f64,
     /// Peak learning rate of AdamW: linear warmup over a tenth of all steps, then cosine decay.
     pub lr: f64,
-    /// Decoupled weight decay of AdamW.
+    /// Decoupled weight decay of AdamW, at least 0.
     pub weight_decay: f64,
-    /// Maximum number of passes over the samples.
+    /// Maximum number of epochs (passes over the training photos).
     pub epochs: u64,
-    /// Maximum number of samples per step; an epoch has at least 16 steps.
+    /// Maximum number of photos per step; an epoch has at least 16 steps.
     pub batch_size: u64,
-    /// Fraction of each class's photos held out for early stopping; 0 runs all epochs.
+    /// Fraction of the photos of each class to hold out for early stopping; with 0 all epochs run.
     pub validation: f64,
-    /// Epochs without a lower held-out loss before stopping.
+    /// Number of epochs without a lower loss on the held-out photos after which the fit stops early.
     pub patience: u64,
-    /// Weighting of the classes in the loss.
+    /// How much the photos of each class count in the loss.
     pub class_weight: ClassWeight,
-    /// Whether to standardize features to mean 0 and variance 1.
+    /// Whether to standardize the features to mean 0 and variance 1 before the fit.
     pub standardize: bool,
-    /// Random seed.
+    /// Random seed of the initial weights, of dropout, of the order of the photos and of the held-out ones.
     pub seed: u64,
 }
 
 impl Default for MlpConfig {
+    /// The values of the keys that a config leaves out.
     fn default() -> Self {
         Self {
             hidden: vec![512],
@@ -68,13 +72,13 @@ impl Default for MlpConfig {
 
 impl HeadConfig for MlpConfig {
     const KIND: &'static str = "mlp";
-    const ABOUT: &'static str = "multi-layer perceptron with dropout";
+    const ABOUT: &'static str = "a small neural network (multi-layer perceptron) with dropout";
     const SUPPORTS_WARM_START: bool = true;
     type Head = MlpHead;
 
+    /// Checks that the hyperparameters are in range.
     fn check(&self) -> Result<(), HeadError> {
-        let sizes_valid =
-            self.hidden.len() == self.hidden.iter().filter(|&&units| (1..=1 << 20).contains(&units)).count();
+        let sizes_valid = self.hidden.iter().all(|units| (1..=1_048_576).contains(units));
         let hidden = format!("{:?}", self.hidden);
         require(
             sizes_valid && !self.hidden.is_empty(),
@@ -86,6 +90,9 @@ impl HeadConfig for MlpConfig {
         self.adamw_params().check()
     }
 
+    /// Fits with AdamW on the prepared (perhaps standardized) features, then converts the first layer so that
+    /// the head takes raw features. Starts from the warm start of `context` if there is one. The history of
+    /// the result has the losses of each epoch.
     fn fit(&self, data: &TrainingSet<'_>, context: &FitContext<'_>) -> Result<Fitted<MlpHead>, HeadError> {
         let prepared = PreparedFeatures::new(data.features(), self.standardize);
         let recipe = self.adamw_params().recipe(data.labels().len());
@@ -96,12 +103,13 @@ impl HeadConfig for MlpConfig {
             Some(start) => self.load(start)?.for_warm_start(start, &prepared, classes)?,
             None => self.load(&self.initial_parameters(width, classes)?)?,
         };
-        let stack = MlpLearner::new(layers, self.dropout());
-        let (mut layers, history) = gradient::fit(stack, samples, &recipe, context)?;
+        let learner = MlpLearner::new(layers, self.dropout());
+        let (mut layers, history) = gradient::fit(learner, samples, &recipe, context)?;
         layers[0] = layers[0].for_raw_features(&prepared)?;
         Ok(Fitted::with_history(MlpHead { layers }, history))
     }
 
+    /// Restores a fitted head from the tensors of its layers, whose shapes must match `hidden`.
     fn load(&self, tensors: &Tensors) -> Result<MlpHead, HeadError> {
         let layers = (0..=self.hidden.len()).map(|layer| Affine::load(tensors, &layer_prefix(layer)));
         let layers: Vec<Affine> = layers.collect::<Result<_, _>>()?;
@@ -117,7 +125,9 @@ impl HeadConfig for MlpConfig {
         Ok(MlpHead { layers })
     }
 
-    fn grid(&self) -> Vec<Self> {
+    /// The configurations that the command `compare` fits to find the best: this one, one with half the
+    /// dropout, and one with twice the units in each hidden layer.
+    fn candidate_configs(&self) -> Vec<Self> {
         let doubled = self.hidden.iter().map(|units| 2 * units).collect();
         vec![
             self.clone(),
@@ -126,6 +136,8 @@ impl HeadConfig for MlpConfig {
         ]
     }
 
+    /// Estimated memory of a fit in bytes for data of this `shape`, to warn the user before it starts: the
+    /// layers with their optimizer state, and the standardized copy of the features, if any.
     fn memory_bytes(&self, shape: HeadShape) -> u64 {
         let mut width = shape.features;
         let mut layer_shapes = Vec::new();
@@ -143,19 +155,21 @@ impl HeadConfig for MlpConfig {
         .saturating_add(copied_bytes)
     }
 
+    /// The head as a function that candle differentiates, for fine-tuning a backbone.
     fn differentiable(&self) -> Option<&dyn Differentiable> {
         Some(self)
     }
 }
 
-/// Prefix of the names of a layer's tensors.
+/// Prefix of the names of a layer's tensors, such as `layers.0.` for the first.
 fn layer_prefix(layer: usize) -> String {
     format!("layers.{layer}.")
 }
 
 impl Differentiable for MlpConfig {
-    /// Hidden layers start as in PyTorch's `nn.Linear`: uniform within `1/√F` around 0. The last layer starts
-    /// at 0, as is usual for a new head on a pretrained network, so that no class is preferred.
+    /// The tensors of the layers from which a fit and fine-tuning start. Hidden layers start as in PyTorch's
+    /// `nn.Linear`: uniform from `-1/√F` to `1/√F`, with the number `F` of inputs of the layer. The last
+    /// layer starts at 0, as is usual for a new head on a pretrained network, so that no class is preferred.
     fn initial_parameters(&self, width: usize, classes: usize) -> Result<Tensors, HeadError> {
         let mut tensors = Tensors::new();
         let mut width = width;
@@ -178,6 +192,9 @@ impl Differentiable for MlpConfig {
         Ok(tensors)
     }
 
+    /// The logits `[N, C]` of features `[N, F]` with these `parameters` (the tensors of the layers), computed
+    /// by candle's operations, so that candle can differentiate them in fine-tuning. With dropout in
+    /// training, as `mode` says.
     fn forward(
         &self,
         parameters: &Tensors,
@@ -189,6 +206,7 @@ impl Differentiable for MlpConfig {
             x = Affine::forward(parameters, &layer_prefix(layer), &x)?.relu()?;
             if let (ForwardMode::Train { step }, Some(dropout)) = (mode, self.dropout()) {
                 let (rows, units) = x.dims2()?;
+                // The factor of each unit: 0 if it is dropped.
                 let mut mask = vec![1.0; rows * units];
                 for (row, mask) in mask.chunks_mut(units).enumerate() {
                     dropout.apply_to_row(step, layer, row, mask);
@@ -201,11 +219,13 @@ impl Differentiable for MlpConfig {
 }
 
 impl MlpConfig {
+    /// The keys that are shared with other heads.
     fn adamw_params(&self) -> AdamWParams {
         let &Self { lr, weight_decay, epochs, batch_size, validation, patience, seed, .. } = self;
         AdamWParams { lr, weight_decay, epochs, batch_size, validation, patience, seed }
     }
 
+    /// The dropout after each hidden layer; `None` if its rate is 0.
     fn dropout(&self) -> Option<Dropout> {
         (self.dropout > 0.0).then_some(Dropout { rate: self.dropout, seed: self.seed })
     }
@@ -218,12 +238,14 @@ pub struct MlpHead {
 }
 
 impl MlpHead {
+    /// The layer that gives the logits.
     fn output_layer(&self) -> &Affine {
         &self.layers[self.layers.len() - 1]
     }
 
-    /// Adapts a loaded head as a warm start for these features: new classes are appended and start at 0, as
-    /// in a new head. `tensors` are those that it was loaded from.
+    /// Adapts this loaded head as a warm start of a fit on these features: the first layer is converted to
+    /// the prepared features; new classes are appended and start at 0, as in a new head. `tensors` are those
+    /// that the head was loaded from; a layer in them that `hidden` lacks is an error.
     fn for_warm_start(
         mut self,
         tensors: &Tensors,
@@ -234,7 +256,7 @@ impl MlpHead {
         if let Some(name) = tensors.keys().find(|name| name.starts_with(&next_prefix)) {
             return Err(tensor_error(name, "belongs to a layer that is not in `hidden`".into()));
         }
-        gradient::check_warm_start([self.width(), self.classes()], [prepared.features().width(), classes])?;
+        gradient::check_warm_start(&self, prepared.features().width(), classes)?;
         self.layers[0] = self.layers[0].for_prepared_features(prepared)?;
         let last = self.layers.pop().map(|last| last.with_classes(classes));
         self.layers.extend(last);
@@ -242,7 +264,8 @@ impl MlpHead {
     }
 }
 
-/// Logits of `rows` `[n, F]` into `out` `[n, C]`, on the calling thread.
+/// Writes the logits `[n, C]` of the features `rows` `[n, F]` to `out`, on the calling thread: affine layers,
+/// with a ReLU after each but the last. For prediction, so without dropout.
 fn forward_layers(layers: &[PackedAffine<'_>], rows: &[f32], out: &mut [f32]) {
     let Some((last, hidden)) = layers.split_last() else { return };
     let n = out.len() / last.classes();
@@ -267,6 +290,8 @@ impl Head for MlpHead {
         self.output_layer().classes()
     }
 
+    /// Computes the logits of raw features, in parallel over blocks of rows. The weights of the layers are
+    /// first copied into the order that matrix products need, once for all rows.
     fn logits(&self, features: FeatureMatrix<'_>) -> Result<Logits, HeadError> {
         features.expect_width(self.width())?;
         let mut out = vec![0.0; features.len() * self.classes()];
@@ -278,10 +303,11 @@ impl Head for MlpHead {
         Logits::new(out, self.classes())
     }
 
+    /// The weights and biases of all layers by name, such as `layers.0.weight`: what is saved of the head.
     fn tensors(&self) -> Result<Tensors, HeadError> {
         let mut tensors = Tensors::new();
-        for (layer, map) in self.layers.iter().enumerate() {
-            tensors.extend(map.tensors_with_prefix(&layer_prefix(layer))?);
+        for (layer, affine) in self.layers.iter().enumerate() {
+            tensors.extend(affine.tensors_with_prefix(&layer_prefix(layer))?);
         }
         Ok(tensors)
     }
@@ -308,10 +334,14 @@ mod tests {
         let other = MlpConfig { hidden: vec![4], ..MlpConfig::default() };
         let tensors = other.initial_parameters(2, 5).unwrap();
         let error = config.load(&tensors).unwrap_err().to_string();
-        assert_eq!(error, "tensor `layers.0.weight`: does not match the layer of 3 units in `hidden`");
+        assert!(
+            error.contains("`layers.0.weight` does not match the layer of 3 units in `hidden`"),
+            "{error}"
+        );
         let mut missing = config.initial_parameters(2, 5).unwrap();
         missing.remove("layers.1.bias");
-        assert_eq!(config.load(&missing).unwrap_err().to_string(), "tensor `layers.1.bias`: is missing");
+        let error = config.load(&missing).unwrap_err().to_string();
+        assert!(error.contains("tensor `layers.1.bias` is missing"), "{error}");
     }
 
     /// Uniform features `[150, 6]` from 0 to 1; the feature of the class, 0 to 2, is higher by 1.
@@ -373,13 +403,17 @@ mod tests {
             let start = other.initial_parameters(width, classes).unwrap();
             small_config().fit(&data, &FitContext::silent().with_warm_start(&start)).unwrap_err().to_string()
         };
-        let units = "tensor `layers.0.weight`: does not match the layer of 16 units in `hidden`";
-        assert_eq!(refusal(&[8], 6, 3), units);
-        let deeper = "tensor `layers.2.bias`: belongs to a layer that is not in `hidden`";
-        assert_eq!(refusal(&[16, 8], 6, 3), deeper);
-        assert_eq!(refusal(&[16], 5, 3), "the head expects 5 features per photo, but the data has 6");
-        let classes = "the warm-start head has 4 classes, but the data has 3: its classes must be the first of the data's";
-        assert_eq!(refusal(&[16], 6, 4), classes);
+        for (refusal, expected) in [
+            (
+                refusal(&[8], 6, 3),
+                "tensor `layers.0.weight` does not match the layer of 16 units in `hidden`",
+            ),
+            (refusal(&[16, 8], 6, 3), "tensor `layers.2.bias` belongs to a layer that is not in `hidden`"),
+            (refusal(&[16], 5, 3), "the head expects 5 features per photo, but the data has 6"),
+            (refusal(&[16], 6, 4), "the earlier head has more classes (4) than the data (3)"),
+        ] {
+            assert!(refusal.contains(expected), "{refusal}");
+        }
     }
 
     #[test]

@@ -38,19 +38,21 @@ const ROWS_PER_TASK: usize = 64;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct NearestMeanConfig {
-    /// Distance to the means.
+    /// How the distance between a photo and the mean of a class is measured.
     pub metric: Metric,
 }
 
 impl HeadConfig for NearestMeanConfig {
     const KIND: &'static str = "nearest-mean";
-    const ABOUT: &'static str = "the class whose mean is nearest";
+    const ABOUT: &'static str = "the class whose average features are nearest";
     type Head = NearestMeanHead;
 
+    /// Every configuration is valid: the type of `metric` allows valid values only.
     fn check(&self) -> Result<(), HeadError> {
         Ok(())
     }
 
+    /// Computes the class means, as the weights and biases of an affine map, in closed form.
     fn fit(&self, data: &TrainingSet<'_>, _: &FitContext<'_>) -> Result<Fitted<NearestMeanHead>, HeadError> {
         let map = match self.metric {
             Metric::Euclidean => fit_euclidean(data)?,
@@ -59,33 +61,41 @@ impl HeadConfig for NearestMeanConfig {
         Ok(Fitted::without_history(NearestMeanHead { map, metric: self.metric }))
     }
 
+    /// Restores a fitted head from its saved tensors.
     fn load(&self, tensors: &Tensors) -> Result<NearestMeanHead, HeadError> {
         Ok(NearestMeanHead { map: Affine::load(tensors, "")?, metric: self.metric })
     }
 
-    fn grid(&self) -> Vec<Self> {
+    /// The configurations that the command `compare` fits to find the best: both metrics.
+    fn candidate_configs(&self) -> Vec<Self> {
         [Metric::Euclidean, Metric::Cosine].map(|metric| Self { metric }).into()
     }
 
+    /// Estimated memory of a fit in bytes for data of this `shape`, to warn the user before it starts.
     fn memory_bytes(&self, shape: HeadShape) -> u64 {
+        // A few copies of the class means, and two values per sample, in `f64`.
         8 * (4 * shape.classes * shape.features + 2 * shape.samples) as u64
     }
 }
 
-/// Relative to the mean `g` of the class means: `½ (|x - g|² - |x - m|²) = (m - g)·x - ½ (m - g)·(m + g)`.
+/// Fits the affine map from features to logits for `metric = "euclidean"`. The logit of a class with mean `m`
+/// is `½ (|x - g|² - |x - m|²) = (m - g)·x - ½ (m - g)·(m + g)`: relative to the mean `g` of the class means,
+/// the weights are small and rounding loses little.
 fn fit_euclidean(data: &TrainingSet<'_>) -> Result<Affine, HeadError> {
-    let classes = ClassMeans::new(data);
+    let classes = ClassMeans::compute(data);
     let center = classes.mean_of_means(classes.present.iter().map(|_| 1.0));
     let (mut weight, mut bias) = (Vec::with_capacity(classes.means.len()), Vec::new());
     for mean in classes.means.chunks_exact(classes.width) {
-        let pairs = || mean.iter().zip(&center);
-        weight.extend(pairs().map(|(m, g)| m - g));
-        bias.push(-0.5 * pairs().map(|(m, g)| (m - g) * (m + g)).sum::<f64>());
+        let mean_and_center = || mean.iter().zip(&center);
+        weight.extend(mean_and_center().map(|(m, g)| m - g));
+        bias.push(-0.5 * mean_and_center().map(|(m, g)| (m - g) * (m + g)).sum::<f64>());
     }
     expand_to_all_classes(&classes.present, &weight, &bias, data.classes())
 }
 
-/// The normalized means of the normalized rows as weights.
+/// Fits the affine map from normalized features to logits for `metric = "cosine"`: the weights are the
+/// normalized class means of the normalized rows, so that the logits are the cosines of a row with the means;
+/// the biases are 0.
 fn fit_cosine(data: &TrainingSet<'_>) -> Result<Affine, HeadError> {
     let vectors = VectorOps::new();
     let features = data.features();
@@ -115,6 +125,8 @@ impl Head for NearestMeanHead {
         self.map.classes()
     }
 
+    /// Applies the affine map to the features, in parallel over blocks of rows. For `metric = "cosine"` the
+    /// rows are first normalized to length 1.
     fn logits(&self, features: FeatureMatrix<'_>) -> Result<Logits, HeadError> {
         if self.metric == Metric::Euclidean {
             return self.map.logits(features);
@@ -134,6 +146,7 @@ impl Head for NearestMeanHead {
         Logits::new(out, self.classes())
     }
 
+    /// The weights and biases of the affine map by name: what is saved of the head.
     fn tensors(&self) -> Result<Tensors, HeadError> {
         self.map.tensors()
     }

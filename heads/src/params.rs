@@ -4,7 +4,7 @@ use crate::check::{require_at_least_one, require_fraction, require_non_negative,
 use crate::error::HeadError;
 use crate::solver::gradient::{self, EarlyStopping, LrSchedule, Recipe};
 
-/// The values of the shared keys.
+/// The values of the shared keys, copied from the head's configuration, whose fields describe them.
 pub(crate) struct AdamWParams {
     pub(crate) lr: f64,
     pub(crate) weight_decay: f64,
@@ -16,7 +16,7 @@ pub(crate) struct AdamWParams {
 }
 
 impl AdamWParams {
-    /// Checks that every value is in range.
+    /// Checks that every value is in the range of its key, as a part of the head's own check.
     pub(crate) fn check(&self) -> Result<(), HeadError> {
         require_positive("lr", self.lr)?;
         require_non_negative("weight_decay", self.weight_decay)?;
@@ -26,13 +26,15 @@ impl AdamWParams {
         require_at_least_one("patience", self.patience)
     }
 
-    /// The training recipe for `samples` samples.
+    /// The settings with which [`gradient::fit`] trains a head on `samples` samples by AdamW. Small sets get
+    /// smaller batches, so that an epoch has enough steps; a `validation` of 0 turns early stopping off.
     pub(crate) fn recipe(&self, samples: usize) -> Recipe {
         let early_stopping = EarlyStopping { validation: self.validation, patience: self.patience };
         Recipe {
             lr: self.lr,
             schedule: LrSchedule::WarmupCosine,
             weight_decay: self.weight_decay,
+            // Weight decay takes the place of an L2 penalty.
             penalty: 0.0,
             epochs: self.epochs,
             batch_size: gradient::effective_batch_size(self.batch_size, samples),

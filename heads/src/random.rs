@@ -2,35 +2,39 @@
 
 /// SplitMix64 (Steele, Lea and Flood 2014), seeded with a key such as (seed, class, round).
 #[derive(Clone, Debug)]
-pub struct KeyedRng(u64);
+pub struct KeyedRng {
+    state: u64,
+}
 
 impl KeyedRng {
-    /// A generator for this key.
+    /// A generator whose numbers depend on `key` only, so that results do not depend on threads or on the
+    /// order of calls.
     #[must_use]
     pub fn new(key: &[u64]) -> Self {
-        key.iter().fold(Self(0), |mut random, &part| Self(random.next_u64() ^ part))
+        key.iter().fold(Self { state: 0 }, |mut rng, &part| Self { state: rng.next_u64() ^ part })
     }
 
-    /// 64 random bits.
+    /// The next 64 random bits, from which all other random numbers are made: one step of SplitMix64, with
+    /// the published constants.
     pub(crate) fn next_u64(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.state;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
     }
 
-    /// A number below `n`; its bias, less than `n / 2⁶⁴`, is accepted.
+    /// A random number below `n`; its bias, less than `n / 2⁶⁴`, is accepted.
     pub fn below(&mut self, n: usize) -> usize {
         ((u128::from(self.next_u64()) * n as u128) >> 64) as usize
     }
 
-    /// A number from 0 to 1, 1 excluded, in steps of 2⁻⁵³.
+    /// A random number from 0 to 1, 1 excluded, in steps of 2⁻⁵³.
     pub fn uniform(&mut self) -> f64 {
         (self.next_u64() >> 11) as f64 * (0.5f64).powi(53)
     }
 
-    /// Shuffles the items (Fisher and Yates).
+    /// Puts the items in random order (the shuffle of Fisher and Yates).
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
             items.swap(last, self.below(last + 1));
@@ -45,7 +49,7 @@ mod tests {
     /// Reference implementation (<https://prng.di.unimi.it/splitmix64.c>) from the state 1234567.
     #[test]
     fn the_sequence_is_the_published_one() {
-        let mut random = KeyedRng(1_234_567);
+        let mut random = KeyedRng { state: 1_234_567 };
         let first = [random.next_u64(), random.next_u64(), random.next_u64()];
         assert_eq!(first, [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423]);
     }

@@ -24,10 +24,10 @@ use crate::svm::SvmConfig;
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum RegistryError {
     /// A head with this name is already registered.
-    #[error("a head named `{0}` is already registered")]
+    #[error("a head named `{0}` is already registered: give the new head a different name (`KIND`)")]
     Duplicate(&'static str),
     /// No head has this name.
-    #[error("there is no head `{name}`; known: {}", known.join(", "))]
+    #[error("there is no head `{name}`: choose one of {}", known.join(", "))]
     Unknown {
         /// The requested name.
         name: String,
@@ -46,7 +46,8 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// The built-in heads: `cosine`, `knn`, `lda`, `linear`, `mlp`, `nearest-mean`, `ridge` and `svm`.
+    /// A registry of the heads of this crate: `cosine`, `knn`, `lda`, `linear`, `mlp`, `nearest-mean`,
+    /// `ridge` and `svm`.
     #[must_use]
     pub fn builtin() -> Self {
         let mut registry = Self::empty();
@@ -61,16 +62,17 @@ impl Registry {
         registry
     }
 
-    /// An empty registry.
+    /// A registry without heads, to which [`add`](Self::add) adds some.
     #[must_use]
     pub fn empty() -> Self {
         Self::default()
     }
 
-    /// Adds a head by its configuration type.
+    /// Registers a head that is not built in, under the name `C::KIND`, so that a config can name it in
+    /// `head.kind`. `C` is the head's configuration type.
     ///
     /// # Errors
-    /// [`RegistryError::Duplicate`] when the name is already registered.
+    /// [`RegistryError::Duplicate`] when a head with this name is already registered.
     pub fn add<C: HeadConfig>(&mut self) -> Result<(), RegistryError> {
         if self.kinds.contains_key(C::KIND) {
             return Err(RegistryError::Duplicate(C::KIND));
@@ -79,11 +81,12 @@ impl Registry {
         Ok(())
     }
 
+    /// Registers the head with the configuration type `C`; a head with the same name is replaced.
     fn insert<C: HeadConfig>(&mut self) {
         self.kinds.insert(C::KIND, Box::new(TypedHeadKind::<C>(PhantomData)));
     }
 
-    /// The head named `name`.
+    /// Looks up the head that is registered as `name`, the value of `head.kind` in a config.
     ///
     /// # Errors
     /// [`RegistryError::Unknown`], which lists the known names.
@@ -100,58 +103,68 @@ impl Registry {
     }
 }
 
-/// A registered head with its configuration type erased.
+/// A registered head with its configuration type erased, so that the program can list heads and configure one
+/// by the name in `head.kind`.
 pub trait HeadKind: Send + Sync {
-    /// The name in `head.kind`.
+    /// The name of the head, such as `svm`: the value of `head.kind` in a config.
     fn name(&self) -> &'static str;
-    /// One-line description.
+    /// A description of the head in one line, which `headstock heads` prints.
     fn about(&self) -> &'static str;
-    /// The keys, in the order of the configuration's fields.
+    /// The names and descriptions of the keys of `[head]` that the head has, in the order of the
+    /// configuration's fields, for `headstock heads NAME` and to find misspelled keys.
     fn hyperparameters(&self) -> Vec<Hyperparameter>;
-    /// The JSON schema of the table without `kind`.
+    /// The JSON schema of the table `[head]` without the key `kind`, a part of the schema of a config file;
+    /// `generator` collects the definitions that the parts share.
     fn json_schema(&self, generator: &mut SchemaGenerator) -> Schema;
-    /// Whether the default configuration is differentiable, see [`HeadConfig::differentiable`].
+    /// Whether a backbone can be fine-tuned with this head in its default configuration, see
+    /// [`HeadConfig::differentiable`].
     fn is_differentiable(&self) -> bool;
-    /// Parses and validates the table `[head]` without `kind`.
+    /// Parses and validates the table `[head]` without the key `kind`. Returns a configuration that can fit
+    /// heads; keys that `table` lacks have their default values.
     ///
     /// # Errors
     /// [`HeadError::Config`] or [`HeadError::Parameter`], which name the key.
     fn configure(&self, table: toml::Table) -> Result<Box<dyn ConfiguredHead>, HeadError>;
 }
 
-/// A validated configuration with its type erased.
+/// A validated configuration with its type erased, so that the program can fit and load any head. Its methods
+/// are those of [`HeadConfig`].
 pub trait ConfiguredHead: Send + Sync {
-    /// The name in `head.kind`.
+    /// The name of the head, such as `svm`: the value of `head.kind` in a config.
     fn kind(&self) -> &'static str;
-    /// The table with all defaults, without `kind`; [`HeadKind::configure`] accepts it.
+    /// The configuration as a table `[head]` without the key `kind`: all keys of the head, those with default
+    /// values too. It is saved with a run, and [`HeadKind::configure`] restores the configuration from it.
     fn table(&self) -> toml::Table;
-    /// The configuration with hyperparameters that a fit chose ([`Fitted::chosen`]) in place of `"auto"`, so
-    /// that a refit on other samples does not choose again.
+    /// This configuration with the hyperparameters that a fit chose (names and values from
+    /// [`Fitted::chosen`]) in place of `"auto"`, so that a refit on other samples does not choose again.
     ///
     /// # Errors
     /// [`HeadError::Config`] or [`HeadError::Parameter`] for a key or value that the head does not have.
     fn with_chosen(&self, chosen: &[(&'static str, f64)]) -> Result<Box<dyn ConfiguredHead>, HeadError>;
-    /// As [`HeadConfig::fit`].
+    /// Fits a head on the features and labels of `data`. The result depends on the configuration, the data
+    /// and the warm start of `context` only.
     ///
     /// # Errors
-    /// Those of [`HeadConfig::fit`].
+    /// When the data is invalid or the solver diverges.
     fn fit(&self, data: &TrainingSet<'_>, context: &FitContext<'_>) -> Result<Fitted<dyn Head>, HeadError>;
-    /// As [`HeadConfig::load`].
+    /// Restores a fitted head from the tensors that [`Head::tensors`] returned, which the program saves.
     ///
     /// # Errors
-    /// Those of [`HeadConfig::load`].
+    /// [`HeadError::Tensor`] for a tensor that is missing or misshapen.
     fn load(&self, tensors: &Tensors) -> Result<FittedHead, HeadError>;
-    /// As [`HeadConfig::differentiable`].
+    /// The head as a differentiable function for fine-tuning a backbone; `None` if it is not differentiable.
     fn differentiable(&self) -> Option<&dyn Differentiable>;
-    /// As [`HeadConfig::SUPPORTS_WARM_START`].
+    /// Whether a fit can start from an earlier head ([`FitContext::warm_start`]).
     fn supports_warm_start(&self) -> bool;
-    /// As [`HeadConfig::grid`].
-    fn grid(&self) -> Vec<Box<dyn ConfiguredHead>>;
-    /// As [`HeadConfig::memory_bytes`].
+    /// The configurations that the command `compare` fits to find the best: this one with a few values of its
+    /// most important keys.
+    fn candidate_configs(&self) -> Vec<Box<dyn ConfiguredHead>>;
+    /// Estimated memory of a fit on data of this shape in bytes, besides the features; 0 if it is negligible.
+    /// The program tells the user before a large fit starts, and `compare` runs fewer large fits at a time.
     fn memory_bytes(&self, shape: HeadShape) -> u64;
 }
 
-/// Implements [`HeadKind`] for a configuration type.
+/// The registered head with the configuration type `C`, of which it holds no value: implements [`HeadKind`].
 struct TypedHeadKind<C>(PhantomData<C>);
 
 impl<C: HeadConfig> HeadKind for TypedHeadKind<C> {
@@ -180,16 +193,20 @@ impl<C: HeadConfig> HeadKind for TypedHeadKind<C> {
     }
 }
 
-/// Implements [`ConfiguredHead`] for a configuration.
-struct TypedHead<C>(C);
+/// A configuration of the type `C`, behind the trait [`ConfiguredHead`], which hides the type.
+struct TypedHead<C> {
+    config: C,
+}
 
 impl<C: HeadConfig> TypedHead<C> {
+    /// Makes a configuration of the type `C` from the table `[head]` of a config file, without the key
+    /// `kind`, and checks its values. Keys that `table` lacks have their default values.
     fn from_table(table: toml::Table) -> Result<Self, HeadError> {
         let config: C = table
             .try_into()
             .map_err(|e: toml::de::Error| HeadError::Config { kind: C::KIND, message: e.message().into() })?;
         config.check()?;
-        Ok(Self(config))
+        Ok(Self { config })
     }
 }
 
@@ -198,43 +215,51 @@ impl<C: HeadConfig> ConfiguredHead for TypedHead<C> {
         C::KIND
     }
 
+    /// The configuration as a table `[head]` with all keys of the head, to save it with a run.
     fn table(&self) -> toml::Table {
-        toml::Table::try_from(&self.0).expect("a head's configuration is a table of TOML values")
+        toml::Table::try_from(&self.config).expect("a head's configuration is a table of TOML values")
     }
 
+    /// This configuration with the hyperparameters that a fit chose (names and values) in place of `"auto"`,
+    /// so that a refit does not choose again.
     fn with_chosen(&self, chosen: &[(&'static str, f64)]) -> Result<Box<dyn ConfiguredHead>, HeadError> {
+        // Replaces `"auto"` by the chosen numbers.
         let mut table = self.table();
         table.extend(chosen.iter().map(|&(key, value)| (key.to_owned(), toml::Value::Float(value))));
         Ok(Box::new(Self::from_table(table)?))
     }
 
+    /// Fits a head of the type `C::Head`, and hides this type, as callers handle heads of any kind.
     fn fit(&self, data: &TrainingSet<'_>, context: &FitContext<'_>) -> Result<Fitted<dyn Head>, HeadError> {
-        let Fitted { head, history, chosen } = self.0.fit(data, context)?;
+        let Fitted { head, history, chosen } = self.config.fit(data, context)?;
         Ok(Fitted { head, history, chosen })
     }
 
+    /// Restores a head of the type `C::Head` from its saved tensors, and hides this type.
     fn load(&self, tensors: &Tensors) -> Result<FittedHead, HeadError> {
-        Ok(Box::new(self.0.load(tensors)?))
+        Ok(Box::new(self.config.load(tensors)?))
     }
 
     fn differentiable(&self) -> Option<&dyn Differentiable> {
-        self.0.differentiable()
+        self.config.differentiable()
     }
 
     fn supports_warm_start(&self) -> bool {
         C::SUPPORTS_WARM_START
     }
 
-    fn grid(&self) -> Vec<Box<dyn ConfiguredHead>> {
-        self.0
-            .grid()
+    /// The configurations that the command `compare` fits to find the best, as [`HeadConfig`] lists them,
+    /// with their type hidden.
+    fn candidate_configs(&self) -> Vec<Box<dyn ConfiguredHead>> {
+        self.config
+            .candidate_configs()
             .into_iter()
-            .map(|config| Box::new(TypedHead(config)) as Box<dyn ConfiguredHead>)
+            .map(|config| Box::new(TypedHead { config }) as Box<dyn ConfiguredHead>)
             .collect()
     }
 
     fn memory_bytes(&self, shape: HeadShape) -> u64 {
-        self.0.memory_bytes(shape)
+        self.config.memory_bytes(shape)
     }
 }
 
@@ -262,7 +287,10 @@ mod tests {
     #[test]
     fn a_name_given_twice_is_an_error() {
         let error = Registry::builtin().add::<LinearConfig>().unwrap_err();
-        assert_eq!(error.to_string(), "a head named `linear` is already registered");
+        assert_eq!(
+            error.to_string(),
+            "a head named `linear` is already registered: give the new head a different name (`KIND`)"
+        );
     }
 
     #[test]
@@ -270,11 +298,11 @@ mod tests {
         let registry = Registry::builtin();
         let error = registry.get("liner").err().expect("there is no such head");
         let known = "cosine, knn, lda, linear, mlp, nearest-mean, ridge, svm";
-        assert_eq!(error.to_string(), format!("there is no head `liner`; known: {known}"));
+        assert_eq!(error.to_string(), format!("there is no head `liner`: choose one of {known}"));
     }
 
     #[test]
-    fn a_configured_head_fits_and_loads_as_its_type_does() {
+    fn a_configured_head_fits_and_loads_like_its_configuration_type() {
         let values = [0.0, 1.0, 5.0, 6.0];
         let data =
             TrainingSet::new(crate::FeatureMatrix::new(&values, 1).unwrap(), &[0, 0, 1, 1], 2).unwrap();

@@ -19,7 +19,7 @@ pub enum Regularization {
 }
 
 impl Regularization {
-    /// The fixed value, if any.
+    /// The value if it is a fixed number; `None` for `"auto"`, which the fit must choose first.
     #[must_use]
     pub fn fixed(self) -> Option<f64> {
         match self {

@@ -10,14 +10,16 @@ use crate::data::FeatureMatrix;
 /// and constant features are only shifted.
 #[derive(Clone, Debug, PartialEq)]
 struct StandardScaler {
-    /// `[F]`
+    /// The mean of each feature, `[F]`.
     mean: Vec<f64>,
-    /// The standard deviation or, for a constant feature, 1; `[F]`.
+    /// The standard deviation of each feature or, if it is constant, 1; `[F]`.
     scale: Vec<f64>,
 }
 
 impl StandardScaler {
-    fn new(features: FeatureMatrix<'_>) -> Self {
+    /// Computes the mean and the standard deviation of each feature, to standardize by. A feature that is
+    /// equal in all rows is found by comparison: rounding could make its standard deviation differ from 0.
+    fn fit(features: FeatureMatrix<'_>) -> Self {
         let n = features.len() as f64;
         let mean = column_means(features);
         let mut scale = vec![0.0; features.width()];
@@ -39,7 +41,7 @@ impl StandardScaler {
     }
 }
 
-/// The mean of each feature, `[F]`.
+/// The mean of each feature over all rows, `[F]`, summed in `f64`: to center the features.
 pub(crate) fn column_means(features: FeatureMatrix<'_>) -> Vec<f64> {
     let mut mean = vec![0.0; features.width()];
     for row in features.rows() {
@@ -53,22 +55,26 @@ pub(crate) fn column_means(features: FeatureMatrix<'_>) -> Vec<f64> {
     mean
 }
 
-/// The features that a head is fitted on: raw or standardized.
+/// The features that a head is fitted on: raw, or standardized if its key `standardize` is set. Also converts
+/// weights, as a fitted head takes raw features.
 #[derive(Debug)]
 pub(crate) struct PreparedFeatures<'a> {
+    /// `[N, F]`, row by row.
     data: Cow<'a, [f32]>,
     width: usize,
+    /// How the features were standardized; `None` if they are raw.
     scaler: Option<StandardScaler>,
 }
 
 impl<'a> PreparedFeatures<'a> {
-    /// Standardizes the features if `standardize` is set.
+    /// Prepares the raw `features` for a fit: borrows them as they are or, if `standardize` is set, copies
+    /// them and maps each feature to mean 0 and variance 1.
     pub(crate) fn new(features: FeatureMatrix<'a>, standardize: bool) -> Self {
         let width = features.width();
         if !standardize {
             return Self { data: features.as_slice().into(), width, scaler: None };
         }
-        let scaler = StandardScaler::new(features);
+        let scaler = StandardScaler::fit(features);
         let mut data = features.as_slice().to_vec();
         data.par_chunks_exact_mut(width).for_each(|row| {
             for ((x, mean), scale) in row.iter_mut().zip(&scaler.mean).zip(&scaler.scale) {
@@ -83,8 +89,10 @@ impl<'a> PreparedFeatures<'a> {
         FeatureMatrix::from_valid_rows(&self.data, self.width)
     }
 
-    /// Converts an affine map of the prepared features, `weight` `[C, F]` and `bias` `[C]`, in place into the
-    /// same map of the raw features.
+    /// Converts fitted weights `[C, F]` and biases `[C]`, which take the prepared features, in place into
+    /// those that give the same logits for the raw features, as a fitted head stores them, by
+    /// `w·(x - mean) / scale + b = (w / scale)·x + b - (w / scale)·mean`. Changes nothing if the features are
+    /// raw.
     pub(crate) fn unstandardize_weights(&self, weight: &mut [f64], bias: &mut [f64]) {
         let Some(scaler) = &self.scaler else { return };
         for (weight, bias) in weight.chunks_exact_mut(self.width).zip(bias) {
@@ -95,8 +103,10 @@ impl<'a> PreparedFeatures<'a> {
         }
     }
 
-    /// Converts an affine map of the raw features in place into the same map of the prepared features: the
-    /// inverse of [`PreparedFeatures::unstandardize_weights`].
+    /// Converts weights `[C, F]` and biases `[C]` for raw features, as a fitted head has them, in place into
+    /// those that give the same logits for the prepared features, to start a fit from (warm start), by
+    /// `w·x + b = (scale w)·(x - mean) / scale + b + w·mean`: the inverse of
+    /// [`PreparedFeatures::unstandardize_weights`]. Changes nothing if the features are raw.
     pub(crate) fn standardize_weights(&self, weight: &mut [f64], bias: &mut [f64]) {
         let Some(scaler) = &self.scaler else { return };
         for (weight, bias) in weight.chunks_exact_mut(self.width).zip(bias) {

@@ -22,14 +22,15 @@ const PATH: [f64; 9] = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0];
 /// Relative duality gap that is enough to count the errors on held-out photos.
 const PATH_TOLERANCE: f64 = 5e-3;
 
-/// Loss of a photo with slack `ξ = max(0, 1 - y (w·x + b))`.
+/// Loss of a photo with slack `ξ = max(0, 1 - y (w·x + b))`, where `y` is 1 for photos of the class and -1
+/// for the others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum SvmLoss {
-    /// `C ξ²`
+    /// The squared slack, `C ξ²`.
     #[default]
     SquaredHinge,
-    /// `C ξ`
+    /// The slack, `C ξ`.
     Hinge,
 }
 
@@ -37,10 +38,10 @@ pub enum SvmLoss {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum MultiClass {
-    /// One problem per class against the rest.
+    /// One problem per class, against the photos of all other classes.
     #[default]
     Ovr,
-    /// A single problem for all classes.
+    /// A single problem for all classes (Crammer and Singer).
     CrammerSinger,
 }
 
@@ -63,7 +64,7 @@ pub enum MultiClass {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SvmConfig {
-    /// One-vs-rest or a single problem for all classes.
+    /// Whether each class is separated from the rest on its own, or all classes in a single problem.
     pub multi_class: MultiClass,
     /// Loss of photos inside the margin; no effect with `crammer-singer`.
     pub loss: SvmLoss,
@@ -76,19 +77,20 @@ pub struct SvmConfig {
     /// Value of the constant feature whose weight gives the intercept: larger values regularize the intercept
     /// less.
     pub intercept_scaling: f64,
-    /// Duality gap, relative to the objective, at which to stop.
+    /// Duality gap, relative to the objective, at which the solver stops; greater than 0.
     pub tol: f64,
-    /// Maximum number of solver rounds.
+    /// Maximum number of solver rounds, at least 1.
     pub max_iter: u64,
-    /// Weighting of the classes in the loss.
+    /// How much the photos of each class count in the loss.
     pub class_weight: ClassWeight,
-    /// Whether to standardize features to mean 0 and variance 1.
+    /// Whether to standardize the features to mean 0 and variance 1 before the fit.
     pub standardize: bool,
-    /// Random seed of the order in which the solver visits the photos.
+    /// Random seed of the order in which the solver visits the photos; the optimum does not depend on it.
     pub seed: u64,
 }
 
 impl Default for SvmConfig {
+    /// The values of the keys that a config leaves out. The field [`c`](Self::c) says why `C` is 0.01.
     fn default() -> Self {
         Self {
             multi_class: MultiClass::Ovr,
@@ -110,6 +112,7 @@ impl HeadConfig for SvmConfig {
     const SUPPORTS_WARM_START: bool = true;
     type Head = Affine;
 
+    /// Checks that the hyperparameters are in range.
     fn check(&self) -> Result<(), HeadError> {
         self.c.check("C")?;
         require_positive("intercept_scaling", self.intercept_scaling)?;
@@ -117,6 +120,8 @@ impl HeadConfig for SvmConfig {
         require_at_least_one("max_iter", self.max_iter)
     }
 
+    /// Fits the head with the `C` of the config or, for `"auto"`, with the candidate that makes the fewest
+    /// errors in cross-validation. The history holds the progress of the solver.
     fn fit(&self, data: &TrainingSet<'_>, context: &FitContext<'_>) -> Result<Fitted<Affine>, HeadError> {
         let (c, chosen) = match self.c {
             Regularization::Fixed(c) => (c, None),
@@ -138,14 +143,20 @@ impl HeadConfig for SvmConfig {
         Ok(Fitted::with_history(problem.to_affine(&solution)?, history).with_chosen("C", chosen))
     }
 
+    /// Restores a fitted head from its saved tensors.
     fn load(&self, tensors: &Tensors) -> Result<Affine, HeadError> {
         Affine::load(tensors, "")
     }
 
-    fn grid(&self) -> Vec<Self> {
+    /// The configurations that the command `compare` fits to find the best: this one with
+    /// three values of `C` in place of its own.
+    fn candidate_configs(&self) -> Vec<Self> {
         [0.001, 0.01, 0.1].map(|c| Self { c: Regularization::Fixed(c), ..self.clone() }).into()
     }
 
+    /// Estimated memory of a fit in bytes for data of this `shape`, besides the features, to warn the user
+    /// before it starts: the state of the solver, and copies of the features (the standardized ones, and
+    /// those of a fold in cross-validation).
     fn memory_bytes(&self, shape: HeadShape) -> u64 {
         let [samples, features, classes] = [shape.samples, shape.features, shape.classes].map(|n| n as u64);
         let weight_bytes = classes * features * size_of::<f64>() as u64;
@@ -167,8 +178,9 @@ impl HeadConfig for SvmConfig {
 }
 
 impl SvmConfig {
-    /// Number of errors on the held-out photos of a fold for each `C` of the path; each fit starts from the
-    /// previous one.
+    /// For `C = "auto"`, fits on one fold of a cross-validation with each `C` of [`PATH`]; returns the number
+    /// of wrong predictions on the held-out samples for each. Each fit starts from the dual coefficients of
+    /// the previous one, which saves time.
     fn errors_along_path(&self, fold: &FoldData<'_>) -> Result<Vec<f64>, HeadError> {
         let problem = SvmProblem::new(self, fold.fit);
         let mut initial_dual_coef: Option<Vec<f64>> = None;
@@ -178,13 +190,16 @@ impl SvmConfig {
             let logits = problem.to_affine(&solution)?.logits(fold.held_out.features())?;
             initial_dual_coef = Some(solution.dual_coef);
             let predicted = logits.argmax();
-            Ok(predicted.iter().zip(fold.held_out.labels()).filter(|(a, b)| a != b).count() as f64)
+            Ok(predicted.iter().zip(fold.held_out.labels()).filter(|(class, label)| class != label).count()
+                as f64)
         });
         errors.collect()
     }
 
-    /// One history row per round of each problem.
+    /// The history of the fit, for the user: how objective and duality gap went in each round of the solver,
+    /// for each binary problem if there is more than one.
     fn history(&self, solution: &SvmSolution, classes: usize) -> History {
+        // With two classes there is one problem, that of class 1.
         let first = usize::from(classes == 2);
         let rows = solution.outcomes.iter().enumerate().flat_map(|(index, (progress, _))| {
             (1..).zip(progress).map(move |(round, p)| {

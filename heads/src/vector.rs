@@ -2,38 +2,40 @@
 
 use pulp::{Simd, WithSimd};
 
-/// Independent partial sums of a dot product: four AVX-512 registers of `f64`, which hides the latency of the
-/// addition. The number is fixed and products are fused with sums (in software if a processor cannot), so
-/// that every processor gives the same bits.
+/// Number of independent partial sums of a dot product: four AVX-512 registers of `f64`, so that additions
+/// need not wait for each other. The number is fixed and products are fused with sums (FMA, in software if a
+/// processor cannot), so that every processor gives the same bits.
 const LANES: usize = 32;
 
-/// The operations for the current processor.
+/// Vector operations in the SIMD instructions of the current processor: what solvers compute with.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct VectorOps(pulp::Arch);
+pub(crate) struct VectorOps {
+    arch: pulp::Arch,
+}
 
 impl VectorOps {
-    /// Detects the SIMD level of the processor.
+    /// Detects which SIMD instructions the processor has.
     pub(crate) fn new() -> Self {
-        Self(pulp::Arch::new())
+        Self { arch: pulp::Arch::new() }
     }
 
     /// `Σ a_i b_i` in `f64`; the order of summation depends on the length only.
     pub(crate) fn dot<A: Copy + Into<f64>, B: Copy + Into<f64>>(self, a: &[A], b: &[B]) -> f64 {
-        self.0.dispatch(DotProduct::<A, B, false> { a, b })
+        self.arch.dispatch(DotProduct::<A, B, false> { a, b })
     }
 
     /// `Σ (a_i - b_i)²` in `f64`; the order of summation depends on the length only.
     pub(crate) fn squared_distance<A: Copy + Into<f64>, B: Copy + Into<f64>>(self, a: &[A], b: &[B]) -> f64 {
-        self.0.dispatch(DotProduct::<A, B, true> { a, b })
+        self.arch.dispatch(DotProduct::<A, B, true> { a, b })
     }
 
-    /// `y_i += scale * x_i`.
+    /// Adds `scale` times the vector `x` to `y`, `y_i += scale * x_i` (BLAS's `axpy`).
     pub(crate) fn add_scaled<X: Copy + Into<f64>>(self, y: &mut [f64], scale: f64, x: &[X]) {
-        self.0.dispatch(AddScaled { y, scale, x });
+        self.arch.dispatch(AddScaled { y, scale, x });
     }
 }
 
-/// The dot product of two vectors, or their squared distance.
+/// The arguments of [`VectorOps::dot`] or, if `SQUARED_DISTANCE`, of [`VectorOps::squared_distance`].
 ///
 /// A struct, not a closure: `with_simd` must be inlined to use the processor's instructions, or each fused
 /// product would be a function call.
@@ -45,6 +47,8 @@ struct DotProduct<'a, A, B, const SQUARED_DISTANCE: bool> {
 impl<A: Copy + Into<f64>, B: Copy + Into<f64>, const SQUARED_DISTANCE: bool>
     DotProduct<'_, A, B, SQUARED_DISTANCE>
 {
+    /// `sum` plus the term of the entries `a` and `b`: `a * b`, or `(a - b)²` if `SQUARED_DISTANCE`. A fused
+    /// operation, with one rounding.
     #[inline(always)]
     fn add(sum: f64, a: A, b: B) -> f64 {
         let (a, b) = (a.into(), b.into());
@@ -57,6 +61,9 @@ impl<A: Copy + Into<f64>, B: Copy + Into<f64>, const SQUARED_DISTANCE: bool> Wit
 {
     type Output = f64;
 
+    /// Computes the dot product (or squared distance) of `a` and `b`: pulp calls this, compiled for the SIMD
+    /// instructions `S`, which the compiler then uses on its own. The term of entry `i` is added to partial
+    /// sum `i % LANES`; the terms after the last whole block of [`LANES`] entries are summed apart.
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) -> f64 {
         let mut sums = [0.0f64; LANES];
@@ -75,6 +82,8 @@ impl<A: Copy + Into<f64>, B: Copy + Into<f64>, const SQUARED_DISTANCE: bool> Wit
     }
 }
 
+/// The arguments of [`VectorOps::add_scaled`]. A struct, not a closure: `with_simd` must be inlined to use
+/// the processor's instructions.
 struct AddScaled<'a, X> {
     y: &'a mut [f64],
     scale: f64,
@@ -84,6 +93,8 @@ struct AddScaled<'a, X> {
 impl<X: Copy + Into<f64>> WithSimd for AddScaled<'_, X> {
     type Output = ();
 
+    /// Computes `y += scale * x`: pulp calls this, compiled for the SIMD instructions `S`, which the compiler
+    /// then uses on its own.
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
         for (y, &x) in self.y.iter_mut().zip(self.x) {
@@ -92,7 +103,8 @@ impl<X: Copy + Into<f64>> WithSimd for AddScaled<'_, X> {
     }
 }
 
-/// All available SIMD levels, from scalar to that of the current processor.
+/// The SIMD levels that can be tested on this processor: no SIMD, AVX2 (`V3`) if it has that, and the best
+/// that it has. Tests check that all give the same bits.
 #[cfg(test)]
 pub(crate) fn available_archs() -> Vec<pulp::Arch> {
     let mut archs = vec![pulp::Arch::Scalar];
@@ -144,7 +156,7 @@ mod tests {
             (ops.dot(&a, &b).to_bits(), y)
         };
         for arch in available_archs() {
-            assert_eq!(run_on(VectorOps(arch)), run_on(VectorOps::new()), "{arch:?}");
+            assert_eq!(run_on(VectorOps { arch }), run_on(VectorOps::new()), "{arch:?}");
         }
     }
 }

@@ -264,13 +264,13 @@ fn some_heads_support_warm_starts() {
 fn each_head_has_its_name_description_and_keys() {
     let registry = Registry::builtin();
     for (kind, about, keys) in [
-        ("cosine", "softmax of cosines with a learned scale", 9),
-        ("knn", "a vote of the nearest training photos", 3),
+        ("cosine", "softmax of cosine similarities with a learned scale", 9),
+        ("knn", "a vote of the most similar training photos", 3),
         ("lda", "linear discriminant analysis with a shrunk covariance, in closed form", 1),
         ("linear", "multinomial logistic regression", 12),
-        ("mlp", "multi-layer perceptron with dropout", 11),
-        ("nearest-mean", "the class whose mean is nearest", 1),
-        ("ridge", "least squares on ±1, one class against the rest, in closed form", 3),
+        ("mlp", "a small neural network (multi-layer perceptron) with dropout", 11),
+        ("nearest-mean", "the class whose average features are nearest", 1),
+        ("ridge", "ridge regression to ±1, one class against the rest, in closed form", 3),
         ("svm", "linear support vector machines, one class against the rest or all at once", 9),
     ] {
         let head = registry.get(kind).unwrap();
@@ -338,11 +338,15 @@ fn log_of(kind: &str, table: &str, samples: usize) -> String {
 #[test]
 fn a_fit_that_does_not_converge_warns_and_others_are_silent() {
     for (kind, table, expected) in [
-        ("linear", "max_iter = 2", "linear has not converged: after 2 iterations the gradient is"),
+        (
+            "linear",
+            "max_iter = 2",
+            "the head `linear` has not converged and may be less accurate: the gradient is",
+        ),
         (
             "svm",
             "max_iter = 1\nC = 100.0\nloss = \"hinge\"",
-            "svm has not converged for class 0: after 1 rounds",
+            "the head `svm` has not converged for class 0 and may be less accurate: the duality gap is",
         ),
     ] {
         let log = log_of(kind, table, 60);
@@ -354,6 +358,9 @@ fn a_fit_that_does_not_converge_warns_and_others_are_silent() {
 #[test]
 fn an_mlp_with_nothing_to_hold_out_warns() {
     let log = log_of("mlp", "validation = 0.1\nepochs = 1", 3);
-    assert!(log.contains("no class has enough photos to hold out 0.1 of them"), "{log}");
+    assert!(
+        log.contains("no class has enough photos to hold out a fraction of 0.1 for early stopping"),
+        "{log}"
+    );
     assert_eq!(log_of("mlp", "epochs = 1", 3), "");
 }

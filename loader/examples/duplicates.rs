@@ -1,4 +1,4 @@
-//! Prints the near-duplicates below a folder as CSV: `similarity,mirrored,a,b`. Run by
+//! Prints the near-duplicates in a folder and its subfolders as CSV: `similarity,mirrored,a,b`. Run by
 //! `reference/duplicates/measure.py`.
 //!
 //! `cargo run --release -p headstock-loader --example duplicates -- FOLDER [SIMILARITY]`
@@ -16,7 +16,7 @@ use rayon::prelude::*;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
-    let folder = arguments.next().ok_or("name a folder")?;
+    let folder = arguments.next().ok_or("give a folder of photos")?;
     let similarity = arguments.next().map_or(Ok(DEFAULT_SIMILARITY), |text| text.parse())?;
     let paths = find_image_files(Path::new(&folder))?;
     let start = Instant::now();

@@ -3,10 +3,11 @@
 //! along both axes, with the short side resized to 224.
 //!
 //! ```sh
-//! cargo run --release -p headstock-loader --example photo_speed -- FOLDER [exact|scaled|quarter] [ROUNDS] [EVERY]
+//! cargo run --release -p headstock-loader --example photo_speed -- FOLDER [exact|scaled|quarter] [ROUNDS]
+//! [EVERY]
 //! ```
 //!
-//! Prints a line of JSON. Files are read before the clock starts. Of a folder, every `EVERY`-th photo is
+//! Prints a line of JSON. Files are read before the time is measured. Every `EVERY`-th photo of the folder is
 //! used.
 
 use std::error::Error;
@@ -23,13 +24,13 @@ const MAX_PIXELS: u64 = 200_000_000;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
-    let folder = arguments.next().ok_or("name a folder of photos")?;
+    let folder = arguments.next().ok_or("give a folder of photos as the first argument")?;
     let variant = arguments.next().unwrap_or_else(|| "exact".into());
-    let rounds: usize = arguments.next().map_or(Ok(1), |word| word.parse())?;
+    let rounds: usize = arguments.next().map_or(Ok(1), |argument| argument.parse())?;
     let step: usize = arguments.next().map_or(Ok(1), |argument| argument.parse())?;
 
     let mut paths = Vec::new();
-    files_below(Path::new(&folder), &mut paths)?;
+    collect_image_files(Path::new(&folder), &mut paths)?;
     paths.sort();
     let images = paths
         .iter()
@@ -53,7 +54,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The function that prepares a photo.
+/// The function that prepares an image in the way that `variant` names: `exact`, `scaled` or `quarter`.
 fn preparation(
     variant: &str,
 ) -> Result<impl Fn(LazyImage<'_>) -> Result<RgbImage, DecodeError>, serde_json::Error> {
@@ -69,14 +70,14 @@ fn preparation(
     })
 }
 
-/// Collects the photos in a folder and its subfolders; a path to a file is that photo.
-fn files_below(folder: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
+/// Adds the image files in `folder` and its subfolders to `files`; `folder` may also be an image file.
+fn collect_image_files(folder: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
     if folder.is_file() {
         files.extend(Some(folder.to_path_buf()).filter(|file| is_image_file(file)));
         return Ok(());
     }
     for entry in fs::read_dir(folder)? {
-        files_below(&entry?.path(), files)?;
+        collect_image_files(&entry?.path(), files)?;
     }
     Ok(())
 }

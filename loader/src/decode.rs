@@ -1,4 +1,4 @@
-//! Decodes the bytes of a photo to RGB pixels.
+//! Decodes the bytes of an image file to RGB pixels.
 //!
 //! The rules:
 //!
@@ -8,14 +8,15 @@
 //! - Gray becomes RGB. CMYK is converted without a color profile, as in Pillow.
 //! - Transparent pixels are blended over white: `(v a + 255 (255 - a)) / 255`, rounded.
 //! - 16-bit values become 8-bit by rounding `v / 257`; floating-point values are clamped to `[0, 1]`.
-//! - A truncated or damaged file is an error, never a half-gray photo. Bytes after a complete photo are
+//! - A truncated or damaged file is an error, never a half-gray image. Bytes after a complete image are
 //!   ignored.
 //!
 //! The pixels equal Pillow's in every format, except for CMYK: a TIFF differs by at most 1, a JPEG by a few
 //! levels, because its decoder rounds differently. TIFFs with a palette and JPEGs that are lossless, 12-bit
 //! or arithmetically coded are not supported; the error says so.
 //!
-//! A [`LazyImage`] knows a photo's size before decoding it, and decodes only what is needed ([`DecodeMode`]).
+//! A [`LazyImage`] has an image's size before the pixels are decoded, and decodes only the region that is
+//! needed, at a reduced scale if [`DecodeMode`] allows it.
 
 mod chunks;
 mod jpeg;
@@ -33,24 +34,29 @@ use thiserror::Error;
 pub(crate) use self::lazy_image::DecodedRegion;
 pub use self::lazy_image::{Crop, DecodeMode, LazyImage};
 
-/// Why a photo cannot be read or decoded.
+/// Why an image cannot be read or decoded.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum DecodeError {
     /// The file cannot be read.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// The shard that holds the photo is damaged.
+    /// The shard that holds the image is damaged.
     #[error("{0}")]
     Shard(String),
     /// The file has no bytes.
-    #[error("the file is empty")]
+    #[error("the file is empty: copy or download the photo again")]
     Empty,
     /// The content is not in a supported format.
-    #[error("not a photo of a known format (JPEG, PNG, WebP, GIF, BMP, TIFF)")]
+    #[error(
+        "not a photo in a supported format (JPEG, PNG, WebP, GIF, BMP or TIFF): convert the file or leave it out"
+    )]
     UnknownFormat,
-    /// The photo has more pixels than allowed.
-    #[error("{width} x {height} pixels are more than `data.max_pixels` = {max_pixels}")]
+    /// The image has more pixels than allowed.
+    #[error(
+        "the photo has {width} x {height} pixels, more than `data.max_pixels` = {max_pixels} allows: make the \
+         photo smaller or raise `data.max_pixels` in the config file"
+    )]
     TooLarge {
         /// Width in pixels.
         width: u64,
@@ -60,17 +66,20 @@ pub enum DecodeError {
         max_pixels: u64,
     },
     /// The file is damaged or truncated, or uses a feature that the decoder does not support.
-    #[error("{format}: {message}")]
+    #[error(
+        "damaged or unsupported {format} file: {message}; copy or download the photo again, or convert it \
+         with an image editor"
+    )]
     Damaged {
         /// The detected format.
         format: &'static str,
-        /// The decoder's message.
+        /// What the decoder found.
         message: String,
     },
 }
 
 impl DecodeError {
-    /// Whether the file ends too early; another copy of it may be complete.
+    /// Whether the file ends too early: then a different copy of the file may be complete.
     #[must_use]
     pub fn is_truncated(&self) -> bool {
         matches!(self, Self::Damaged { message, .. } if message == TRUNCATED)
@@ -78,33 +87,33 @@ impl DecodeError {
 }
 
 /// The message for a truncated file of any format.
-const TRUNCATED: &str = "the file is cut short";
+const TRUNCATED: &str = "the end of the file is missing";
 
-/// Decodes a photo to upright RGB pixels `[H, W, 3]`, by the rules of [this module](self).
+/// Decodes an image file to upright RGB pixels `[H, W, 3]`, by the rules of [this module](self).
 ///
 /// ```
 /// use headstock_loader::decode;
 ///
 /// let mut file = std::io::Cursor::new(Vec::new());
 /// image::RgbImage::new(4, 3).write_to(&mut file, image::ImageFormat::Png)?;
-/// let photo = decode(file.get_ref(), 1_000_000)?;
-/// assert_eq!(photo.dimensions(), (4, 3));
+/// let image = decode(file.get_ref(), 1_000_000)?;
+/// assert_eq!(image.dimensions(), (4, 3));
 ///
-/// let refused = decode(file.get_ref(), 11).unwrap_err();
-/// assert_eq!(refused.to_string(), "4 x 3 pixels are more than `data.max_pixels` = 11");
+/// let error = decode(file.get_ref(), 11).unwrap_err().to_string();
+/// assert!(error.starts_with("the photo has 4 x 3 pixels, more than `data.max_pixels` = 11 allows"));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
 /// # Errors
-/// [`DecodeError`] if the photo cannot be decoded. A photo with more than `max_pixels` pixels is rejected by
-/// its header, before its pixels are allocated.
+/// [`DecodeError`] if the image cannot be decoded. An image with more than `max_pixels` pixels is rejected by
+/// its header, before memory for the pixels is allocated.
 pub fn decode(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, DecodeError> {
     LazyImage::open(bytes, max_pixels)?.decode()
 }
 
-/// Checks a photo without decoding it: its format is supported, it has at most `max_pixels` pixels, and a
-/// JPEG, PNG or WebP is not truncated. This takes about 1/50 of the time of [`decode`], which finds all other
-/// damage.
+/// Checks an image file without decoding it: the format is supported, there are at most `max_pixels` pixels,
+/// and a JPEG, PNG or WebP is not truncated. This takes about 1/50 of the time of [`decode`], which finds all
+/// other damage, so most unreadable files are found before the expensive work starts.
 ///
 /// ```
 /// use headstock_loader::probe;
@@ -113,16 +122,18 @@ pub fn decode(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, DecodeError> {
 /// image::RgbImage::new(4, 3).write_to(&mut file, image::ImageFormat::Jpeg)?;
 /// let bytes = file.get_ref();
 /// assert!(probe(bytes, 12).is_ok() && probe(bytes, 11).is_err());
-/// assert_eq!(probe(&bytes[..bytes.len() - 2], 12).unwrap_err().to_string(), "JPEG: the file is cut short");
+/// assert!(probe(&bytes[..bytes.len() - 2], 12).unwrap_err().is_truncated());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
 /// # Errors
-/// The error that [`decode`] would return as well.
+/// The [`DecodeError`] that [`decode`] would also return.
 pub fn probe(bytes: &[u8], max_pixels: u64) -> Result<(), DecodeError> {
     LazyImage::open(bytes, max_pixels).map(|_| ())
 }
 
+/// The format of an image file by its first bytes; an error if the file is empty or the format is not
+/// supported.
 fn require_known_format(bytes: &[u8]) -> Result<ImageFormat, DecodeError> {
     if bytes.is_empty() {
         Err(DecodeError::Empty)
@@ -131,7 +142,7 @@ fn require_known_format(bytes: &[u8]) -> Result<ImageFormat, DecodeError> {
     }
 }
 
-/// The format of `bytes`, if it is supported.
+/// The format of an image file by its first bytes; `None` if it is not supported.
 fn detect_format(bytes: &[u8]) -> Option<ImageFormat> {
     if bytes.starts_with(b"II+\0") || bytes.starts_with(b"MM\0+") {
         return Some(ImageFormat::Tiff); // BigTIFF
@@ -140,7 +151,7 @@ fn detect_format(bytes: &[u8]) -> Option<ImageFormat> {
     (!format_name(format).is_empty()).then_some(format)
 }
 
-/// The display name of a supported format; empty for others.
+/// The name of a format for messages; empty if the format is not supported.
 fn format_name(format: ImageFormat) -> &'static str {
     match format {
         ImageFormat::Jpeg => "JPEG",
@@ -154,8 +165,8 @@ fn format_name(format: ImageFormat) -> &'static str {
 }
 
 /// Runs a decoder and turns a panic into an error. Third-party decoders index slices by values from untrusted
-/// files. Millions of mutated files have not caused a panic; if one does, only that photo fails and not the
-/// whole run.
+/// files. Millions of mutated files have not caused a panic; if a file does, only this image fails and not
+/// the whole run.
 fn without_panic<T>(
     format: &'static str,
     decode: impl FnOnce() -> Result<T, DecodeError>,
@@ -167,9 +178,12 @@ fn without_panic<T>(
     })
 }
 
+/// An error if an image has no pixels or more than `max_pixels`, which is checked before memory for the
+/// pixels is allocated. `format` is the name of the format for the message.
 fn check_size(format: &'static str, width: u64, height: u64, max_pixels: u64) -> Result<(), DecodeError> {
     if width == 0 || height == 0 {
-        return Err(DecodeError::Damaged { format, message: format!("{width} x {height} pixels") });
+        let message = format!("the header declares {width} x {height} pixels");
+        return Err(DecodeError::Damaged { format, message });
     }
     if width.saturating_mul(height) > max_pixels {
         return Err(DecodeError::TooLarge { width, height, max_pixels });
@@ -177,11 +191,13 @@ fn check_size(format: &'static str, width: u64, height: u64, max_pixels: u64) ->
     Ok(())
 }
 
+/// The error for a file of `format` that the `image` crate cannot decode.
 fn damaged(format: ImageFormat, error: &ImageError) -> DecodeError {
     DecodeError::Damaged { format: format_name(format), message: decoder_message(error) }
 }
 
-/// The message of an `image` error, without the format name that its `Display` adds.
+/// The message of an error of the `image` crate, for users: without the format name that its `Display` adds,
+/// and the same for every truncated file.
 fn decoder_message(error: &ImageError) -> String {
     match error {
         ImageError::Decoding(error) => {
@@ -199,7 +215,8 @@ fn decoder_message(error: &ImageError) -> String {
     }
 }
 
-/// Converts to 8-bit RGB; transparent pixels are blended over white.
+/// Converts a decoded image to 8-bit RGB, which all later steps take. Transparent pixels are blended over
+/// white: value `v` with alpha `a` becomes `(v a + 255 (255 - a)) / 255`, rounded.
 fn into_rgb(image: DynamicImage) -> RgbImage {
     if !image.color().has_alpha() {
         return image.into_rgb8();

@@ -8,7 +8,8 @@ use image::{ImageFormat, RgbImage, imageops};
 /// JPEG quality of a thumbnail; a thumbnail takes a few kilobytes.
 const THUMBNAIL_QUALITY: u8 = 75;
 
-/// A JPEG of `photo`, scaled down so that neither side exceeds `max_side`; a smaller photo keeps its size.
+/// Encodes `image` as a small JPEG for reports and returns the bytes of the file. The image is scaled down so
+/// that neither side exceeds `max_side` pixels; a smaller image keeps its size.
 ///
 /// ```
 /// use headstock_loader::encode::thumbnail;
@@ -19,7 +20,7 @@ const THUMBNAIL_QUALITY: u8 = 75;
 /// ```
 ///
 /// # Panics
-/// If the photo has no pixels.
+/// If the image has no pixels.
 #[must_use]
 pub fn thumbnail(image: &RgbImage, max_side: u32) -> Vec<u8> {
     let (width, height) = image.dimensions();
@@ -37,10 +38,10 @@ pub fn thumbnail(image: &RgbImage, max_side: u32) -> Vec<u8> {
     file
 }
 
-/// A PNG of `photo`.
+/// Encodes `image` as a PNG, which keeps the exact pixels, and returns the bytes of the file.
 ///
 /// # Panics
-/// If the photo has no pixels.
+/// If the image has no pixels.
 #[must_use]
 pub fn png(image: &RgbImage) -> Vec<u8> {
     let mut file = Cursor::new(Vec::new());

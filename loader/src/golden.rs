@@ -49,13 +49,14 @@ pub(crate) struct PixelDifference {
     pub(crate) equal_fraction: f64,
 }
 
+/// Compares two images of the same size, value by value.
 pub(crate) fn pixel_difference(ours: &RgbImage, theirs: &RgbImage) -> PixelDifference {
     assert_eq!(ours.dimensions(), theirs.dimensions());
     let differences: Vec<u8> = ours.iter().zip(theirs.iter()).map(|(a, b)| a.abs_diff(*b)).collect();
-    let mean_of = |count: f64| count / differences.len() as f64;
+    let per_value = |sum: f64| sum / differences.len() as f64;
     PixelDifference {
         max: differences.iter().copied().max().unwrap_or(0),
-        mean: mean_of(differences.iter().map(|&d| f64::from(d)).sum()),
-        equal_fraction: mean_of(differences.iter().filter(|&&d| d == 0).count() as f64),
+        mean: per_value(differences.iter().map(|&d| f64::from(d)).sum()),
+        equal_fraction: per_value(differences.iter().filter(|&&d| d == 0).count() as f64),
     }
 }

@@ -11,7 +11,7 @@ use tracing::subscriber::{NoSubscriber, with_default};
 static EXTRA_DISPATCHERS: LazyLock<[Dispatch; 2]> =
     LazyLock::new(|| [(); 2].map(|()| Dispatch::new(NoSubscriber::default())));
 
-/// Returns what is logged while `run` runs.
+/// Calls `run` and returns the text that this thread logs meanwhile, so that a test can check it.
 pub(crate) fn capture_log(run: impl FnOnce()) -> String {
     #[derive(Clone, Default)]
     struct LogBuffer(Arc<Mutex<Vec<u8>>>);
@@ -23,7 +23,7 @@ pub(crate) fn capture_log(run: impl FnOnce()) -> String {
             Ok(())
         }
     }
-    LazyLock::force(&EXTRA_DISPATCHERS);
+    LazyLock::force(&EXTRA_DISPATCHERS); // or `tracing` may drop the events
     let log = LogBuffer::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();

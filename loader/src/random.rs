@@ -2,20 +2,23 @@
 
 use rand_mt::Mt;
 
-/// numpy's `RandomState(seed)`: MT19937 with the legacy sampling methods; gives the same numbers as numpy.
+/// numpy's `RandomState(seed)`: MT19937 with the legacy sampling methods. Gives the same numbers as numpy, so
+/// that splits are those of scikit-learn.
 ///
 /// Source: numpy's `random/mtrand.pyx` and `random/src/distributions/distributions.c` (`random_interval`).
 #[derive(Debug)]
 pub(crate) struct RandomState(Mt);
 
 impl RandomState {
-    /// As `numpy.random.RandomState(seed)` with an integer.
+    /// The generator that numpy's `RandomState(seed)` gives for an integer.
     pub(crate) fn new(seed: u32) -> Self {
         Self(Mt::new(seed))
     }
 
-    /// Uniform integer in `0..=max`, by masked rejection (`random_interval`).
-    fn interval(&mut self, max: u32) -> u32 {
+    /// Uniform integer in `0..=max`, by which the shuffles of splits are drawn. Same draws as numpy's
+    /// `random_interval`: takes as many bits of a random number as `max` has, and tries again while the
+    /// result is above `max`.
+    fn up_to(&mut self, max: u32) -> u32 {
         let mask = u32::MAX.checked_shr(max.leading_zeros()).unwrap_or(0);
         loop {
             let value = self.0.next_u32() & mask;
@@ -25,37 +28,42 @@ impl RandomState {
         }
     }
 
-    /// As `RandomState.shuffle`.
+    /// Shuffles `items` in place into the same order as numpy's `RandomState.shuffle`.
     pub(crate) fn shuffle<T>(&mut self, items: &mut [T]) {
         for i in (1..items.len()).rev() {
-            let j = self.interval(u32::try_from(i).expect("a data set has fewer than 2^32 samples"));
+            let j = self.up_to(u32::try_from(i).expect("a data set has fewer than 2^32 samples"));
             items.swap(i, j as usize);
         }
     }
 
-    /// As `RandomState.permutation(n)`.
+    /// The numbers `0..n` in random order: numpy's `RandomState.permutation(n)`.
     pub(crate) fn permutation(&mut self, n: usize) -> Vec<usize> {
         let mut items: Vec<usize> = (0..n).collect();
         self.shuffle(&mut items);
         items
     }
 
-    /// As `RandomState.choice(items, size, replace=False)`.
+    /// `size` different items in random order: numpy's `RandomState.choice(items, size, replace=False)`.
     pub(crate) fn choice(&mut self, items: &[usize], size: usize) -> Vec<usize> {
         self.permutation(items.len()).into_iter().take(size).map(|i| items[i]).collect()
     }
 }
 
-/// A random stream that is determined by (seed, view, image hash) and nothing else.
+/// A random stream for augmentation that is determined by (seed, view index, image hash) and nothing else,
+/// except for the step name in [`for_step`](Self::for_step).
 ///
-/// `SplitMix64` (Steele, Lea and Flood 2014) whose initial state is mixed from the key.
+/// `SplitMix64` (Steele, Lea and Flood 2014) whose initial state is mixed from these three.
 #[derive(Debug)]
 pub(crate) struct KeyedRandom(u64);
 
 impl KeyedRandom {
-    pub(crate) fn new(seed: u64, view: u64, image_hash: &[u8; 32]) -> Self {
+    /// The random stream of the augmented view `view_index` of the image whose content has the hash
+    /// `image_hash`. It does not depend on other images, so the order of images and the number of threads do
+    /// not change the result.
+    pub(crate) fn for_view(seed: u64, view_index: u64, image_hash: &[u8; 32]) -> Self {
+        // The state is mixed with the view index, then with the hash, eight bytes at a time.
         let mut stream = Self(seed);
-        let mut state = stream.next_u64() ^ view;
+        let mut state = stream.next_u64() ^ view_index;
         for word in image_hash.chunks_exact(8) {
             stream.0 = state;
             state = stream.next_u64() ^ word.iter().fold(0, |bits, &byte| bits << 8 | u64::from(byte));
@@ -64,9 +72,11 @@ impl KeyedRandom {
         stream
     }
 
-    /// The stream of one augmentation step, independent of [`new`](Self::new)'s and of other steps'.
-    pub(crate) fn for_step(seed: u64, view: u64, image_hash: &[u8; 32], step_name: &str) -> Self {
-        let mut stream = Self::new(seed, view, image_hash);
+    /// The random stream of one augmentation step of a view, such as `policy`. It is independent of the
+    /// stream of [`for_view`](Self::for_view) and of other steps, so adding a step does not change the
+    /// others.
+    pub(crate) fn for_step(seed: u64, view_index: u64, image_hash: &[u8; 32], step_name: &str) -> Self {
+        let mut stream = Self::for_view(seed, view_index, image_hash);
         for word in step_name.as_bytes().chunks(8) {
             stream.0 = stream.next_u64() ^ word.iter().fold(0, |bits, &byte| bits << 8 | u64::from(byte));
         }
@@ -78,6 +88,8 @@ impl KeyedRandom {
         Self(state)
     }
 
+    /// The next 64 random bits, from which all other draws are made. The generator is `SplitMix64`; the
+    /// constants are those of its publication.
     pub(crate) fn next_u64(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
@@ -112,7 +124,7 @@ impl KeyedRandom {
         self.up_to(u32::try_from(count - 1).unwrap_or(u32::MAX)) as usize
     }
 
-    /// The items in a uniformly random order.
+    /// The items in a uniformly random order (Fisher-Yates shuffle).
     pub(crate) fn shuffled<T, const N: usize>(&mut self, mut items: [T; N]) -> [T; N] {
         for i in (1..N).rev() {
             items.swap(i, self.index(i + 1));
@@ -126,9 +138,12 @@ impl KeyedRandom {
         radius * (std::f64::consts::TAU * self.next_f64()).cos()
     }
 
-    /// Gamma with scale 1 (Marsaglia and Tsang 2000). The shape is clamped to 0.001..=1,000.
+    /// A random number from the gamma distribution with this shape and scale 1, for
+    /// [`dirichlet`](Self::dirichlet). The shape is clamped to 0.001..=1,000. The method and the names are
+    /// those of Marsaglia and Tsang (2000): a transformed normal variate is accepted or rejected.
     fn gamma(&mut self, shape: f64) -> f64 {
         let shape = if shape > 1e-3 { shape.min(1e3) } else { 1e-3 };
+        // A shape below 1 is reduced to one above 1.
         if shape < 1.0 {
             return self.gamma(shape + 1.0) * (1.0 - self.next_f64()).powf(1.0 / shape);
         }
@@ -143,7 +158,8 @@ impl KeyedRandom {
         }
     }
 
-    /// `count` weights that sum to 1, from the symmetric Dirichlet distribution.
+    /// `count` random weights that sum to 1, such as `AugMix` uses to mix images. They follow the symmetric
+    /// Dirichlet distribution: gamma variates with the shape `concentration`, divided by their sum.
     pub(crate) fn dirichlet(&mut self, concentration: f64, count: usize) -> Vec<f64> {
         let weights: Vec<f64> = (0..count).map(|_| self.gamma(concentration)).collect();
         let sum: f64 = weights.iter().sum();
@@ -168,7 +184,7 @@ mod tests {
         let draw = |seed, view, first| {
             let mut image_hash = [7; 32];
             image_hash[0] = first;
-            KeyedRandom::new(seed, view, &image_hash).next_u64()
+            KeyedRandom::for_view(seed, view, &image_hash).next_u64()
         };
         let base = draw(0, 1, 0);
         assert_eq!(base, draw(0, 1, 0));
@@ -192,7 +208,7 @@ mod tests {
         let first = |step: &str| KeyedRandom::for_step(0, 1, &[7; 32], step).next_u64();
         let streams: std::collections::HashSet<u64> = names.into_iter().map(first).collect();
         assert_eq!(streams.len(), names.len());
-        assert_eq!(first(""), KeyedRandom::new(0, 1, &[7; 32]).next_u64());
+        assert_eq!(first(""), KeyedRandom::for_view(0, 1, &[7; 32]).next_u64());
     }
 
     /// Reference outputs of the published generator for state 1234567.
@@ -205,7 +221,7 @@ mod tests {
         );
     }
 
-    /// Mean and variance of 20,000 values.
+    /// Mean and variance of 20,000 draws.
     fn moments(mut draw: impl FnMut(&mut KeyedRandom) -> f64) -> [f64; 2] {
         let mut random = KeyedRandom::from_state(1);
         let values: Vec<f64> = (0..20_000).map(|_| draw(&mut random)).collect();
@@ -215,11 +231,11 @@ mod tests {
 
     #[test]
     fn draws_have_the_moments_of_their_distributions() {
-        let assert_moments = |ours: [f64; 2], mean: f64, variance: f64| {
+        let assert_moments = |[our_mean, our_variance]: [f64; 2], mean: f64, variance: f64| {
             // Tolerance: five standard errors of the mean, 10 % of the variance.
-            let error = 5.0 * (variance / 20_000.0).sqrt();
-            assert!((ours[0] - mean).abs() < error, "mean {}, not {mean}", ours[0]);
-            assert!((ours[1] / variance - 1.0).abs() < 0.1, "variance {}, not {variance}", ours[1]);
+            let tolerance = 5.0 * (variance / 20_000.0).sqrt();
+            assert!((our_mean - mean).abs() < tolerance, "mean {our_mean}, not {mean}");
+            assert!((our_variance / variance - 1.0).abs() < 0.1, "variance {our_variance}, not {variance}");
         };
         assert_moments(moments(|random| random.uniform(-2.0, 4.0)), 1.0, 3.0);
         assert_moments(moments(KeyedRandom::normal), 0.0, 1.0);
@@ -250,7 +266,7 @@ mod tests {
 
     #[test]
     fn whole_numbers_cover_their_range() {
-        let mut random = KeyedRandom::new(3, 0, &[0; 32]);
+        let mut random = KeyedRandom::for_view(3, 0, &[0; 32]);
         let mut seen = [0; 4];
         for _ in 0..4000 {
             seen[random.up_to(3) as usize] += 1;

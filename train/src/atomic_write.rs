@@ -11,7 +11,8 @@ use crate::error::TrainError;
 /// Prefix of temporary files; leftovers of killed programs are ignored.
 pub(crate) const TEMP_PREFIX: &str = ".headstock-part-";
 
-/// Creates a temporary file in `folder`, creating the folder if necessary.
+/// Creates a temporary file in `folder`, for atomic writing: the caller writes all contents and then renames
+/// it to its final name, so that no reader finds a partly written file. Creates the folder if it is missing.
 pub(crate) fn temp_file_in(folder: &Path) -> io::Result<NamedTempFile> {
     fs::create_dir_all(folder)?;
     let mut builder = tempfile::Builder::new();
@@ -30,7 +31,8 @@ pub(crate) fn temp_file_beside(path: &Path) -> io::Result<NamedTempFile> {
     temp_file_in(path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")))
 }
 
-/// Writes `bytes` to `path` atomically.
+/// Writes `bytes` to `path` atomically: a reader or a crash finds the old contents or the new ones, never a
+/// part.
 pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = temp_file_beside(path)?;
     file.write_all(bytes)?;
@@ -38,13 +40,14 @@ pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Refuses to overwrite a file unless it is a CSV table of ours, which begins with `header`: it may hold the
-/// user's labels.
+/// Refuses to overwrite the file `path` unless it begins with `header` as CSV, so that headstock wrote it:
+/// any other table may hold the user's labels. `Ok` if there is no file.
 pub(crate) fn refuse_to_overwrite(path: &Path, header: &[&str]) -> Result<(), TrainError> {
     refuse_to_overwrite_unless(path, &[format!("{}\n", header.join(",")).into_bytes()])
 }
 
-/// Refuses to overwrite a file unless it begins with one of `headers`.
+/// Refuses to overwrite the file `path` unless its first bytes are one of `headers`, which headstock's files
+/// of this kind begin with: any other file is the user's own. `Ok` if there is no file.
 pub(crate) fn refuse_to_overwrite_unless(path: &Path, headers: &[Vec<u8>]) -> Result<(), TrainError> {
     if fs::symlink_metadata(path).is_err() {
         return Ok(());
@@ -54,7 +57,8 @@ pub(crate) fn refuse_to_overwrite_unless(path: &Path, headers: &[Vec<u8>]) -> Re
         Ok(())
     } else {
         Err(TrainError::Usage(format!(
-            "{} exists and is not a file that headstock would write there: choose another file name",
+            "{} exists and is not a file of this kind written by headstock, so it is not overwritten: choose a different \
+             file name",
             path.display()
         )))
     }

@@ -16,17 +16,18 @@ use crate::samples::{SampleInputs, SampleSet};
 /// A throughput measurement.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Throughput {
-    /// Number of photos whose features were computed.
+    /// Number of images whose features were computed.
     pub n_images: usize,
     /// Seconds for reading, hashing, decoding, rendering, the network, and storing.
     pub seconds: f64,
 }
 
-/// Measures feature extraction on photos of the settings' data, for about `limit` and at least two batches
-/// per thread. Features go to a temporary cache next to the configured one.
+/// Measures how fast the features of the data set's images are extracted, for `headstock bench`. It takes
+/// about the time `limit`, on at least two batches per thread; `backbone` is the loaded model of
+/// `pretrained`. Features go to a temporary cache next to the configured one, so that none is found there.
 ///
 /// # Errors
-/// [`TrainError`]; photos that cannot be read are handled as `data.on_error` says.
+/// [`TrainError`]; images that cannot be read are handled as `data.on_error` says.
 pub fn measure_throughput(
     settings: &Settings,
     pretrained: &PretrainedBackbone,
@@ -36,7 +37,9 @@ pub fn measure_throughput(
 ) -> Result<Throughput, TrainError> {
     let (_, SampleInputs::Images(images)) = SampleSet::read_unsplit(settings, progress)? else {
         return Err(TrainError::Usage(
-            "throughput is measured on photos, but `data.features` names precomputed features".into(),
+            "the speed is measured on photos, but `data.features` names precomputed features: use a config with a data \
+             set of photos"
+                .into(),
         ));
     };
     let mut options = settings.options.clone();
@@ -48,7 +51,7 @@ pub fn measure_throughput(
     let measure = |images: &[ImageRef]| -> Result<Throughput, TrainError> {
         time_extraction(pretrained, backbone, &options, images, progress)
     };
-    // The speed on the first photos determines how many more are needed.
+    // The speed on the first images determines how many more are measured; without more, it is the result.
     let (first_images, rest) =
         images.split_at((2 * BATCH_SIZE * rayon::current_num_threads()).min(images.len()));
     let first = measure(first_images)?;
@@ -59,7 +62,8 @@ pub fn measure_throughput(
     measure(&rest[..rest.len().min(n_wanted as usize)])
 }
 
-/// Extracts the features of `images` and measures the time.
+/// Extracts the features of `images`, in the unaugmented view, and measures the time. The cache in `options`
+/// must be empty, because cached features would not be computed and counted.
 fn time_extraction(
     pretrained: &PretrainedBackbone,
     backbone: &Backbone,
@@ -73,12 +77,14 @@ fn time_extraction(
         pretrained,
         options,
         images,
-        &vec![0; images.len()],
+        &vec![0; images.len()], // no augmented views
         progress,
     )?;
     let seconds = started.elapsed().as_secs_f64();
     if features.computed() == 0 {
-        return Err(TrainError::Data("no photo can be read".into()));
+        return Err(TrainError::Data(
+            "no photo of the data set can be read: check that the files are photos and not damaged".into(),
+        ));
     }
     Ok(Throughput { n_images: features.computed(), seconds })
 }
@@ -110,7 +116,7 @@ mod tests {
             [n_measured(1, 0), n_measured(2, 0), n_measured(4, 0)],
             [2 * BATCH_SIZE, 4 * BATCH_SIZE, 40]
         );
-        // An hour's worth of photos: all that are left.
+        // An hour is enough for all images after the first batches.
         assert_eq!(n_measured(1, 3600), 40 - 2 * BATCH_SIZE);
         let n_files = |name| folder.path(name).read_dir().map_or(0, Iterator::count);
         assert_eq!((n_files("cache"), n_files("")), (0, 2));

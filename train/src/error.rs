@@ -27,7 +27,7 @@ pub enum TrainError {
     /// Images that cannot be read.
     #[error(transparent)]
     Unreadable(UnreadableImages),
-    /// Data that cannot be trained or tested on, in a complete sentence.
+    /// Data that cannot be used for training or testing, in a complete sentence.
     #[error("{0}")]
     Data(String),
     /// The backbone or the hub failed.
@@ -55,7 +55,7 @@ pub enum TrainError {
         problem: String,
     },
     /// The feature cache failed.
-    #[error("the feature cache {} failed{}", path.display(), cache_advice(source))]
+    #[error("failed to read or write the feature cache {}{}", path.display(), cache_advice(source))]
     Cache {
         /// The file of the cache.
         path: PathBuf,
@@ -64,15 +64,17 @@ pub enum TrainError {
     },
 }
 
-/// What to do about a failed store. A full disk or a read-only folder is no reason to delete features.
+/// Advice on what to do about a failed feature cache, for the end of its error message. It depends on the
+/// cause: a full disk or a read-only folder is no reason to delete features.
 fn cache_advice(error: &redb::Error) -> &'static str {
     use io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
     let disk_errors = [PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull];
     match error {
         redb::Error::Io(error) if disk_errors.contains(&error.kind()) => {
-            ": free disk space or allow access, or choose another folder (`features.cache`)"
+            ": free disk space, allow access to its folder, or choose a different folder (`features.cache` in the config \
+             file)"
         }
-        _ => "; if it is damaged, delete it: features are then recomputed",
+        _ => ": if the file is damaged, delete it; its contents are then computed again",
     }
 }
 
@@ -90,7 +92,7 @@ pub enum FailureKind {
 }
 
 impl TrainError {
-    /// The class of the error.
+    /// The class of the error, which determines the program's exit code.
     #[must_use]
     pub fn kind(&self) -> FailureKind {
         match self {
@@ -107,13 +109,13 @@ impl TrainError {
         }
     }
 
-    /// For `map_err`: an I/O error of `action` on `path`.
+    /// For `map_err`: the error that `action` (a verb such as `read`) on `path` failed.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_path_buf();
         move |source| Self::Io { action, path, source }
     }
 
-    /// For `map_err`: `path` has invalid contents.
+    /// For `map_err`: the error that the file `path` has invalid contents.
     pub(crate) fn format<E: fmt::Display>(path: &Path) -> impl FnOnce(E) -> Self {
         let path = path.to_path_buf();
         move |error| Self::Format { path, problem: error.to_string() }
@@ -131,13 +133,17 @@ impl From<HubError> for TrainError {
 pub struct UnreadableImages(pub Vec<(ImageRef, DecodeError)>);
 
 impl fmt::Display for UnreadableImages {
+    /// Writes the error message that the user sees: each image with its reason, and what to do.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let noun = if self.0.len() == 1 { "photo" } else { "photos" };
         write!(f, "{} {noun} cannot be read", self.0.len())?;
         for (image, error) in &self.0 {
             write!(f, "\n  {image}: {error}")?;
         }
-        f.write_str("\nfix or remove them, or skip them with data.on_error = \"skip\"")
+        f.write_str(
+            "\nfix or remove each photo in this list, or skip unreadable photos: set `data.on_error = \"skip\"` in the \
+             config file",
+        )
     }
 }
 

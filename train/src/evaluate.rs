@@ -32,9 +32,9 @@ pub struct Evaluation {
     pub trained_on: Option<TrainTestOverlap>,
 }
 
-/// Evaluates a run: on the test set listed in its `split.csv` if `settings` name the run's own data and
-/// split, otherwise on the test set of the data of `settings`. Samples that the run was trained on are
-/// recognized by content and counted, with a warning; the other samples get metrics of their own.
+/// Computes the test metrics of a run: on the test set listed in its `split.csv` if `settings` name the run's
+/// own data and split, otherwise on the test set of the data of `settings`. Samples that the run was trained
+/// on are recognized by content and counted, with a warning; the other samples get metrics of their own.
 ///
 /// # Errors
 /// Any [`TrainError`]; [`TrainError::Data`] if images are missing or the classes are not those of the run.
@@ -59,21 +59,26 @@ pub fn evaluate(
     let mut options = settings.options.clone();
     let mut temp_dir = None;
     if inputs.images().is_some() && !is_writable(&options.features.cache) {
-        tracing::info!("{} is not writable: features are not cached", options.features.cache.display());
+        tracing::info!(
+            "the feature cache {} is not writable: features are computed again in each evaluation",
+            options.features.cache.display()
+        );
         let dir = tempfile::tempdir().map_err(TrainError::io("create", Path::new("a temporary folder")))?;
         options.features.cache = dir.path().to_path_buf();
         temp_dir = Some(dir);
     }
     let n_samples = samples.rows.len();
+    // Only the evaluation view: the number of augmented views of each sample is 0.
     let features =
         SampleFeatures::prepare(inputs, pretrained.as_ref(), &options, &vec![0; n_samples], progress)?;
     let present = features.readable_rows((0..n_samples).collect());
     if present.is_empty() {
-        return Err(TrainError::Data("no photo of the test set can be read".into()));
+        let problem = "no photo of the test set can be read: find out why with `headstock doctor`";
+        return Err(TrainError::Data(problem.into()));
     }
     let predictions = model.predictions(&eval_logits(model.head.as_ref(), &features, &present)?)?;
     let labels = samples.labels(&present);
-    let content_hash = |row: usize| features.content(present[row]);
+    let content_hash = |row: usize| features.content_hash(present[row]);
     let trained_on = match run.trained_on_hashes(progress)? {
         Some(trained_hashes) => Some(TrainTestOverlap::from_predictions(
             &trained_hashes,
@@ -86,11 +91,12 @@ pub fn evaluate(
     };
     if let Some(overlap) = trained_on.filter(|overlap| overlap.samples > 0) {
         tracing::warn!(
-            "the run was trained on {} of these {} photos: the results are too optimistic",
+            "the run was trained on {} of these {} photos: results that include them are too optimistic",
             overlap.samples,
             labels.len()
         );
     }
+    // The cache is closed before its temporary folder is removed.
     drop((features, temp_dir));
     Ok(Evaluation {
         metrics: predictions.metrics(&labels),
@@ -102,7 +108,10 @@ pub fn evaluate(
     })
 }
 
-/// Reads the test set of data that is not the run's own.
+/// Reads the test set of data that is not the run's own, to evaluate the run on: the images for testing only,
+/// if `settings` name any, otherwise the test set of the split. `classes` are the class names of the run, in
+/// the order of its labels; labels are numbered in the same way, and other classes are refused. Returns the
+/// test samples, and their images or features in the same order.
 fn read_other_test_data(
     settings: &Settings,
     classes: &[String],
@@ -114,7 +123,7 @@ fn read_other_test_data(
     let (samples, inputs) = SampleSet::read(settings, progress)?;
     if samples.classes.names() != classes {
         return Err(TrainError::Data(format!(
-            "the data has the classes {}, but the run was trained on {}",
+            "the data has the classes {}, but the run was trained on {}: give data with the same classes",
             samples.classes.names().join(", "),
             classes.join(", ")
         )));
@@ -124,7 +133,7 @@ fn read_other_test_data(
     Ok((SampleSet { rows, ..samples }, inputs.select(&test_rows)))
 }
 
-/// Whether files can be created in a folder.
+/// Whether files can be created in `folder`; creates it if it does not exist.
 fn is_writable(folder: &Path) -> bool {
     fs::create_dir_all(folder).is_ok() && atomic_write::temp_file_in(folder).is_ok()
 }

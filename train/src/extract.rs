@@ -19,12 +19,13 @@ pub struct ExtractSummary {
     pub width: usize,
     /// Number of rows that were computed rather than found in the cache.
     pub computed: usize,
-    /// Number of photos skipped because they cannot be read.
+    /// Number of images skipped because they cannot be read.
     pub skipped: usize,
 }
 
-/// Writes the features of the evaluation view of every photo to `out`, sorted by path; with a `run`, by its
-/// backbone, including fine-tuned weights.
+/// Extracts features for use by other tools: writes the features of the evaluation view of every image of the
+/// data set to the file `out`, one row per image, sorted by path. With a `run` its backbone computes them,
+/// including fine-tuned weights.
 ///
 /// # Errors
 /// [`TrainError`]; `out` is written atomically.
@@ -38,7 +39,9 @@ pub fn extract(
     let (samples, inputs) = SampleSet::read_unsplit(settings, progress)?;
     let (SampleInputs::Images(images), Some(options)) = (inputs, &settings.options.backbone) else {
         return Err(TrainError::Usage(
-            "features are extracted from photos, but `data.features` names precomputed features".into(),
+            "`extract` needs photos, but `data.features` names precomputed features: use a config with a \
+             data set of photos"
+                .into(),
         ));
     };
     let run_backbone =
@@ -51,12 +54,15 @@ pub fn extract(
         &pretrained,
         &settings.options,
         &images,
+        // No augmented views.
         &vec![0; images.len()],
         progress,
     )?;
     let mut order: Vec<usize> = (0..images.len()).filter(|&image| features.is_readable(image)).collect();
     if order.is_empty() {
-        return Err(TrainError::Data("no photo can be read".into()));
+        return Err(TrainError::Data(
+            "no photo of the data set can be read: check that the files are photos and not damaged".into(),
+        ));
     }
     order.sort_unstable_by(|&a, &b| samples.rows[a].id.cmp(&samples.rows[b].id));
     let sample_infos: Vec<SampleInfo> = order

@@ -79,6 +79,7 @@ impl TestFolder {
         self.0.path().join(name)
     }
 
+    /// Writes a file, creating its folder; returns its path.
     pub(crate) fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -141,6 +142,7 @@ impl TestFolder {
         fs::write(folder.join("config.json"), record).unwrap();
     }
 
+    /// Resolves a config without `version`, with overrides and the built-in heads.
     pub(crate) fn resolve(
         &self,
         config: &str,
@@ -149,7 +151,7 @@ impl TestFolder {
         self.resolve_with(config, overrides, &Registry::builtin())
     }
 
-    /// Resolves a config without `version`, with overrides.
+    /// Resolves a config without `version`, with overrides and these heads.
     pub(crate) fn resolve_with(
         &self,
         config: &str,

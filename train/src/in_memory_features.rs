@@ -2,14 +2,15 @@
 
 use crate::feature_file::FeatureTable;
 
-/// Feature matrix that permutes its rows in place to make a subset contiguous, because a copy would hold the
-/// features twice.
+/// A matrix of features, `[N, F]`, that permutes its rows in place to make a subset contiguous, because a
+/// copy would hold the features twice. A row keeps its number, its index in the feature file; its position in
+/// memory changes.
 pub(crate) struct InMemoryFeatures {
     values: Vec<f32>,
     width: usize,
-    /// Position of each row.
+    /// The position of each row in `values`.
     position_of_row: Vec<usize>,
-    /// Row at each position.
+    /// The row at each position, the inverse of `position_of_row`.
     row_at_position: Vec<usize>,
 }
 
@@ -20,7 +21,7 @@ impl InMemoryFeatures {
         Self { values, width, position_of_row: rows.clone(), row_at_position: rows }
     }
 
-    /// Number of features, `F`.
+    /// The number of features of a row, `F`.
     pub(crate) fn width(&self) -> usize {
         self.width
     }
@@ -30,17 +31,18 @@ impl InMemoryFeatures {
         &self.values
     }
 
-    /// Position of a row.
+    /// The current position of a row in [`values`](Self::values).
     pub(crate) fn position(&self, row: usize) -> usize {
         self.position_of_row[row]
     }
 
-    /// A row, `[F]`.
+    /// The features of a row, `[F]`.
     pub(crate) fn row(&self, row: usize) -> &[f32] {
         &self.values[self.position_of_row[row] * self.width..][..self.width]
     }
 
-    /// Moves `rows` (without repetition) to the front and returns them, `[rows.len(), F]`.
+    /// Moves `rows` (without repetition) to the front in this order and returns them, `[rows.len(), F]`, so
+    /// that a head can be fitted on them without a copy.
     pub(crate) fn gather_to_front(&mut self, rows: &[usize]) -> &[f32] {
         for (position, &row) in rows.iter().enumerate() {
             self.swap_positions(position, self.position_of_row[row]);
@@ -48,12 +50,14 @@ impl InMemoryFeatures {
         &self.values[..rows.len() * self.width]
     }
 
-    /// Swaps the rows at two positions.
+    /// Swaps the features of the rows at two positions in memory, and updates both maps between row numbers
+    /// and positions. By such swaps a subset of the rows becomes contiguous without a copy of the matrix.
     fn swap_positions(&mut self, first: usize, second: usize) {
         if first == second {
             return;
         }
         let (low, high) = (first.min(second), first.max(second));
+        // Both rows are borrowed at once: `after` begins with the row at `high`.
         let (before, after) = self.values.split_at_mut(high * self.width);
         before[low * self.width..][..self.width].swap_with_slice(&mut after[..self.width]);
         self.row_at_position.swap(low, high);

@@ -53,21 +53,23 @@ pub struct Predictions {
 }
 
 impl Predictions {
-    /// Softmax of `logits`.
+    /// The predictions by the softmax of `logits`, without calibration.
     #[must_use]
     pub fn new(logits: &Logits) -> Self {
         Self::from_probabilities(logits.softmax(), logits)
     }
 
-    /// Calibrated probabilities of `logits`.
+    /// The predictions by the calibrated probabilities of `logits`.
     ///
     /// # Errors
-    /// Those of [`Calibration::probabilities`].
+    /// The errors of [`Calibration::probabilities`].
     pub fn with_calibration(logits: &Logits, calibration: &Calibration) -> Result<Self, HeadError> {
         Ok(Self::from_probabilities(calibration.probabilities(logits)?, logits))
     }
 
-    /// From `probabilities` `[N, C]` that were computed from `logits`.
+    /// Predicts the most probable class of each sample from `probabilities` `[N, C]`, which were computed
+    /// from `logits` `[N, C]`. The logits decide between equal probabilities: a softmax that saturates, or
+    /// isotonic calibration, gives several classes the same one.
     pub(crate) fn from_probabilities(probabilities: Vec<f32>, logits: &Logits) -> Self {
         let classes = logits.classes();
         let rows = probabilities.chunks_exact(classes).zip(logits.rows());
@@ -78,7 +80,8 @@ impl Predictions {
         Self { predicted: predicted.collect(), probabilities, classes }
     }
 
-    /// The predictions of some `samples`, given by index.
+    /// The predictions of the samples with the indices `samples`, in that order: metrics of a part of the
+    /// samples are computed from them.
     pub(crate) fn select(&self, samples: &[usize]) -> Self {
         let row = |&sample: &usize| &self.probabilities[sample * self.classes..][..self.classes];
         Self {
@@ -93,7 +96,8 @@ impl Predictions {
         self.probabilities.chunks_exact(self.classes)
     }
 
-    /// Metrics with respect to the true `labels` `[N]`; `N` must be at least 1.
+    /// Computes accuracy, top-5 accuracy, macro F1, log-loss and calibration error of the predictions by
+    /// comparing them with the true `labels` `[N]`; `N` must be at least 1.
     ///
     /// # Panics
     /// If the numbers of labels and samples differ, or a label is not below `C`.
@@ -101,20 +105,22 @@ impl Predictions {
     pub fn metrics(&self, labels: &[u32]) -> Metrics {
         assert_eq!(labels.len(), self.predicted.len(), "one label per sample");
         let rows = self.rows().zip(&self.predicted).zip(labels);
+        // A predicted class is first even if others have the same probability, which `rank` does not know.
         let top5 =
             rows.filter(|&((row, &predicted), &label)| predicted == label || rank(row, label) < 5).count();
+        // `|_| 1`: each sample counts once.
         let WeightedMetrics { accuracy, macro_f1, log_loss, ece } =
             WeightedMetrics::from_scores(&self.scores(labels), self.classes, |_| 1);
         Metrics { top1: accuracy, top5: top5 as f64 / labels.len() as f64, macro_f1, log_loss, ece }
     }
 
-    /// The score of each sample, `[N]`, for labels `[N]`.
+    /// The score of each sample, `[N]`, given the true labels `[N]`: all that a metric needs to know of it.
     pub(crate) fn scores<'a>(&'a self, labels: &'a [u32]) -> Vec<SampleScore> {
         let rows = self.rows().zip(&self.predicted).zip(labels);
         rows.map(|((row, &predicted), &label)| SampleScore::new(row, predicted, label)).collect()
     }
 
-    /// The confusion matrix `[C][C]`: rows are labels, columns predicted classes.
+    /// The confusion matrix `[C][C]` for true `labels` `[N]`: rows are labels, columns predicted classes.
     #[must_use]
     pub fn confusion(&self, labels: &[u32]) -> Vec<Vec<usize>> {
         let mut counts = vec![vec![0; self.classes]; self.classes];
@@ -125,7 +131,8 @@ impl Predictions {
     }
 }
 
-/// The number of classes that rank before `label` by probability; among equals the lower number is first.
+/// The number of classes that rank before `label`, for the top-5 accuracy: those with a higher probability in
+/// `row` `[C]`, and those with an equal probability and a lower class number.
 fn rank(row: &[f32], label: u32) -> usize {
     let label_probability = row[label as usize];
     row.iter()

@@ -16,20 +16,20 @@ use crate::metrics::Predictions;
 use crate::progress::Progress;
 use crate::run::Model;
 
-/// The model's prediction for a photo.
+/// The model's prediction for an image.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Prediction<'a> {
     /// The probability of each class, `[C]`.
     pub probabilities: &'a [f32],
-    /// The label of the most probable class; ties are broken as in [`Predictions`].
+    /// The number of the most probable class; ties are broken as in [`Predictions`].
     pub predicted: u32,
 }
 
-/// Called with a batch of photos, and for each its prediction or the reason why it cannot be read.
+/// Receives a batch of images and, for each, its prediction or the reason why it cannot be read.
 pub type OnPredictions<'a, E> =
     dyn FnMut(&[ImageRef], Vec<Result<Prediction<'_>, DecodeError>>) -> Result<(), E> + 'a;
 
-/// A model with its backbone loaded on its device.
+/// A model with its backbone loaded on its device, ready to classify images.
 pub struct Predictor<'a> {
     model: &'a Model,
     pretrained: PretrainedBackbone,
@@ -38,7 +38,8 @@ pub struct Predictor<'a> {
 }
 
 impl<'a> Predictor<'a> {
-    /// Loads the weights that `settings` name, which must be those that the head was fitted on.
+    /// Makes a predictor of `model`: loads the backbone from the weights that `settings` name, which must be
+    /// those that the head was fitted on.
     ///
     /// # Errors
     /// [`TrainError::Usage`] if they are other weights, or if the head was fitted on precomputed features;
@@ -46,7 +47,8 @@ impl<'a> Predictor<'a> {
     pub fn new(model: &'a Model, settings: &Settings, progress: &dyn Progress) -> Result<Self, TrainError> {
         let Some(pretrained) = model.open_backbone(settings, progress)? else {
             return Err(TrainError::Usage(
-                "the head was fitted on precomputed features: it has no backbone to predict photos with"
+                "the head was fitted on precomputed features, so that it cannot classify photos; train a run \
+                 on photos (`data.folder`)"
                     .into(),
             ));
         };
@@ -55,7 +57,9 @@ impl<'a> Predictor<'a> {
         Ok(Self { model, pretrained, backbone, renderer })
     }
 
-    /// Predicts `images` and calls `on_predictions` with batches in the order of the input as they complete.
+    /// Classifies `images`, and calls `on_predictions` with one batch of them after another while the others
+    /// are still computed. The batches are in the order of `images`; an unreadable image is in them with its
+    /// error.
     ///
     /// # Errors
     /// [`TrainError::Backbone`], [`TrainError::Head`], and the error of `on_predictions`.
@@ -67,10 +71,12 @@ impl<'a> Predictor<'a> {
     ) -> Result<(), E> {
         let (layer, size) = (self.pretrained.options().layer, self.pretrained.transform().crop);
         let inference = BatchInference::for_features(&self.backbone, layer, size);
+        // One view per image: the index of a view, and of a job, is that of its image.
         let jobs: Vec<ImageJob<'_>> = (images.iter().enumerate())
             .map(|(index, image)| ImageJob { image, views: index..index + 1 })
             .collect();
         let render = |_, bytes: &[u8]| Ok(vec![self.renderer.eval_view(bytes)?]);
+        // Features or errors of images that are not reported yet, by index, and the index to report next.
         let (mut waiting, mut next) = (BTreeMap::new(), 0);
         progress.begin("predicting", images.len() as u64, "photos");
         let outcome = run_pipeline::<_, DecodeError, E>(&inference, &jobs, &render, &mut |results| {
@@ -78,7 +84,7 @@ impl<'a> Predictor<'a> {
                 match result {
                     JobResult::Outputs { views, values } => {
                         let features =
-                            values.chunks_exact(self.pretrained.width()).map(|values| Ok(values.to_vec()));
+                            values.chunks_exact(self.pretrained.width()).map(|row| Ok(row.to_vec()));
                         waiting.extend(views.into_iter().zip(features));
                     }
                     JobResult::Failed { job, error } => {
@@ -102,7 +108,8 @@ impl<'a> Predictor<'a> {
         outcome
     }
 
-    /// Classifies the features of `images` and passes the predictions to `on_predictions`.
+    /// Calls `on_predictions` once with a batch of `images`. `features` has for each image its features
+    /// `[F]`, which are classified here, or the error of reading it, which is passed on.
     fn report_batch<E: From<TrainError>>(
         &self,
         images: &[ImageRef],
@@ -111,17 +118,18 @@ impl<'a> Predictor<'a> {
     ) -> Result<(), E> {
         let values: Vec<f32> = features.iter().flatten().flatten().copied().collect();
         let predictions = if values.is_empty() { None } else { Some(self.predictions(&values)?) };
+        // The predictions of the readable images, in order.
         let mut rows = predictions
             .iter()
             .flat_map(|predictions| predictions.rows().zip(&predictions.predicted))
             .map(|(probabilities, &predicted)| Prediction { probabilities, predicted });
-        let predicted = features
+        let results = features
             .into_iter()
             .map(|outcome| outcome.map(|_| rows.next().expect("a row for each readable image")));
-        on_predictions(images, predicted.collect())
+        on_predictions(images, results.collect())
     }
 
-    /// The model's predictions for features `[n, F]`.
+    /// The model's calibrated predictions for the `features` `[n, F]` of `n` images.
     fn predictions(&self, features: &[f32]) -> Result<Predictions, TrainError> {
         self.model
             .predictions(&self.model.head.logits(FeatureMatrix::new(features, self.pretrained.width())?)?)

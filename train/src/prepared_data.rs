@@ -17,34 +17,38 @@ pub struct PreparedData {
     pub(crate) samples: SampleSet,
     /// The image of each sample; `None` for precomputed features.
     pub(crate) images: Option<Vec<ImageRef>>,
+    /// The backbone that computed the features; `None` for precomputed features.
     pub(crate) pretrained: Option<PretrainedBackbone>,
     pub(crate) features: SampleFeatures,
     /// Number of augmented views of each training sample.
     pub(crate) n_augmented: u32,
-    /// Samples that have features.
+    /// Indices of the samples that have features; the others are unreadable images.
     pub(crate) readable: Vec<usize>,
-    /// The training samples among them.
+    /// Indices of the readable training samples.
     pub(crate) train: Vec<usize>,
-    /// The test samples among them.
+    /// Indices of the readable test samples.
     pub(crate) test: Vec<usize>,
     /// Duration of the preparation in seconds.
     pub(crate) seconds: f64,
 }
 
 impl PreparedData {
-    /// Reads and splits the data set of `settings`, and computes the missing features.
+    /// Reads and splits the data set of `settings`, and computes the features that are not in the cache.
     ///
     /// # Errors
     /// [`TrainError`]; features computed before the error stay in the cache.
-    pub fn new(settings: &Settings, progress: &dyn Progress) -> Result<Self, TrainError> {
-        Self::with_classes_of(None, settings, progress)
+    pub fn prepare(settings: &Settings, progress: &dyn Progress) -> Result<Self, TrainError> {
+        Self::prepare_with_classes_of(None, settings, progress)
     }
 
-    /// Like [`new`](Self::new); with a `run`, its classes keep their labels and new classes come after them.
+    /// Reads and splits the data set of `settings`, and computes the features that are not in the cache, for
+    /// a warm start from `run`. The classes of the run keep their label numbers, and new classes get the
+    /// numbers after them, so that the run's head fits. With `None` the classes are numbered as the settings
+    /// say.
     ///
     /// # Errors
     /// [`TrainError`]; features computed before the error stay in the cache.
-    pub fn with_classes_of(
+    pub fn prepare_with_classes_of(
         run: Option<&Run>,
         settings: &Settings,
         progress: &dyn Progress,
@@ -63,17 +67,19 @@ impl PreparedData {
             .map(|backbone| PretrainedBackbone::open(backbone, progress))
             .transpose()?;
         let n_augmented = options.features.views;
-        let per_sample: Vec<u32> = samples
+        let n_augmented_per_sample: Vec<u32> = samples
             .rows
             .iter()
             .map(|row| if row.subset == Subset::Train { n_augmented } else { 0 })
             .collect();
         let images = inputs.images().map(<[ImageRef]>::to_vec);
-        let features = SampleFeatures::prepare(inputs, pretrained.as_ref(), options, &per_sample, progress)?;
+        let features =
+            SampleFeatures::prepare(inputs, pretrained.as_ref(), options, &n_augmented_per_sample, progress)?;
         let readable = features.readable_rows((0..samples.rows.len()).collect());
         let rows_of =
             |subset| readable.iter().copied().filter(|&i| samples.rows[i].subset == subset).collect();
         let (train, test) = (rows_of(Subset::Train), rows_of(Subset::Test));
+        // The duration is known once the checks have passed.
         let seconds = 0.0;
         let prepared =
             Self { samples, images, pretrained, features, n_augmented, readable, train, test, seconds };
@@ -81,7 +87,8 @@ impl PreparedData {
         Ok(Self { seconds: started.elapsed().as_secs_f64(), ..prepared })
     }
 
-    /// Every class needs a readable training sample, and the test subset must not be empty.
+    /// Refuses data that cannot be trained on or tested on: every class must have a readable training sample,
+    /// and the test set a readable sample.
     fn check_not_empty(&self) -> Result<(), TrainError> {
         let mut counts = vec![0; self.samples.classes.len()];
         for label in self.samples.labels(&self.train) {
@@ -89,10 +96,15 @@ impl PreparedData {
         }
         let empty_class = counts.iter().zip(self.samples.classes.names()).find(|(count, _)| **count == 0);
         if let Some((_, class)) = empty_class {
-            return Err(TrainError::Data(format!("no training photo of class `{class}` can be read")));
+            return Err(TrainError::Data(format!(
+                "no training photo of class `{class}` can be read, so the class cannot be learned: repair these photos, \
+                 add others, or remove the class"
+            )));
         }
         if self.test.is_empty() {
-            return Err(TrainError::Data("no test photo can be read".into()));
+            return Err(TrainError::Data(
+                "no test photo can be read, so the accuracy cannot be measured: repair these photos or add others".into(),
+            ));
         }
         Ok(())
     }

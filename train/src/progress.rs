@@ -2,15 +2,18 @@
 
 use headstock_backbone::DownloadProgress;
 
-/// Receives progress reports. One phase runs at a time.
+/// Receives reports of the progress of long operations, for example to show a progress bar. One phase, such
+/// as reading images, runs at a time.
 pub trait Progress: DownloadProgress {
-    /// Begins the phase `task` of `total` steps, counted in `unit` (`photos`).
+    /// Begins the phase `task` of `total` steps (0 if their number is not known yet), counted in `unit`, a
+    /// noun in the plural such as `photos`.
     fn begin(&self, task: &str, total: u64, unit: &'static str);
-    /// Advances by `count` steps.
+    /// Advances the current phase by `count` more steps.
     fn step(&self, count: u64);
-    /// Sets the position to `done` of at most `total` steps.
+    /// Sets the position of the current phase: `done` of at most `total` steps. For phases that report their
+    /// position and not each step.
     fn set_position(&self, done: u64, total: u64);
-    /// Ends the phase.
+    /// Ends the current phase.
     fn end(&self);
 }
 

@@ -21,26 +21,27 @@ use crate::config::{Config, Settings};
 pub(crate) struct FitRecord {
     /// The head's parameter `point`.
     pub(crate) grid_point: u32,
-    /// The rows fitted on, in order.
+    /// The rows that the head was fitted on, in order.
     pub(crate) rows: Vec<u32>,
     pub(crate) labels: Vec<u32>,
     pub(crate) groups: Option<Vec<u32>>,
     /// Whether it was a warm start.
     pub(crate) warm_started: bool,
-    /// The rows the fitted head was queried for, one list per call.
+    /// The rows that the fitted head computed logits of, one list per call.
     pub(crate) queried: Vec<Vec<u32>>,
 }
 
 impl FitRecord {
-    /// Every row the head was queried for.
+    /// Every row that the fitted head computed logits of, so that a test can check that none was fitted on.
     pub(crate) fn all_queried(&self) -> BTreeSet<u32> {
         self.queried.concat().into_iter().collect()
     }
 }
 
+/// The records of all fits, by the tag of the head.
 static FIT_RECORDS: Mutex<BTreeMap<String, Vec<FitRecord>>> = Mutex::new(BTreeMap::new());
 
-/// Accesses the records of the heads with this tag.
+/// Calls `access` with the records of the heads with this tag, one per fit, and returns its result.
 fn with_fit_records<T>(tag: &str, access: impl FnOnce(&mut Vec<FitRecord>) -> T) -> T {
     let mut records = FIT_RECORDS.lock().unwrap_or_else(PoisonError::into_inner);
     access(records.entry(tag.to_owned()).or_default())
@@ -83,6 +84,8 @@ impl HeadConfig for RecordingConfig {
         Ok(())
     }
 
+    /// Records the training data under the tag of the head, for a test to look at, and memorizes the label of
+    /// each row.
     fn fit(
         &self,
         data: &TrainingSet<'_>,
@@ -106,6 +109,7 @@ impl HeadConfig for RecordingConfig {
             fit_index,
             width: data.features().width(),
             label_of_row: rows.into_iter().zip(data.labels().iter().copied()).collect(),
+            // Plus 1, so that the logarithm of the count of an absent class is finite.
             class_counts: data.class_counts().iter().map(|&count| count as f32 + 1.0).collect(),
         }))
     }
@@ -114,7 +118,8 @@ impl HeadConfig for RecordingConfig {
         Err(HeadError::Data("a recording head cannot be loaded".into()))
     }
 
-    fn grid(&self) -> Vec<Self> {
+    /// Two configs that differ only in their number in the grid, so that tests see a grid search.
+    fn candidate_configs(&self) -> Vec<Self> {
         (0..2).map(|point| Self { point, ..self.clone() }).collect()
     }
 }
@@ -128,6 +133,10 @@ impl Head for RecordingHead {
         self.class_counts.len()
     }
 
+    /// Records the rows of `features`, and returns logits `[N, C]` of this head for tests: the logarithm of
+    /// the class counts, plus 9 for the label of a row that was fitted on. 9 outweighs the class counts, so
+    /// that the head looks perfect on rows that it has seen, and a test finds out if they leak into an
+    /// evaluation.
     fn logits(&self, features: FeatureMatrix<'_>) -> Result<Logits, HeadError> {
         let rows = row_ids(features);
         let mut logits = Vec::with_capacity(rows.len() * self.class_counts.len());
@@ -152,18 +161,19 @@ impl Head for RecordingHead {
     }
 }
 
-/// Identifies a row: test rows (two features) by their first feature, rows of images by the FNV-1a hash of
-/// their bits.
+/// The number by which tests recognize a row of features: the first feature in the two-feature rows of
+/// [`numbered_rows`], the FNV-1a hash of the bits in features of images.
 pub(crate) fn row_id(row: &[f32]) -> u32 {
     let hash = |hash: u32, value: &f32| (hash ^ value.to_bits()).wrapping_mul(0x0100_0193);
     if row.len() == 2 { row[0] as u32 } else { row.iter().fold(0x811c_9dc5, hash) }
 }
 
+/// The [`row_id`] of each row, `[N]`.
 fn row_ids(features: FeatureMatrix<'_>) -> Vec<u32> {
     features.rows().map(row_id).collect()
 }
 
-/// The built-in heads and [`RecordingConfig`].
+/// The built-in heads and the recording head, so that a test config can name `recording` as its head.
 pub(crate) fn registry_with_recording() -> Registry {
     let mut heads = Registry::builtin();
     heads.add::<RecordingConfig>().expect("the name is unused");
@@ -178,7 +188,9 @@ pub(crate) struct FeatureRow {
     pub(crate) group: Option<String>,
 }
 
-/// Rows of these classes whose first feature is their index; `group` maps the index of a row to its group.
+/// Samples for tests, one of each entry of `classes`. The first feature of a sample is its index, so that a
+/// test recognizes it by [`row_id`]; the second is arbitrary. `group` maps the index of a sample to the
+/// number of its group; `None` for samples without groups.
 pub(crate) fn numbered_rows(classes: &[&str], group: Option<&dyn Fn(usize) -> usize>) -> Vec<FeatureRow> {
     let row = |(number, class): (usize, &&str)| FeatureRow {
         values: vec![number as f32, (number * 7 % 11) as f32],
@@ -188,13 +200,15 @@ pub(crate) fn numbered_rows(classes: &[&str], group: Option<&dyn Fn(usize) -> us
     classes.iter().enumerate().map(row).collect()
 }
 
-/// Writes `rows` as `NAME.npy`, and their classes and groups as `NAME.csv`.
+/// Writes a data set of precomputed features into `folder`: the values of `rows` as `NAME.npy`, and their
+/// labels, classes and groups as `NAME.csv`.
 pub(crate) fn write_features(folder: &Path, name: &str, rows: &[FeatureRow]) {
     let header = format!(
         "{{'descr': '<f4', 'fortran_order': False, 'shape': ({}, {}), }}",
         rows.len(),
         rows[0].values.len()
     );
+    // Padded to 118 bytes: with the 10 bytes before it, it ends at a multiple of 64, as NumPy specifies.
     let header = format!("{header:<117}\n");
     let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
     bytes.extend((header.len() as u16).to_le_bytes());
@@ -218,21 +232,23 @@ pub(crate) fn write_features(folder: &Path, name: &str, rows: &[FeatureRow]) {
     fs::write(folder.join(format!("{name}.csv")), table).expect("a file");
 }
 
-/// Settings for `NAME.npy` in `folder`, with the additional config lines `more`.
+/// Settings to train on the features `NAME.npy` in `folder`, with the additional config lines `more`. The
+/// recording head is available.
 pub(crate) fn features_settings(folder: &Path, name: &str, more: &str) -> Settings {
     let config = format!("version = 1\n{more}\n[data]\nfeatures = \"{name}.npy\"\n");
     let config = Config::parse(&config, "test", folder).expect("a config");
     config.resolve(&registry_with_recording()).expect("settings")
 }
 
-/// A PNG of a single color that depends on `shade`.
+/// A PNG image of 64 x 64 pixels of a single color, which differs for each `shade` below 256.
 pub(crate) fn solid_color_png(shade: usize) -> Vec<u8> {
     let shade = (shade * 3) as u8;
     let pixels = [shade, 255 - shade, 90].repeat(64 * 64);
     png(&image::RgbImage::from_raw(64, 64, pixels).expect("the size fits"))
 }
 
-/// Writes the bundled weights as `backbone` in `folder`, with preprocessing to 32 x 32 pixels.
+/// Writes the weights of the demo's ResNet-50 as `backbone` in `folder`, with a config that resizes images to
+/// 32 x 32 pixels, so that tests are fast.
 pub(crate) fn write_backbone(folder: &Path) {
     let weights = folder.join("backbone");
     fs::create_dir(&weights).expect("a folder");

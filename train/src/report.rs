@@ -1,5 +1,6 @@
 //! `report.html`: the results of a run as one HTML file without scripts.
 
+use std::cmp::Reverse;
 use std::fmt::Write;
 
 use headstock_heads::ConformalMethod;
@@ -7,19 +8,21 @@ use headstock_heads::ConformalMethod;
 use crate::metrics::Predictions;
 use crate::run::{CalibrationEffect, ModelRecord, RunMetrics, SetMetrics, TestSample};
 
-/// Maximum number of mistakes, and of pairs of classes, in the report.
+/// Maximum number of mistakes, and of pairs of confused classes, that the report lists.
 const MAX_LISTED: usize = 50;
 
 /// Maximum number of classes of a confusion matrix; larger ones are unreadable and grow with the square.
 const MAX_MATRIX_CLASSES: usize = 60;
 
+/// The CSS of the report.
 const STYLE: &str = "\
 body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;color:#222}\
 table{border-collapse:collapse;margin:1rem 0}td,th{padding:.2rem .6rem;text-align:right;border-bottom:1px solid #ddd}\
 td:first-child,th:first-child{text-align:left}.confusion td{min-width:2.2rem;text-align:center}\
 .confusion th{font-weight:normal}.scroll{overflow-x:auto}code{background:#f3f3f3;padding:0 .2rem}";
 
-/// Renders the report.
+/// Renders the contents of `report.html` from the description of the model, the metrics of the run, the
+/// samples of its test set (`rows`) and the `predictions` for them, in the same order.
 pub(crate) fn render(
     record: &ModelRecord,
     metrics: &RunMetrics,
@@ -45,7 +48,7 @@ pub(crate) fn render(
     page
 }
 
-/// The line on the backbone of the head.
+/// A paragraph of the HTML report that says which features the head was fitted on.
 fn head_summary(record: &ModelRecord) -> String {
     match &record.backbone {
         Some(backbone) => format!(
@@ -58,10 +61,10 @@ fn head_summary(record: &ModelRecord) -> String {
     }
 }
 
-/// Numbers of samples and the metrics of the test set.
+/// Appends the numbers of samples and the metrics of the test set to the HTML `page`.
 fn test_section(page: &mut String, metrics: &RunMetrics) {
     let test = &metrics.test;
-    page.push_str("<h2>Test</h2>\n<table>\n");
+    page.push_str("<h2>Test set</h2>\n<table>\n");
     let counts = [
         ("training photos", metrics.counts.train),
         ("test photos", metrics.counts.test),
@@ -83,7 +86,8 @@ fn test_section(page: &mut String, metrics: &RunMetrics) {
     page.push_str("</table>\n");
 }
 
-/// The metrics before and after calibration, and those of conformal sets.
+/// Appends tables of the metrics before and after calibration, and of those of conformal sets, to the HTML
+/// `page`, if the run has them.
 fn calibration_section(page: &mut String, metrics: &RunMetrics) {
     if let Some(calibration) = &metrics.calibration {
         let method = calibration.method.as_str();
@@ -101,12 +105,11 @@ fn calibration_section(page: &mut String, metrics: &RunMetrics) {
         );
         for (name, change) in [("test", calibration.test), ("held out", calibration.out_of_fold)] {
             let CalibrationEffect { before, after } = change;
-            let (loss, ece) = ((before.log_loss, after.log_loss), (before.ece, after.ece));
             push_fmt(
                 page,
                 format_args!(
                     "<tr><td>{name}<td>{:.4}<td>{:.4}<td>{:.4}<td>{:.4}\n",
-                    loss.0, loss.1, ece.0, ece.1
+                    before.log_loss, after.log_loss, before.ece, after.ece
                 ),
             );
         }
@@ -117,7 +120,7 @@ fn calibration_section(page: &mut String, metrics: &RunMetrics) {
             page,
             format_args!(
                 "<h2>Conformal sets</h2>\n<p>Target coverage {}.</p>\n<table>\n\
-                 <tr><th>method<th>coverage<th>mean size<th>empty\n",
+                 <tr><th>method<th>coverage<th>mean size<th>empty sets\n",
                 conformal.coverage
             ),
         );
@@ -135,7 +138,8 @@ fn calibration_section(page: &mut String, metrics: &RunMetrics) {
     }
 }
 
-/// Precision, recall and F1 of each class, from the confusion matrix `[C][C]`.
+/// Appends a table of precision, recall and F1 of each class to the HTML `page`, computed from the confusion
+/// matrix `[C][C]`, whose rows are true classes. `names` `[C]` are the class names.
 fn classes_section(page: &mut String, names: &[String], confusion: &[Vec<usize>]) {
     page.push_str("<h2>Classes</h2>\n<table>\n<tr><th>class<th>precision<th>recall<th>F1<th>photos\n");
     for (class, name) in names.iter().enumerate() {
@@ -143,6 +147,7 @@ fn classes_section(page: &mut String, names: &[String], confusion: &[Vec<usize>]
         let n_images: usize = confusion[class].iter().sum();
         let n_predicted: usize = confusion.iter().map(|row| row[class]).sum();
         let (precision, recall) = (format_ratio(n_correct, n_predicted), format_ratio(n_correct, n_images));
+        // F1, the harmonic mean of the two, is twice the correct ones over both denominators together.
         let f1 = format_ratio(2.0 * n_correct, n_images + n_predicted);
         push_fmt(
             page,
@@ -152,15 +157,17 @@ fn classes_section(page: &mut String, names: &[String], confusion: &[Vec<usize>]
     page.push_str("</table>\n");
 }
 
-/// A fraction with three decimals; `-` if the denominator is 0.
+/// The text of `numerator / denominator` with three decimals; `-` if the denominator is 0.
 fn format_ratio(numerator: f64, denominator: usize) -> String {
     if denominator == 0 { "-".into() } else { format!("{:.3}", numerator / denominator as f64) }
 }
 
-/// The confusion matrix `[C][C]`, shaded by the fraction of each row.
+/// Appends the confusion matrix `[C][C]`, whose rows are true classes, to the HTML `page` as a table of
+/// counts. A cell is shaded by its fraction of the matrix row, so that frequent mistakes stand out. `names`
+/// are the class names.
 fn confusion_section(page: &mut String, names: &[String], confusion: &[Vec<usize>]) {
     page.push_str(
-        "<h2>Confusion</h2>\n<p>Rows are classes, columns predicted classes.</p>\n\
+        "<h2>Confusion matrix</h2>\n<p>Rows are true classes, columns predicted classes.</p>\n\
          <div class=\"scroll\"><table class=\"confusion\">\n<tr><th>",
     );
     for name in names {
@@ -173,6 +180,7 @@ fn confusion_section(page: &mut String, names: &[String], confusion: &[Vec<usize
             if count == 0 {
                 page.push_str("<td>");
             } else {
+                // An opacity of at most 0.8, so that the number in the cell can be read.
                 let shade = 0.8 * count as f64 / total as f64;
                 push_fmt(page, format_args!("<td style=\"background:rgba(60,120,200,{shade:.2})\">{count}"));
             }
@@ -181,14 +189,16 @@ fn confusion_section(page: &mut String, names: &[String], confusion: &[Vec<usize
     page.push_str("\n</table></div>\n");
 }
 
-/// The pairs of classes that are confused most often.
+/// Appends a table of the pairs of a true and a predicted class that are confused most often to the HTML
+/// `page`, from the confusion matrix `[C][C]`, whose rows are true classes. `names` are the class names.
 fn confused_section(page: &mut String, names: &[String], confusion: &[Vec<usize>]) {
+    // (number of samples, true class, predicted class)
     let mut pairs: Vec<(usize, usize, usize)> = Vec::new();
     for (class, row) in confusion.iter().enumerate() {
         let wrong = row.iter().enumerate().filter(|&(predicted, &count)| predicted != class && count > 0);
         pairs.extend(wrong.map(|(predicted, &count)| (count, class, predicted)));
     }
-    pairs.sort_by(|a, b| b.0.cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
+    pairs.sort_by_key(|&(count, class, predicted)| (Reverse(count), class, predicted));
     page.push_str("<h2>Most confused classes</h2>\n<table>\n<tr><th>class<th>predicted<th>photos\n");
     for (count, class, predicted) in pairs.into_iter().take(MAX_LISTED) {
         let (class, predicted) = (escape_html(&names[class]), escape_html(&names[predicted]));
@@ -197,8 +207,10 @@ fn confused_section(page: &mut String, names: &[String], confusion: &[Vec<usize>
     page.push_str("</table>\n");
 }
 
-/// The most confident wrong predictions.
+/// Appends a table of the wrong `predictions` for the samples `rows` of the test set to the HTML `page`, the
+/// most confident first. `names` are the class names.
 fn mistakes_section(page: &mut String, names: &[String], rows: &[TestSample<'_>], predictions: &Predictions) {
+    // (probability of the predicted class, sample, predicted class)
     let mut wrong: Vec<(f32, &TestSample<'_>, u32)> = rows
         .iter()
         .zip(&predictions.predicted)
@@ -206,7 +218,7 @@ fn mistakes_section(page: &mut String, names: &[String], rows: &[TestSample<'_>]
         .filter(|((row, predicted), _)| row.label != **predicted)
         .map(|((row, &predicted), probabilities)| (probabilities[predicted as usize], row, predicted))
         .collect();
-    wrong.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.path.cmp(b.1.path)));
+    wrong.sort_by(|(p_a, a, _), (p_b, b, _)| p_b.total_cmp(p_a).then_with(|| a.path.cmp(b.path)));
     push_fmt(
         page,
         format_args!("<h2>Mistakes</h2>\n<p>{} mistakes, the most confident first.</p>\n", wrong.len()),
@@ -220,12 +232,12 @@ fn mistakes_section(page: &mut String, names: &[String], rows: &[TestSample<'_>]
     page.push_str("</table>\n");
 }
 
-/// Appends formatted text to a page.
+/// Appends formatted text to a page: `write!` without an error to handle.
 pub(crate) fn push_fmt(page: &mut String, text: std::fmt::Arguments<'_>) {
     page.write_fmt(text).expect("writing to a string does not fail");
 }
 
-/// Escapes `text` for HTML.
+/// Escapes `text`, such as a class name, for HTML, so that it cannot become markup.
 pub(crate) fn escape_html(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

@@ -10,7 +10,8 @@ use crate::progress::Progress;
 use crate::samples::SampleInputs;
 use crate::trained_on::{ContentHash, hash_features};
 
-/// The features of the samples of a data set.
+/// The features of the samples of a data set, wherever they come from. A sample is named by its index in the
+/// data set, a *row*.
 pub(crate) enum SampleFeatures {
     /// Features of images, in the cache.
     Cached(ExtractedFeatures),
@@ -19,8 +20,12 @@ pub(crate) enum SampleFeatures {
 }
 
 impl SampleFeatures {
-    /// Computes the missing features: view 0 of each sample and `n_augmented[i]` augmented views of
-    /// sample `i`.
+    /// Makes the features of all samples available. Precomputed features are taken over as they are. Features
+    /// of images are read from the cache, or computed with the `pretrained` backbone and added to it: of view
+    /// 0, the evaluation view, of each image `i`, and of `n_augmented[i]` augmented views of it.
+    ///
+    /// # Errors
+    /// [`TrainError::Usage`] for images without a backbone, and the errors of computing features.
     pub(crate) fn prepare(
         inputs: SampleInputs,
         pretrained: Option<&PretrainedBackbone>,
@@ -38,13 +43,14 @@ impl SampleFeatures {
                 progress,
             )?)),
             (SampleInputs::Images(_), None) => Err(TrainError::Usage(
-                "photos need a backbone to become features, but the head was fitted on precomputed features"
+                "photos cannot be used here: the head was fitted on precomputed features, and without a backbone no features \
+                 can be computed from photos; give a file of features (`data.features`)"
                     .into(),
             )),
         }
     }
 
-    /// Number of features, `F`.
+    /// The number of features of a sample, `F`.
     pub(crate) fn width(&self) -> usize {
         match self {
             Self::Cached(features) => features.width(),
@@ -52,7 +58,8 @@ impl SampleFeatures {
         }
     }
 
-    /// Number of vectors computed by [`prepare`](Self::prepare).
+    /// The number of feature vectors that [`prepare`](Self::prepare) computed because they were not in the
+    /// cache; 0 for precomputed features. A run records it.
     pub(crate) fn computed(&self) -> usize {
         match self {
             Self::Cached(features) => features.computed(),
@@ -60,7 +67,7 @@ impl SampleFeatures {
         }
     }
 
-    /// The samples of `rows` that have features; the others are unreadable images.
+    /// The samples of `rows` that have features; the others, which are left out, are unreadable images.
     pub(crate) fn readable_rows(&self, rows: Vec<usize>) -> Vec<usize> {
         match self {
             Self::Cached(features) => rows.into_iter().filter(|&row| features.is_readable(row)).collect(),
@@ -68,15 +75,18 @@ impl SampleFeatures {
         }
     }
 
-    /// Content hash of a sample; `None` for an image that cannot be read.
-    pub(crate) fn content(&self, row: usize) -> Option<ContentHash> {
+    /// The content hash of a sample, by which it is recognized in other runs whatever its path; `None` for an
+    /// image that cannot be read.
+    pub(crate) fn content_hash(&self, row: usize) -> Option<ContentHash> {
         match self {
             Self::Cached(features) => features.hashes()[row],
             Self::InMemory(in_memory) => Some(hash_features(in_memory.row(row))),
         }
     }
 
-    /// Appends the features of `rows` in one view to `out`.
+    /// Appends the features of the samples `rows` (indices) in one view to `out`: `[rows.len(), F]`,
+    /// row-major, as heads take them. `view` is 0 for the evaluation view, higher for augmented views;
+    /// precomputed features are the same in each view.
     pub(crate) fn append(
         &self,
         rows: &[usize],
@@ -92,8 +102,10 @@ impl SampleFeatures {
         }
     }
 
-    /// The features of `rows` (without repetition): view 0 of all rows, then each of `n_augmented` augmented
-    /// views. Features in memory are not copied.
+    /// The features that a head is fitted on, `[(1 + n_augmented) * rows.len(), F]`: the evaluation view
+    /// (view 0) of all samples `rows` (indices, which must not repeat), then the first augmented view of all,
+    /// and so on. Precomputed features have only view 0 and are not copied: they are reordered in place,
+    /// hence `&mut self`.
     pub(crate) fn gather(&mut self, rows: &[usize], n_augmented: u32) -> Result<Cow<'_, [f32]>, TrainError> {
         match self {
             Self::Cached(features) => {

@@ -1,9 +1,10 @@
 //! Per-sample scores and the metrics computed from them, with sample weights.
 
-/// Number of bins of the calibration error.
+/// Number of bins of equal width that the expected calibration error (ECE) sorts confidences into.
 const N_BINS: usize = 15;
 
-/// What the metrics need to know of a sample's prediction.
+/// What the metrics need to know of a sample's prediction. It is computed once, so that `compare` can compute
+/// metrics of many weightings of the same samples.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct SampleScore {
     label: u32,
@@ -16,7 +17,9 @@ pub(crate) struct SampleScore {
 }
 
 impl SampleScore {
-    /// From the `probabilities` `[C]` of the classes.
+    /// The score of one sample: `probabilities` `[C]` of the classes, the number of the `predicted` class,
+    /// and the true `label`. As in scikit-learn's `log_loss`, the probability of the label is clamped, so
+    /// that the loss is finite.
     pub(crate) fn new(probabilities: &[f32], predicted: u32, label: u32) -> Self {
         let epsilon = f64::from(f32::EPSILON);
         let loss = -f64::from(probabilities[label as usize]).clamp(epsilon, 1.0 - epsilon).ln();
@@ -25,9 +28,9 @@ impl SampleScore {
     }
 }
 
-/// The index of the bin of a confidence. A bin contains its upper edge, not its lower one. Edges are rounded
-/// to `f32` as confidences are, so that 1/5 is on an edge although the `f32` nearest to 0.2 is slightly
-/// larger.
+/// The index of the bin of the calibration error that a confidence, the probability of the predicted class,
+/// is in. A bin contains its upper edge, not its lower one. Edges are rounded to `f32` as confidences are,
+/// so that 1/5 is on an edge although the `f32` nearest to 0.2 is slightly larger.
 fn confidence_bin(confidence: f32) -> usize {
     let upper = |bin: usize| ((bin + 1) as f64 / N_BINS as f64) as f32;
     (0..N_BINS - 1).find(|&bin| confidence <= upper(bin)).unwrap_or(N_BINS - 1)
@@ -43,7 +46,9 @@ pub(crate) struct WeightedMetrics {
 }
 
 impl WeightedMetrics {
-    /// Sample `i` counts `weight(i)` times; at least one weight must be positive.
+    /// Computes accuracy, macro F1, log-loss and expected calibration error (ECE) from the `scores` of
+    /// predictions, with this number of `classes`. Sample `i` counts as if it occurred `weight(i)` times, as
+    /// in a bootstrap sample; at least one weight must be positive.
     pub(crate) fn from_scores(scores: &[SampleScore], classes: usize, weight: impl Fn(usize) -> u32) -> Self {
         /// Weighted counts of a class.
         #[derive(Clone, Copy, Default)]
@@ -53,7 +58,7 @@ impl WeightedMetrics {
             correct: u64,
         }
         let mut tallies = vec![ClassTally::default(); classes];
-        // Per bin: sum of confidences, number of correct predictions.
+        // Bins of the calibration error: (sum of confidences, number of correct predictions).
         let mut bins = [(0.0, 0.0); N_BINS];
         let (mut samples, mut loss) = (0, 0.0);
         for (i, score) in scores.iter().enumerate() {
@@ -62,17 +67,17 @@ impl WeightedMetrics {
                 continue;
             }
             let is_correct = score.predicted == score.label;
-            let weight = f64::from(count);
+            let count_f64 = f64::from(count);
             let count = u64::from(count);
             samples += count;
-            loss += weight * score.loss;
+            loss += count_f64 * score.loss;
             tallies[score.label as usize].label_plus_predicted += count;
             tallies[score.predicted as usize].label_plus_predicted += count;
-            let bin = &mut bins[usize::from(score.bin)];
-            bin.0 += weight * f64::from(score.confidence);
+            let (confidence_sum, n_correct) = &mut bins[usize::from(score.bin)];
+            *confidence_sum += count_f64 * f64::from(score.confidence);
             if is_correct {
                 tallies[score.label as usize].correct += count;
-                bin.1 += weight;
+                *n_correct += count_f64;
             }
         }
         let samples_f64 = samples as f64;
@@ -80,6 +85,8 @@ impl WeightedMetrics {
         let present = tallies.iter().filter(|class| class.label_plus_predicted > 0);
         let f1: Vec<f64> =
             present.map(|class| 2.0 * class.correct as f64 / class.label_plus_predicted as f64).collect();
+        // ECE: |mean confidence - accuracy| of each bin, times the bin's number of samples, which turns both
+        // means into the sums at hand; the division by all samples follows.
         let gaps = bins.iter().map(|(confidence, correct): &(f64, f64)| (confidence - correct).abs());
         Self {
             accuracy: correct as f64 / samples_f64,

@@ -12,23 +12,27 @@ use sha2::{Digest, Sha256};
 use crate::error::TrainError;
 use crate::features::cache::{self, CacheKey};
 
-/// Cache format version; bump when signatures change.
+/// Cache format version, a part of each key; bump when signatures change.
 const CACHE_FORMAT: &str = "headstock signatures 1";
+/// The file of the store in the folder of the feature cache.
 const FILE_NAME: &str = "signatures.redb";
+/// The table of the database: the bytes of each signature, by the hash of the image's file.
 const SIGNATURES: TableDefinition<'_, &CacheKey, &[u8]> = TableDefinition::new("signatures");
 /// Memory for pages of the database.
 const REDB_CACHE_BYTES: usize = 8 << 20;
 /// New signatures written at a time; an interruption loses at most this many.
 const WRITE_BATCH: usize = 256;
 
-/// Computes image signatures, with a persistent store in the feature cache.
+/// Computes the signatures of images by which near-duplicates are found, and keeps them in a file beside the
+/// feature cache, so that the next search need not decode the images again.
 pub(crate) struct SignatureCache {
+    /// Larger images are not decoded.
     max_pixels: u64,
     /// `None` if the store cannot be opened: all signatures are then computed.
     store: Option<SignatureStore>,
 }
 
-/// A persistent store of signatures.
+/// A database file of signatures.
 struct SignatureStore {
     database: Database,
     path: PathBuf,
@@ -39,15 +43,19 @@ struct SignatureStore {
 }
 
 impl SignatureCache {
-    /// Opens the store in the folder `cache`, for images of at most `max_pixels`.
+    /// Opens the store of image signatures, by which near-duplicates are found, in the folder `cache` of the
+    /// feature cache. Images of more than `max_pixels` are not decoded. If the store cannot be opened, it
+    /// warns, and all signatures are computed.
     pub(crate) fn open(cache: &Path, max_pixels: u64) -> Self {
         let store = SignatureStore::open(cache);
-        let warn =
-            |error: &TrainError| tracing::warn!("near-duplicates are searched without a cache: {error}");
+        let warn = |error: &TrainError| {
+            tracing::warn!("the search for near-duplicates works without its cache and is slower: {error}");
+        };
         Self { max_pixels, store: store.inspect_err(warn).ok() }
     }
 
-    /// The signature of the image encoded in `bytes`.
+    /// The signature of the image encoded in `bytes`, a summary by which near-duplicates of it are found. It
+    /// is read from the store, or computed and then stored.
     ///
     /// # Errors
     /// [`DecodeError`] for an image that cannot be decoded.
@@ -62,6 +70,8 @@ impl SignatureCache {
         Ok(signature)
     }
 
+    /// The key of the signature of the image encoded in `bytes`: SHA-256 of the cache format, the pixel limit
+    /// and the bytes.
     fn cache_key(&self, bytes: &[u8]) -> CacheKey {
         let format = Sha256::new().chain_update(CACHE_FORMAT).chain_update(self.max_pixels.to_le_bytes());
         format.chain_update(bytes).finalize().into()
@@ -69,6 +79,9 @@ impl SignatureCache {
 }
 
 impl SignatureStore {
+    /// Opens the database in `folder` that stores image signatures (short summaries of how images look, by
+    /// which near-duplicates are found), so that a later search need not decode the images again. Creates the
+    /// folder and the database if they are missing.
     fn open(folder: &Path) -> Result<Self, TrainError> {
         fs::create_dir_all(folder).map_err(TrainError::io("create", folder))?;
         let path = folder.join(FILE_NAME);
@@ -77,36 +90,44 @@ impl SignatureStore {
         Ok(Self { database, path, stored, pending: Mutex::default() })
     }
 
+    /// The signature stored under `key`; `None` also for a damaged one.
     fn get(&self, key: &CacheKey) -> Option<Signature> {
         let stored = self.stored.as_ref()?.get(key).ok()??;
         Signature::from_bytes(stored.value())
     }
 
-    /// Stores a signature with the next batch.
+    /// Queues the signature of an image (by which near-duplicates are found) under its `key`, for later
+    /// searches; the queue is written once it has [`WRITE_BATCH`] entries, because every write waits for the
+    /// disk.
     fn insert(&self, key: CacheKey, signature: &Signature) {
         let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
         pending.push((key, signature.clone()));
-        let full = (pending.len() >= WRITE_BATCH).then(|| mem::take(&mut *pending));
+        let full_batch = (pending.len() >= WRITE_BATCH).then(|| mem::take(&mut *pending));
         drop(pending);
-        if let Some(batch) = full {
+        if let Some(batch) = full_batch {
             self.write_batch(&batch);
         }
     }
 
-    /// Writes a batch; failure only costs time, so it is only logged.
+    /// Writes a batch of image signatures (by which near-duplicates are found) to the database. A failure is
+    /// only a warning, because the next search then only takes longer.
     fn write_batch(&self, batch: &[(CacheKey, Signature)]) {
         let rows = batch.iter().map(|(key, signature)| (key, signature.to_bytes()));
         if let Err(error) = cache::insert_rows(&self.database, SIGNATURES, &self.path, rows) {
-            tracing::warn!("signatures of {} photos were not cached: {error}", batch.len());
+            tracing::warn!(
+                "the signatures of {} photos cannot be saved, so the next search for near-duplicates computes them again: {error}",
+                batch.len()
+            );
         }
     }
 }
 
 impl Drop for SignatureStore {
+    /// Writes the signatures that are still in the queue.
     fn drop(&mut self) {
-        let rest = mem::take(self.pending.get_mut().unwrap_or_else(PoisonError::into_inner));
-        if !rest.is_empty() {
-            self.write_batch(&rest);
+        let unwritten = mem::take(self.pending.get_mut().unwrap_or_else(PoisonError::into_inner));
+        if !unwritten.is_empty() {
+            self.write_batch(&unwritten);
         }
     }
 }

@@ -22,14 +22,20 @@ pub(crate) type ContentHash = [u8; 32];
 /// The only column of `trained_on.csv`.
 const HEADER: &str = "sha256";
 
-/// The hash of a row of features.
+/// The advice for a damaged `trained_on.csv`.
+const DAMAGED: &str = "delete the file: the hashes are then computed from the photos listed in split.csv";
+
+/// The content hash of a sample with precomputed features, whose `row` `[F]` takes the place of an image's
+/// bytes.
 pub(crate) fn hash_features(row: &[f32]) -> ContentHash {
     let mut hash = Sha256::new();
     row.iter().for_each(|value| hash.update(value.to_le_bytes()));
     hash.finalize().into()
 }
 
-/// The contents of `trained_on.csv`: one hash per line, in hexadecimal and in ascending order.
+/// The contents of `trained_on.csv` for the content hashes of a run's training samples, by which a later
+/// evaluation recognizes samples that the run has seen: one hash per line, in hexadecimal and in ascending
+/// order.
 pub(crate) fn to_csv(hashes: &BTreeSet<ContentHash>) -> Vec<u8> {
     let mut text = format!("{HEADER}\n");
     for hash in hashes {
@@ -41,7 +47,9 @@ pub(crate) fn to_csv(hashes: &BTreeSet<ContentHash>) -> Vec<u8> {
     text.into_bytes()
 }
 
-/// Reads `trained_on.csv`; `None` if the file does not exist, as in runs of earlier versions.
+/// Reads a run's `trained_on.csv` at `path`: the content hashes of the samples that the run was trained on,
+/// by which test samples that it has already seen are recognized. `None` if the file does not exist, as in
+/// runs of earlier versions.
 pub(crate) fn read(path: &Path) -> Result<Option<BTreeSet<ContentHash>>, TrainError> {
     if !path.is_file() {
         return Ok(None);
@@ -49,14 +57,15 @@ pub(crate) fn read(path: &Path) -> Result<Option<BTreeSet<ContentHash>>, TrainEr
     let text = fs::read_to_string(path).map_err(TrainError::io("read", path))?;
     let mut lines = text.lines();
     if lines.next() != Some(HEADER) {
-        return Err(TrainError::format(path)(format!("the first line is not `{HEADER}`")));
+        return Err(TrainError::format(path)(format!("the first line is not `{HEADER}`; {DAMAGED}")));
     }
-    let parsed: Option<BTreeSet<ContentHash>> = lines.map(parse_hex).collect();
-    let invalid = || TrainError::format(path)("a line is not a SHA-256 in hexadecimal");
-    parsed.map(Some).ok_or_else(invalid)
+    let hashes: Option<BTreeSet<ContentHash>> = lines.map(parse_hex).collect();
+    let invalid = || TrainError::format(path)(format!("a line is not a SHA-256 in hexadecimal; {DAMAGED}"));
+    hashes.map(Some).ok_or_else(invalid)
 }
 
-/// Parses a hash in hexadecimal.
+/// Parses a line of `trained_on.csv`, the hash of a training sample as 64 hexadecimal digits; `None` for
+/// other text.
 fn parse_hex(line: &str) -> Option<ContentHash> {
     let mut hash = ContentHash::default();
     let digits = line.as_bytes();
@@ -70,8 +79,9 @@ fn parse_hex(line: &str) -> Option<ContentHash> {
     Some(hash)
 }
 
-/// The current hashes of the training samples in `split`, for a run without `trained_on.csv`, whose settings
-/// are `run_settings`. `None` if no sample is left.
+/// The content hashes of the training samples in `split`, computed from the data as it is now, for a run that
+/// has no `trained_on.csv`. `run_settings` are the settings of that run. Samples that no longer exist are
+/// left out, with a warning; `None` if none exists.
 ///
 /// # Errors
 /// Those of listing the run's data.
@@ -94,9 +104,9 @@ pub(crate) fn hashes_of_split(
                 Some(root) => train_ids.iter().map(|id| Some(root.join(id).into())).collect(),
                 None => {
                     let listed = DatasetListing::read(run_settings, main, test.as_ref(), progress)?.samples;
-                    let listed: HashMap<&str, &ImageRef> =
+                    let image_by_id: HashMap<&str, &ImageRef> =
                         listed.iter().map(|sample| (sample.id.as_str(), &sample.image)).collect();
-                    train_ids.iter().map(|id| listed.get(id).map(|&image| image.clone())).collect()
+                    train_ids.iter().map(|id| image_by_id.get(id).map(|&image| image.clone())).collect()
                 }
             };
             let hash_image =
@@ -104,11 +114,11 @@ pub(crate) fn hashes_of_split(
             images.par_iter().map(hash_image).collect()
         }
     };
-    let n_missing = hashes.iter().filter(|content| content.is_none()).count();
+    let n_missing = hashes.iter().filter(|hash| hash.is_none()).count();
     if n_missing > 0 {
         tracing::warn!(
-            "{n_missing} of {} photos that the run was trained on are missing: it is unknown if it is tested \
-             on them",
+            "{n_missing} of the {} photos that the run was trained on are missing: test photos that are \
+             copies of them are not counted as trained on, so the accuracy may be too optimistic",
             hashes.len()
         );
     }

@@ -1,8 +1,9 @@
 //! `cargo xtask bench`: throughput compared with other engines on this machine for the README, and the time
 //! of each layer for `docs/engine.md`.
 //!
-//! In every round each engine runs once, one after the other and each in a separate process, so that a drift
-//! of the machine's speed affects all of them. Ratios compare runs of the same round.
+//! A run is an engine with its settings. In every round each run is measured once, one after the other and
+//! each in a separate process, so that a drift of the machine's speed affects all of them. Ratios compare
+//! runs of the same round.
 
 mod engine;
 mod layers;
@@ -22,18 +23,22 @@ use crate::{python, step, train};
 use engine::BenchPrograms;
 use table::{BenchSetup, Outcome, Results};
 
+/// The table of the throughput.
 const README_SECTION: PageSection = PageSection { page: "README.md", name: "bench" };
+/// Writes the bundled weights as an ONNX file for the other engines.
 const ONNX_SCRIPT: &str = "reference/throughput/trunk.py";
 
-/// Length of the measurement.
+/// Arguments of the command: how long to measure.
 #[derive(Debug, PartialEq)]
 pub(crate) struct BenchOptions {
+    /// How often each run is measured.
     rounds: usize,
-    /// Seconds per engine and round.
+    /// Seconds per run and round.
     seconds: f64,
 }
 
 impl BenchOptions {
+    /// Parses the arguments `[--rounds N] [--seconds S]`, also `--rounds=N`; the default is 5 rounds of 4 s.
     pub(crate) fn parse(arguments: &[OsString]) -> Result<Self> {
         let mut options = Self { rounds: 5, seconds: 4.0 };
         let mut words = arguments.iter().map(|word| word.to_string_lossy());
@@ -53,13 +58,17 @@ impl BenchOptions {
     }
 }
 
+/// Parses `value`, the text given for the option `name`; fails if it is no number or `is_valid` is false for
+/// it.
 fn parse_number<T: std::str::FromStr>(name: &str, value: &str, is_valid: fn(&T) -> bool) -> Result<T> {
     let number = value.parse().ok().filter(is_valid);
     number.with_context(|| format!("{name} {value}: give a number above 0, and at most 3600 seconds"))
 }
 
-/// Measures, and writes the tables in the README and in `docs/engine.md`.
+/// Measures the throughput of headstock and of the other engines and writes the table in the README; then
+/// measures the time of each layer and writes the tables in `docs/engine.md`.
 pub(crate) fn run(options: &BenchOptions) -> Result<()> {
+    // A missing section fails before the long work.
     README_SECTION.check()?;
     layers::check()?;
     let headstock = train::build()?;
@@ -82,13 +91,15 @@ pub(crate) fn run(options: &BenchOptions) -> Result<()> {
     layers::write(&results, &setup)
 }
 
-/// Measures each run in each round. A run that the machine does not support is refused in the first round.
+/// Measures each run of the plan once in each of `rounds` rounds. A run that the machine does not support
+/// fails in the first round: its outcome is then the reason (*refused*), and it is not started again. Other
+/// failures are errors.
 fn measure(programs: &BenchPrograms, rounds: usize) -> Result<Results> {
-    let start = |run| (run, Outcome::Measured(Vec::new()));
-    let mut results: Vec<_> = plan::all_runs().into_iter().map(start).collect();
+    let unmeasured = |run| (run, Outcome::Measured(Vec::new()));
+    let mut outcomes: Vec<_> = plan::all_runs().into_iter().map(unmeasured).collect();
     for round in 1..=rounds {
         step::log(&format!("\n== round {round} of {rounds}"));
-        for (run, outcome) in &mut results {
+        for (run, outcome) in &mut outcomes {
             let Outcome::Measured(measurements) = outcome else { continue };
             match engine::measure(programs, *run)? {
                 Ok(measurement) => {
@@ -103,10 +114,10 @@ fn measure(programs: &BenchPrograms, rounds: usize) -> Result<Results> {
             }
         }
     }
-    Ok(Results(results))
+    Ok(Results { outcomes })
 }
 
-/// Name of the processor on Linux; elsewhere the architecture.
+/// Name of the processor on Linux, elsewhere the architecture; for the text above the tables.
 fn cpu_name() -> String {
     let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = text.lines().find(|line| line.starts_with("model name")).and_then(|line| line.split_once(':'));

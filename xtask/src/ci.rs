@@ -6,7 +6,8 @@ use anyhow::{Context, Result};
 
 use crate::step;
 
-/// Clones the committed tree, without uncommitted files, and runs `.ci/run` in the clone.
+/// Clones the repository into a temporary folder and runs its `.ci/run` there. The clone has only what is
+/// committed, so the checks fail if they need a file that was forgotten in a commit. Removes the clone again.
 pub(crate) fn run() -> Result<()> {
     let clone = std::env::temp_dir().join(format!("headstock-ci-{}", std::process::id()));
     step::run("clone", Command::new("git").args(["clone", "--quiet", "."]).arg(&clone))?;

@@ -1,4 +1,5 @@
-//! `cargo xtask coverage`: calibration error and coverage of the heads on a data set.
+//! `cargo xtask coverage`: calibration error of the heads on a data set, and how often their conformal sets
+//! contain the true class (the coverage).
 
 use std::ffi::{OsStr, OsString};
 use std::process::Command;
@@ -8,9 +9,12 @@ use anyhow::Result;
 use crate::page::PageSection;
 use crate::{python, step, train};
 
+/// The section of the page that is measured.
 const TABLES: PageSection = PageSection { page: "docs/calibration.md", name: "coverage" };
 
-/// Measures `heads`, or all heads, on the data set of `config`, and writes the tables of the page.
+/// Measures calibration error and coverage of `heads`, or of all heads if it is empty, over random splits of
+/// the data set in `config`, a `headstock.toml`. A Python script trains the heads and prints tables, which
+/// are written into `docs/calibration.md`.
 pub(crate) fn run(config: &OsStr, heads: &[OsString]) -> Result<()> {
     TABLES.check()?;
     let binary = train::build()?;

@@ -1,4 +1,4 @@
-//! Type-check of the CUDA build without CUDA.
+//! Type-check of the CUDA build on a machine without CUDA.
 
 use std::env;
 use std::fs;
@@ -8,9 +8,11 @@ use anyhow::{Context, Result};
 
 use crate::step;
 
-/// A fake `nvcc`: prints a version and writes empty output files.
-const NVCC: &str = r#"#!/bin/sh
-# Stand-in for nvcc: enough for a type-check of `--features cuda`, which runs no kernel.
+/// A script in place of `nvcc`, the compiler of CUDA kernels. It prints a version, which `cudarc` reads, and
+/// creates empty output files, which `candle-kernels` includes: a type-check needs the files but not their
+/// contents.
+const FAKE_NVCC_SCRIPT: &str = r#"#!/bin/sh
+# Replaces nvcc in a type-check of `--features cuda`, which runs no kernel.
 case " $* " in *" --version "*)
     echo "nvcc: NVIDIA (R) Cuda compiler driver"
     echo "Copyright (c) 2005-2025 NVIDIA Corporation"
@@ -30,29 +32,33 @@ done
 if [ -n "$dir" ]; then for file in $files; do : > "$dir/$file.ptx"; done; fi
 "#;
 
-/// Type-checks `--features cuda`; skipped with a message on other platforms than Linux on x86-64.
+/// Type-checks `--features cuda`, whose dependencies call `nvcc` in their build scripts, with a fake `nvcc`
+/// first in `PATH`. Skipped with a message on other platforms than Linux on x86-64.
 pub(crate) fn check() -> Result<()> {
     if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
         step::log("\n== CUDA type-check: skipped, only supported on Linux x86-64");
         return Ok(());
     }
-    let tools = step::target_dir()?.join("nvcc-stand-in");
-    write_fake_nvcc(&tools).with_context(|| format!("failed to write {}", tools.display()))?;
-    let tools = fs::canonicalize(&tools)?;
+    let folder = step::target_dir()?.join("nvcc-stand-in");
+    write_fake_nvcc(&folder).with_context(|| format!("failed to write {}", folder.display()))?;
+    let folder = fs::canonicalize(&folder)?;
     let path = step::env_var("PATH").unwrap_or_default();
-    let path = env::join_paths(std::iter::once(tools).chain(env::split_paths(&path)))?;
+    let path = env::join_paths(std::iter::once(folder).chain(env::split_paths(&path)))?;
     step::run(
         "CUDA type-check",
         step::cargo(&["check", "--package", "headstock-cli", "--features", "cuda"])
             .env("PATH", path)
+            // Compute capability 8.0 (Ampere); the build scripts would otherwise ask the GPU.
             .env("CUDA_COMPUTE_CAP", "80"),
     )
 }
 
+/// Writes an executable `folder/nvcc` that compiles nothing, so that the build scripts of the CUDA crates run
+/// on a machine without CUDA.
 fn write_fake_nvcc(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder)?;
     let nvcc = folder.join("nvcc");
-    fs::write(&nvcc, NVCC)?;
+    fs::write(&nvcc, FAKE_NVCC_SCRIPT)?;
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;

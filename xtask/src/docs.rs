@@ -1,7 +1,9 @@
-//! `cargo xtask docs`: the pages that are made from the program.
+//! `cargo xtask docs`: regenerates the pages that are made from the program.
 //!
 //! `docs/headstock.schema.json` is written by a test of `cli` from the config types and their doc comments;
-//! `docs/config.md` is the same for people. The README's first output is what the program prints.
+//! `docs/config.md` shows the same for people. The first output in the README is what the program prints.
+//!
+//! `schema` is a part of the JSON schema: that of the whole config, of a table in it, or of one key's value.
 
 use std::path::Path;
 
@@ -11,10 +13,14 @@ use serde_json::{Map, Value};
 use crate::tidy::read_file;
 use crate::{page, step};
 
+/// The JSON schema of `headstock.toml`.
 const SCHEMA: &str = "docs/headstock.schema.json";
+/// The reference page of the config, which is made from the schema.
 const PAGE: &str = "docs/config.md";
 
-/// Renews the schema, the page, and what tests compare the program's texts with.
+/// Regenerates the JSON schema of the config, the list of keys and the output in the README: the tests of
+/// `cli` that compare them with the program also update them. Then writes `docs/config.md` from the new
+/// schema.
 pub(crate) fn run() -> Result<()> {
     step::run(
         "schema, keys and output",
@@ -26,6 +32,7 @@ pub(crate) fn run() -> Result<()> {
             "--test",
             "cli",
             "--",
+            // The test modules that compare and, with `INSTA_UPDATE`, rewrite the files.
             "keys::",
             "demo::",
         ])
@@ -34,14 +41,16 @@ pub(crate) fn run() -> Result<()> {
     page::write_page(Path::new(PAGE), config_page()?.as_bytes())
 }
 
-/// Adds a fault where the page is not what the schema says.
+/// Adds a fault if `docs/config.md` is not what the JSON schema gives: someone changed the config, but did
+/// not run `cargo xtask docs`.
 pub(crate) fn check(faults: &mut Vec<String>) -> Result<()> {
     if read_file(Path::new(PAGE))? != config_page()? {
-        faults.push(format!("{PAGE} is not what {SCHEMA} says: `cargo xtask docs` writes it"));
+        faults.push(format!("{PAGE} does not match {SCHEMA}: run `cargo xtask docs`"));
     }
     Ok(())
 }
 
+/// The text of `docs/config.md` in Markdown, made from the JSON schema of the config.
 fn config_page() -> Result<String> {
     let schema: Value = serde_json::from_str(&read_file(Path::new(SCHEMA))?)
         .with_context(|| format!("{SCHEMA} is not JSON"))?;
@@ -50,22 +59,25 @@ fn config_page() -> Result<String> {
         description(&schema)
     );
     write_table(&mut page, "", &schema);
-    for (name, section) in properties(&schema) {
-        write_section(&mut page, &[name], section);
+    for (name, key_schema) in properties(&schema) {
+        write_section(&mut page, &[name], key_schema);
     }
     Ok(page)
 }
 
-/// A heading, the description and the keys of a table of the config, then of the tables within it.
-fn write_section(page: &mut String, path: &[&str], section: &Value) {
-    let tables = variants(section);
-    if properties(section).is_empty() && tables.is_empty() {
+/// Appends to `page` a heading, the description and the keys of a config table, then sections for the tables
+/// within it. `path` are the keys that lead to the table, and `schema` is its part of the JSON schema. A
+/// table with alternatives gets a heading for each `kind`. Writes nothing if the schema is not that of a
+/// table.
+fn write_section(page: &mut String, path: &[&str], schema: &Value) {
+    let tables = variants(schema);
+    if properties(schema).is_empty() && tables.is_empty() {
         return;
     }
     let name = path.join(".");
-    *page += &format!("\n{} `[{name}]`\n\n{}\n", "#".repeat(path.len() + 1), description(section));
+    *page += &format!("\n{} `[{name}]`\n\n{}\n", "#".repeat(path.len() + 1), description(schema));
     if tables.is_empty() {
-        write_table(page, &name, section);
+        write_table(page, &name, schema);
     }
     for variant in tables {
         let kind = variant["properties"]["kind"]["const"].as_str().unwrap_or_default();
@@ -76,16 +88,19 @@ fn write_section(page: &mut String, path: &[&str], section: &Value) {
         );
         write_table(page, &name, variant);
     }
-    for (key, value) in properties(section) {
-        write_section(page, &[path, &[key]].concat(), value);
+    for (key, key_schema) in properties(schema) {
+        write_section(page, &[path, &[key]].concat(), key_schema);
     }
 }
 
-/// A row for each key that is no table.
-fn write_table(page: &mut String, path: &str, section: &Value) {
-    let required = section["required"].as_array().map_or(&[][..], Vec::as_slice);
+/// Appends to `page` a Markdown table with a row for each key of the config table at the dotted `path`: its
+/// type, default and meaning. At the top level, where `path` is empty, tables have no row but a section of
+/// their own. The key `kind` is in the headings and has no row, except in `[head]`, where its row describes
+/// the head.
+fn write_table(page: &mut String, path: &str, schema: &Value) {
+    let required = schema["required"].as_array().map_or(&[][..], Vec::as_slice);
     let mut rows = String::new();
-    for (key, value) in properties(section).into_iter().filter(|(key, _)| *key != "kind" || path == "head") {
+    for (key, value) in properties(schema).into_iter().filter(|(key, _)| *key != "kind" || path == "head") {
         let is_table = !properties(value).is_empty() || !variants(value).is_empty();
         if is_table && path.is_empty() {
             continue;
@@ -95,56 +110,59 @@ fn write_table(page: &mut String, path: &str, section: &Value) {
             Value::Null => String::new(),
             default => format!("`{default}`"),
         };
-        let (kind, about) = if is_table {
-            (String::from("table"), format!("see [`{}`](#{})", joined(path, key), anchor(&joined(path, key))))
+        let (type_text, meaning) = if is_table {
+            (String::from("table"), format!("see [`{}`](#{})", join(path, key), anchor(&join(path, key))))
         } else {
-            (type_of(value), about(value))
+            (type_of(value), describe_key(value))
         };
-        rows += &format!("| `{key}` | {kind} | {default} | {about} |\n");
+        rows += &format!("| `{key}` | {type_text} | {default} | {meaning} |\n");
     }
     if !rows.is_empty() {
         *page += &format!("\n| key | type | default | |\n|---|---|---|---|\n{rows}");
     }
 }
 
-/// The description in one line, and the values that a key may have.
-fn about(value: &Value) -> String {
-    let mut about = one_line(&description(value));
-    for choice in choices(value) {
+/// The last cell of a key's row: the description of the key, then of each text that it may have as its value.
+fn describe_key(schema: &Value) -> String {
+    let mut cell = one_line(&description(schema));
+    for choice in choices(schema) {
         let name = &choice["const"];
-        about += &format!("<br>`{name}`: {}", one_line(&description(choice)));
+        cell += &format!("<br>`{name}`: {}", one_line(&description(choice)));
     }
-    about
+    cell
 }
 
+/// Converts Markdown text to one line that fits into a cell of a Markdown table.
 fn one_line(text: &str) -> String {
     text.replace("\n\n", "<br>").replace('\n', " ").replace('|', "\\|")
 }
 
-/// What a value is, in words.
-fn type_of(value: &Value) -> String {
-    if !choices(value).is_empty() {
+/// The type that a JSON schema gives a value, in words for the column `type` of the page: `list of text`.
+fn type_of(schema: &Value) -> String {
+    if !choices(schema).is_empty() {
         return "one of".into();
     }
     for alternatives in ["anyOf", "oneOf"] {
-        if let Some(alternatives) = value[alternatives].as_array() {
+        if let Some(alternatives) = schema[alternatives].as_array() {
             let mut types: Vec<String> = alternatives.iter().map(type_of).collect();
             types.dedup();
             return types.join(" or ");
         }
     }
-    if let Some(only) = value.get("const") {
+    if let Some(only) = schema.get("const") {
         return format!("`{only}`");
     }
-    match value["type"].as_str().unwrap_or_default() {
+    match schema["type"].as_str().unwrap_or_default() {
         "string" => "text".into(),
         "boolean" => "`true` or `false`".into(),
         "integer" => "whole number".into(),
-        "array" => match (&value["items"], value["minItems"].as_u64()) {
+        "array" => match (&schema["items"], schema["minItems"].as_u64()) {
+            // A tuple: a type for each position.
             (Value::Array(items), _) => {
                 format!("[{}]", items.iter().map(type_of).collect::<Vec<_>>().join(", "))
             }
-            (item, Some(length)) if value["maxItems"].as_u64() == Some(length) => {
+            // An array of fixed length.
+            (item, Some(length)) if schema["maxItems"].as_u64() == Some(length) => {
                 format!("[{}]", vec![type_of(item); length as usize].join(", "))
             }
             (item, _) => format!("list of {}", type_of(item)),
@@ -153,36 +171,42 @@ fn type_of(value: &Value) -> String {
     }
 }
 
+/// The keys of a config table, each with its schema; none if the schema is not that of a table.
 fn properties(schema: &Value) -> Vec<(&str, &Value)> {
     let properties =
         schema["properties"].as_object().map_or_else(Vec::new, |keys: &Map<_, _>| keys.iter().collect());
     properties.into_iter().map(|(key, value)| (key.as_str(), value)).collect()
 }
 
-/// The tables that a key may have, told apart by their `kind`.
+/// The schemas of the tables that a key may have as its value, which differ in `kind`, such as those of
+/// `[head]`; none if the key is something else.
 fn variants(schema: &Value) -> Vec<&Value> {
     alternatives(schema, |variant| variant["properties"]["kind"].is_object())
 }
 
-/// The texts that a key may be.
+/// The schemas of the texts that a key may have as its value, each with its `const` and description; none if
+/// other values are possible.
 fn choices(schema: &Value) -> Vec<&Value> {
     alternatives(schema, |choice| choice["const"].is_string())
 }
 
-fn alternatives(schema: &Value, are: impl Fn(&Value) -> bool) -> Vec<&Value> {
-    let all: Vec<&Value> = schema["oneOf"].as_array().map_or_else(Vec::new, |all| all.iter().collect());
-    if all.iter().all(|alternative| are(alternative)) { all } else { Vec::new() }
+/// The alternatives in `oneOf` of a schema if `is_expected` holds for each of them, else none.
+fn alternatives(schema: &Value, is_expected: impl Fn(&Value) -> bool) -> Vec<&Value> {
+    let found: Vec<&Value> = schema["oneOf"].as_array().map_or_else(Vec::new, |array| array.iter().collect());
+    if found.iter().all(|alternative| is_expected(alternative)) { found } else { Vec::new() }
 }
 
+/// The description in a schema, which is the doc comment of the config type; empty without one.
 fn description(schema: &Value) -> String {
     schema["description"].as_str().unwrap_or_default().to_owned()
 }
 
-fn joined(path: &str, key: &str) -> String {
+/// The dotted name of a key in the config table at `path`.
+fn join(path: &str, key: &str) -> String {
     if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
 
-/// As GitHub makes anchors of headings: letters, digits, `-` and `_` stay.
+/// The anchor that GitHub gives a heading, for links to it: its letters, digits, `-` and `_`.
 fn anchor(heading: &str) -> String {
     heading.chars().filter(|letter| letter.is_alphanumeric() || matches!(letter, '-' | '_')).collect()
 }

@@ -1,7 +1,9 @@
 //! Checks that a test shows the effect of each config key, hyperparameter and flag: tests have markers with
 //! their names.
 //!
-//! A marker is a comment directly above a test's attribute: `// effect: tune.ema_decay, tune.momentum`.
+//! A marker is a comment directly above a test's attribute: `// effect: tune.ema_decay, tune.momentum`. A
+//! name is that of a config key, a hyperparameter or a flag, or of a combination of them that acts only
+//! together.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -11,18 +13,20 @@ use anyhow::Result;
 use crate::step;
 use crate::tidy::{read_file, rust_files};
 
-/// All names, written by a test of `cli`.
+/// Lists every name, one per line; written by a test of `cli`.
 const KEYS_FILE: &str = "cli/tests/keys.txt";
 
-/// Names that only act together, such as `features.views x head.linear.C`; written by hand.
+/// Lists names of combinations that only act together, such as `features.views x head.linear.C`; written by
+/// hand.
 const COMBINED_KEYS_FILE: &str = "cli/tests/keys_together.txt";
 
+/// Starts the comment that names what the test below it shows.
 const MARKER: &str = "// effect: ";
 
 /// The packages with marked tests.
 const PACKAGES: [&str; 6] = ["engine", "backbone", "heads", "loader", "train", "cli"];
 
-/// Prints each name with the tests of its effect.
+/// `cargo xtask keys`: prints each config key, hyperparameter and flag with the tests that show its effect.
 pub(crate) fn run() -> Result<()> {
     let (names, tests, _) = collect_effects()?;
     for name in &names {
@@ -32,25 +36,27 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
-/// Adds faults for names without a test of their effect, and for invalid markers.
+/// Adds a fault for each config key, hyperparameter or flag that no test is marked with, and for each marker
+/// (`// effect: NAME`) that is not above a test or has an unknown name.
 pub(crate) fn check(faults: &mut Vec<String>) -> Result<()> {
     let (names, tests, misplaced) = collect_effects()?;
     faults.extend(misplaced);
     for name in names.iter().filter(|name| !tests.contains_key(*name)) {
         faults.push(format!(
-            "{KEYS_FILE}: no test shows the effect of `{name}`: mark one with `{MARKER} {name}`"
+            "{KEYS_FILE}: no test shows the effect of `{name}`: mark one with `{MARKER}{name}`"
         ));
     }
     for (name, tests) in tests.iter().filter(|(name, _)| !names.contains(*name)) {
-        faults.push(format!("{}: `{MARKER} {name}` is not in {KEYS_FILE} or {COMBINED_KEYS_FILE}", tests[0]));
+        faults.push(format!("{}: `{MARKER}{name}` is not in {KEYS_FILE} or {COMBINED_KEYS_FILE}", tests[0]));
     }
     Ok(())
 }
 
-/// The tests of each key, with their files.
+/// The tests that show the effect of each name, as `FILE FUNCTION`.
 type TestsByKey = BTreeMap<String, Vec<String>>;
 
-/// All names, the tests of each, and faults of markers that are not above a test.
+/// Reads the lists of names and the markers (`// effect: NAME`) of all tests. Returns all names in the lists,
+/// the tests of each name in a marker, and a fault for each marker that is not above a test.
 fn collect_effects() -> Result<(BTreeSet<String>, TestsByKey, Vec<String>)> {
     let (mut names, mut tests, mut misplaced) = (BTreeSet::new(), TestsByKey::new(), Vec::new());
     for list in [KEYS_FILE, COMBINED_KEYS_FILE] {
@@ -68,7 +74,7 @@ fn collect_effects() -> Result<(BTreeSet<String>, TestsByKey, Vec<String>)> {
                     }
                     None => {
                         misplaced.push(format!(
-                            "{location}: `{MARKER} {}` is not above a test",
+                            "{location}: `{MARKER}{}` is not above a test",
                             effects.join(", ")
                         ));
                     }
@@ -79,12 +85,13 @@ fn collect_effects() -> Result<(BTreeSet<String>, TestsByKey, Vec<String>)> {
     Ok((names, tests, misplaced))
 }
 
-/// The lines of a list of names without empty lines and comments.
+/// The names in the text of a list file: its lines, trimmed, without empty ones and comments.
 fn parse_names(text: &str) -> impl Iterator<Item = &str> {
     text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'))
 }
 
-/// The names in each marker of a file, and the test below it.
+/// Finds the markers (`// effect: NAME, NAME`) in the text of a Rust file. Returns for each the names in it
+/// and the name of the test function directly below, or `None` if there is no test.
 fn parse_markers(text: &str) -> Vec<(Vec<String>, Option<String>)> {
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
     let marked =
@@ -97,7 +104,8 @@ fn parse_markers(text: &str) -> Vec<(Vec<String>, Option<String>)> {
         .collect()
 }
 
-/// The name of the function after comments and attributes, if one of them is `#[test]`.
+/// The name of the test function that the trimmed `lines` below a marker begin with, after comments and
+/// attributes; `None` if no attribute is `#[test]` or no function follows.
 fn test_below(lines: &[&str]) -> Option<String> {
     let above = lines.iter().take_while(|line| line.starts_with("//") || line.starts_with("#["));
     let count = above.clone().count();

@@ -8,6 +8,9 @@ use anyhow::{Context, Result};
 
 use crate::{python, step};
 
+/// Regenerates all golden files: the expected results that tests compare with, computed by scikit-learn,
+/// PyTorch and others. Runs every `reference/*/make.py`, which write them, with the pinned Python packages.
+/// Then lists the golden files that git reports as changed, for the user to review.
 pub(crate) fn run() -> Result<()> {
     let reference = Path::new("reference");
     let python = python::prepare(&python::ORACLES)?;

@@ -27,6 +27,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow, bail};
 
+/// What `cargo xtask help` prints: all commands with their arguments.
 const HELP: &str = "\
 cargo xtask COMMAND
 
@@ -49,7 +50,7 @@ cargo xtask COMMAND
                  write the table of the README: `headstock bench` compared with ONNX Runtime and OpenVINO on this machine;
                  and the time of each layer into docs/engine.md
   photos FOLDER [--rounds N] [--every N]
-                 print how many photos of a folder a core decodes, rotates, resizes and crops per second, compared with
+                 print how many photos of a folder a CPU core decodes, rotates, resizes and crops per second, compared with
                  Pillow; --every uses every N-th photo
   keys           print every key of the config, hyperparameter of a head and flag, with the tests of its effect
   mutants [--seed N] [--count N] [CRATE...]
@@ -58,6 +59,7 @@ cargo xtask COMMAND
   ci             clone the committed tree into a new folder and run .ci/run there
 ";
 
+/// Runs the command; prints an error on stderr.
 fn main() -> ExitCode {
     match run() {
         Ok(code) => code,
@@ -68,9 +70,11 @@ fn main() -> ExitCode {
     }
 }
 
+/// Runs the command that the first argument of the program names, with the other arguments. Returns the exit
+/// status: that of the training for `train`, else 0. An error in the arguments comes with the help.
 fn run() -> Result<ExitCode> {
     let words: Vec<OsString> = std::env::args_os().skip(1).collect();
-    let Some((command, rest)) = words.split_first() else { bail!("which command?\n\n{HELP}") };
+    let Some((command, rest)) = words.split_first() else { bail!("no command given\n\n{HELP}") };
     match (&*command.to_string_lossy(), rest) {
         ("train", arguments) => return train::run(arguments),
         ("parity", arguments) => {
@@ -115,8 +119,8 @@ fn run() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Runs a command in the folder of the workspace. Not for commands with path arguments, which are relative to
-/// the current folder.
+/// Changes to the folder of the workspace and runs `command` there, so that its paths may be relative to it.
+/// Not for commands with relative paths as arguments, which are relative to the folder of the user.
 fn in_workspace(command: impl FnOnce() -> Result<()>) -> Result<()> {
     let root = step::workspace();
     std::env::set_current_dir(root).with_context(|| format!("failed to enter {}", root.display()))?;

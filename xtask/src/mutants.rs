@@ -1,4 +1,5 @@
-//! `cargo xtask mutants`: mutation testing with cargo-mutants, on a random sample of mutants.
+//! `cargo xtask mutants`: mutation testing with cargo-mutants, on a random sample of mutants. A mutant is the
+//! code with one fault put in; it is missed if all tests still pass.
 //!
 //! Each mutant is tested on a copy of the tree, first with the tests of its own crate, then with those of the
 //! crates that depend on it. A mutant that makes the tests time out counts as caught.
@@ -12,7 +13,7 @@ use serde_json::Value;
 
 use crate::step;
 
-/// The crates to test, each with the crates that depend on it.
+/// The crates to test, without the prefix `headstock-`, each with the crates that depend on it.
 const PACKAGES: [(&str, &[&str]); 6] = [
     ("engine", &["backbone", "train", "cli"]),
     ("backbone", &["train", "cli"]),
@@ -27,14 +28,15 @@ const PACKAGES: [(&str, &[&str]); 6] = [
 pub(crate) struct MutantsOptions {
     /// Random seed of the sample.
     seed: u64,
-    /// Mutants per crate.
+    /// At most so many mutants per crate.
     count: usize,
-    /// Indices in `PACKAGES`.
+    /// The crates, as indices in `PACKAGES`; all by default.
     packages: Vec<usize>,
 }
 
 impl MutantsOptions {
-    /// `[--seed N] [--count N] [PACKAGE...]`
+    /// Parses the arguments `[--seed N] [--count N] [CRATE...]`; the default is a sample of 40 mutants (the
+    /// code with one fault put in) of each crate in [`PACKAGES`], drawn with seed 0.
     pub(crate) fn parse(words: &[OsString]) -> Result<Self> {
         let mut options = Self { seed: 0, count: 40, packages: Vec::new() };
         let mut words = words.iter().map(|word| word.to_string_lossy());
@@ -59,18 +61,20 @@ impl MutantsOptions {
     }
 }
 
-/// Tests the mutants, and prints those that no test catches.
+/// Measures how many faults the tests find. For each crate, tests a sample of its mutants (the code with one
+/// fault put in) with its own tests, then those whose fault no test found (the missed ones) with the tests of
+/// the crates that depend on it, and prints the mutants that all tests missed.
 pub(crate) fn run(options: &MutantsOptions) -> Result<()> {
     let installed = step::capture_output("cargo mutants", &mut step::cargo(&["mutants", "--version"]));
     if !installed.is_ok_and(|output| output.status.success()) {
         bail!("cargo-mutants is not installed: cargo install cargo-mutants --locked");
     }
-    let folder = step::target_dir()?.join("mutants");
+    let mutants_folder = step::target_dir()?.join("mutants");
     let mut lines = Vec::new();
     for &index in &options.packages {
         let (package, dependents) = PACKAGES[index];
         let chosen = sample(list_mutants(package)?, options.seed, options.count);
-        let folder = folder.join(package);
+        let folder = mutants_folder.join(package);
         let own_results = test_mutants(package, &[package], &chosen, &folder.join("own"))?;
         let missed = test_mutants(package, dependents, &own_results.missed, &folder.join("above"))?.missed;
         let tried = own_results.tried;
@@ -85,15 +89,17 @@ pub(crate) fn run(options: &MutantsOptions) -> Result<()> {
     Ok(())
 }
 
-/// A mutant of cargo-mutants.
+/// A fault that cargo-mutants can put into the code.
 #[derive(Clone)]
 struct Mutant {
+    /// The place and the change in words, as cargo-mutants prints and selects it.
     name: String,
     /// The file and the name of the mutated function.
     function: String,
 }
 
-/// The mutants that cargo-mutants generates for a crate.
+/// All mutants (versions of the code with one fault put in) that cargo-mutants can generate for a crate, from
+/// its list in JSON; none is tested.
 fn list_mutants(package: &str) -> Result<Vec<Mutant>> {
     let mut command = step::cargo(&["mutants", "--list", "--json", "--package"]);
     command.arg(package_name(package));
@@ -110,7 +116,9 @@ fn list_mutants(package: &str) -> Result<Vec<Mutant>> {
         .collect())
 }
 
-/// The names of `count` mutants, at most one per function, chosen by the hash of the seed and the name.
+/// Chooses at most `count` mutants (faults put into the code) at random, one per function, and returns their
+/// names, because testing all would take too long. They are those with the lowest hashes of the seed and the
+/// name, so the sample is the same in any order of `mutants`.
 fn sample(mut mutants: Vec<Mutant>, seed: u64, count: usize) -> Vec<String> {
     mutants.sort_by_cached_key(|mutant| hash(seed, &mutant.name));
     let mut functions = Vec::new();
@@ -124,27 +132,32 @@ fn sample(mut mutants: Vec<Mutant>, seed: u64, count: usize) -> Vec<String> {
     chosen
 }
 
-/// FNV-1a hash of the seed and the name.
+/// FNV-1a hash of the seed and the name of a mutant, which gives a random but reproducible order.
 fn hash(seed: u64, name: &str) -> u64 {
     let bytes = seed.to_le_bytes().into_iter().chain(name.bytes());
+    // The offset basis and the prime of the 64-bit hash.
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// Results of testing mutants.
 #[derive(Default)]
 struct MutantResults {
-    /// Mutants that compile.
+    /// Number of mutants that compile.
     tried: usize,
+    /// Names of those that passed all tests.
     missed: Vec<String>,
 }
 
 impl MutantResults {
+    /// The number of mutants that made a test fail or time out.
     fn n_caught(&self) -> usize {
         self.tried - self.missed.len()
     }
 }
 
-/// Tests mutants of a crate with the tests of `test_packages`.
+/// Tests `mutants` (versions of the crate `package` with one fault each), given by name, with the tests of
+/// the crates `test_packages`. A mutant is missed if no test fails; without test crates, all count as missed.
+/// cargo-mutants writes its output to `folder`.
 fn test_mutants(
     package: &str,
     test_packages: &[&str],
@@ -174,7 +187,9 @@ fn test_mutants(
     read_outcomes(&folder.join("mutants.out/outcomes.json"))
 }
 
-/// Reads the results in the `outcomes.json` of cargo-mutants.
+/// Reads from `file`, the `outcomes.json` that cargo-mutants wrote, how many mutants (faults put into the
+/// code) were tested and which of them no test caught. Mutants that do not compile are not counted; one that
+/// times out is caught.
 fn read_outcomes(file: &PathBuf) -> Result<MutantResults> {
     let text = fs::read(file).with_context(|| format!("failed to read {}", file.display()))?;
     let outcomes: Value =
@@ -192,12 +207,13 @@ fn read_outcomes(file: &PathBuf) -> Result<MutantResults> {
     Ok(results)
 }
 
-/// A regular expression that matches exactly `text`.
+/// A regular expression that matches exactly `text`: cargo-mutants selects mutants by regular expressions.
 fn escape_regex(text: &str) -> String {
     let escape = |c: char| c.is_ascii_punctuation() && c != '_';
     text.chars().flat_map(|c| iter::once('\\').filter(move |_| escape(c)).chain([c])).collect()
 }
 
+/// The full name of a crate of the workspace: `headstock-heads` for `heads`.
 fn package_name(package: &str) -> String {
     format!("headstock-{package}")
 }

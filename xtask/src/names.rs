@@ -1,4 +1,7 @@
 //! Checks of names: no identifier has a retired word, and a type name stands for one thing.
+//!
+//! A retired word is one that the glossary in `CONTRIBUTING.md` replaces by a standard term. A fault is a
+//! line for the user that says what is wrong and where.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -10,13 +13,15 @@ use crate::tidy::{read_file, rust_files};
 /// Has the table of terms; its last column has the words that a term replaces.
 const GLOSSARY: &str = "CONTRIBUTING.md";
 
-/// Starts the row whose words are refused as names of functions alone.
+/// Starts the row of the glossary whose words are refused only as the whole name of a function.
 const FUNCTIONS: &str = "| names of functions |";
 
-/// Type names that are defined twice in a crate or public in two crates, and why.
+/// Exceptions: type names that may be defined twice in a crate or be public in two crates, each with the
+/// reason.
 const REPEATED: [(&str, &str); 0] = [];
 
-/// Adds a fault for each retired word in an identifier, and for each type name that is defined twice.
+/// Adds a fault to `faults` for each identifier of `packages` with a retired word, and for each type name
+/// that is defined twice in a package or is `pub` in two of them. Types in test files are not compared.
 pub(crate) fn check(packages: &[&str], faults: &mut Vec<String>) -> Result<()> {
     let retired = RetiredWords::parse(&read_file(Path::new(GLOSSARY))?)
         .with_context(|| format!("{GLOSSARY}: no table has the columns `term` and `not`"))?;
@@ -25,8 +30,8 @@ pub(crate) fn check(packages: &[&str], faults: &mut Vec<String>) -> Result<()> {
         let mut types = BTreeMap::new();
         for path in rust_files(Path::new(package))? {
             let file = path.display().to_string();
-            let tokens = tokens(&read_file(&path)?);
-            faults.extend(retired.find(&tokens).map(|(line, fault)| format!("{file}:{line}: {fault}")));
+            let tokens = tokenize(&read_file(&path)?);
+            faults.extend(retired.check(&tokens).map(|(line, fault)| format!("{file}:{line}: {fault}")));
             if file.contains("tests") {
                 continue;
             }
@@ -43,6 +48,8 @@ pub(crate) fn check(packages: &[&str], faults: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
+/// Adds a fault for each type name that is defined more than once and is not in [`REPEATED`]. `types` has the
+/// places of each name's definitions, as `FILE:LINE`.
 fn report_repeated(types: &BTreeMap<String, Vec<String>>, faults: &mut Vec<String>) {
     for (name, definitions) in types {
         if definitions.len() > 1 && REPEATED.iter().all(|(allowed, _)| allowed != name) {
@@ -51,7 +58,7 @@ fn report_repeated(types: &BTreeMap<String, Vec<String>>, faults: &mut Vec<Strin
     }
 }
 
-/// The last column of the glossary.
+/// The words in the last column of the glossary, which its terms replace: identifiers may not have them.
 #[derive(Debug, PartialEq)]
 struct RetiredWords {
     /// In lower case; refused as a word of any identifier.
@@ -61,22 +68,29 @@ struct RetiredWords {
 }
 
 impl RetiredWords {
+    /// Reads the words that identifiers may not have (retired words) from `page`, the text of [`GLOSSARY`]:
+    /// those in backquotes in the last column of the table that has the columns `term` and `not`. A row that
+    /// starts with [`FUNCTIONS`] has whole names of functions, the other rows have words. `None` if there is
+    /// no such table or no word of either kind.
     fn parse(page: &str) -> Option<Self> {
         let mut retired = Self { words: BTreeSet::new(), functions: BTreeSet::new() };
         let rows =
             page.lines().skip_while(|line| !(line.starts_with("| term |") && line.ends_with("| not |")));
         for row in rows.take_while(|line| line.starts_with('|')).skip(2) {
             let set = if row.starts_with(FUNCTIONS) { &mut retired.functions } else { &mut retired.words };
+            // Of the parts between backquotes, every second one is a word.
             let cell = row.trim_end_matches('|').rsplit('|').next()?;
             set.extend(cell.split('`').skip(1).step_by(2).filter(|word| !word.is_empty()).map(str::to_owned));
         }
         (!retired.words.is_empty() && !retired.functions.is_empty()).then_some(retired)
     }
 
-    fn find<'a>(&'a self, tokens: &'a [Token]) -> impl Iterator<Item = (usize, String)> + 'a {
+    /// The faults of a file with the given tokens: the line and a message for each identifier that has a
+    /// retired word, or that names a function and is retired for functions.
+    fn check<'a>(&'a self, tokens: &'a [Token]) -> impl Iterator<Item = (usize, String)> + 'a {
         tokens.iter().enumerate().filter_map(|(index, token)| {
             let name = &token.text;
-            let word = words(name).into_iter().find(|word| self.words.contains(word));
+            let word = split_words(name).into_iter().find(|word| self.words.contains(word));
             let is_function = index.checked_sub(1).is_some_and(|before| tokens[before].text == "fn");
             let fault = match word {
                 Some(word) => format!("`{name}` has the retired word `{word}`; {GLOSSARY} has the term"),
@@ -90,8 +104,9 @@ impl RetiredWords {
     }
 }
 
-/// `n_ToldOnes` to `n`, `told`, `ones`.
-fn words(identifier: &str) -> Vec<String> {
+/// Splits an identifier at `_` and at capitals into words in lower case, to compare each with the retired
+/// words: `n`, `told` and `ones` of `n_ToldOnes`.
+fn split_words(identifier: &str) -> Vec<String> {
     let mut words = vec![String::new()];
     let mut after_lowercase = false;
     for letter in identifier.chars() {
@@ -106,7 +121,9 @@ fn words(identifier: &str) -> Vec<String> {
     words
 }
 
-/// A struct, enum, union, trait or type alias at the top of a module: its line, its name, and whether it is `pub`.
+/// The definitions of structs, enums, unions, traits and type aliases in a file: the line, the name, and
+/// whether it is `pub` for other crates. Associated types, which are indented, are left out: many
+/// implementations have an `Output`.
 fn type_definitions(tokens: &[Token]) -> impl Iterator<Item = (usize, String, bool)> {
     tokens.windows(3).filter_map(|window| {
         let [before, keyword, name] = window else { return None };
@@ -118,8 +135,8 @@ fn type_definitions(tokens: &[Token]) -> impl Iterator<Item = (usize, String, bo
     })
 }
 
-/// A word of Rust: an identifier or keyword, with its place counted from 1 for lines and from 0 for columns. `pub(crate)` is the words
-/// `pub` and `crate`.
+/// An identifier or keyword of Rust with its position: lines count from 1, columns from 0. `pub(crate)` is
+/// two tokens, `pub` and `crate`.
 #[derive(Debug)]
 struct Token {
     text: String,
@@ -127,13 +144,15 @@ struct Token {
     column: usize,
 }
 
-/// The words of a Rust file, without those in comments, strings and characters.
-fn tokens(source: &str) -> Vec<Token> {
+/// The identifiers and keywords of a Rust file in their order, to check its names: without the words in
+/// comments, strings and character literals, which may be any.
+fn tokenize(source: &str) -> Vec<Token> {
     let mut tokens = Vec::new();
     let (mut rest, mut line, mut column) = (source, 1, 0);
     while let Some(first) = rest.chars().next() {
+        // A number is skipped as a whole, but is no token.
         let is_word = first.is_alphabetic() || first == '_';
-        let length = literal_or_comment(rest).unwrap_or_else(|| {
+        let length = literal_or_comment_len(rest).unwrap_or_else(|| {
             let is_word_char = |letter: char| letter.is_alphanumeric() || letter == '_';
             if is_word_char(first) {
                 rest.find(|letter| !is_word_char(letter)).unwrap_or(rest.len())
@@ -154,16 +173,19 @@ fn tokens(source: &str) -> Vec<Token> {
     tokens
 }
 
-/// The length of the comment, string or character that `rest` starts with.
-fn literal_or_comment(rest: &str) -> Option<usize> {
+/// The length in bytes of the comment, string or character literal that `rest`, the rest of a Rust file,
+/// starts with; `None` if it starts with something else. [`tokenize`] skips this text.
+fn literal_or_comment_len(rest: &str) -> Option<usize> {
+    // The length up to and including the next `end` after `start`.
     let to_end =
-        |start: usize, end: &str| rest[start..].find(end).map_or(rest.len(), |at| start + at + end.len());
+        |start: usize, end: &str| rest[start..].find(end).map_or(rest.len(), |i| start + i + end.len());
     if rest.starts_with("//") {
         return Some(rest.find('\n').unwrap_or(rest.len()));
     }
     if rest.starts_with("/*") {
         return Some(to_end(2, "*/"));
     }
+    // The prefix of `b""`, `c""`, `r""` or `br""`, or no letter.
     let prefix = rest.find(|letter| !matches!(letter, 'b' | 'c' | 'r')).filter(|&length| length <= 2)?;
     let hashes = rest[prefix..].chars().take_while(|&letter| letter == '#').count();
     if rest[..prefix].contains('r') && rest[prefix + hashes..].starts_with('"') {
@@ -195,7 +217,7 @@ mod tests {
                         | names of functions | | | `of`, `by` |\n\nand `other` words\n";
 
     fn faults(source: &str) -> Vec<(usize, String)> {
-        RetiredWords::parse(PAGE).unwrap().find(&tokens(source)).collect()
+        RetiredWords::parse(PAGE).unwrap().check(&tokenize(source)).collect()
     }
 
     #[test]
@@ -234,7 +256,7 @@ mod tests {
     fn types_are_found_but_not_associated_ones() {
         let source = "pub struct A;\npub(crate) enum B {}\ntype C = A;\npub type D = A;\nimpl X for A {\n    type Head = B;\n}\n";
         let found: Vec<_> =
-            type_definitions(&tokens(source)).map(|(_, name, public)| (name, public)).collect();
+            type_definitions(&tokenize(source)).map(|(_, name, public)| (name, public)).collect();
         let expected = [("A", true), ("B", false), ("C", false), ("D", true)];
         assert_eq!(found, expected.map(|(name, public)| (name.to_owned(), public)));
     }

@@ -13,19 +13,22 @@ use anyhow::{Context, Result, bail};
 use crate::step;
 use name::HeadName;
 
+/// The files of the example.
 const MANIFEST: &str = include_str!("../../examples/external-head/Cargo.toml");
 const LOCK: &str = include_str!("../../examples/external-head/Cargo.lock");
 const RUSTFMT: &str = include_str!("../../examples/external-head/rustfmt.toml");
 const MAIN: &str = include_str!("../../examples/external-head/src/main.rs");
 
-/// Names in these files that are replaced.
+/// Names in these files that are replaced: of the package, of the head in `head.kind`, and of its type.
 const PACKAGE: &str = "external-head";
 const KIND: &str = "nearest-mean-example";
 const TYPE: &str = "NearestMean";
 
+/// Leaves out what cargo and headstock write: builds, runs and the feature cache.
 const GITIGNORE: &str = "/target\n/runs\n.headstock/\n";
 
-/// Creates the crate in `folder` (default: the name of the head) and prints the next commands.
+/// `cargo xtask new-head`: creates a crate with a new head called `name` in `folder` (default: a folder of
+/// that name), and prints the next commands.
 pub(crate) fn run(name: &str, folder: Option<PathBuf>) -> Result<()> {
     let folder = folder.unwrap_or_else(|| PathBuf::from(name));
     create_crate(name, &folder)?;
@@ -33,21 +36,25 @@ pub(crate) fn run(name: &str, folder: Option<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// Creates the crate in `folder`, which must be new or empty.
+/// Creates a crate with a new head called `name` in `folder`, which must be new or empty. The crate is a copy
+/// of the example with the names replaced.
 pub(crate) fn create_crate(name: &str, folder: &Path) -> Result<()> {
     write_crate(&parse_name(name)?, folder)
 }
 
-/// Parses the name of a head whose type is added to the example.
+/// Checks the name of a new head. The name of its type must differ from all words in the source of the
+/// example, except for the type that it replaces, or the copy would not compile.
 fn parse_name(name: &str) -> Result<HeadName> {
     HeadName::parse(name, &MAIN.replace(TYPE, ""), step::workspace())
 }
 
+/// Writes the files of the crate of the head `name` into `folder`; fails if the folder is not new or empty,
+/// so that no file of the user is overwritten.
 fn write_crate(name: &HeadName, folder: &Path) -> Result<()> {
     let files = template_files(name, step::workspace())?;
     if is_non_empty(folder)? {
         bail!(
-            "{} already exists and is not empty: give another folder after the name of the head",
+            "{} already exists and is not empty: give a different folder after the name of the head",
             folder.display()
         );
     }
@@ -62,6 +69,7 @@ fn write_crate(name: &HeadName, folder: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Whether `folder` has entries; a folder that does not exist has none.
 fn is_non_empty(folder: &Path) -> Result<bool> {
     match fs::read_dir(folder) {
         Ok(mut entries) => Ok(entries.next().is_some()),
@@ -70,14 +78,16 @@ fn is_non_empty(folder: &Path) -> Result<bool> {
     }
 }
 
-/// Paths and texts of the crate's files, which depend on the checkout of headstock in `workspace`.
+/// The files of the new crate as pairs of path and text: those of the example with the names replaced by
+/// those of the head. The new crate depends on the crates of headstock in `workspace` by their paths.
 fn template_files(name: &HeadName, workspace: &Path) -> Result<[(&'static str, String); 5]> {
-    let path = |package: &str| -> Result<String> {
+    let path_entry = |package: &str| -> Result<String> {
         let path = workspace.join(package);
         let path = path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))?;
         // A JSON string is a TOML string, too.
         Ok(format!("path = {}", serde_json::to_string(path)?))
     };
+    // The text to replace, and its replacement.
     let package = (format!("name = \"{PACKAGE}\""), format!("name = \"{name}\""));
     let manifest = replace_all(
         MANIFEST,
@@ -86,8 +96,8 @@ fn template_files(name: &HeadName, workspace: &Path) -> Result<[(&'static str, S
             // The license is the choice of the user.
             ("license = \"MIT OR Apache-2.0\"\n".into(), String::new()),
             ("# A separate workspace, as yours would be.\n".into(), String::new()),
-            ("path = \"../../cli\"".into(), path("cli")?),
-            ("path = \"../../heads\"".into(), path("heads")?),
+            ("path = \"../../cli\"".into(), path_entry("cli")?),
+            ("path = \"../../heads\"".into(), path_entry("heads")?),
         ],
     )?;
     let main = replace_all(MAIN, &[(KIND.into(), name.kind().into()), (TYPE.into(), name.type_name())])?;
@@ -101,7 +111,8 @@ fn template_files(name: &HeadName, workspace: &Path) -> Result<[(&'static str, S
     ])
 }
 
-/// Replaces the first of each pair by the second in `text`; fails if `text` does not contain it.
+/// Replaces texts in `text`, a file of the example: each pair is a text to find and its replacement. Fails if
+/// a text is not found, because then the example has changed and this file must be updated.
 fn replace_all(text: &str, pairs: &[(String, String)]) -> Result<String> {
     let mut text = text.to_owned();
     for (from, to) in pairs {
@@ -113,7 +124,8 @@ fn replace_all(text: &str, pairs: &[(String, String)]) -> Result<String> {
     Ok(text)
 }
 
-/// The message after the crate was created.
+/// The message after the crate was created in `folder`: what it is, and the commands to test and train the
+/// head.
 fn next_steps(name: &str, folder: &Path) -> String {
     let workspace = step::workspace();
     let [demo, chapter] = ["demo/headstock.toml", "docs/write-a-head.md"].map(|file| workspace.join(file));

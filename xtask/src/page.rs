@@ -1,4 +1,4 @@
-//! Writing pages, or sections of pages.
+//! Writes generated pages and generated sections of pages.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::step;
 
-/// Replaces a page atomically.
+/// Replaces the file `page` by `text` atomically: an interrupted command leaves the old page.
 pub(crate) fn write_page(page: &Path, text: &[u8]) -> Result<()> {
     let mut temporary = page.as_os_str().to_owned();
     temporary.push(".part");
@@ -16,9 +16,11 @@ pub(crate) fn write_page(page: &Path, text: &[u8]) -> Result<()> {
         .with_context(|| format!("failed to write {}", page.display()))
 }
 
-/// A section of a page between `<!-- name -->` and `<!-- /name -->`.
+/// A section of a Markdown page that a command generates: the lines between `<!-- name -->` and
+/// `<!-- /name -->`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PageSection {
+    /// Path of the page in the workspace.
     pub(crate) page: &'static str,
     pub(crate) name: &'static str,
 }
@@ -29,11 +31,13 @@ impl PageSection {
         self.render("").map(drop)
     }
 
-    /// Replaces the section by `text`.
+    /// Replaces the content of the section by `text` in the file of the page.
     pub(crate) fn write(self, text: &str) -> Result<()> {
         write_page(&step::workspace().join(self.page), self.render(text)?.as_bytes())
     }
 
+    /// The text of the whole page with `content` in place of the section's; writes nothing. Fails if the page
+    /// has no such section.
     fn render(self, content: &str) -> Result<String> {
         let Self { page, name } = self;
         let text = fs::read_to_string(step::workspace().join(page))
@@ -43,7 +47,8 @@ impl PageSection {
     }
 }
 
-/// Replaces the lines between `<!-- name -->` and `<!-- /name -->` in `text` by `content`.
+/// Replaces the lines between `<!-- name -->` and `<!-- /name -->` in `text`, a Markdown page, by `content`,
+/// and returns the new page. Fails unless both marks appear once and in this order.
 fn replace_section(text: &str, name: &str, content: &str) -> Result<String> {
     let (start, end) = (format!("<!-- {name} -->\n"), format!("<!-- /{name} -->"));
     let halves = text.split_once(&start).and_then(|(before, rest)| Some((before, rest.split_once(&end)?.1)));

@@ -1,4 +1,5 @@
-//! `cargo xtask parity`: the heads compared with scikit-learn's, on photos and on synthetic features.
+//! `cargo xtask parity`: compares the accuracy and time of the heads with those of scikit-learn's
+//! classifiers, on photos and on synthetic features.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -8,21 +9,26 @@ use anyhow::{Result, bail};
 
 use crate::{page, python, step, train};
 
+/// The page that the script prints.
 const PAGE: &str = "docs/parity.md";
+/// Trains the heads and scikit-learn's classifiers on the same features, and prints a page in Markdown.
 const SCRIPT: &str = "reference/parity/parity.py";
 
 /// Arguments of the command.
 #[derive(Debug, PartialEq)]
 pub(crate) struct ParityOptions {
-    /// Config of the photos; the demo's by default.
+    /// The `headstock.toml` of the data set; the demo's by default.
     config: PathBuf,
-    /// Other arguments of the script.
+    /// The other arguments, which are passed to the script.
     script_args: Vec<OsString>,
-    /// Whether only some heads are compared, which is not the whole page.
+    /// Whether only some heads are compared (`--only`), which is not enough for the whole page.
     is_partial: bool,
 }
 
 impl ParityOptions {
+    /// Parses the arguments `[CONFIG] [--slow] [--large] [--only HEAD,HEAD] [--repeats N]`. The flags go to
+    /// the script. They mean: compare with slow classifiers, too; use a large synthetic data set, too;
+    /// compare only these heads; fit each head N times to measure the time.
     pub(crate) fn parse(arguments: &[OsString]) -> Result<Self> {
         let mut config = None;
         let mut options = Self { config: PathBuf::new(), script_args: Vec::new(), is_partial: false };
@@ -45,7 +51,8 @@ impl ParityOptions {
     }
 }
 
-/// Measures and writes the page; with some heads only, prints their part.
+/// Compares all heads with scikit-learn's classifiers by a Python script, and writes its output as
+/// `docs/parity.md`. If only some heads are compared, prints their part and leaves the page as it is.
 pub(crate) fn run(options: &ParityOptions) -> Result<()> {
     let binary = train::build()?;
     let python = python::prepare(&python::ORACLES)?;
@@ -67,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_config_it_is_the_demos() {
+    fn without_a_config_the_config_of_the_demo_is_used() {
         let options = parse(&["--large"]).unwrap();
         assert_eq!(options.config, step::workspace().join("demo/headstock.toml"));
         assert_eq!((options.script_args, options.is_partial), (vec![OsString::from("--large")], false));

@@ -8,7 +8,8 @@ use anyhow::{Context, Result};
 
 use crate::{cuda, new_head, step, tidy};
 
-/// Runs all checks, and stops at the first failure.
+/// Runs all checks that a change must pass: formatting, the source (`tidy`), lints, docs, tests, the example
+/// crate outside the workspace, a crate from `new-head`, and the CUDA type-check. Stops at the first failure.
 pub(crate) fn run() -> Result<()> {
     let cargo = step::cargo;
     step::run("format", &mut cargo(&["fmt", "--all", "--check"]))?;
@@ -31,15 +32,17 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
-/// A cargo command on a crate outside the workspace, with the same target folder to compile dependencies
-/// once.
+/// A cargo command, not yet started, that tests or runs the crate in `folder`, which is outside the
+/// workspace; `command` is `test` or `run`. It uses the target folder of the workspace, so that the
+/// dependencies are not compiled again.
 fn cargo_outside(folder: &Path, command: &str) -> Result<Command> {
     let mut cargo = step::cargo(&[command, "--quiet", "--manifest-path"]);
     cargo.arg(folder.join("Cargo.toml")).arg("--target-dir").arg(step::target_dir()?);
     Ok(cargo)
 }
 
-/// Tests a crate created by `new-head`.
+/// Checks that `cargo xtask new-head`, which creates a crate for a user's own head, creates one that works:
+/// creates it in a temporary folder, runs its tests, and removes the folder, also if they failed.
 fn check_new_head() -> Result<()> {
     let folder = env::temp_dir().join(format!("headstock-new-head-{}", process::id()));
     let name = "created-by-new-head";

@@ -1,4 +1,4 @@
-//! `cargo xtask train`: builds the program and trains on the demo.
+//! `cargo xtask train`: builds the program and trains, by default on the demo.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -12,30 +12,34 @@ use crate::step;
 /// The config of the bundled photos.
 pub(crate) const DEMO: &str = "demo/headstock.toml";
 
-/// Builds the release binary and runs its `train` in the current folder; returns its exit status.
+/// Builds the release binary of headstock and runs `headstock train` with `arguments` in the current folder,
+/// by default on the demo. Returns the exit status of the training.
 pub(crate) fn run(arguments: &[OsString]) -> Result<ExitCode> {
-    step::run("build", &mut cargo("build"))?;
+    step::run("build", &mut cli_cargo("build"))?;
     let cwd = env::current_dir().context("failed to get the current folder")?;
-    let mut command = cargo("run");
+    let mut command = cli_cargo("run");
     command.args(["--quiet", "--"]).args(train_arguments(arguments, step::workspace(), &cwd));
     let status = command.status().context("failed to start cargo")?;
     Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
-/// Builds the release binary and returns its path.
+/// Builds the release binary of headstock and returns its path, for commands that measure it.
 pub(crate) fn build() -> Result<PathBuf> {
-    step::run("build", &mut cargo("build"))?;
+    step::run("build", &mut cli_cargo("build"))?;
     Ok(step::target_dir()?.join("release").join(format!("headstock{}", env::consts::EXE_SUFFIX)))
 }
 
-/// `cargo build` or `cargo run` of the release binary, from any folder.
-fn cargo(command: &str) -> Command {
-    let mut cargo = step::cargo(&[command, "--release", "--package", "headstock-cli", "--manifest-path"]);
+/// The command `cargo build` or `cargo run`, as `subcommand` says, for the release binary of headstock
+/// (package `headstock-cli`). It works in any current folder, because it names the manifest of the workspace.
+fn cli_cargo(subcommand: &str) -> Command {
+    let mut cargo = step::cargo(&[subcommand, "--release", "--package", "headstock-cli", "--manifest-path"]);
     cargo.arg(step::workspace().join("Cargo.toml"));
     cargo
 }
 
-/// Arguments of the binary: `arguments`, and the demo's config relative to `cwd` if they have none.
+/// The arguments for the headstock binary: `train`, then `--config` with the config of the demo if
+/// `arguments` have no `--config`, then `arguments`. The path of the demo is relative if it is in `cwd`, the
+/// current folder, so that messages are short.
 fn train_arguments(arguments: &[OsString], workspace: &Path, cwd: &Path) -> Vec<OsString> {
     let is_config_flag =
         |word: &OsString| word == "--config" || word.as_encoded_bytes().starts_with(b"--config=");

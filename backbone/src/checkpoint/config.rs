@@ -12,7 +12,7 @@ use crate::architecture::Architecture;
 use crate::preprocessing::{Preprocessing, TimmConfig, TransformersProcessor};
 use crate::source::WeightFiles;
 
-/// The keys of `config.json` that are used, of timm and of transformers.
+/// The keys of `config.json` that are used, of timm and of transformers; `None` for keys that the file lacks.
 #[derive(Debug, Default, Deserialize)]
 struct ConfigJson {
     architecture: Option<String>,
@@ -38,7 +38,10 @@ const IGNORED_MODEL_ARGS: [&str; 7] = [
     "zero_init_last",
 ];
 
-/// The contents of the config files next to the weights.
+/// What to do about a config file that contradicts the weights.
+const WRONG_CONFIG_HINT: &str = "use the config file that belongs to these weights";
+
+/// What the config files next to the weights say about the network and its preprocessing.
 pub(super) struct CheckpointMetadata {
     weights: PathBuf,
     /// The path of `config.json`; empty if there is none.
@@ -47,7 +50,9 @@ pub(super) struct CheckpointMetadata {
     pub(super) preprocessing: Preprocessing,
 }
 
-/// Reads the config files of `files`; an `explicit` preprocessing replaces theirs.
+/// Reads the config files of `files`, which say what preprocessing the weights need and whether the network
+/// is a plain ResNet. The preprocessing is the first that exists: the `explicit` one, timm's, that of
+/// transformers, ImageNet's. If it is timm's, a license that forbids commercial use is logged.
 pub(super) fn read_metadata(
     files: &WeightFiles,
     explicit: Option<&Preprocessing>,
@@ -75,7 +80,8 @@ pub(super) fn read_metadata(
         parse_json::<TransformersProcessor>(file)?.preprocessing().map_err(config_error(file))?
     } else {
         tracing::info!(
-            "no preprocessing config found for {}: using ImageNet's (short side 256, center crop 224, bilinear)",
+            "no preprocessing config found for the weights {}: preparing photos as for ImageNet (short side \
+             256, center crop 224, bilinear)",
             files.origin
         );
         Preprocessing::default()
@@ -83,15 +89,21 @@ pub(super) fn read_metadata(
     Ok(CheckpointMetadata { weights: files.weights.clone(), path, config, preprocessing })
 }
 
+/// Reads the JSON file `path`, a config file next to the weights, as a `T`; the error names the file.
 fn parse_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, CheckpointError> {
     let json =
         fs::read_to_string(path).map_err(|source| CheckpointError::Read { path: path.into(), source })?;
-    serde_json::from_str(&json)
-        .map_err(|e| CheckpointError::Config { path: path.into(), message: e.to_string() })
+    serde_json::from_str(&json).map_err(|error| {
+        let message =
+            format!("the file is not a valid model config ({error}): download or copy the file again");
+        CheckpointError::Config { path: path.into(), message }
+    })
 }
 
 impl CheckpointMetadata {
-    /// Checks that `config.json` describes the architecture `detected` from the tensors.
+    /// Checks that `config.json` describes the architecture `detected` from the names of the tensors. Some
+    /// other networks have the tensors of a plain ResNet but compute something else, and only this file tells
+    /// them apart. Keys that the file lacks are not checked.
     pub(super) fn check_architecture(&self, detected: Architecture) -> Result<(), CheckpointError> {
         let config = &self.config;
         let config_error = |message: String| CheckpointError::Config { path: self.path.clone(), message };
@@ -105,7 +117,8 @@ impl CheckpointMetadata {
                 Ok(named) if named == detected => {}
                 Ok(named) => {
                     return Err(config_error(format!(
-                        "`architecture` is {named}, but the tensors are those of {detected}"
+                        "`architecture` is {named}, but the weights are those of {detected}: \
+                         {WRONG_CONFIG_HINT}"
                     )));
                 }
                 Err(()) => return Err(look_alike(name, format!("`architecture` is \"{name}\""))),
@@ -137,27 +150,28 @@ impl CheckpointMetadata {
         }
         if let Some(name) = config.hidden_act.as_ref().filter(|name| *name != "relu") {
             return Err(look_alike(
-                "a ResNet with another activation",
+                "a ResNet with a different activation",
                 format!("`hidden_act` is \"{name}\""),
             ));
         }
         if let Some(depths) = config.depths.as_ref().filter(|depths| depths[..] != detected.depths()) {
             return Err(config_error(format!(
-                "`depths` is {depths:?}, but the tensors are those of {detected}"
+                "`depths` is {depths:?}, but the weights are those of {detected}: {WRONG_CONFIG_HINT}"
             )));
         }
         let layer_type = if detected.has_bottlenecks() { "bottleneck" } else { "basic" };
-        if let Some(other) = config.layer_type.as_ref().filter(|other| *other != layer_type) {
+        if let Some(found) = config.layer_type.as_ref().filter(|found| *found != layer_type) {
             return Err(config_error(format!(
-                "`layer_type` is \"{other}\", but the tensors are those of {detected}"
+                "`layer_type` is \"{found}\", but the weights are those of {detected}: {WRONG_CONFIG_HINT}"
             )));
         }
         Ok(())
     }
 }
 
-/// The architecture without the prefixes and suffixes of timm's older names (`tv_resnet50`, `ssl_resnet18`,
-/// `gluon_resnet50_v1b`), and without a tag after a dot.
+/// The architecture in a model name of timm, `resnet50` in `resnet50.a1_in1k` for example, to compare it with
+/// the architecture of the weights: without the tag after the dot, which names the training, and without the
+/// prefixes and suffixes of older names (`tv_resnet50`, `ssl_resnet18`, `gluon_resnet50_v1b`).
 fn base_architecture_name(name: &str) -> &str {
     let name = name.split('.').next().unwrap_or(name);
     let name = ["tv_", "ssl_", "swsl_", "gluon_"]

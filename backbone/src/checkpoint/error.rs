@@ -7,12 +7,16 @@ use thiserror::Error;
 
 use crate::architecture::Architecture;
 
-/// Why a checkpoint is rejected.
+/// What the user can do about weights of a network that is not supported; the end of an error message.
+const SUPPORTED_HINT: &str =
+    "choose the weights of a resnet18, resnet34, resnet50, resnet101 or resnet152 in `backbone.weights`";
+
+/// Why a checkpoint (a file of pretrained weights) or the config file next to it is rejected.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum CheckpointError {
     /// The file cannot be read.
-    #[error("failed to read {}", path.display())]
+    #[error("failed to read {}, a file of the model weights (`backbone.weights`)", path.display())]
     Read {
         /// The file.
         path: PathBuf,
@@ -20,7 +24,7 @@ pub enum CheckpointError {
         source: io::Error,
     },
     /// The file is not in safetensors format, or truncated.
-    #[error("{} is not a complete .safetensors file: download or copy it again", path.display())]
+    #[error("{} is not a complete .safetensors file: download or copy the file again", path.display())]
     NotSafetensors {
         /// The file.
         path: PathBuf,
@@ -28,40 +32,48 @@ pub enum CheckpointError {
         source: safetensors::SafeTensorError,
     },
     /// The file is a Git LFS pointer instead of the weights.
-    #[error("{} is a Git LFS pointer, not the weights: run `git lfs pull`", .0.display())]
+    #[error(
+        "{} is a Git LFS pointer, a small file in place of the model weights: run `git lfs pull` in its \
+         folder to download the weights", .0.display()
+    )]
     LfsPointer(PathBuf),
     /// A network that resembles a ResNet but has a different architecture.
-    #[error("{} is not a plain ResNet but {network}: {evidence}", path.display())]
+    #[error("{} is not a plain ResNet but {network}: {evidence}; {SUPPORTED_HINT}", path.display())]
     LookAlike {
         /// The file.
         path: PathBuf,
-        /// The actual network, with an article.
+        /// The actual network, with an article: "a Wide ResNet".
         network: String,
-        /// The evidence for it.
+        /// The tensor or the key of the config that shows it, as a clause of the message.
         evidence: String,
     },
     /// The network is not a ResNet.
-    #[error("{} is not a ResNet: {evidence}", path.display())]
+    #[error("{} is not a ResNet: {evidence}; {SUPPORTED_HINT}", path.display())]
     NotAResNet {
         /// The file.
         path: PathBuf,
-        /// The evidence for it.
+        /// What shows it, the names of tensors or the numbers of blocks, as a clause of the message.
         evidence: String,
     },
-    /// Tensors are missing, misshapen or unexpected.
-    #[error("{} is not a complete {architecture}: {}", path.display(), faults.join("; "))]
+    /// Tensors of the network are missing or have the wrong shape, or the file has other tensors.
+    #[error(
+        "{} is not a complete {architecture} model: {}; download or save the model again, or choose \
+         different weights",
+        path.display(), faults.join("; ")
+    )]
     TensorMismatch {
         /// The file.
         path: PathBuf,
-        /// The detected architecture.
+        /// The architecture that the file seems to have.
         architecture: Architecture,
-        /// Each fault, with the name of the tensor.
+        /// A clause for each missing, misshapen or additional tensor; after the first ones, their number.
         faults: Vec<String>,
     },
-    /// A fine-tuned tensor that the network does not have, or has in another shape.
+    /// A fine-tuned tensor cannot replace a pretrained one: the network does not have a tensor of its name,
+    /// or has it in another shape.
     #[error(
-        "{} has no tensor `{name}` of shape {shape:?} to replace with the fine-tuned one: these are other weights",
-        path.display()
+        "{} has no tensor `{name}` of shape {shape:?}: the run was fine-tuned from different weights; use \
+         the weights that are recorded in the run", path.display()
     )]
     UnknownTensor {
         /// The file.
@@ -72,47 +84,60 @@ pub enum CheckpointError {
         shape: Vec<usize>,
     },
     /// A tensor is present twice, under different names.
-    #[error("{} has the same tensor twice, as `{}` and as `{}`", path.display(), names[0], names[1])]
+    #[error(
+        "{} has the same tensor twice, as `{}` and as `{}`: save the model again with one of the two",
+        path.display(), names[0], names[1]
+    )]
     DuplicateTensor {
         /// The file.
         path: PathBuf,
-        /// The names of the tensors.
+        /// Both names of the tensor in the file.
         names: [String; 2],
     },
     /// A tensor does not have a floating-point type.
-    #[error("{}: tensor `{name}` has type {dtype}; supported types are F32, F16 and BF16", path.display())]
+    #[error(
+        "{}: tensor `{name}` has type {dtype}, but only F32, F16 and BF16 are supported: save the model in \
+         one of these types", path.display()
+    )]
     Dtype {
         /// The file.
         path: PathBuf,
         /// torchvision's name of the tensor.
         name: String,
-        /// The type of the tensor.
+        /// The type of its values in the file, `I64` for example.
         dtype: String,
     },
     /// A weight is NaN or infinite.
-    #[error("{}: tensor `{name}` contains {value}: the file is damaged", path.display())]
+    #[error(
+        "{}: tensor `{name}` contains {value}, so the file is damaged: download or copy the file again",
+        path.display()
+    )]
     NotFinite {
         /// The file.
         path: PathBuf,
         /// torchvision's name of the tensor.
         name: String,
-        /// The value.
+        /// The first such value: NaN or infinite.
         value: f32,
     },
-    /// A BatchNorm whose variance is negative, or whose scale exceeds the range of `f32`.
-    #[error("{}: BatchNorm `{name}` cannot be computed: its variance is negative or its scale too large", path.display())]
+    /// A BatchNorm cannot be folded into its convolution: its running variance is negative, or the resulting
+    /// weights exceed the range of `f32`.
+    #[error(
+        "{}: BatchNorm `{name}` cannot be computed, because its variance is negative or its scale exceeds \
+         the range of f32: download or copy the file again, or choose different weights", path.display()
+    )]
     BatchNorm {
         /// The file.
         path: PathBuf,
-        /// torchvision's name of the layer.
+        /// torchvision's name of the BatchNorm, `layer1.0.bn1` for example.
         name: String,
     },
     /// A config file of the weights is invalid or not supported.
     #[error("{}: {message}", path.display())]
     Config {
-        /// `config.json` or `preprocessor_config.json`.
+        /// The config file: `config.json` or `preprocessor_config.json`.
         path: PathBuf,
-        /// The problem, with the key.
+        /// The problem, with the key, and what to do.
         message: String,
     },
 }

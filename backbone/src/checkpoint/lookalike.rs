@@ -5,10 +5,15 @@ use std::path::Path;
 
 use super::CheckpointError;
 
-/// Rejects other networks that can be recognized by their tensors. `resnetaa`, `resnetblur` and transformers'
-/// `downsample_in_bottleneck` have the tensors of a plain ResNet; only their `config.json` tells them apart.
-pub(super) fn refuse(path: &Path, tensors: &BTreeMap<&str, &[usize]>) -> Result<(), CheckpointError> {
-    match identify(tensors) {
+/// Rejects other networks that can be recognized by their `tensors` (torchvision's names and shapes), so that
+/// the error names the network instead of many missing tensors, and the file `path`. `resnetaa`, `resnetblur`
+/// and transformers' `downsample_in_bottleneck` have the tensors of a plain ResNet, so they pass here; only
+/// their `config.json` tells them apart.
+pub(super) fn reject_lookalikes(
+    path: &Path,
+    tensors: &BTreeMap<&str, &[usize]>,
+) -> Result<(), CheckpointError> {
+    match identify_lookalike(tensors) {
         None => Ok(()),
         Some((network, evidence)) => {
             Err(CheckpointError::LookAlike { path: path.into(), network: network.into(), evidence })
@@ -16,7 +21,7 @@ pub(super) fn refuse(path: &Path, tensors: &BTreeMap<&str, &[usize]>) -> Result<
     }
 }
 
-/// Parts of tensor names that identify a network.
+/// Parts of tensor names, and the network that each identifies, with an article. The first match counts.
 const NAME_MARKERS: [(&str, &str); 7] = [
     (".se.conv.", "an ECA-ResNet (efficient channel attention)"),
     ("maxpool.", "a ResNet-RS"),
@@ -27,21 +32,27 @@ const NAME_MARKERS: [(&str, &str); 7] = [
     ("stages.0.blocks.0.norm1.", "a ResNetV2 (pre-activation)"),
 ];
 
-/// The network that the tensors belong to, with an article, and the evidence; `None` for a plain ResNet.
-fn identify(tensors: &BTreeMap<&str, &[usize]>) -> Option<(&'static str, String)> {
-    let evidence_for =
-        |part: &str| tensors.keys().find(|name| name.contains(part)).map(|name| format!("it has `{name}`"));
+/// The network that `tensors` (torchvision's names and shapes) belong to, if it is known not to be a plain
+/// ResNet. Returns its description with an article ("a Wide ResNet") and the evidence, a clause for the error
+/// message; `None` for a plain or an unknown network.
+fn identify_lookalike(tensors: &BTreeMap<&str, &[usize]>) -> Option<(&'static str, String)> {
+    // The evidence that a tensor has `part` in its name; `None` if there is no such tensor.
+    let evidence_for = |part: &str| {
+        tensors.keys().find(|name| name.contains(part)).map(|name| format!("it has tensor `{name}`"))
+    };
     if let Some(identified) =
         NAME_MARKERS.iter().find_map(|(part, network)| Some((*network, evidence_for(part)?)))
     {
         return Some(identified);
     }
     if let Some(name) = tensors.keys().find(|name| name.starts_with("stages.") || name.starts_with("stem.")) {
-        return Some(("a timm network with named stages", format!("it has `{name}`")));
+        return Some(("a timm network with named stages", format!("it has tensor `{name}`")));
     }
+    // `downsample.1` of a plain ResNet is a BatchNorm, whose weight is a vector.
     let pooled_shortcut =
         tensors.iter().find(|(name, shape)| name.ends_with("downsample.1.weight") && shape.len() == 4);
     if let Some(stem) = tensors.get("conv1.0.weight") {
+        // The output channels of the first of several stem convolutions tell the variants apart.
         let network = match (stem.first(), pooled_shortcut) {
             (Some(24), _) => "a ResNet-T (a stem of three convolutions, tiered)",
             (Some(32), None) => "a ResNet-C (a stem of three convolutions)",
@@ -51,7 +62,7 @@ fn identify(tensors: &BTreeMap<&str, &[usize]>) -> Option<(&'static str, String)
             (Some(64), _) => "a ResNet-S (a stem of three convolutions)",
             _ => "a ResNet with a stem of several convolutions",
         };
-        return Some((network, format!("it has `conv1.0.weight` {stem:?}")));
+        return Some((network, format!("it has tensor `conv1.0.weight` {stem:?}")));
     }
     if let Some((name, _)) = pooled_shortcut {
         let evidence = format!("`{name}` is a convolution, after an average pool");
@@ -60,6 +71,7 @@ fn identify(tensors: &BTreeMap<&str, &[usize]>) -> Option<(&'static str, String)
     if tensors.contains_key("bn1.weight") && evidence_for("running_mean").is_none() {
         return Some(("a ResNet with GroupNorm", "no layer has a `running_mean`".into()));
     }
+    // A grouped convolution has weights for the input channels of one group only.
     match tensors.get("layer1.0.conv2.weight") {
         Some(&&[outputs, inputs, 3, 3]) if inputs > 0 && inputs < outputs => {
             let groups = outputs / inputs;

@@ -34,8 +34,9 @@ pub struct Checkpoint {
     /// The key is torchvision's name.
     tensors: BTreeMap<String, StoredTensor>,
     architecture: Architecture,
+    /// The SHA-256 of the file, in hexadecimal.
     sha256: String,
-    /// The SHA-256 of the file and of the replaced tensors.
+    /// `sha256` or, with replaced tensors, a SHA-256 of it and of these tensors, in hexadecimal.
     fingerprint: String,
     preprocessing: Preprocessing,
     path: PathBuf,
@@ -61,8 +62,8 @@ impl Checkpoint {
         Self::read_files(files, None)
     }
 
-    /// Like [`open`](Self::open), with an explicit preprocessing, from a run for example, which replaces the
-    /// one of the config files.
+    /// Reads and validates `files`. Unlike [`open`](Self::open), it takes the preprocessing from the caller,
+    /// for example that of a run, and ignores the preprocessing in the config files.
     ///
     /// # Errors
     /// The errors of [`open`](Self::open).
@@ -70,6 +71,8 @@ impl Checkpoint {
         Self::read_files(files, Some(preprocessing))
     }
 
+    /// Reads the weights and the config files in `files`, detects the architecture, and checks that the
+    /// weights are those of a plain ResNet. A given `preprocessing` replaces that of the config files.
     fn read_files(files: &WeightFiles, preprocessing: Option<&Preprocessing>) -> Result<Self, BackboneError> {
         let path = files.weights.as_path();
         let bytes = fs::read(path).map_err(|source| CheckpointError::Read { path: path.into(), source })?;
@@ -77,12 +80,13 @@ impl Checkpoint {
         let names = names::torchvision_names(path, stored.keys())?;
         let shapes: BTreeMap<&str, &[usize]> =
             names.iter().map(|(name, original)| (name.as_str(), stored[original].shape.as_slice())).collect();
-        lookalike::refuse(path, &shapes)?;
+        lookalike::reject_lookalikes(path, &shapes)?;
         let architecture = names::detect_architecture(path, &shapes)?;
         names::check_tensors(path, architecture, &shapes)?;
         let metadata = config::read_metadata(files, preprocessing)?;
         metadata.check_architecture(architecture)?;
 
+        // From here on tensors have torchvision's names.
         let tensors: BTreeMap<String, StoredTensor> = names
             .into_iter()
             .filter_map(|(name, original)| Some((name, stored.remove(&original)?)))
@@ -110,7 +114,9 @@ impl Checkpoint {
         })
     }
 
-    /// Replaces the values of some tensors, by torchvision's names, with those of fine-tuned stages.
+    /// Replaces the values of some tensors with `tensors`, the weights of fine-tuned stages: `f32`, by
+    /// torchvision's names. This also changes the [`fingerprint`](Self::fingerprint), so that caches do not
+    /// take the fine-tuned network for the original one.
     ///
     /// # Errors
     /// [`CheckpointError::UnknownTensor`] for a tensor that the network does not have in this shape.
@@ -122,6 +128,7 @@ impl Checkpoint {
                 let (path, name, shape) = (self.path.clone(), name.clone(), tensor.dims().to_vec());
                 return Err(CheckpointError::UnknownTensor { path, name, shape }.into());
             };
+            // The new values are appended; the old ones stay in `bytes`, but nothing refers to them.
             let start = self.bytes.len();
             let values = tensor.flatten_all()?.to_vec1::<f32>()?;
             self.bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
@@ -147,8 +154,8 @@ impl Checkpoint {
         &self.sha256
     }
 
-    /// A hash of all values, in hexadecimal: the SHA-256 of the file or, with replaced tensors, of that hash
-    /// and the names and values of these tensors.
+    /// A hash of all values, in hexadecimal, by which caches recognize the weights: the SHA-256 of the file
+    /// or, with replaced tensors, of that hash and the names and values of these tensors.
     #[must_use]
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
@@ -171,7 +178,11 @@ impl Checkpoint {
         &self.path
     }
 
-    /// The tensor with the torchvision name `name`, in `f32` on the CPU.
+    /// The tensor with the torchvision name `name`, converted to `f32`, on the CPU, for building a network. A
+    /// NaN or an infinity in it is an error.
+    ///
+    /// # Panics
+    /// If the architecture has no tensor of that name.
     pub(crate) fn tensor(&self, name: &str) -> Result<Tensor, BackboneError> {
         let StoredTensor { dtype, shape, bytes } = &self.tensors[name];
         let data = &self.bytes[bytes.clone()];
@@ -180,6 +191,7 @@ impl Checkpoint {
             Dtype::F16 => {
                 data.as_chunks::<2>().0.iter().map(|b| half::f16::from_le_bytes(*b).to_f32()).collect()
             }
+            // BF16: `read_files` rejects every other type.
             _ => data.as_chunks::<2>().0.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32()).collect(),
         };
         if let Some(value) = values.iter().find(|value| !value.is_finite()) {
@@ -191,6 +203,7 @@ impl Checkpoint {
 }
 
 impl fmt::Debug for Checkpoint {
+    /// Leaves out the bytes of the weights, which would make the output huge.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Checkpoint")
             .field("architecture", &self.architecture)
@@ -201,7 +214,9 @@ impl fmt::Debug for Checkpoint {
     }
 }
 
-/// The tensors of a safetensors file, by their names in the file, from its validated header.
+/// The tensors of a safetensors file with the contents `bytes`, by their names in the file, from its header,
+/// which is validated. Each has its type, its shape and the range of its values in `bytes`. The error names
+/// the file `path`; files in other known formats have an error of their own.
 fn read_header(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, StoredTensor>, BackboneError> {
     // PyTorch's formats: a zip archive or, before version 1.6, a bare pickle.
     if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"\x80\x02") {
@@ -210,18 +225,19 @@ fn read_header(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, StoredTenso
     if bytes.starts_with(b"version https://git-lfs") {
         return Err(CheckpointError::LfsPointer(path.into()).into());
     }
-    let (header, metadata) = SafeTensors::read_metadata(bytes)
+    let (header_length, metadata) = SafeTensors::read_metadata(bytes)
         .map_err(|source| CheckpointError::NotSafetensors { path: path.into(), source })?;
     // Eight bytes with the length of the header precede it.
-    let data = header + size_of::<u64>();
+    let data_start = header_length + size_of::<u64>();
     let to_stored = |info: &TensorInfo| StoredTensor {
         dtype: info.dtype,
         shape: info.shape.clone(),
-        bytes: data + info.data_offsets.0..data + info.data_offsets.1,
+        bytes: data_start + info.data_offsets.0..data_start + info.data_offsets.1,
     };
     Ok(metadata.tensors().into_iter().map(|(name, info)| (name, to_stored(info))).collect())
 }
 
+/// `bytes`, those of a hash, as lower-case hexadecimal digits.
 fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
     bytes.iter().fold(String::new(), |mut digits, byte| {

@@ -31,10 +31,13 @@ const LOCK_RETRY: Duration = Duration::from_millis(50);
 /// The suffix of a blob that is being written.
 const INCOMPLETE: &str = ".incomplete";
 
-/// The folder of a repository in the cache.
+/// The folder of a repository in the cache. A *blob* there has the contents of a file, and its name is the
+/// hash of these contents; a commit has a link to the blob of each of its files.
 #[derive(Debug)]
 pub(super) struct RepoCache {
+    /// The folder with the blobs, the commits and the branches.
     folder: PathBuf,
+    /// The folder with the lock files.
     locks: PathBuf,
     kind: RepoKind,
 }
@@ -53,20 +56,24 @@ pub(super) enum CacheEntry {
 /// The names of all blobs at one moment, with size and modification time.
 pub(super) type BlobSnapshot = BTreeMap<String, (u64, Option<SystemTime>)>;
 
-/// A lock that is held until it is dropped.
+/// A lock on a blob or on the repository, held until it is dropped, so that only one process writes there.
 #[derive(Debug)]
 pub(super) struct CacheLock {
     _file: File,
 }
 
 impl RepoCache {
+    /// Finds the folder of the repository `repo_ref` in the cache at `root`, in which one folder per
+    /// repository has a name like `models--owner--name`. Reads and creates nothing.
     pub(super) fn new(root: &Path, repo_ref: &RepoRef) -> Self {
         let kind = repo_ref.kind();
         let name = format!("{}--{}", kind.cache_prefix(), repo_ref.repo().replace('/', "--"));
         Self { locks: root.join(".locks").join(&name), folder: root.join(name), kind }
     }
 
-    /// What is known about `file` of `commit`. A damaged copy is removed.
+    /// Looks up `file` of `commit`, and verifies a cached copy; a damaged copy is removed, and the entry is
+    /// then unknown. The removal waits while another process writes that file, but fails after `idle_timeout`
+    /// without any change of the cache.
     pub(super) fn lookup(
         &self,
         commit: &str,
@@ -82,7 +89,10 @@ impl RepoCache {
             let HashCheck::Mismatch(_) = self.verify_blob(&name)? else {
                 return Ok(CacheEntry::Present(link));
             };
-            tracing::warn!("removing the damaged copy of {file} from the cache ({})", link.display());
+            tracing::warn!(
+                "removing the damaged copy of {file} from the download cache ({})",
+                link.display()
+            );
             self.remove_if_damaged(&name, idle_timeout)?;
         } else if link.is_symlink() {
             // hf-hub would take a dangling link for a complete download.
@@ -93,7 +103,8 @@ impl RepoCache {
         Ok(CacheEntry::Unknown)
     }
 
-    /// Removes the mark that `commit` has no `file`.
+    /// Removes the marker with which the cache remembers that `commit` has no `file`. It is wrong if the hub
+    /// lists that file, and later calls would trust it. A missing marker is no error.
     pub(super) fn clear_absence_mark(&self, commit: &str, file: &str) -> Result<(), HubError> {
         let marker = self.absence_marker(commit, file);
         match fs::remove_file(&marker) {
@@ -102,7 +113,9 @@ impl RepoCache {
         }
     }
 
-    /// Verifies the blobs of a finished download; `before` are the blobs before it.
+    /// Verifies a finished download: compares the hash of each blob (the contents of a cached file) with the
+    /// hash in the blob's name. Returns the name and the result for the blob that `link` points to or, in a
+    /// cache of copies instead of links, for all blobs that have changed since `before` the download.
     pub(super) fn verify_download(
         &self,
         link: &Path,
@@ -115,13 +128,16 @@ impl RepoCache {
         names.into_iter().map(|name| self.verify_blob(&name).map(|check| (name, check))).collect()
     }
 
-    /// Removes the blob `name` of a damaged download, and its links or its copy.
-    pub(super) fn remove_download(
+    /// Removes the blob `name`, the contents of a damaged download, so that it is neither used nor taken for
+    /// complete by the next download. Every link to the blob is removed as well, and `link` itself if it is a
+    /// copy. Waits while another process writes the blob, but fails after `idle_timeout` without any change.
+    pub(super) fn remove_damaged_download(
         &self,
         link: &Path,
         name: &str,
         idle_timeout: Duration,
     ) -> Result<(), HubError> {
+        // Checked first, because a link is removed together with its blob.
         let is_copy = linked_blob_name(link).is_none();
         self.remove_if_damaged(name, idle_timeout)?;
         if is_copy {
@@ -130,7 +146,9 @@ impl RepoCache {
         Ok(())
     }
 
-    /// Removes a blob with a wrong hash, and every link to it.
+    /// Removes the blob `name` (the contents of a cached file) and every link to it, unless its hash is
+    /// correct. Holds the lock of the blob, so that it does not remove what another process is writing;
+    /// `idle_timeout` limits the wait for that lock.
     fn remove_if_damaged(&self, name: &str, idle_timeout: Duration) -> Result<(), HubError> {
         let _lock = self.lock(name, idle_timeout)?;
         // Another process may have replaced the blob in the meantime.
@@ -140,7 +158,9 @@ impl RepoCache {
         Ok(())
     }
 
-    /// Removes incomplete and damaged blobs of a failed download; `before` are the blobs before it.
+    /// Removes the incomplete and damaged blobs that a failed download has left, so that the next download
+    /// does not take them for complete: those that have changed since `before` the download and that no other
+    /// process is writing.
     pub(super) fn remove_leftovers(&self, before: &BlobSnapshot) -> Result<(), HubError> {
         for file in self.changed_blobs(before)? {
             let name = file.strip_suffix(INCOMPLETE).unwrap_or(&file);
@@ -154,7 +174,8 @@ impl RepoCache {
         Ok(())
     }
 
-    /// The current blobs.
+    /// The names of all blobs (contents of cached files) that exist now, with size and modification time. Two
+    /// such lists show what a download has changed in between.
     pub(super) fn list_blobs(&self) -> Result<BlobSnapshot, HubError> {
         let folder = self.folder.join("blobs");
         let entries = match fs::read_dir(&folder) {
@@ -166,20 +187,22 @@ impl RepoCache {
         for entry in entries {
             let entry = entry.map_err(|error| cache_error(&folder, error))?;
             // A blob that vanishes here was being written by another process.
-            if let (Ok(name), Ok(data)) = (entry.file_name().into_string(), entry.metadata()) {
-                blobs.insert(name, (data.len(), data.modified().ok()));
+            if let (Ok(name), Ok(info)) = (entry.file_name().into_string(), entry.metadata()) {
+                blobs.insert(name, (info.len(), info.modified().ok()));
             }
         }
         Ok(blobs)
     }
 
-    /// The commit of a branch or tag at its last download.
+    /// The commit of the branch or tag `revision` at its latest download, for use without the hub; `None` if
+    /// it has never been downloaded.
     pub(super) fn read_ref(&self, revision: &str) -> Option<String> {
         let commit = fs::read_to_string(self.folder.join("refs").join(revision)).ok()?;
         Some(commit.trim().to_owned()).filter(|commit| is_commit(commit))
     }
 
-    /// Stores the commit of a branch or tag.
+    /// Stores that the branch or tag `revision` points to `commit` now, for [`read_ref`](Self::read_ref) when
+    /// the hub is down. Writes nothing if that is stored already.
     pub(super) fn write_ref(&self, revision: &str, commit: &str) -> Result<(), HubError> {
         if self.read_ref(revision).as_deref() == Some(commit) {
             return Ok(());
@@ -187,12 +210,13 @@ impl RepoCache {
         self.write_atomically(&self.folder.join("refs").join(revision), commit)
     }
 
-    /// The stored file list of `commit`.
+    /// The stored file list of `commit`; `None` if there is none or it is damaged.
     pub(super) fn file_list(&self, commit: &str) -> Option<Vec<String>> {
         serde_json::from_str(&fs::read_to_string(self.list_path(commit)).ok()?).ok()
     }
 
-    /// Stores the file list of `commit`.
+    /// Stores the names of all files of `commit`, `files`, so that without the hub
+    /// [`file_list`](Self::file_list) tells which files must be in the cache.
     pub(super) fn write_file_list(&self, commit: &str, files: &[String]) -> Result<(), HubError> {
         if self.file_list(commit).is_some() {
             return Ok(()); // The files of a commit never change.
@@ -200,11 +224,13 @@ impl RepoCache {
         self.write_atomically(&self.list_path(commit), &serde_json::json!(files).to_string())
     }
 
-    /// Writes a temporary file and renames it to `path`.
+    /// Writes `contents` to the file `path`, in a folder that is created if needed. Writes a temporary file
+    /// and renames it, so that no process reads an incomplete file.
     fn write_atomically(&self, path: &Path, contents: &str) -> Result<(), HubError> {
+        // With the process id this gives each temporary file its own name.
         static N_WRITTEN: AtomicU64 = AtomicU64::new(0);
         let name = format!(".headstock-{}-{}", process::id(), N_WRITTEN.fetch_add(1, Ordering::Relaxed));
-        // Not below `refs`, where it would look like a branch.
+        // Not in `refs`, where it would look like a branch.
         let temporary = self.folder.join(name);
         fs::create_dir_all(path.parent().unwrap_or(path))
             .and_then(|()| fs::write(&temporary, contents))
@@ -212,8 +238,9 @@ impl RepoCache {
             .map_err(|error| cache_error(path, error))
     }
 
-    /// Acquires a lock of this repository. Waits while other processes write blobs, and for `idle_timeout`
-    /// without any change of the blobs.
+    /// Acquires the lock `name` of this repository, so that no other process writes the same files. While
+    /// another process holds the lock, waits as long as the blobs (the contents of cached files) change, as
+    /// then that process downloads; [`HubError::Locked`] after `idle_timeout` without any change.
     pub(super) fn lock(&self, name: &str, idle_timeout: Duration) -> Result<CacheLock, HubError> {
         let mut last_blobs = None;
         let mut last_change = Instant::now();
@@ -235,6 +262,8 @@ impl RepoCache {
         }
     }
 
+    /// Acquires the lock `name` of this repository, a lock on a file of that name, without waiting; `None` if
+    /// another process holds it.
     fn try_lock(&self, name: &str) -> Result<Option<CacheLock>, HubError> {
         let path = self.lock_path(name);
         let file = fs::create_dir_all(&self.locks)
@@ -252,22 +281,27 @@ impl RepoCache {
         self.folder.join("snapshots").join(commit)
     }
 
+    /// The file that marks that `commit` has no `file`.
     fn absence_marker(&self, commit: &str, file: &str) -> PathBuf {
         self.folder.join(".no_exist").join(commit).join(file)
     }
 
+    /// The JSON file with the names of all files of `commit`.
     fn list_path(&self, commit: &str) -> PathBuf {
         self.folder.join(".headstock").join(format!("{commit}.json"))
     }
 
+    /// The file that is locked for the lock `name`.
     fn lock_path(&self, name: &str) -> PathBuf {
         self.locks.join(format!("{name}.lock"))
     }
 
+    /// The file with the contents of the blob `name`.
     fn blob_path(&self, name: &str) -> PathBuf {
         self.folder.join("blobs").join(name)
     }
 
+    /// Compares the contents of the blob `name` with the hash in that name.
     fn verify_blob(&self, name: &str) -> Result<HashCheck, HubError> {
         let blob = self.blob_path(name);
         check_hash(&blob, name).map_err(|error| cache_error(&blob, error))
@@ -279,7 +313,8 @@ impl RepoCache {
         Ok(blobs.filter(|(name, state)| before.get(name) != Some(state)).map(|(name, _)| name).collect())
     }
 
-    /// Removes a blob and every link to it. The links are removed first, so that none is left dangling.
+    /// Removes the blob `name` (the contents of a cached file), and every link to it in any commit. The links
+    /// are removed first, so that none is left dangling.
     fn remove_blob(&self, name: &str) -> Result<(), HubError> {
         let mut folders = vec![self.folder.join("snapshots")];
         while let Some(folder) = folders.pop() {
@@ -297,13 +332,15 @@ impl RepoCache {
     }
 }
 
-/// The name of the blob that a link of a snapshot points to.
+/// The name of the blob that `link` points to, a file in the folder of a commit. The name is the hash of the
+/// contents. `None` if the file is a copy instead of a link.
 fn linked_blob_name(link: &Path) -> Option<String> {
     let target = fs::read_link(link).ok()?;
     let folder = target.parent()?.file_name()?;
     (folder == "blobs").then(|| target.file_name()?.to_str().map(str::to_owned))?
 }
 
+/// The error for an I/O error `source` at `path` in the cache.
 fn cache_error(path: &Path, source: io::Error) -> HubError {
     HubError::Cache { path: path.into(), source }
 }
@@ -340,7 +377,7 @@ mod tests {
             matches!(checked.as_slice(), [(blob, HashCheck::Mismatch(_))] if *blob == name),
             "{checked:?}"
         );
-        cache.remove_download(&copy, &name, IDLE_TIMEOUT).unwrap();
+        cache.remove_damaged_download(&copy, &name, IDLE_TIMEOUT).unwrap();
         assert!(!copy.exists() && cache.list_blobs().unwrap().is_empty());
         // A blob that existed before is not part of the download.
         let (cache, copy, _) = cache_with_copy(root.path());

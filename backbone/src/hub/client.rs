@@ -47,7 +47,8 @@ pub(super) struct HubClient<'a> {
     runtime: Option<Runtime>,
 }
 
-/// The commit of a revision.
+/// The hub's answer about a branch, tag or commit name (a revision): its commit, and the files of that
+/// commit.
 pub(super) struct RevisionInfo {
     pub(super) commit: String,
     /// The files of the commit, if the hub lists them; a very long list may be incomplete.
@@ -67,6 +68,8 @@ pub(super) enum DownloadFailure {
 }
 
 impl<'a> HubClient<'a> {
+    /// A client for the repository and revision `repo_ref`, which sends requests to the hub with the
+    /// endpoint, the access token and the retry delay of `settings`. Sends nothing yet.
     pub(super) fn new(repo_ref: &'a RepoRef, settings: &'a HubSettings) -> Result<Self, HubError> {
         let client_error =
             |source: BoxError| HubError::Client { endpoint: settings.base_url().into(), source };
@@ -79,6 +82,7 @@ impl<'a> HubClient<'a> {
         let hub = HFClient::builder()
             .endpoint(settings.base_url())
             .cache_dir(&settings.cache)
+            // Without a token hf-hub would look for one itself; `NO_TOKEN` prevents that.
             .token(settings.token.as_deref().unwrap_or(NO_TOKEN))
             .user_agent(agent)
             .client(http)
@@ -96,8 +100,10 @@ impl<'a> HubClient<'a> {
         Ok(Self { repo_ref, settings, repo: hub.repository(kind, owner, name), runtime: Some(runtime) })
     }
 
-    /// Requests the commit of the revision, and its files.
+    /// Asks the hub for the commit that the requested branch, tag or commit name stands for, and for the list
+    /// of its files. All files are then downloaded from that commit, so that they belong together.
     pub(super) fn resolve_revision(&self) -> Result<RevisionInfo, HubError> {
+        // The commit, and the files of the repository, as the hub's API calls them.
         let expand = vec!["sha".to_owned(), "siblings".to_owned()];
         let (hub, owner, name) = (self.repo.client(), self.repo.owner(), self.repo.name());
         let revision = self.repo_ref.revision_or_main();
@@ -116,6 +122,7 @@ impl<'a> HubClient<'a> {
                 }
             })
         };
+        // `false`: the short answer arrives at once, so there is no progress before it.
         let info = self.run_with_timeout(request, || false).ok_or_else(|| self.timeout_error(None))?;
         let (sha, files) = info.map_err(|error| self.to_hub_error(error, None))?;
         // The commit becomes a path in the cache.
@@ -126,7 +133,9 @@ impl<'a> HubClient<'a> {
         Ok(RevisionInfo { commit, files })
     }
 
-    /// The complete file list of `commit`; `listed` is the list that came with the revision.
+    /// The names of all files of `commit`. `listed` is the list that the hub sent with the commit, if any. If
+    /// it is complete, it is returned; with more than [`MAX_LISTED_FILES`] names it may be cut off. Otherwise
+    /// the names are requested from the hub, page by page.
     pub(super) fn all_files(
         &self,
         commit: &str,
@@ -148,6 +157,7 @@ impl<'a> HubClient<'a> {
             }
             Ok::<_, HFError>(files)
         };
+        // The request is alive as long as more entries arrive.
         let mut n_seen = 0;
         let has_progress = || {
             let before = std::mem::replace(&mut n_seen, n_entries.load(Ordering::Relaxed));
@@ -157,7 +167,8 @@ impl<'a> HubClient<'a> {
         files.map_err(|error| self.to_hub_error(error, None))
     }
 
-    /// Downloads a file of `commit` into the cache, without verifying it.
+    /// Downloads a file of `commit` into the cache, without verifying its hash, and reports the bytes to
+    /// `progress`. Returns the path of the file in the cache.
     pub(super) fn download(
         &self,
         commit: &str,
@@ -176,6 +187,7 @@ impl<'a> HubClient<'a> {
             Some(Ok(path)) => Ok(path),
             Some(Err(HFError::EntryNotFound { .. })) => Err(DownloadFailure::Missing),
             Some(Err(HFError::CacheLockTimeout { path })) => Err(DownloadFailure::Busy(
+                // The lock file has the name of the blob, with the extension `lock`.
                 path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
             )),
             Some(Err(HFError::Request { source, .. })) if source.is_body() || source.is_decode() => {
@@ -186,8 +198,8 @@ impl<'a> HubClient<'a> {
         }
     }
 
-    /// Checks whether the server delivers the file. (A download of hf-hub saves an error page as if it were
-    /// the file.)
+    /// Requests the first byte of the file, to find out whether the server delivers the file or an error: a
+    /// download of hf-hub saves an error page as if it were the file.
     pub(super) fn probe_file(&self, commit: &str, file: &str) -> Result<(), HubError> {
         let (hub, owner, name) = (self.repo.client(), self.repo.owner(), self.repo.name());
         let request = async {
@@ -197,19 +209,22 @@ impl<'a> HubClient<'a> {
                 RepoKind::Dataset => request_first_byte(&hub.dataset(owner, name), commit, file).await,
             }
         };
+        // `false`: the single byte arrives at once, so there is no progress before it.
         match self.run_with_timeout(request, || false) {
             None => Err(self.timeout_error(Some(file))),
             Some(result) => result.map_err(|error| self.to_hub_error(error, Some(file))),
         }
     }
 
-    /// Runs a request. Drops it and returns `None` after `idle_timeout` in which `has_progress` was false.
+    /// Runs a request and returns its result. Asks `has_progress` ten times a second whether data has arrived
+    /// since the last call. After the idle timeout of the settings without progress it drops the request and
+    /// returns `None`, because hf-hub itself may wait forever for a server.
     fn run_with_timeout<T: Send>(
         &self,
         request: impl Future<Output = HFResult<T>> + Send,
         mut has_progress: impl FnMut() -> bool + Send,
     ) -> Option<HFResult<T>> {
-        let runtime = self.runtime.as_ref()?;
+        let runtime = self.runtime.as_ref()?; // `None` only in `drop`
         let watched = async {
             let mut request = pin!(request);
             let mut last_progress = Instant::now();
@@ -231,7 +246,8 @@ impl<'a> HubClient<'a> {
         })
     }
 
-    /// Converts an error of hf-hub. `file` is `None` for a request for the repository itself.
+    /// Converts an error of the library hf-hub to one with a message that helps the user. `file` is the file
+    /// that was requested; `None` for a request for the repository itself.
     fn to_hub_error(&self, error: HFError, file: Option<&str>) -> HubError {
         match error {
             HFError::AuthRequired { context }
@@ -257,7 +273,9 @@ impl<'a> HubClient<'a> {
         }
     }
 
-    /// The error for an HTTP status. `code` is the hub's error code, from a header.
+    /// The error for an answer to `url` with the HTTP status `status`. Its kind decides what the message
+    /// advises: try again, accept terms, or correct a name. `code` is the hub's error code, from a header;
+    /// `file` is the file that was requested, `None` for a request for the repository itself.
     fn status_error(&self, status: u16, url: &str, code: Option<&str>, file: Option<&str>) -> HubError {
         let origin = |url: &str| Url::parse(url).map(|url| url.origin().ascii_serialization());
         // Links to file servers contain signatures, so only the host is shown.
@@ -280,6 +298,8 @@ impl<'a> HubClient<'a> {
         }
     }
 
+    /// The error for an answer that a hub would not give, from a proxy or a different server for example.
+    /// `file` is the file that was requested; `None` for a request for the repository itself.
     fn unexpected_answer(&self, file: Option<&str>, source: BoxError) -> HubError {
         HubError::UnexpectedAnswer {
             name: self.full_name(file),
@@ -288,6 +308,8 @@ impl<'a> HubClient<'a> {
         }
     }
 
+    /// The error for a request that was dropped after the idle timeout of the settings. `file` is the file
+    /// that was requested; `None` for a request for the repository itself.
     fn timeout_error(&self, file: Option<&str>) -> HubError {
         HubError::TimedOut {
             name: self.full_name(file),
@@ -296,13 +318,15 @@ impl<'a> HubClient<'a> {
         }
     }
 
+    /// The `hf://` name of the repository, with `file` if there is one, for messages.
     fn full_name(&self, file: Option<&str>) -> String {
         self.repo_ref.name_with_file(file)
     }
 }
 
 impl Drop for HubClient<'_> {
-    /// Does not wait for the threads of hf-hub, because one may be blocked by a lock.
+    /// Stops the runtime of the client without waiting for its threads, because a thread of hf-hub may be
+    /// blocked by a lock.
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
@@ -310,20 +334,25 @@ impl Drop for HubClient<'_> {
     }
 }
 
-/// Requests the first byte of a file.
+/// Requests the first byte of a file, and drops it: only the status of the answer matters.
 async fn request_first_byte<T: RepoType>(repo: &HFRepository<T>, commit: &str, file: &str) -> HFResult<()> {
     repo.download_file_stream().filename(file).revision(commit).range(0..1).send().await.map(drop)
 }
 
-/// The state of a download, updated by hf-hub on any thread.
+/// The state of a download, updated by hf-hub on any thread and read by a [`ProgressReporter`].
 #[derive(Default)]
 struct DownloadMeter {
+    /// Whether the transfer has started, so that `total` is valid.
     started: AtomicBool,
+    /// The size of the file in bytes; 0 if it is unknown.
     total: AtomicU64,
+    /// Bytes that have arrived.
     done: AtomicU64,
 }
 
 impl ProgressHandler for DownloadMeter {
+    /// hf-hub calls this during a download: stores the size of the file and the number of bytes that have
+    /// arrived, which never decreases, for the [`ProgressReporter`].
     fn on_progress(&self, event: &ProgressEvent) {
         let ProgressEvent::Download(event) = event else { return };
         match event {
@@ -344,35 +373,38 @@ impl ProgressHandler for DownloadMeter {
     }
 }
 
-/// Forwards the changes of a meter to the progress of the caller.
+/// Reports the changes of a meter to the `progress` of the caller, on the thread of the request.
 struct ProgressReporter<'a> {
     file: &'a str,
     progress: &'a dyn DownloadProgress,
     meter: &'a DownloadMeter,
+    /// Whether the start of the download has been reported.
     has_started: bool,
     /// Bytes reported so far.
     reported: u64,
 }
 
 impl ProgressReporter<'_> {
-    /// Reports changes since the last call; returns whether there were any.
+    /// Reports to the caller's progress display: once the start of the download, and each time the bytes that
+    /// have arrived since the last call. Returns whether there was anything to report, so whether the
+    /// download is alive.
     fn report(&mut self) -> bool {
         if !self.meter.started.load(Ordering::Acquire) {
             return false;
         }
-        let starts = !self.has_started;
-        if starts {
+        let is_start = !self.has_started;
+        if is_start {
             let total = self.meter.total.load(Ordering::Relaxed);
             self.progress.start(self.file, Some(total).filter(|&total| total > 0));
             self.has_started = true;
         }
         let done = self.meter.done.load(Ordering::Relaxed);
-        let more = done.saturating_sub(self.reported);
-        if more > 0 {
-            self.progress.advance(more);
+        let new_bytes = done.saturating_sub(self.reported);
+        if new_bytes > 0 {
+            self.progress.advance(new_bytes);
             self.reported = done;
         }
-        starts || more > 0
+        is_start || new_bytes > 0
     }
 }
 

@@ -32,9 +32,10 @@ pub struct DatasetFiles {
 /// Fetches the Parquet files of a data set one after another, with the settings of
 /// [`HubSettings::from_environment`].
 ///
-/// A [path](HubDataset::path) in the source selects the files at, below or matched by it. Without a path, all
-/// files are selected if they are below a single top-level folder; otherwise the files below the top-level
-/// folder `data` or `default`. The `configs` in the README of the data set are ignored.
+/// A [path](HubDataset::path) in the source selects the file of that name, the files in that folder, or those
+/// that match that pattern. Without a path, all files are selected if they are in a single top-level folder;
+/// otherwise the files in the top-level folder `data` or `default`. The `configs` in the README of the data
+/// set are ignored.
 ///
 /// Cached files are not downloaded again, so an interrupted call can be resumed. The cache stores the file
 /// list of the commit, so offline a data set is either complete or an error.
@@ -58,7 +59,9 @@ pub fn fetch_dataset(source: &HubDataset, progress: &dyn DownloadProgress) -> Re
     fetch_dataset_with(source, &HubSettings::from_environment(), progress)
 }
 
-/// Like [`fetch_dataset`], with explicit settings.
+/// Downloads the Parquet files of a data set, those that the cache lacks, and returns the local paths of all
+/// of them. Unlike [`fetch_dataset`], which describes the selection of the files, it takes the settings from
+/// the caller instead of environment variables, for example in tests with a server of their own.
 ///
 /// # Errors
 /// The errors of [`fetch_dataset`].
@@ -90,7 +93,9 @@ impl FileSelection for HubDataset {
     }
 }
 
-/// The files to download from a repository with the files `listed`, sorted.
+/// The Parquet files to download for `source` from a repository with the files `listed`: those that the path
+/// in `source` selects (a file, a folder or a pattern with `*`), or the [`default_files`] without a path.
+/// Returns at least one, sorted bytewise; otherwise the error says what the repository has instead.
 fn select_parquet_files<'a>(source: &HubDataset, listed: &'a [String]) -> Result<Vec<&'a str>, HubError> {
     let name = source.repo_ref().repo_name();
     let to_owned_names = |files: &[&str]| files.iter().map(|&file| file.to_owned()).collect();
@@ -102,6 +107,7 @@ fn select_parquet_files<'a>(source: &HubDataset, listed: &'a [String]) -> Result
     }
     let selected = match (source.path(), source.path_matcher()) {
         (Some(path), Some(matcher)) => {
+            // A file is also selected by a match of a folder that it is in.
             let is_selected = |file: &&str| Path::new(file).ancestors().any(|path| matcher.is_match(path));
             let selected: Vec<&str> = parquet.iter().copied().filter(is_selected).collect();
             if selected.is_empty() {
@@ -113,13 +119,17 @@ fn select_parquet_files<'a>(source: &HubDataset, listed: &'a [String]) -> Result
         _ => default_files(parquet)
             .map_err(|folders| HubError::SeveralFolders { name: name.clone(), folders })?,
     };
+    // The names become paths in the cache, so the hub must not lead out of it.
     match selected.iter().find(|file| !is_safe_relative_path(file)) {
         Some(&file) => Err(HubError::UnsafePath { name, file: file.into() }),
         None => Ok(selected),
     }
 }
 
-/// The files that are selected without a path. The error lists the paths to choose from.
+/// The selection from all Parquet files of a repository, `files`, if the user names no path in it: all files
+/// if they are in one top-level folder, otherwise those in the folder `data` or `default`. If there is
+/// neither or both, the user must choose: the error then lists the top-level folders, as paths to choose
+/// from.
 fn default_files(files: Vec<&str>) -> Result<Vec<&str>, Vec<String>> {
     let mut folders: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for &file in &files {
@@ -140,9 +150,9 @@ fn default_files(files: Vec<&str>) -> Result<Vec<&str>, Vec<String>> {
 mod tests {
     use super::*;
 
-    /// The selected files, or the error message; `rest` is the rest of the `hf://` name.
-    fn select(rest: &str, files: &[&str]) -> Result<Vec<String>, String> {
-        let source: HubDataset = format!("datasets/a/b{rest}").parse().unwrap();
+    /// The selected files, or the error message; `suffix` is the revision and path in the `hf://` name.
+    fn select(suffix: &str, files: &[&str]) -> Result<Vec<String>, String> {
+        let source: HubDataset = format!("datasets/a/b{suffix}").parse().unwrap();
         let listed: Vec<String> = files.iter().map(|&file| file.to_owned()).collect();
         let selected = select_parquet_files(&source, &listed).map_err(|error| error.to_string())?;
         Ok(selected.into_iter().map(str::to_owned).collect())
@@ -209,21 +219,29 @@ mod tests {
         for path in ["e", "c/train", "c/train-0.csv", "train-0.parquet", "C"] {
             let error = select(&format!("/{path}"), &files).unwrap_err();
             assert!(
-                error.starts_with(&format!("hf://datasets/a/b has no .parquet file at {path}: it has c/te")),
+                error
+                    .contains(&format!("hf://datasets/a/b has no .parquet file at {path}: correct the path")),
                 "{error}"
             );
+            assert!(error.contains("; the data set has c/te"), "{error}");
         }
     }
 
     #[test]
     fn without_parquet_files_the_error_lists_the_files_and_names_the_converted_branch() {
         let converted = "hf://datasets/a/b@refs/convert/parquet";
-        for rest in ["", "@v1", "/data"] {
-            let error = select(rest, &["train.csv", "README.md"]).unwrap_err();
-            assert!(error.contains("it has README.md, train.csv;") && error.ends_with(converted), "{error}");
+        for suffix in ["", "@v1", "/data"] {
+            let error = select(suffix, &["train.csv", "README.md"]).unwrap_err();
+            assert!(
+                error.contains("file, only README.md, train.csv: use") && error.ends_with(converted),
+                "{error}"
+            );
         }
         let error = select("@refs/convert/parquet", &[]).unwrap_err();
-        assert!(error.ends_with("has no .parquet file: it is empty"), "{error}");
+        assert!(
+            error.ends_with("has no .parquet file (it has no files): choose a different data set"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -236,8 +254,8 @@ mod tests {
             "c:x.parquet",
             "../x.parquet",
         ] {
-            for rest in ["", "/**"] {
-                let error = select(rest, &[file]).unwrap_err();
+            for suffix in ["", "/**"] {
+                let error = select(suffix, &[file]).unwrap_err();
                 assert!(error.contains("not a path inside"), "{file}: {error}");
             }
         }

@@ -19,8 +19,8 @@ pub type BoxError = Box<dyn Error + Send + Sync>;
 pub enum HubError {
     /// The `hf://` name is malformed.
     #[error(
-        "`hf://{name}` is not a valid name of weights on the hub: {problem} (write hf://owner/name, \
-         hf://owner/name@revision or hf://owner/name@revision/file.safetensors)"
+        "`hf://{name}` is not a valid name of model weights on the Hugging Face hub: {problem}; write \
+         hf://owner/name, hf://owner/name@revision or hf://owner/name@revision/file.safetensors"
     )]
     InvalidName {
         /// The name without `hf://`.
@@ -30,8 +30,9 @@ pub enum HubError {
     },
     /// The `hf://` name of a data set is malformed.
     #[error(
-        "`hf://{name}` is not a valid name of a data set on the hub: {problem} (write hf://datasets/owner/name, \
-         hf://datasets/owner/name@revision or hf://datasets/owner/name@revision/FOLDER)"
+        "`hf://{name}` is not a valid name of a data set on the Hugging Face hub: {problem}; write \
+         hf://datasets/owner/name, hf://datasets/owner/name@revision or \
+         hf://datasets/owner/name@revision/FOLDER"
     )]
     InvalidDatasetName {
         /// The name without `hf://`.
@@ -41,7 +42,8 @@ pub enum HubError {
     },
     /// The repository does not exist, or the token has no access to it.
     #[error(
-        "{endpoint} has no accessible {} (status {status}): it may be misspelled, private or gated; {}",
+        "{endpoint} has no accessible {} (HTTP status {status}): check the spelling of the name; if the \
+         repository is private or gated (its terms must be accepted first), {}",
         describe_repo(.repo), access_hint(*.has_token)
     )]
     RepositoryNotFound {
@@ -56,7 +58,7 @@ pub enum HubError {
     },
     /// The terms of the repository must be accepted first.
     #[error(
-        "{repo} is gated (status {status}): accept its terms at {endpoint}/{repo}, {}",
+        "the repository {repo} is gated (HTTP status {status}): accept its terms at {endpoint}/{repo}, {}",
         account_hint(*.has_token)
     )]
     Gated {
@@ -70,7 +72,10 @@ pub enum HubError {
         has_token: bool,
     },
     /// The revision does not exist.
-    #[error("{repo} has no branch, tag or commit `{revision}`: see {endpoint}/{repo}/tree/main")]
+    #[error(
+        "the repository {repo} has no branch, tag or commit `{revision}`: choose one that is listed at \
+         {endpoint}/{repo}/tree/main"
+    )]
     RevisionNotFound {
         /// `owner/name`, or `datasets/owner/name` for a data set.
         repo: String,
@@ -80,7 +85,7 @@ pub enum HubError {
         revision: String,
     },
     /// The file does not exist.
-    #[error("{name} has no file {file}{}", alternatives_hint(.name, .found))]
+    #[error("the repository {name} has no file {file}{}", alternatives_hint(.name, .found))]
     FileNotFound {
         /// The repository.
         name: String,
@@ -90,7 +95,7 @@ pub enum HubError {
         found: Vec<String>,
     },
     /// The weights are only available in PyTorch's pickle format.
-    #[error("{name} has no .safetensors file{}", conversion_hint(Some(.pickled)))]
+    #[error("the repository {name} has no .safetensors file{}", conversion_hint(Some(.pickled)))]
     Pickled {
         /// The repository.
         name: String,
@@ -98,15 +103,18 @@ pub enum HubError {
         pickled: String,
     },
     /// The data set has no Parquet files.
-    #[error("{name} has no .parquet file{}", parquet_hint(.name, .found))]
+    #[error("the data set {name} has no .parquet file{}", parquet_hint(.name, .found))]
     NoParquet {
         /// The repository.
         name: String,
         /// The files of the repository.
         found: Vec<String>,
     },
-    /// No Parquet file is at, below or matched by the requested path.
-    #[error("{name} has no .parquet file at {path}: it has {}", join_names(.found))]
+    /// The requested path is no Parquet file, contains none and matches none.
+    #[error(
+        "the data set {name} has no .parquet file at {path}: correct the path; the data set has {}",
+        join_names(.found)
+    )]
     NoMatchingParquet {
         /// The repository.
         name: String,
@@ -117,7 +125,8 @@ pub enum HubError {
     },
     /// The Parquet files are in several folders, and no path selects one.
     #[error(
-        "{name} has Parquet files in several folders: select one, for example {name}/{} (available: {})",
+        "the data set {name} has Parquet files in several folders: add a folder to the name, for example \
+         {name}/{} (available: {})",
         .folders.first().map_or("", String::as_str), join_names(.folders)
     )]
     SeveralFolders {
@@ -128,8 +137,8 @@ pub enum HubError {
     },
     /// The path of a file of the data set leads out of the cache folder.
     #[error(
-        "{file:?} of {name} is not downloaded: it is not a path inside the repository; select a path of the data set \
-         without it"
+        "the file {file:?} of the data set {name} is not downloaded: its name is not a path inside the \
+         repository and could overwrite other files; choose a folder of the data set without this file"
     )]
     UnsafePath {
         /// The repository.
@@ -139,8 +148,8 @@ pub enum HubError {
     },
     /// The hub, or the server that it redirects to, refused a request.
     #[error(
-        "{host} refused {name} (status {status}): try again; if it persists, check HF_TOKEN and, if you use one, the \
-         proxy or mirror (HF_ENDPOINT)"
+        "{host} refused the request for {name} (HTTP status {status}): try again; if the error persists, \
+         check the access token (HF_TOKEN) and, if you use one, the proxy or mirror (HF_ENDPOINT)"
     )]
     Refused {
         /// The requested file or repository.
@@ -151,7 +160,7 @@ pub enum HubError {
         status: u16,
     },
     /// The hub is busy or down.
-    #[error("{host} cannot serve {name} now (status {status}): try again later")]
+    #[error("{host} cannot serve {name} now (HTTP status {status}): try again later")]
     Unavailable {
         /// The requested file or repository.
         name: String,
@@ -162,8 +171,9 @@ pub enum HubError {
     },
     /// The connection failed.
     #[error(
-        "cannot reach {endpoint} to fetch {name}: check the network, the proxy (HTTPS_PROXY) and HF_ENDPOINT; files \
-         that were downloaded before can be used without a network"
+        "cannot reach {endpoint} to download {name}: check the network connection, the proxy (HTTPS_PROXY) \
+         and the address of the hub (HF_ENDPOINT); files that were downloaded before can be used without a \
+         network"
     )]
     Unreachable {
         /// The requested file or repository.
@@ -175,7 +185,8 @@ pub enum HubError {
     },
     /// The hub stopped sending data.
     #[error(
-        "{endpoint} has sent nothing for {seconds} s while fetching {name}: check the network and try again"
+        "{endpoint} has sent nothing for {seconds} s of the download of {name}: check the network connection \
+         and try again"
     )]
     TimedOut {
         /// The requested file or repository.
@@ -186,17 +197,17 @@ pub enum HubError {
         seconds: u64,
     },
     /// The download ended early, twice.
-    #[error("the download of {name} was interrupted twice: check the network and try again")]
+    #[error("the download of {name} was interrupted twice: check the network connection and try again")]
     Interrupted {
         /// The file.
         name: String,
         /// The cause.
         source: BoxError,
     },
-    /// The hash of a download was not that of the hub, twice.
+    /// Two downloads of the file did not have the hash that the hub states.
     #[error(
-        "{name} arrived damaged twice (its hash is {found}, the hub says {expected}) and was removed: try again, \
-         and check whether a proxy modifies downloads"
+        "the download of {name} was damaged twice (its hash is {found} instead of {expected}) and was \
+         removed: try again; if the error persists, check whether a proxy modifies downloads"
     )]
     HashMismatch {
         /// The file.
@@ -208,7 +219,8 @@ pub enum HubError {
     },
     /// The server does not behave like a hub.
     #[error(
-        "{endpoint} did not answer like a Hugging Face hub while fetching {name}: check HF_ENDPOINT and the proxy"
+        "{endpoint} did not answer the request for {name} like a Hugging Face hub: check the address of the \
+         hub (HF_ENDPOINT) and the proxy (HTTPS_PROXY); a public network may require that you log in first"
     )]
     UnexpectedAnswer {
         /// The requested file or repository.
@@ -220,8 +232,9 @@ pub enum HubError {
     },
     /// The weights are not in the cache, and the settings do not allow downloads.
     #[error(
-        "{name} is not in the cache at {} and HF_HUB_OFFLINE is set: unset it to download the weights, or set \
-         HF_HUB_CACHE to a cache that has them", .cache.display()
+        "{name} is not in the download cache at {}, and HF_HUB_OFFLINE forbids downloads: unset \
+         HF_HUB_OFFLINE to download the weights, or set HF_HUB_CACHE to a cache that has the weights",
+        .cache.display()
     )]
     Offline {
         /// The file.
@@ -231,8 +244,9 @@ pub enum HubError {
     },
     /// The cache may not have all files of a data set, and the settings do not allow downloads.
     #[error(
-        "the cache at {} may not have all files of {name} and HF_HUB_OFFLINE is set: unset it to download the data \
-         set, or set HF_HUB_CACHE to a cache that has it", .cache.display()
+        "the download cache at {} may lack files of {name}, and HF_HUB_OFFLINE forbids downloads: unset \
+         HF_HUB_OFFLINE to download the data set, or set HF_HUB_CACHE to a cache that has the data set",
+        .cache.display()
     )]
     OfflineDataset {
         /// The data set.
@@ -241,7 +255,7 @@ pub enum HubError {
         cache: PathBuf,
     },
     /// The cache cannot be read or written.
-    #[error("failed to read or write the cache at {}: {}", .path.display(), cache_hint(.source))]
+    #[error("failed to read or write the download cache at {}: {}", .path.display(), cache_hint(.source))]
     Cache {
         /// The file or directory.
         path: PathBuf,
@@ -250,8 +264,8 @@ pub enum HubError {
     },
     /// Another process holds a lock of the cache.
     #[error(
-        "another process holds the lock {} and has downloaded nothing for {seconds} s: wait for it or stop it, then \
-         try again", .path.display()
+        "another process holds the lock {} of the download cache and has downloaded nothing for {seconds} s: \
+         wait until that process ends or stop it, then try again", .path.display()
     )]
     Locked {
         /// The lock.
@@ -261,7 +275,8 @@ pub enum HubError {
     },
     /// The HTTP client cannot be created with these settings.
     #[error(
-        "failed to create an HTTP client for {endpoint}: check HF_ENDPOINT and the system's certificates"
+        "failed to prepare connections to {endpoint}: check the address of the hub (HF_ENDPOINT) and the \
+         certificates of the system"
     )]
     Client {
         /// The URL of the hub.
@@ -272,7 +287,8 @@ pub enum HubError {
 }
 
 impl HubError {
-    /// The category: [`ErrorKind::Config`] if the request itself is invalid, otherwise [`ErrorKind::Hub`].
+    /// The category, from which the program chooses its exit code: [`ErrorKind::Config`] if the user has to
+    /// correct the name of the weights or the data set, otherwise [`ErrorKind::Hub`].
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
@@ -291,7 +307,8 @@ impl HubError {
     }
 }
 
-/// Kind and name of a repository, from the path of its web page.
+/// Kind and name of a repository for error messages, "model owner/name" for example. `repo` is the path of
+/// its web page on the hub, which begins with `datasets/` for a data set.
 fn describe_repo(repo: &str) -> String {
     match repo.strip_prefix(RepoKind::Dataset.prefix()) {
         Some(repo) => format!("data set {repo}"),
@@ -299,21 +316,23 @@ fn describe_repo(repo: &str) -> String {
     }
 }
 
-/// How to get access to a private or gated repository.
+/// The end of an error message: how to get access to a private or gated repository. `has_token` says whether
+/// the request was sent with an access token.
 fn access_hint(has_token: bool) -> &'static str {
     if has_token {
-        "the token (HF_TOKEN, or from `hf auth login`) may have expired or lack access"
+        "check that your access token (HF_TOKEN, or from `hf auth login`) has not expired and has access"
     } else {
-        "for a private or gated one set HF_TOKEN to a token with access (https://huggingface.co/settings/tokens)"
+        "set HF_TOKEN to an access token of an account with access (https://huggingface.co/settings/tokens)"
     }
 }
 
-/// Which account must accept the terms of a gated repository.
+/// The end of an error message, after "accept its terms at URL": with which account to accept the terms of a
+/// gated repository. `has_token` says whether the request was sent with an access token.
 fn account_hint(has_token: bool) -> &'static str {
     if has_token {
-        "with the account of the token (HF_TOKEN, or from `hf auth login`)"
+        "with the account of your access token (HF_TOKEN, or from `hf auth login`)"
     } else {
-        "and set HF_TOKEN to a token of that account (https://huggingface.co/settings/tokens)"
+        "and set HF_TOKEN to an access token of the same account (https://huggingface.co/settings/tokens)"
     }
 }
 
@@ -323,16 +342,20 @@ const CONVERTED_BRANCH: &str = "refs/convert/parquet";
 /// The most names that an error lists.
 const MAX_LISTED_NAMES: usize = 10;
 
-/// The files that exist instead of a missing one.
+/// The end of an error message about a file that the repository `name` does not have: what to do instead.
+/// `found` are the `.safetensors` files of the repository, or all files if there are none.
 fn alternatives_hint(name: &str, found: &[String]) -> String {
     match found {
-        [] => ", although the hub may list it: check the files on the hub, and try again later".into(),
-        [only] if only.ends_with(".safetensors") => format!(": its weights are {name}/{only}"),
-        found => format!(": it has {}", join_names(found)),
+        [] => ", although the hub may list that file: look at the repository on the hub, or try again later"
+            .into(),
+        [only] if only.ends_with(".safetensors") => format!(": set `backbone.weights` to {name}/{only}"),
+        found => {
+            format!(": correct the name in `backbone.weights`; the repository has {}", join_names(found))
+        }
     }
 }
 
-/// The first names, and how many more there are.
+/// A list of `names` for an error message: the first [`MAX_LISTED_NAMES`], and how many more there are.
 fn join_names(names: &[String]) -> String {
     match names.len().checked_sub(MAX_LISTED_NAMES) {
         None | Some(0) => names.join(", "),
@@ -340,27 +363,32 @@ fn join_names(names: &[String]) -> String {
     }
 }
 
-/// The files that exist instead of Parquet files, and the branch that may have a converted copy.
+/// The end of an error message about a data set without Parquet files: which files it has instead, `found`,
+/// and what to do. The hub converts many data sets to Parquet, in a branch of their own. `name` is the
+/// `hf://` name of the data set, which may end with `@` and the requested revision.
 fn parquet_hint(name: &str, found: &[String]) -> String {
     let contents =
-        if found.is_empty() { ": it is empty".into() } else { format!(": it has {}", join_names(found)) };
+        if found.is_empty() { " (it has no files)".into() } else { format!(", only {}", join_names(found)) };
     match name.split_once('@') {
-        Some((_, revision)) if revision == CONVERTED_BRANCH.replace('/', "%2F") => contents,
+        // That was the converted copy. In `name` the slashes of a revision are written as `%2F`.
+        Some((_, revision)) if revision == CONVERTED_BRANCH.replace('/', "%2F") => {
+            format!("{contents}: choose a different data set")
+        }
         split => {
             let repo = split.map_or(name, |(repo, _)| repo);
-            format!("{contents}; the hub may have a converted copy at {repo}@{CONVERTED_BRANCH}")
+            format!("{contents}: use the copy that the hub may have converted, {repo}@{CONVERTED_BRANCH}")
         }
     }
 }
 
-/// What to do about an I/O error in the cache.
+/// The end of an error message about the I/O error `error` in the download cache: what to do.
 fn cache_hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "the disk is full; free some space, or set HF_HUB_CACHE to another disk"
+            "the disk is full; free some space, or set HF_HUB_CACHE to a folder on a different disk"
         }
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            "it is not writable; set HF_HUB_CACHE to a writable folder"
+            "the cache is not writable; set HF_HUB_CACHE to a writable folder"
         }
         _ => "set HF_HUB_CACHE to a writable folder",
     }

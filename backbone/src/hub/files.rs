@@ -11,24 +11,27 @@ use super::verify::HashCheck;
 use crate::error::ErrorKind;
 use crate::source::DownloadProgress;
 
-/// The name of the lock that a process holds while it downloads.
+/// The name of the lock that a process holds while it downloads from a repository. Others wait for it.
 const LOCK: &str = "headstock";
 
-/// The files to fetch from a repository.
+/// Says which files to fetch from a repository: those of model weights or of a data set.
 pub(super) trait FileSelection {
+    /// The repository and revision to fetch from.
     fn repo_ref(&self) -> &RepoRef;
 
     /// Whether files are selected from the complete file list of the commit. The cache then stores that list,
     /// to know whether it has all selected files.
     fn needs_file_list(&self) -> bool;
 
-    /// The files to fetch from a commit, in order of download; `listed` are all its files, if known.
+    /// The files to fetch from a commit, in order of download. `listed` are the names of all files of that
+    /// commit; `None` if they are not known.
     fn select_files(&self, listed: Option<&[String]>) -> Result<Vec<RequestedFile>, HubError>;
 }
 
 /// A file to fetch.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct RequestedFile {
+    /// The path in the repository.
     pub(super) file: String,
     /// Whether the commit may lack the file.
     pub(super) is_optional: bool,
@@ -44,7 +47,9 @@ pub(super) struct ResolvedFiles {
     pub(super) files: Vec<Option<PathBuf>>,
 }
 
-/// Fetches the selected files; `None` if the settings do not allow downloads and the cache lacks a file.
+/// Returns the local paths of the selected files of one commit, after downloading those that the cache lacks
+/// from the hub. If the hub is down, an earlier commit of the branch or tag in the cache is used. `None` if
+/// the settings forbid downloads and the cache lacks a file.
 pub(super) fn fetch(
     selection: &dyn FileSelection,
     settings: &HubSettings,
@@ -56,6 +61,7 @@ pub(super) fn fetch(
     if settings.offline {
         return job.resolve_from_cache();
     }
+    // A name with a commit needs no request if all its files are in the cache.
     if let Some(commit) = repo_ref.commit()
         && let Some(resolved) = job.cached_at_commit(commit, UnknownFilePolicy::AskHub)?
     {
@@ -67,7 +73,7 @@ pub(super) fn fetch(
     };
     match job.resolve_from_cache() {
         Ok(Some(resolved)) => {
-            tracing::warn!("using {} from the cache: {error}", resolved.origin);
+            tracing::warn!("using {} from the cache, which may be outdated: {error}", resolved.origin);
             Ok(Some(resolved))
         }
         Err(cache_error) if cache_error.kind() != ErrorKind::Config => Err(cache_error),
@@ -76,7 +82,7 @@ pub(super) fn fetch(
     }
 }
 
-/// One call of [`fetch`].
+/// The arguments of one call of [`fetch`], and the cache folder of its repository.
 struct FetchJob<'a> {
     selection: &'a dyn FileSelection,
     repo_ref: &'a RepoRef,
@@ -88,12 +94,16 @@ struct FetchJob<'a> {
 /// What to do about an optional file if the cache does not know whether the commit has it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum UnknownFilePolicy {
+    /// Treat the cache as incomplete, so that the hub is asked.
     AskHub,
+    /// Continue without the file, and log a warning.
     Skip,
 }
 
 impl FetchJob<'_> {
-    /// The files of `commit` from the cache; `None` if it lacks one.
+    /// The paths of the selected files of `commit` in the cache, without any request to the hub. `None` if
+    /// the cache lacks a file or, with [`UnknownFilePolicy::AskHub`], does not know whether the commit has an
+    /// optional file; the caller then asks the hub.
     fn cached_at_commit(
         &self,
         commit: &str,
@@ -119,23 +129,28 @@ impl FetchJob<'_> {
         }
         for file in skipped {
             tracing::warn!(
-                "the cache does not know whether {} has a {file}: continuing without it",
+                "the download cache does not say whether {} has the optional file {file}: continuing without \
+                 that file",
                 self.repo_ref
             );
         }
         Ok(Some(self.resolved(commit, files)))
     }
 
-    /// The files from the cache, of the requested commit or the last downloaded commit of the branch or tag.
+    /// The selected files from the cache, without any request, for use offline or while the hub is down:
+    /// those of the requested commit or, for a branch or tag, of its latest downloaded commit. `None` if the
+    /// cache has no such commit or lacks a file.
     fn resolve_from_cache(&self) -> Result<Option<ResolvedFiles>, HubError> {
-        let last_commit = || self.cache.read_ref(self.repo_ref.revision_or_main());
-        match self.repo_ref.commit().map(str::to_owned).or_else(last_commit) {
+        let latest_commit = || self.cache.read_ref(self.repo_ref.revision_or_main());
+        match self.repo_ref.commit().map(str::to_owned).or_else(latest_commit) {
             Some(commit) => self.cached_at_commit(&commit, UnknownFilePolicy::Skip),
             None => Ok(None),
         }
     }
 
-    /// Resolves the revision on the hub, and downloads the files that the cache lacks.
+    /// Asks the hub for the current commit of the branch or tag, and downloads those of the selected files of
+    /// that commit that the cache lacks. Holds a lock meanwhile, so that other processes wait instead of
+    /// downloading the same files.
     fn resolve_from_hub(&self) -> Result<ResolvedFiles, HubError> {
         let client = HubClient::new(self.repo_ref, self.settings)?;
         let RevisionInfo { commit, files: mut listed } = client.resolve_revision()?;
@@ -167,9 +182,9 @@ impl FetchJob<'_> {
         }
         if self.selection.needs_file_list() {
             tracing::info!(
-                "fetching {n_missing} of the {} files of {}",
-                requested.len(),
-                self.repo_ref.at_revision(&commit)
+                "{}: downloading {n_missing} of the {} files (the others are in the download cache)",
+                self.repo_ref.at_revision(&commit),
+                requested.len()
             );
         }
 
@@ -193,7 +208,9 @@ impl FetchJob<'_> {
         Ok(self.resolved(&commit, files))
     }
 
-    /// Stores the file list of `commit`, if needed, and the commit of the branch or tag.
+    /// Stores in the cache that the branch or tag points to `commit` now, and the names of all files of the
+    /// commit, `listed`, if the selection needs them, so that
+    /// [`resolve_from_cache`](Self::resolve_from_cache) finds both when the hub is down.
     fn record_commit(&self, commit: &str, listed: Option<&[String]>) -> Result<(), HubError> {
         if self.selection.needs_file_list()
             && let Some(listed) = listed
@@ -206,8 +223,10 @@ impl FetchJob<'_> {
         }
     }
 
-    /// A verified file from the cache or the hub; `None` if the commit has no such file and does not list it
-    /// either. A damaged or interrupted download is repeated once.
+    /// The local path of `file` of `commit`, verified by its hash: from the cache, or else downloaded. `None`
+    /// if the commit has no such file. `is_listed` says whether the hub lists the file among those of the
+    /// commit, `None` if there is no list; it is an error if a listed file is not delivered. A damaged or
+    /// interrupted download is repeated once.
     fn fetch_file(
         &self,
         client: &HubClient<'_>,
@@ -251,17 +270,22 @@ impl FetchJob<'_> {
                 }
             };
             if is_retry {
-                // hf-hub saves an error page as if it were the file; another request tells which error it is.
+                // hf-hub saves an error page as if it were the file: a request for one byte tells the error.
                 let is_mismatch = matches!(error, HubError::HashMismatch { .. });
                 let server_error = is_mismatch.then(|| client.probe_file(commit, file).err()).flatten();
                 return Err(server_error.unwrap_or(error));
             }
-            tracing::warn!("{file} arrived damaged: downloading it once more");
+            tracing::warn!(
+                "the download of {file} was damaged or interrupted: downloading the file once more"
+            );
             is_retry = true;
         }
     }
 
-    /// The error of a downloaded file with a wrong hash, which is removed; `None` for a correct file.
+    /// Compares the hash of a downloaded file with that of the hub. `path` is the file in the cache, `file`
+    /// its name in the repository, and `before` the cached contents (blobs) before the download. Removes a
+    /// file with a wrong hash and returns the error to report for it; `None` if the hash is right or not
+    /// known.
     fn verify_download(
         &self,
         path: &Path,
@@ -273,12 +297,13 @@ impl FetchJob<'_> {
                 HashCheck::Match => {}
                 HashCheck::Unknown => {
                     tracing::warn!(
-                        "{} provides no hash of {file}: using it unchecked",
+                        "{} provides no hash of {file}, so damage cannot be detected: using the file \
+                         unchecked",
                         self.settings.base_url()
                     );
                 }
                 HashCheck::Mismatch(found) => {
-                    self.cache.remove_download(path, &blob, self.settings.idle_timeout)?;
+                    self.cache.remove_damaged_download(path, &blob, self.settings.idle_timeout)?;
                     let name = self.repo_ref.name_with_file(Some(file));
                     return Ok(Some(HubError::HashMismatch { name, expected: blob, found }));
                 }
@@ -287,22 +312,29 @@ impl FetchJob<'_> {
         Ok(None)
     }
 
-    /// Cleans up after a failed download, which is the reported error; errors of the cleanup are logged.
+    /// Removes what a failed download has left in the cache; `before` are the cached contents (blobs) before
+    /// the download. Errors of this cleanup are only logged, because the caller reports why the download
+    /// failed.
     fn remove_leftovers(&self, before: &BlobSnapshot) {
         if let Err(error) = self.cache.remove_leftovers(before) {
             tracing::warn!("{error}");
         }
     }
 
+    /// Looks up `file` of `commit` in the cache and verifies it, with the idle timeout of the settings.
     fn lookup(&self, commit: &str, file: &str) -> Result<CacheEntry, HubError> {
         self.cache.lookup(commit, file, self.settings.idle_timeout)
     }
 
-    /// The stored file list of `commit`, if it is needed and known.
+    /// The names of all files of `commit`, as the cache has stored them; `None` if the selection does not
+    /// need them or the cache does not have them.
     fn file_list(&self, commit: &str) -> Option<Vec<String>> {
         self.selection.needs_file_list().then(|| self.cache.file_list(commit)).flatten()
     }
 
+    /// The result of a fetch from `files`, the local paths of the requested files in order (`None` for
+    /// optional files that the commit lacks): adds the `hf://` name with `commit`, for messages, and the
+    /// folder.
     fn resolved(&self, commit: &str, files: Vec<Option<PathBuf>>) -> ResolvedFiles {
         ResolvedFiles {
             origin: self.repo_ref.at_revision(commit).to_string(),

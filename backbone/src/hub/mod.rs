@@ -3,12 +3,13 @@
 //! The crate hf-hub downloads files and lays out the cache, but does not verify them. [`fetch_weights`] and
 //! [`fetch_dataset`] add:
 //!
-//! - Every file is checked against its etag, a hash that is also its name in the cache, after the download
-//!   and at every later use, so a copy damaged by a killed process, another program or the disk is never
-//!   read. It is removed and downloaded again, once. If the etags of a server are not hashes, a warning is
-//!   logged.
-//! - A revision is first resolved to a commit, and all files are taken from that commit. Cached files are not
-//!   requested again; if the revision is a commit, nothing is requested.
+//! - Every file is checked against its etag, the hash of its content that the hub sends and by which the
+//!   cache names the file: after the download and at every later use. So a copy damaged by a killed process,
+//!   another program or the disk is never read; it is removed and downloaded again, once. If the etags of a
+//!   server are not hashes, a warning is logged.
+//! - A revision (a branch, tag or commit) is first resolved to a commit, and all files are taken from that
+//!   commit. Cached files are not requested again; if the revision is a commit and all files are cached,
+//!   nothing is requested.
 //! - If the hub is down, the last downloaded commit of the branch or tag is used, with a warning. A data set
 //!   is used only if the cache has all requested files, which it knows from the stored file list of the
 //!   commit.

@@ -1,4 +1,4 @@
-//! `hf://` names.
+//! Parsing and checking of `hf://` names of weights and data sets on the Hugging Face hub.
 
 use std::fmt;
 use std::str::FromStr;
@@ -16,8 +16,8 @@ use super::error::HubError;
 /// ```
 /// use headstock_backbone::HubSource;
 ///
-/// let source: HubSource = "timm/resnet50.a1_in1k@main".parse()?;
-/// assert_eq!((source.repo(), source.revision(), source.file()), ("timm/resnet50.a1_in1k", Some("main"), None));
+/// let source: HubSource = "timm/resnet50.a1_in1k@main".parse()?; assert_eq!((source.repo(),
+/// source.revision(), source.file()), ("timm/resnet50.a1_in1k", Some("main"), None));
 /// assert_eq!(source.to_string(), "hf://timm/resnet50.a1_in1k@main");
 /// # Ok::<(), headstock_backbone::HubError>(())
 /// ```
@@ -52,7 +52,8 @@ impl HubSource {
         self.file().unwrap_or("model.safetensors")
     }
 
-    /// The path of a file in the folder of the weights.
+    /// The path in the repository of `file`, a file name, in the folder of the weights: for `config.json`,
+    /// which lies next to the weights.
     pub(super) fn sibling_path(&self, file: &str) -> String {
         match self.weights_path().rsplit_once('/') {
             Some((folder, _)) => format!("{folder}/{file}"),
@@ -70,13 +71,14 @@ impl fmt::Display for HubSource {
 impl FromStr for HubSource {
     type Err = HubError;
 
-    /// Parses a name without `hf://`.
+    /// Parses the name of weights without `hf://`: `owner/name`, optionally followed by `@revision` and by
+    /// `/file`, a `.safetensors` file.
     fn from_str(name: &str) -> Result<Self, HubError> {
         let invalid_name =
             |problem: &str| HubError::InvalidName { name: name.into(), problem: problem.into() };
         let repo_ref = RepoRef::parse(RepoKind::Weights, name).map_err(invalid_name)?;
         if let Some(file) = &repo_ref.path {
-            check_file(file).map_err(invalid_name)?;
+            check_weights_path(file).map_err(invalid_name)?;
         }
         Ok(Self(repo_ref))
     }
@@ -106,6 +108,7 @@ impl FromStr for HubSource {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HubDataset {
     repo_ref: RepoRef,
+    /// The path in `repo_ref` as a pattern; `None` without a path.
     pattern: Option<Glob>,
 }
 
@@ -132,7 +135,7 @@ impl HubDataset {
         &self.repo_ref
     }
 
-    /// Matches the files and folders that the path selects.
+    /// Matches the files and folders that the path selects; `None` without a path.
     pub(super) fn path_matcher(&self) -> Option<GlobMatcher> {
         self.pattern.as_ref().map(Glob::compile_matcher)
     }
@@ -147,12 +150,13 @@ impl fmt::Display for HubDataset {
 impl FromStr for HubDataset {
     type Err = HubError;
 
-    /// Parses a name without `hf://`.
+    /// Parses the name of a data set without `hf://`: `datasets/owner/name`, optionally followed by
+    /// `@revision` and by `/path`, a folder, file or glob pattern.
     fn from_str(name: &str) -> Result<Self, HubError> {
         let invalid_name =
             |problem: &str| HubError::InvalidDatasetName { name: name.into(), problem: problem.into() };
         let Some(rest) = name.strip_prefix(RepoKind::Dataset.prefix()) else {
-            return Err(invalid_name("it does not start with `datasets/`"));
+            return Err(invalid_name("the name does not start with `datasets/`"));
         };
         let mut repo_ref = RepoRef::parse(RepoKind::Dataset, rest).map_err(invalid_name)?;
         let Some(path) = &mut repo_ref.path else {
@@ -161,10 +165,11 @@ impl FromStr for HubDataset {
         if let Some(folder) = path.strip_suffix('/') {
             *path = folder.to_owned();
         }
-        // Wildcards match within names, so they are as safe as letters.
+        // Wildcards cannot lead out of the repository, so for this check they are replaced by a letter.
         if !is_safe_relative_path(&path.replace(['*', '?'], "x")) {
             return Err(invalid_name("the path must be inside the repository"));
         }
+        // `literal_separator`: `*` and `?` do not match `/`.
         let pattern = GlobBuilder::new(path).literal_separator(true).build();
         let pattern = pattern
             .map_err(|error| invalid_name(&format!("the path is an invalid pattern: {}", error.kind())))?;
@@ -172,7 +177,7 @@ impl FromStr for HubDataset {
     }
 }
 
-/// The kind of a repository.
+/// The kind of a repository on the hub.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RepoKind {
     Weights,
@@ -180,7 +185,7 @@ pub(super) enum RepoKind {
 }
 
 impl RepoKind {
-    /// The prefix of `owner/name` in `hf://` names and in URLs.
+    /// What precedes `owner/name` in `hf://` names and in URLs of web pages.
     pub(super) fn prefix(self) -> &'static str {
         match self {
             Self::Weights => "",
@@ -188,7 +193,8 @@ impl RepoKind {
         }
     }
 
-    /// The prefix of a repository's folder in the cache.
+    /// The first word of the name of a repository's folder in the cache, `models--owner--name` for example,
+    /// as in huggingface_hub.
     pub(super) fn cache_prefix(self) -> &'static str {
         match self {
             Self::Weights => "models",
@@ -196,7 +202,7 @@ impl RepoKind {
         }
     }
 
-    /// The name of the contents in messages.
+    /// What a repository of this kind contains, for messages about downloads.
     pub(super) fn label(self) -> &'static str {
         match self {
             Self::Weights => "weights",
@@ -209,26 +215,33 @@ impl RepoKind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct RepoRef {
     kind: RepoKind,
+    /// `owner/name`.
     repo: String,
+    /// A branch, tag or commit; `None` for the default branch.
     revision: Option<String>,
+    /// A file, folder or pattern in the repository; `None` for the default of the kind.
     path: Option<String>,
 }
 
 impl RepoRef {
-    /// Parses a name without `hf://` and the prefix of `kind`; does not check the path.
+    /// Parses `owner/name@revision/path`, a name without `hf://` and the prefix of `kind`, where `@revision`
+    /// and `/path` are optional. Checks all parts except the path, whose rules depend on the kind. The error
+    /// is the problem, for [`HubError::InvalidName`] or [`HubError::InvalidDatasetName`].
     fn parse(kind: RepoKind, full_name: &str) -> Result<Self, &'static str> {
-        let (owner, rest) = full_name.split_once('/').ok_or("the owner is missing")?;
-        let (name, rest) = rest.split_at(rest.find(['@', '/']).unwrap_or(rest.len()));
-        let (revision, rest) = match rest.strip_prefix('@') {
-            Some(rest) => {
-                let (revision, rest) = rest.split_at(end_of_revision(rest));
-                (Some(revision.replace("%2F", "/").replace("%2f", "/")), rest)
+        let (owner, after_owner) = full_name.split_once('/').ok_or("the owner is missing")?;
+        let name_end = after_owner.find(['@', '/']).unwrap_or(after_owner.len());
+        let (name, after_name) = after_owner.split_at(name_end);
+        let (revision, path) = match after_name.strip_prefix('@') {
+            Some(revision_and_path) => {
+                let (revision, path) = revision_and_path.split_at(revision_length(revision_and_path));
+                // `%2F` stands for a slash in a branch name; a plain slash would end the revision.
+                (Some(revision.replace("%2F", "/").replace("%2f", "/")), path)
             }
-            None => (None, rest),
+            None => (None, after_name),
         };
         check_repo(owner, name)?;
         let revision = revision.map(check_revision).transpose()?;
-        let path = rest.strip_prefix('/').map(str::to_owned);
+        let path = path.strip_prefix('/').map(str::to_owned);
         Ok(Self { kind, repo: format!("{owner}/{name}"), revision, path })
     }
 
@@ -241,7 +254,7 @@ impl RepoRef {
         &self.repo
     }
 
-    /// The path of the repository's web page on the hub.
+    /// The path of the repository's web page in URLs of the hub.
     pub(super) fn page_path(&self) -> String {
         format!("{}{}", self.kind.prefix(), self.repo)
     }
@@ -267,13 +280,15 @@ impl RepoRef {
         Self { path, ..self.clone() }.to_string()
     }
 
-    /// The same repository and path at another revision.
+    /// The same repository and path at a different revision, for names with the commit that was downloaded.
     pub(super) fn at_revision(&self, revision: &str) -> Self {
         Self { revision: Some(revision.into()), ..self.clone() }
     }
 }
 
 impl fmt::Display for RepoRef {
+    /// Writes the name with `hf://`, such that it can be parsed again: a slash in the revision becomes `%2F`,
+    /// because a plain slash would end the revision.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "hf://{}{}", self.kind.prefix(), self.repo)?;
         if let Some(revision) = &self.revision {
@@ -286,7 +301,7 @@ impl fmt::Display for RepoRef {
     }
 }
 
-/// Whether a revision is a whole commit hash.
+/// Whether a revision is a complete commit hash (40 hexadecimal digits), not a branch or tag.
 pub(super) fn is_commit(revision: &str) -> bool {
     revision.len() == 40 && revision.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
@@ -294,38 +309,41 @@ pub(super) fn is_commit(revision: &str) -> bool {
 /// The hub's limit for the length of `owner/name`.
 const MAX_REPO_LENGTH: usize = 96;
 
-/// The length of the revision at the start of `rest`, which follows the `@`.
-fn end_of_revision(rest: &str) -> usize {
-    let n_parts = if rest.starts_with("refs/pr/") || rest.starts_with("refs/convert/") { 3 } else { 1 };
-    rest.match_indices('/').nth(n_parts - 1).map_or(rest.len(), |(end, _)| end)
+/// The number of bytes of the revision at the start of `name`, the part of a name after the `@`. It ends at
+/// the first slash, or at the third one for `refs/pr/N` and `refs/convert/NAME`.
+fn revision_length(name: &str) -> usize {
+    let n_parts = if name.starts_with("refs/pr/") || name.starts_with("refs/convert/") { 3 } else { 1 };
+    name.match_indices('/').nth(n_parts - 1).map_or(name.len(), |(end, _)| end)
 }
 
-/// Checks the rules of the hub (`validate_repo_id` of huggingface_hub).
+/// Checks owner and name by the rules of the hub (`validate_repo_id` of huggingface_hub), before any request.
+/// The error is the rule that is violated.
 fn check_repo(owner: &str, name: &str) -> Result<(), &'static str> {
     for part in [owner, name] {
         if part.is_empty() {
-            return Err("owner and name must not be empty");
+            return Err("both the owner and the name of the repository are needed");
         }
         if !part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)) {
-            return Err("owner and name may only contain letters, digits, `-`, `_` and `.`");
+            return Err("the owner and the name may only contain letters, digits, `-`, `_` and `.`");
         }
         if part.contains("--") || part.contains("..") {
-            return Err("owner and name must not contain `--` or `..`");
+            return Err("neither the owner nor the name may contain `--` or `..`");
         }
         if part.starts_with(['-', '.']) || part.ends_with(['-', '.']) {
-            return Err("owner and name must not start or end with `-` or `.`");
+            return Err("neither the owner nor the name may start or end with `-` or `.`");
         }
     }
     if name.ends_with(".git") {
         return Err("the name must not end with `.git`");
     }
     if owner.len() + 1 + name.len() > MAX_REPO_LENGTH {
-        return Err("owner and name are longer than 96 characters");
+        return Err("`owner/name` is longer than 96 characters, the limit of the hub");
     }
     Ok(())
 }
 
-/// Checks a revision, which becomes a path in the cache, and converts commit hashes to lower case.
+/// Checks that a revision is safe as a path in the cache, and returns it, with a commit hash in lower case as
+/// the hub writes it. The error is the rule that is violated.
 fn check_revision(revision: String) -> Result<String, &'static str> {
     if !is_safe_relative_path(&revision) {
         return Err("the revision is not a valid branch, tag or commit");
@@ -333,7 +351,9 @@ fn check_revision(revision: String) -> Result<String, &'static str> {
     Ok(if is_commit(&revision) { revision.to_ascii_lowercase() } else { revision })
 }
 
-fn check_file(file: &str) -> Result<(), &'static str> {
+/// Checks that the requested weights are a `.safetensors` file whose path cannot lead out of the cache
+/// folder. The error is the rule that is violated.
+fn check_weights_path(file: &str) -> Result<(), &'static str> {
     if !is_safe_relative_path(file) {
         return Err("the file must be a path inside the repository");
     }
@@ -343,8 +363,10 @@ fn check_file(file: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Whether a path, joined to a directory, stays inside it and has no special characters.
+/// Whether a path, joined to a directory, stays inside it and has no special characters. Paths from the hub
+/// or from an `hf://` name become paths in the cache, so they are checked first.
 pub(super) fn is_safe_relative_path(path: &str) -> bool {
+    // A component of dots alone, such as `..`, can lead to another folder.
     let is_plain_component = |part: &str| {
         !part.is_empty() && part.chars().any(|c| c != '.') && !part.contains(['\\', ':', '?', '*'])
     };
@@ -404,9 +426,9 @@ mod tests {
         for (text, problem) in [
             ("", "owner"),
             ("resnet50", "owner"),
-            ("/resnet50", "empty"),
-            ("timm/", "empty"),
-            ("timm/@main", "empty"),
+            ("/resnet50", "both"),
+            ("timm/", "both"),
+            ("timm/@main", "both"),
             ("ti mm/resnet50", "letters"),
             ("timm/resnet50#1", "letters"),
             ("ti--mm/resnet50", "`--`"),

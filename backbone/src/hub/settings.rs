@@ -28,8 +28,8 @@ impl HubSettings {
     /// The settings from the environment variables of huggingface_hub, with its defaults:
     ///
     /// - `endpoint`: `HF_ENDPOINT`.
-    /// - `cache`: `HF_HUB_CACHE`, or `HF_HOME/hub`, where `HF_HOME` is `XDG_CACHE_HOME/huggingface` or
-    ///   `~/.cache/huggingface` by default.
+    /// - `cache`: `HF_HUB_CACHE` (or its old name `HUGGINGFACE_HUB_CACHE`), or `HF_HOME/hub`, where `HF_HOME`
+    ///   is `XDG_CACHE_HOME/huggingface` or `~/.cache/huggingface` by default.
     /// - `token`: `HF_TOKEN`, or the file `HF_TOKEN_PATH`, or the file `HF_HOME/token`; none if
     ///   `HF_HUB_DISABLE_IMPLICIT_TOKEN` is set.
     /// - `offline`: `HF_HUB_OFFLINE`.
@@ -44,6 +44,9 @@ impl HubSettings {
         Self::from_variables(|name| env::var_os(name), env::home_dir())
     }
 
+    /// The settings from environment variables, with the defaults and the precedence of huggingface_hub.
+    /// `variable` reads a variable; tests pass a function of their own instead of setting variables.
+    /// `user_home` is the folder that `~` means.
     fn from_variables(variable: impl Fn(&str) -> Option<OsString>, user_home: Option<PathBuf>) -> Self {
         let user_home = user_home.unwrap_or_default();
         let non_empty = |name| variable(name).filter(|value| !value.is_empty());
@@ -81,13 +84,13 @@ impl HubSettings {
     }
 }
 
-/// Replaces a leading `~`, as Python's `expanduser` does for the current user.
+/// Replaces a leading `~` with `user_home`, as Python's `expanduser` does for the current user.
 fn expand_tilde(path: &Path, user_home: &Path) -> PathBuf {
     path.strip_prefix("~").map_or_else(|_| path.to_owned(), |rest| user_home.join(rest))
 }
 
 impl fmt::Debug for HubSettings {
-    /// Hides the token.
+    /// Writes all fields as the derived `Debug` would, but hides the token, a secret, from logs.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("HubSettings")
             .field("endpoint", &self.endpoint)
@@ -113,9 +116,8 @@ mod tests {
 
     #[test]
     fn without_variables_the_defaults_are_those_of_huggingface_hub() {
-        let HubSettings { endpoint, cache, token, offline, idle_timeout: patience, retry_delay: pause } =
-            settings(&[]);
-        assert_eq!((patience, pause), (Duration::from_secs(60), Duration::from_millis(250)));
+        let HubSettings { endpoint, cache, token, offline, idle_timeout, retry_delay } = settings(&[]);
+        assert_eq!((idle_timeout, retry_delay), (Duration::from_secs(60), Duration::from_millis(250)));
         assert_eq!(endpoint, "https://huggingface.co");
         assert_eq!(cache, Path::new("/home/ann/.cache/huggingface/hub"));
         assert_eq!((token, offline), (None, false));

@@ -1,4 +1,4 @@
-//! Verification of cached blobs against their names.
+//! Verification of blobs, the downloaded files in the cache: each is named after the hash of its contents.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -20,7 +20,9 @@ pub(super) enum Etag<'a> {
 }
 
 impl<'a> Etag<'a> {
-    pub(super) fn new(name: &'a str) -> Self {
+    /// Recognizes the kind of hash that is the name of a blob (the contents of a cached file), for
+    /// [`check_hash`], by the number of its hexadecimal digits: SHA-256 has 64, git's SHA-1 has 40.
+    pub(super) fn from_blob_name(name: &'a str) -> Self {
         match name.len() {
             _ if !name.bytes().all(|byte| byte.is_ascii_hexdigit()) => Self::Opaque,
             64 => Self::Sha256(name),
@@ -30,23 +32,26 @@ impl<'a> Etag<'a> {
     }
 }
 
-/// The result of comparing a blob with its name.
+/// The result of comparing the contents of a blob with the hash in its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum HashCheck {
+    /// The contents have the hash in the name.
     Match,
-    /// The name is not a hash.
+    /// The name is not a hash, so the contents cannot be checked.
     Unknown,
     /// The contents have this hash instead.
     Mismatch(String),
 }
 
-/// Compares the contents of a blob with the hash in its name.
+/// Compares the contents of the file `blob` with the hash that its name on the hub, `name`, is, to detect
+/// damaged downloads. Returns [`HashCheck::Unknown`] if the name is no hash.
 pub(super) fn check_hash(blob: &Path, name: &str) -> io::Result<HashCheck> {
-    let (expected, found) = match Etag::new(name) {
+    let (expected, found) = match Etag::from_blob_name(name) {
         Etag::Opaque => return Ok(HashCheck::Unknown),
         Etag::Sha256(expected) => (expected, hash_file(Sha256::new(), File::open(blob)?)?),
         Etag::Git(expected) => {
             let file = File::open(blob)?;
+            // The hash of a file in git includes this header before the contents.
             let header = format!("blob {}\0", file.metadata()?.len());
             (expected, hash_file(Sha1::new().chain_update(header), file)?)
         }
@@ -54,18 +59,20 @@ pub(super) fn check_hash(blob: &Path, name: &str) -> io::Result<HashCheck> {
     Ok(if found.eq_ignore_ascii_case(expected) { HashCheck::Match } else { HashCheck::Mismatch(found) })
 }
 
-/// The hash of the remaining contents of a file, in hexadecimal.
-fn hash_file<D: Digest>(mut hash: D, mut file: File) -> io::Result<String> {
+/// Adds the contents of `file` to `hasher`, which may already contain a header, and returns the hash in
+/// hexadecimal.
+fn hash_file<D: Digest>(mut hasher: D, mut file: File) -> io::Result<String> {
+    // 256 KiB.
     let mut buffer = vec![0; 1 << 18];
     loop {
         match file.read(&mut buffer) {
             Ok(0) => break,
-            Ok(length) => hash.update(&buffer[..length]),
+            Ok(length) => hasher.update(&buffer[..length]),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }
-    Ok(hash.finalize().iter().fold(String::new(), |mut hex, byte| {
+    Ok(hasher.finalize().iter().fold(String::new(), |mut hex, byte| {
         // Writing to a `String` cannot fail.
         let _ = write!(hex, "{byte:02x}");
         hex

@@ -8,10 +8,10 @@ use super::name::{HubSource, RepoRef};
 use super::settings::HubSettings;
 use crate::source::{DownloadProgress, WeightFiles, is_pickled};
 
-/// The config of the architecture, with timm's preprocessing.
+/// The file that names the architecture and holds timm's preprocessing.
 const CONFIG: &str = "config.json";
 
-/// The config of transformers' preprocessing.
+/// The file that holds transformers' preprocessing.
 const PREPROCESSOR: &str = "preprocessor_config.json";
 
 /// Fetches weights, and `config.json` and `preprocessor_config.json` from the same folder if they exist, with
@@ -23,7 +23,10 @@ pub fn fetch_weights(source: &HubSource, progress: &dyn DownloadProgress) -> Res
     fetch_weights_with(source, &HubSettings::from_environment(), progress)
 }
 
-/// Like [`fetch_weights`], with explicit settings.
+/// Returns local paths of the weights `source`, and of `config.json` and `preprocessor_config.json` from the
+/// same folder if they exist; downloads those that the cache lacks, and reports this to `progress`.
+///
+/// It reads no environment variables: cache folder, access token and timeouts are those of `settings`.
 ///
 /// # Errors
 /// The errors of [`fetch_weights`].
@@ -37,6 +40,7 @@ pub fn fetch_weights_with(
         cache: settings.cache.clone(),
     };
     let resolved = files::fetch(source, settings, progress)?.ok_or_else(offline_error)?;
+    // The three files in the order of `select_files`; a file that the repository lacks is `None`.
     let mut files = resolved.files.into_iter();
     let [config, preprocessor, weights] = [(); 3].map(|()| files.next().flatten());
     Ok(WeightFiles {
@@ -52,11 +56,14 @@ impl FileSelection for HubSource {
         self.repo_ref()
     }
 
+    /// No: the paths of the files are known from the name.
     fn needs_file_list(&self) -> bool {
         false
     }
 
-    /// The small files come first, so that problems show before the weights are downloaded.
+    /// The files to download: both config files, which may be missing, and the weights. The small files come
+    /// first, so that problems show before the weights are downloaded. If the paths of all files of the
+    /// repository are known (`listed`) and the weights are not among them, the error says what is.
     fn select_files(&self, listed: Option<&[String]>) -> Result<Vec<RequestedFile>, HubError> {
         if let Some(listed) = listed
             && !listed.iter().any(|file| file == self.weights_path())
@@ -69,7 +76,8 @@ impl FileSelection for HubSource {
     }
 }
 
-/// The error for a repository whose files, `listed`, do not include the weights.
+/// The error for a repository whose files, `listed`, do not include the requested weights. To help the user
+/// correct the name, it names the other `.safetensors` files, or else a PyTorch file, or else all files.
 fn weights_not_found(source: &HubSource, listed: &[String]) -> HubError {
     let name = source.repo_ref().repo_name();
     let mut found = listed.to_vec();

@@ -5,18 +5,19 @@ use rayon::prelude::*;
 
 use crate::resnet_spec::{Activation, BATCH_NORM_EPS};
 
-/// Positions per parallel task. The sums of a channel are computed per task first, so results do not depend
-/// on threads.
+/// Rows per parallel task; a row holds the `C` values of a position. The sums of a channel are computed per
+/// task first, so results do not depend on the number of threads.
 const ROWS_PER_TASK: usize = 256;
 /// Channels that are summed in registers at a time.
 const LANES: usize = 32;
 
-/// `1 / sqrt(variance + eps)`
+/// `1 / sqrt(variance + eps)`, the factor with which BatchNorm normalizes a channel.
 pub(super) fn inverse_std(variance: f32) -> f64 {
     1.0 / (f64::from(variance) + BATCH_NORM_EPS).sqrt()
 }
 
-/// Mean and variance of each channel of `[..., C]`.
+/// Mean and variance of each channel of a batch of activations `[..., C]`, with which BatchNorm normalizes
+/// this batch in mode `Train`.
 #[derive(Clone, Debug)]
 pub(super) struct BatchStatistics {
     /// The number of values per channel.
@@ -28,10 +29,12 @@ pub(super) struct BatchStatistics {
 }
 
 impl BatchStatistics {
-    /// The statistics of `xs`, `[..., C]`.
+    /// Computes the statistics with which BatchNorm normalizes a batch in training: mean and variance of each
+    /// channel over all positions of the activations `xs`, `[..., C]` with `C = channels`.
     pub(super) fn from_activations(channels: usize, xs: &[f32]) -> Self {
         let count = xs.len() / channels;
-        // Sums are relative to the first value of each channel, which preserves precision far from 0.
+        // The sums are of `d` and `d²`, where `d` is the difference from the first value of the channel:
+        // the variance, `mean(d²) - mean(d)²`, would lose precision with values far from 0.
         let origin = &xs[..channels];
         let [sums, squares] = channel_sums(
             channels,
@@ -52,7 +55,10 @@ impl BatchStatistics {
         Self { count, mean, variance }
     }
 
-    /// The activation of `(x - mean) / sqrt(variance + eps) · γ + β + residual`, for `[..., C]`.
+    /// The forward pass of BatchNorm in training: normalizes the activations `xs`, whose statistics these
+    /// are, and writes `activation((x - mean) / sqrt(variance + eps) · γ + β + residual)` to `out`. `gamma`
+    /// (`γ`) and `beta` (`β`) are `[C]`, a value per channel; `xs`, `out` and `residual`, the output of the
+    /// shortcut of a residual block, are `[..., C]`.
     pub(super) fn normalize(
         &self,
         gamma: &[f32],
@@ -64,7 +70,9 @@ impl BatchStatistics {
     ) {
         let channels = gamma.len();
         let scale: Vec<f32> = channel_scales(gamma, &self.variance).map(|scale| scale as f32).collect();
+        // The lowest value that the activation outputs.
         let floor = if activation == Activation::Relu { 0.0 } else { f32::NEG_INFINITY };
+        // Each task computes this many values in parallel with the others.
         let task_len = ROWS_PER_TASK * channels;
         out.par_chunks_mut(task_len).enumerate().for_each(|(task, out)| {
             let range = task * task_len..task * task_len + out.len();
@@ -90,19 +98,24 @@ impl BatchStatistics {
         });
     }
 
-    /// Writes the gradient of the input `xs` to `grad_input`, and returns the gradients of `γ` and `β`.
+    /// The backward pass of BatchNorm in training: from `grad_output` (`g`), the gradient of the loss by the
+    /// output before the activation, computes those by the input `xs`, whose statistics these are, and by
+    /// `γ` and `β`. Writes the first to `grad_input` and returns the other two, `[C]` each. With
+    /// `std = sqrt(variance + eps)`, `x̂ = (x - mean) / std` and means per channel:
+    /// `∂x = γ / std · (g - mean(g) - x̂ · mean(g · x̂))`, `∂γ = Σ g · x̂` and `∂β = Σ g`.
     pub(super) fn backward(
         &self,
         gamma: &[f32],
         xs: &[f32],
-        gradient: &[f32],
+        grad_output: &[f32],
         grad_input: &mut [f32],
     ) -> [Vec<f32>; 2] {
         let channels = gamma.len();
         let mean = &self.mean[..channels];
+        // `Σ g · (x - mean)` and `Σ g` of each channel.
         let [products, sums] = channel_sums(
             channels,
-            [xs, gradient],
+            [xs, grad_output],
             #[inline(always)]
             |[x, g], channel| {
                 let (centered, g) = (f64::from(x) - f64::from(mean[channel]), f64::from(g));
@@ -115,6 +128,7 @@ impl BatchStatistics {
         for channel in 0..channels {
             let inverse = inverse_std(self.variance[channel]);
             let scale = f64::from(gamma[channel]) * inverse;
+            // `mean(g · x̂) / std`
             let slope = inverse * inverse * products[channel] / self.count as f64;
             g_coef.push(scale as f32);
             x_coef.push((-scale * slope) as f32);
@@ -122,7 +136,7 @@ impl BatchStatistics {
             grad_gamma.push((inverse * products[channel]) as f32);
         }
         let task_len = ROWS_PER_TASK * channels;
-        let tasks = xs.par_chunks(task_len).zip(gradient.par_chunks(task_len));
+        let tasks = xs.par_chunks(task_len).zip(grad_output.par_chunks(task_len));
         grad_input.par_chunks_mut(task_len).zip(tasks).for_each(|(out, (xs, gs))| {
             Arch::new().dispatch(
                 #[inline(always)]
@@ -142,12 +156,14 @@ impl BatchStatistics {
     }
 }
 
-/// `γ / sqrt(variance + eps)` of each channel.
+/// The factor of each channel in BatchNorm, `γ / sqrt(variance + eps)`; `gamma` (`γ`) and `variance` are
+/// `[C]`.
 fn channel_scales(gamma: &[f32], variance: &[f32]) -> impl Iterator<Item = f64> {
     gamma.iter().zip(variance).map(|(gamma, variance)| f64::from(*gamma) * inverse_std(*variance))
 }
 
-/// BatchNorm with fixed statistics, as a scale and a shift per channel, `[C]`.
+/// BatchNorm with fixed statistics, as `x · scale + shift` per channel, `[C]`, which a convolution can apply
+/// to its output.
 #[derive(Clone, Debug)]
 pub(super) struct ScaleShift {
     pub(super) scale: Vec<f32>,
@@ -155,6 +171,9 @@ pub(super) struct ScaleShift {
 }
 
 impl ScaleShift {
+    /// Converts a BatchNorm with fixed statistics to a scale and a shift per channel, which a convolution can
+    /// apply to its output: `scale = γ / sqrt(variance + eps)` and `shift = β - mean · scale`. `mean` and
+    /// `variance` are the statistics, `gamma` (`γ`) and `beta` (`β`) the parameters, all `[C]`.
     pub(super) fn new(mean: &[f32], variance: &[f32], gamma: &[f32], beta: &[f32]) -> Self {
         let shift = beta
             .iter()
@@ -165,8 +184,10 @@ impl ScaleShift {
     }
 }
 
-/// For each channel the sums over all positions of the two `summands`, which are computed from the values of
-/// `tensors`, `[..., C]`, at a position.
+/// Returns two sums over all positions for each channel, `[C]` each: those from which BatchNorm's statistics
+/// or gradients are computed. The function `summands` gives what a position adds to the two sums of a
+/// channel, from the values of the `tensors`, `[..., C]`, there and the index of the channel. Tasks in
+/// parallel sum over [`ROWS_PER_TASK`] positions each, then their sums are added in order.
 fn channel_sums<const N: usize>(
     channels: usize,
     tensors: [&[f32]; N],
@@ -182,11 +203,12 @@ fn channel_sums<const N: usize>(
             Arch::new().dispatch(
                 #[inline(always)]
                 || {
+                    // The sums of `LANES` channels from `first` on are in registers.
                     for first in (0..channels).step_by(LANES) {
                         let lanes = LANES.min(channels - first);
                         let mut lane_sums = [[0.0; LANES]; 2];
-                        for row in (0..tensors[0].len()).step_by(channels) {
-                            let values = tensors.map(|values| &values[row + first..][..lanes]);
+                        for row_start in (0..tensors[0].len()).step_by(channels) {
+                            let values = tensors.map(|values| &values[row_start + first..][..lanes]);
                             for lane in 0..lanes {
                                 let added = summands(values.map(|values| values[lane]), first + lane);
                                 lane_sums[0][lane] += added[0];

@@ -4,6 +4,8 @@
 //! and nothing but the output is saved. The gradient of the scale needs `Σ g · Σ w x` (the output gradient
 //! times the convolution's output), which equals `Σ w · Σ g x` (the weights times their gradients). With
 //! batch statistics, the convolution's output is saved, and the unit's output is recomputed from it.
+//!
+//! In formulas `g` is the gradient of the output, `x` an input and `w` a weight of the convolution.
 
 use headstock_engine::training::{ConvOps, ConvShape, ScaledWeights, TrainEpilogue, WeightGrad};
 
@@ -18,7 +20,7 @@ use crate::resnet_spec::{Activation, ConvGeometry};
 /// The weight of the batch in the running statistics, as in PyTorch.
 const MOMENTUM: f32 = 0.1;
 
-/// A convolution and its BatchNorm.
+/// A trainable convolution and the BatchNorm that follows it (a unit).
 #[derive(Debug)]
 pub(super) struct ConvBnUnit {
     /// The name of the BatchNorm.
@@ -49,12 +51,16 @@ pub(super) struct TrainContext<'a> {
 /// What the backward pass of a unit needs from its forward pass, besides input and output.
 #[derive(Debug)]
 pub(super) enum SavedForBackward {
+    /// After a forward pass with running statistics: the shape of the convolution.
     RunningStats(ConvShape),
-    /// The second field is the output of the convolution.
+    /// After a forward pass with statistics of the batch: the shape and the output of the convolution, and
+    /// the statistics of that output.
     BatchStats(ConvShape, Buffer, BatchStatistics),
 }
 
 impl ConvBnUnit {
+    /// The shape of the convolution for an input of shape `input`, `[N, H, W, C]`, in the type that the
+    /// engine's training functions take.
     fn conv_shape(&self, input: NhwcShape) -> ConvShape {
         let ConvGeometry { stride, padding } = self.geometry;
         ConvShape {
@@ -69,23 +75,26 @@ impl ConvBnUnit {
         }
     }
 
+    /// The shape of the output, `[N, H', W', O]`, for an input of shape `input`.
     pub(super) fn output_shape(&self, input: NhwcShape) -> NhwcShape {
         let [height, width] = self.conv_shape(input).output_size();
         NhwcShape { images: input.images, height, width, channels: self.outputs }
     }
 
-    /// BatchNorm with running statistics as a scale and a shift per channel.
+    /// BatchNorm with running statistics, as a scale and a shift of each output channel.
     fn running_scale_shift(&self, store: &ParameterStore) -> ScaleShift {
         let (gamma, beta) = self.affine_parameters(store);
         ScaleShift::new(&self.running_mean, &self.running_var, gamma, beta)
     }
 
-    /// `γ` and `β`, `[O]`.
+    /// Scale `γ` and shift `β` of the BatchNorm, `[O]` each.
     fn affine_parameters<'a>(&self, store: &'a ParameterStore) -> (&'a [f32], &'a [f32]) {
         (&store.values[self.gamma_id], &store.values[self.beta_id])
     }
 
-    /// Convolution and BatchNorm, plus `residual`, then the activation.
+    /// Applies `activation` to `BatchNorm(convolution(input)) + residual`. Returns what
+    /// [`backward`](Self::backward) needs, and the output, `[N, H', W', O]`. `residual` is the shortcut, in
+    /// the shape of the output; `mode` selects the statistics of BatchNorm.
     pub(super) fn forward(
         &self,
         ctx: &mut TrainContext<'_>,
@@ -100,6 +109,9 @@ impl ConvBnUnit {
         }
     }
 
+    /// [`forward`](Self::forward) with running statistics (mode `Frozen`). They are fixed, so BatchNorm is a
+    /// scale of the weights and a bias, and the convolution computes everything in one pass. Returns what the
+    /// backward pass needs, and the output.
     fn forward_with_running_stats(
         &self,
         ctx: &mut TrainContext<'_>,
@@ -121,6 +133,9 @@ impl ConvBnUnit {
         Ok((SavedForBackward::RunningStats(shape), out))
     }
 
+    /// [`forward`](Self::forward) with statistics of the batch (mode `Train`): computes the convolution, then
+    /// the statistics of its output, then BatchNorm. Returns what the backward pass needs, and the output. An
+    /// output with a single position is an error, because its variance is undefined.
     fn forward_with_batch_stats(
         &self,
         ctx: &mut TrainContext<'_>,
@@ -143,7 +158,9 @@ impl ConvBnUnit {
         Ok((SavedForBackward::BatchStats(shape, conv_output, statistics), out))
     }
 
-    /// Recomputes the output, after a ReLU and without a residual; `None` with running statistics.
+    /// Recomputes the output of a unit with a ReLU and without a residual from `saved`, what its forward pass
+    /// saved, so that a block need not keep that output in memory until the backward pass. With running
+    /// statistics, `saved` does not suffice, and the result is `None`.
     pub(super) fn recompute_output(
         &self,
         ctx: &mut TrainContext<'_>,
@@ -156,8 +173,10 @@ impl ConvBnUnit {
         Some(out)
     }
 
-    /// Accumulates the gradients of the parameters, given the gradient of the output before the activation.
-    /// Returns what [`backward_input`](Self::backward_input) needs.
+    /// The first half of the backward pass: adds the gradients of the loss by the parameters (the weights,
+    /// `γ` and `β`) to those in `ctx.store`, given `grad_output`, the gradient of the output before the
+    /// activation, and `saved` and `input` of the forward pass. Returns what
+    /// [`backward_input`](Self::backward_input), the second half, needs.
     pub(super) fn backward(
         &self,
         ctx: &mut TrainContext<'_>,
@@ -171,19 +190,23 @@ impl ConvBnUnit {
                 let (values, grad_weight, accumulate) = ctx.store.gradient_mut(self.weight_id);
                 let weights = ScaledWeights { values, scale: Some(&scale) };
                 let out = WeightGrad { values: grad_weight, accumulate };
-                let sums = ctx.conv_ops.backward_weights(&shape, input, grad_output, weights, out)?;
+                // The forward pass was `scale · y + shift`, with `y`, the output of the convolution before
+                // BatchNorm. `grads.scale` is `Σ g · y` and `grads.bias` is `Σ g`; from both follows
+                // `∂γ = Σ g · (y - mean) / std`, and `∂β` is `Σ g`.
+                let grads = ctx.conv_ops.backward_weights(&shape, input, grad_output, weights, out)?;
                 let grad_gamma: Vec<f32> = (0..self.outputs)
                     .map(|channel| {
-                        let centered = f64::from(sums.scale[channel])
-                            - f64::from(self.running_mean[channel]) * f64::from(sums.bias[channel]);
+                        let centered = f64::from(grads.scale[channel])
+                            - f64::from(self.running_mean[channel]) * f64::from(grads.bias[channel]);
                         (centered * inverse_std(self.running_var[channel])) as f32
                     })
                     .collect();
                 ctx.store.accumulate_gradient(self.gamma_id, &grad_gamma);
-                ctx.store.accumulate_gradient(self.beta_id, &sums.bias);
+                ctx.store.accumulate_gradient(self.beta_id, &grads.bias);
                 Ok(InputGradContext { shape, scale: Some(scale), grad_conv_output: None })
             }
             SavedForBackward::BatchStats(shape, conv_output, statistics) => {
+                // First backward through BatchNorm, then through the convolution.
                 let mut grad_conv_output = ctx.buffers.acquire(conv_output.len());
                 let gamma = &ctx.store.values[self.gamma_id];
                 let [grad_gamma, grad_beta] =
@@ -200,26 +223,31 @@ impl ConvBnUnit {
         }
     }
 
-    /// Writes the gradient of the input to `out`, given the gradient of the output before the activation.
+    /// The second half of the backward pass, which the first trained unit does not need: writes the gradient
+    /// of the input to `grad_input`, given `grad_output`, the gradient of the output before the activation,
+    /// and `grad_context`, the result of [`backward`](Self::backward). `epilogue` is applied to the result,
+    /// for a sum with another gradient or for the ReLU before this unit.
     pub(super) fn backward_input(
         &self,
         ctx: &mut TrainContext<'_>,
         grad_context: &InputGradContext,
         grad_output: &[f32],
         epilogue: TrainEpilogue<'_>,
-        out: &mut [f32],
+        grad_input: &mut [f32],
     ) -> Result<(), BackboneError> {
         let InputGradContext { shape, scale, grad_conv_output } = grad_context;
         let weights = ScaledWeights { values: &ctx.store.values[self.weight_id], scale: scale.as_deref() };
-        let gradient = grad_conv_output.as_deref().unwrap_or(grad_output);
-        Ok(ctx.conv_ops.backward_input(shape, gradient, weights, epilogue, out)?)
+        let grad_conv_output = grad_conv_output.as_deref().unwrap_or(grad_output);
+        Ok(ctx.conv_ops.backward_input(shape, grad_conv_output, weights, epilogue, grad_input)?)
     }
 
-    /// Moves the running statistics towards those of a batch, with the unbiased variance.
+    /// Moves the running statistics, with which BatchNorm normalizes outside of training, towards those of a
+    /// batch, as PyTorch does after each training step: `running += MOMENTUM · (batch - running)`. The
+    /// variance of the batch is unbiased here: divided by `count - 1` instead of `count`.
     pub(super) fn update_running_stats(&mut self, batch: &BatchStatistics) {
         let unbiased = batch.count as f32 / (batch.count - 1) as f32;
-        let move_towards = |running: &mut [f32], batch: &[f32], factor: f32| {
-            for (running, value) in running.iter_mut().zip(batch) {
+        let move_towards = |running: &mut [f32], batch_values: &[f32], factor: f32| {
+            for (running, value) in running.iter_mut().zip(batch_values) {
                 *running += MOMENTUM * (factor * value - *running);
             }
         };
@@ -228,17 +256,18 @@ impl ConvBnUnit {
     }
 }
 
-/// What the gradient of a unit's input is computed from.
+/// What the gradient of a unit's input is computed from, besides the gradient of its output.
 #[derive(Debug)]
 pub(super) struct InputGradContext {
     shape: ConvShape,
-    /// The factor of the weights of each output channel.
+    /// The factor of the weights of each output channel; `None` for 1.
     scale: Option<Vec<f32>>,
     /// The gradient of the convolution's output, unless it is the gradient of the unit's output.
     pub(super) grad_conv_output: Option<Buffer>,
 }
 
 impl SavedForBackward {
+    /// Returns the buffer with the saved output of the convolution, if any, to the pool.
     pub(super) fn release(self, buffers: &mut BufferPool) {
         if let Self::BatchStats(_, conv_output, _) = self {
             buffers.release(conv_output);

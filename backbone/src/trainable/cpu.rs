@@ -13,19 +13,23 @@ use crate::error::BackboneError;
 use crate::layer::FeatureLayer;
 use crate::resnet_spec::Activation;
 
-/// The engine, the workspace, and what the last training forward pass saved.
+/// Runs forward and backward passes on the CPU.
 #[derive(Debug)]
 pub(super) struct CpuBackend {
+    /// The engine's convolutions and their gradients.
     conv_ops: ConvOps,
+    /// Memory for activations and gradients, reused by all steps.
     buffers: BufferPool,
+    /// What the last training forward pass saved; `None` after the backward pass.
     cache: Option<CpuStepCache>,
 }
 
-/// What the backward pass needs from the forward pass.
+/// What the backward pass of the network needs from the forward pass of a training step.
 #[derive(Debug)]
 struct CpuStepCache {
     /// The input of the first trained stage.
     input: Buffer,
+    /// `None` if the stem is not trained.
     stem: Option<StemCache>,
     /// The trained blocks, which are the last blocks of the network.
     blocks: Vec<BlockCache>,
@@ -37,36 +41,43 @@ struct CpuStepCache {
 #[derive(Debug)]
 struct StemCache {
     saved: SavedForBackward,
+    /// The shape of the input of the max pool.
     pool_input_shape: NhwcShape,
-    /// For each output of the max pool, the position of the maximum in its window.
+    /// For each output of the max pool, the index (0 to 8) of the maximum in its window.
     argmax: Vec<u8>,
+    /// The output of the max pool, which is the output of the stem.
     pooled: Buffer,
 }
 
 impl CpuBackend {
+    /// A backend that uses the fastest instruction set of this CPU.
     pub(super) fn new() -> Result<Self, BackboneError> {
         Self::with_isa(Isa::choose(DType::F32)?)
     }
 
-    /// Uses an explicit instruction set.
+    /// A backend that uses the given instruction set instead of the fastest one, for tests.
     pub(super) fn with_isa(isa: Isa) -> Result<Self, BackboneError> {
         Ok(Self { conv_ops: ConvOps::new(isa)?, buffers: BufferPool::default(), cache: None })
     }
 
-    /// Features `[N, F]` of activations `[N, H, W, C]`, with running statistics.
+    /// Features `[N, F]` for evaluation: all BatchNorms use running statistics, and nothing is saved. `input`
+    /// is what the first stage of `network` takes: normalized images or the activations of the stage before
+    /// it.
     pub(super) fn forward(
         &mut self,
         network: &mut TrainableNetwork,
         input: NhwcView<'_>,
     ) -> Result<Vec<f32>, BackboneError> {
-        let (shape, out) = self.forward_frozen(network, |_| true, input)?;
+        let (shape, out) = self.forward_frozen(network, |_every_stage| true, input)?;
         let features = pooling::global_avg_pool(shape, out.as_deref().unwrap_or(input.values));
         self.buffers.release_all(out);
         Ok(features)
     }
 
-    /// Features of a training step, and the statistics of the batch for each unit that uses them, in the
-    /// order of the parameters.
+    /// The forward pass of a training step; `step` names the first trained stage and the mode of BatchNorm.
+    /// Returns the features, `[N, F]`, and the statistics of the batch for each BatchNorm that uses them, in
+    /// the order of the parameters: the caller updates the running statistics with them. Saves what
+    /// [`backward`](Self::backward) needs, for the trained stages only.
     pub(super) fn forward_training(
         &mut self,
         network: &mut TrainableNetwork,
@@ -106,8 +117,9 @@ impl CpuBackend {
         Ok((features, statistics))
     }
 
-    /// Accumulates the gradients of the trained parameters, given the gradient of the features of the last
-    /// training forward pass, `[N, F]`.
+    /// The backward pass of a training step: adds the gradients of the trained parameters to those in
+    /// `network.store`, given `grad_features`, the gradient of the features that the last
+    /// [`forward_training`](Self::forward_training) returned, `[N, F]`.
     pub(super) fn backward(
         &mut self,
         network: &mut TrainableNetwork,
@@ -120,6 +132,7 @@ impl CpuBackend {
         let CpuStepCache { input, stem: stem_cache, blocks: mut caches, output_shape } = cache;
         let TrainableNetwork { store, stem, blocks } = network;
         let ctx = &mut TrainContext { store, conv_ops: &mut self.conv_ops, buffers: &mut self.buffers };
+        // The gradient of the output of the current block before its ReLU; `None` if no block is trained.
         let mut gradient = caches.last().map(|last| {
             let mut gradient = ctx.buffers.acquire(output_shape.n_values());
             pooling::global_avg_pool_backward(output_shape, grad_features, last.output(), &mut gradient);
@@ -130,6 +143,7 @@ impl CpuBackend {
             let stem_output = stem_cache.as_ref().map(|stem| &*stem.pooled);
             let previous = caches.last().map(BlockCache::output).or(stem_output);
             let block_input = previous.unwrap_or(&input);
+            // The first trained layer needs no gradient of its input.
             gradient = block.backward(ctx, cache, block_input, grad_output, previous.is_some())?;
         }
         if let (Some(unit), Some(cache), Some(gradient)) = (stem, stem_cache, gradient) {
@@ -139,7 +153,8 @@ impl CpuBackend {
         Ok(())
     }
 
-    /// Drops what the last training forward pass saved.
+    /// Drops what the last training forward pass saved, and returns its buffers to the pool; for a step that
+    /// gets no backward pass.
     pub(super) fn clear_cache(&mut self) {
         let Some(CpuStepCache { input, stem, blocks, .. }) = self.cache.take() else { return };
         self.buffers.release(input);
@@ -153,8 +168,9 @@ impl CpuBackend {
         }
     }
 
-    /// Runs the leading stages selected by `is_included` with running statistics. Returns the shape and the
-    /// output, `None` if no stage was run.
+    /// Runs the stages that `is_included` selects, the first stages of `network`, with running statistics and
+    /// without saving anything for a backward pass. Returns the shape of the output, and the output; the
+    /// latter is `None` if no stage was run, so that the output is `input`.
     fn forward_frozen(
         &mut self,
         network: &mut TrainableNetwork,
@@ -182,7 +198,7 @@ impl CpuBackend {
 }
 
 impl CpuStepCache {
-    /// The activations before global average pooling.
+    /// The input of global average pooling: the output of the last trained layer.
     fn output(&self) -> &[f32] {
         let stem = self.stem.as_ref().map(|stem| &*stem.pooled);
         self.blocks.last().map(BlockCache::output).or(stem).unwrap_or(&self.input)
@@ -190,7 +206,8 @@ impl CpuStepCache {
 }
 
 impl StemCache {
-    /// Convolution, BatchNorm, ReLU and max pool.
+    /// Runs the stem on normalized pixels `[N, H, W, 3]`: `unit` (convolution, BatchNorm and ReLU) and a max
+    /// pool. Returns the output, `pooled`, and what [`backward`](Self::backward) needs.
     fn forward(
         unit: &ConvBnUnit,
         ctx: &mut TrainContext<'_>,
@@ -206,19 +223,22 @@ impl StemCache {
         Ok(Self { saved, pool_input_shape, argmax, pooled })
     }
 
-    /// Accumulates the gradients of the parameters, given the gradient of the pooled output, zero where that
-    /// output is 0.
+    /// The backward pass of the stem: adds the gradients of the parameters of `unit`, its convolution and
+    /// BatchNorm, to those in `ctx.store`, given `input`, the normalized pixels, and `grad_pooled`, the
+    /// gradient of the output of the max pool. `grad_pooled` must be 0 where that output is 0, so that the
+    /// ReLU before the pool needs no backward pass: it passes on the gradient of a positive maximum.
     fn backward(
         self,
         unit: &ConvBnUnit,
         ctx: &mut TrainContext<'_>,
         input: &[f32],
-        gradient: Buffer,
+        grad_pooled: Buffer,
     ) -> Result<(), BackboneError> {
-        let mut grad_output = ctx.buffers.acquire(self.pool_input_shape.n_values());
-        pooling::max_pool_backward(self.pool_input_shape, &gradient, &self.argmax, &mut grad_output);
-        let grad_context = unit.backward(ctx, self.saved, input, &grad_output)?;
-        ctx.buffers.release_all([grad_output, gradient, self.pooled]);
+        // The gradient of the input of the max pool, which is the output of `unit`.
+        let mut grad_conv_bn = ctx.buffers.acquire(self.pool_input_shape.n_values());
+        pooling::max_pool_backward(self.pool_input_shape, &grad_pooled, &self.argmax, &mut grad_conv_bn);
+        let grad_context = unit.backward(ctx, self.saved, input, &grad_conv_bn)?;
+        ctx.buffers.release_all([grad_conv_bn, grad_pooled, self.pooled]);
         ctx.buffers.release_all(grad_context.grad_conv_output);
         Ok(())
     }

@@ -37,18 +37,21 @@ use crate::error::BackboneError;
 use crate::layer::FeatureLayer;
 use crate::resnet_spec::{self, ConvBn};
 
-/// The statistics that BatchNorm uses while the backbone is fine-tuned.
+/// The statistics (mean and variance per channel) with which BatchNorm normalizes while the backbone is
+/// fine-tuned.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum BatchNormMode {
     /// The running statistics of the pretrained weights, which do not change.
     #[default]
     Frozen,
-    /// The statistics of each batch, which also update the running statistics. Needs several values per channel.
+    /// The statistics of each batch, which also update the running statistics. A batch must have more than
+    /// one value per channel.
     Train,
 }
 
-/// The input of a stage: activations `[N, H, W, C]` or, for the stem, normalized pixels `[N, H, W, 3]`.
+/// The input of a stage for a batch of `N` images: the output of the stage before it, `[N, H, W, C]`, or, for
+/// the stem, normalized pixels, `[N, H, W, 3]`.
 #[derive(Clone, Copy, Debug)]
 pub struct StageActivations<'a> {
     /// The values, row-major.
@@ -63,37 +66,46 @@ pub struct StageActivations<'a> {
     pub channels: usize,
 }
 
-/// The last stages of a ResNet, from a chosen stage to global average pooling.
+/// The last stages of a ResNet, from a chosen stage to global average pooling, for fine-tuning.
 ///
 /// A training step is [`forward_training`](Self::forward_training), [`backward`](Self::backward), an update
-/// of [`parameters_mut`](Self::parameters_mut), and [`zero_gradients`](Self::zero_gradients). Gradients of
-/// several forward and backward passes accumulate.
+/// of [`parameters_mut`](Self::parameters_mut), and [`zero_gradients`](Self::zero_gradients). Without the
+/// last, the gradients of the next step are added to those of this one.
 #[derive(Debug)]
 pub struct TrainableBackbone {
     architecture: Architecture,
+    /// The BatchNorm mode of the trained stages; frozen stages always use running statistics.
     batch_norm_mode: BatchNormMode,
+    /// The first stage in memory; earlier stages are computed elsewhere, with frozen weights.
     first_loaded: FeatureLayer,
+    /// The first stage that is trained; loaded stages before it are frozen.
     first_trained: FeatureLayer,
     network: TrainableNetwork,
+    /// What computes forward and backward passes of `network`.
     backend: TrainingBackend,
 }
 
-/// The parameters and layers of the loaded stages.
+/// The layers of the loaded stages, and their parameters. A unit is a convolution with its BatchNorm.
 #[derive(Debug)]
 struct TrainableNetwork {
+    /// Values and gradients of the parameters, which the layers refer to by ID.
     store: ParameterStore,
+    /// The unit before the max pool; `None` if the stem is not loaded.
     stem: Option<ConvBnUnit>,
+    /// The residual blocks of all loaded stages, in the order of the forward pass.
     blocks: Vec<ResidualBlock>,
 }
 
-/// The implementation that runs the network.
+/// The implementation that computes forward and backward passes.
 #[derive(Debug)]
 enum TrainingBackend {
+    /// headstock's engine.
     Cpu(Box<CpuBackend>),
+    /// candle's operations. Tests also run it on the CPU.
     Gpu(GpuBackend),
 }
 
-/// The settings of a training step.
+/// The settings of a forward pass in training.
 #[derive(Clone, Copy, Debug)]
 struct TrainStep {
     /// The first trained stage.
@@ -103,8 +115,10 @@ struct TrainStep {
 }
 
 impl TrainableBackbone {
-    /// Loads the stages from `first_stage` on, all of them trainable, in `f32` on the CPU. With
-    /// [`FeatureLayer::Avgpool`] only global average pooling remains.
+    /// Loads the stages of a pretrained ResNet from `first_stage` on, for training in `f32` on the CPU.
+    /// `mode` selects the statistics that BatchNorm uses in training. All loaded stages are trained, until
+    /// [`set_trainable_from`](Self::set_trainable_from) freezes some. With [`FeatureLayer::Avgpool`] only
+    /// global average pooling remains, which has no parameters.
     ///
     /// # Errors
     /// [`BackboneError::Checkpoint`] for a NaN or infinite weight; [`BackboneError::Engine`] if a forced
@@ -117,9 +131,10 @@ impl TrainableBackbone {
         Self::load_on_device(checkpoint, first_stage, mode, DeviceChoice::Cpu, Precision::F32)
     }
 
-    /// Like [`load`](Self::load), on a device. With [`Precision::Bf16`] a GPU computes convolutions in
-    /// `bf16`; parameters, gradients and BatchNorm stay in `f32`. The CPU ignores the precision and computes
-    /// everything in `f32`.
+    /// Loads the stages of a pretrained ResNet from `first_stage` on, for training on `device`. `mode`
+    /// selects the statistics that BatchNorm uses in training. With [`Precision::Bf16`] a GPU computes
+    /// convolutions in `bf16`; parameters, gradients and BatchNorm stay in `f32`. The CPU ignores `precision`
+    /// and computes everything in `f32`.
     ///
     /// # Errors
     /// The errors of [`load`](Self::load); [`BackboneError::Device`] if the device is not available.
@@ -137,6 +152,10 @@ impl TrainableBackbone {
         Self::load_with_backend(checkpoint, first_stage, mode, backend)
     }
 
+    /// Reads the stages from `first_stage` on from `checkpoint`, to be trained with `backend`. Each stage is
+    /// a list of residual blocks; the stem, a single convolution with BatchNorm, is only loaded if it is
+    /// `first_stage`. `mode` selects the statistics that BatchNorm uses in training. The backend is an
+    /// argument so that tests can choose the instruction set of the CPU, or run the GPU backend on the CPU.
     fn load_with_backend(
         checkpoint: &Checkpoint,
         first_stage: FeatureLayer,
@@ -172,20 +191,24 @@ impl TrainableBackbone {
         })
     }
 
-    /// The parameters of all loaded stages, in the order of the forward pass.
+    /// The name, stage, role and shape of each parameter (a tensor that training changes) of the loaded
+    /// stages, in the order in which they were loaded. Their values are in
+    /// [`parameters_mut`](Self::parameters_mut).
     #[must_use]
     pub fn parameters(&self) -> &[TrainableParameter] {
         &self.network.store.parameters
     }
 
-    /// The number of features, `F`.
+    /// The number of features per image, `F`: the channels of the last stage, which a head takes as input.
     #[must_use]
     pub fn n_features(&self) -> usize {
         FeatureLayer::Avgpool.channels(self.architecture)
     }
 
-    /// Makes only `stage` and later stages trainable. Earlier loaded stages run frozen: with running
-    /// statistics and without gradients. Drops what the last training forward pass saved.
+    /// Freezes the loaded stages before `stage`, and trains `stage` and those after it, so that fine-tuning
+    /// can unfreeze one stage after the other. Frozen stages run with BatchNorm's running statistics and get
+    /// no gradients. Activations saved by the last [`forward_training`](Self::forward_training) are dropped,
+    /// because they are those of other stages.
     pub fn set_trainable_from(&mut self, stage: FeatureLayer) {
         self.first_trained = stage.max(self.first_loaded);
         match &mut self.backend {
@@ -194,7 +217,9 @@ impl TrainableBackbone {
         }
     }
 
-    /// Features `[N, F]`, with running statistics.
+    /// The forward pass for evaluation. `input` is that of the first loaded stage: the output of the frozen
+    /// stage before it or, for the stem, normalized pixels. Returns the features, `[N, F]`, row-major. All
+    /// BatchNorms use running statistics, and nothing is saved for a backward pass.
     ///
     /// # Errors
     /// [`BackboneError::Activations`] for an input with a wrong shape.
@@ -206,9 +231,10 @@ impl TrainableBackbone {
         }
     }
 
-    /// Features `[N, F]` of a training step; saves what [`backward`](Self::backward) needs. With
-    /// [`BatchNormMode::Train`] the trained stages use the statistics of the batch and update their running
-    /// statistics.
+    /// The forward pass of a training step. `input` is that of the first loaded stage, as for
+    /// [`forward`](Self::forward). Returns the features, `[N, F]`, row-major, and saves the activations that
+    /// [`backward`](Self::backward) needs. With [`BatchNormMode::Train`] the BatchNorms of trained stages use
+    /// the statistics of the batch and update their running statistics.
     ///
     /// # Errors
     /// [`BackboneError::Activations`] for an input with a wrong shape;
@@ -221,15 +247,17 @@ impl TrainableBackbone {
             TrainingBackend::Cpu(cpu) => cpu.forward_training(&mut self.network, input, step)?,
             TrainingBackend::Gpu(gpu) => gpu.forward_training(&self.network, input, step)?,
         };
+        // The statistics of the batch for each trained unit; empty in mode `Frozen`.
         for (unit, batch) in self.network.units_mut(self.first_trained).zip(&statistics) {
             unit.update_running_stats(batch);
         }
         Ok(features)
     }
 
-    /// Accumulates the gradients of the trained stages, given the gradient of the loss with respect to the
-    /// features of the last [`forward_training`](Self::forward_training), `[N, F]`. The parameters must not
-    /// change in between.
+    /// The backward pass of a training step: computes the gradients of the loss by the parameters of the
+    /// trained stages, and adds them to those in [`parameters_mut`](Self::parameters_mut). `grad_features` is
+    /// the gradient of the loss by the features that the last [`forward_training`](Self::forward_training)
+    /// returned, `[N, F]`. The parameters must not change between the two passes.
     ///
     /// # Errors
     /// [`BackboneError::GradientLength`] if there was no training forward pass since the last backward pass,
@@ -241,22 +269,27 @@ impl TrainableBackbone {
         }
     }
 
-    /// Sets all gradients to zero.
+    /// Sets the gradients of all parameters to zero, for the next training step, because
+    /// [`backward`](Self::backward) adds to them.
     pub fn zero_gradients(&mut self) {
         self.network.store.zero_gradients();
     }
 
-    /// The parameters of the trained stages, with their gradients.
+    /// The parameters of the trained stages, with their values and gradients, for an optimizer, which updates
+    /// the values.
     pub fn parameters_mut(&mut self) -> impl Iterator<Item = ParameterSlot<'_>> {
+        // The caller may change the values, so the copies on the GPU are stale.
         if let TrainingBackend::Gpu(gpu) = &mut self.backend {
             gpu.mark_stale(self.first_trained);
         }
         self.network.store.iter_mut_from(self.first_trained)
     }
 
-    /// Everything that training changes in the loaded stages, by torchvision's names: the parameters, and
-    /// `running_mean` and `running_var` of each BatchNorm, `[C]`.
+    /// Every tensor that training changes in the loaded stages, by torchvision's name: the parameters, and
+    /// `running_mean` and `running_var` of each BatchNorm, `[C]`. Training reads them to save its state, and
+    /// writes them to restore it. The values are in the layout of [`parameters`](Self::parameters).
     pub fn state_dict_mut(&mut self) -> impl Iterator<Item = (String, &mut [f32])> {
+        // The caller may change the values, so the copies on the GPU are stale.
         if let TrainingBackend::Gpu(gpu) = &mut self.backend {
             gpu.mark_stale(self.first_loaded);
         }
@@ -272,9 +305,10 @@ impl TrainableBackbone {
         names.zip(values.iter_mut().map(Vec::as_mut_slice)).chain(statistics)
     }
 
-    /// The tensors of all loaded stages in the layout of a checkpoint, by torchvision's names: convolution
-    /// weights `[O, C, K, K]`, and `weight`, `bias`, `running_mean` and `running_var` of each BatchNorm,
-    /// `[C]`.
+    /// The fine-tuned tensors of all loaded stages, by torchvision's names, to be stored and put in the place
+    /// of the pretrained ones by [`Checkpoint::with_tensors`]. They have the layout of a checkpoint: weights
+    /// of a convolution are `[O, C, K, K]` (output and input channels, kernel size); `weight`, `bias`,
+    /// `running_mean` and `running_var` of a BatchNorm are `[C]`.
     ///
     /// # Errors
     /// If candle fails, for example out of memory.
@@ -285,6 +319,7 @@ impl TrainableBackbone {
         {
             let values = Tensor::from_slice(values, shape.as_slice(), &Device::Cpu)?;
             let values = if *role == ParameterRole::ConvWeight {
+                // From `[K, K, C, O]`, the layout in training.
                 values.permute((3, 2, 0, 1))?.contiguous()?
             } else {
                 values
@@ -300,11 +335,14 @@ impl TrainableBackbone {
         Ok(tensors)
     }
 
-    /// Checks that the input has the channels of the first stage and as many values as its shape says.
+    /// Checks the input of a forward pass, and returns it in the type that the backends take. It is an error
+    /// if the input is empty, does not have the channels that the first loaded stage takes (3 for the stem),
+    /// or has another number of values than its shape says.
     fn checked_input<'a>(&self, input: StageActivations<'a>) -> Result<NhwcView<'a>, BackboneError> {
         let StageActivations { values, images, height, width, channels } = input;
         let previous_layer = FeatureLayer::ALL.into_iter().rev().find(|layer| *layer < self.first_loaded);
         let expected_channels = previous_layer.map_or(3, |layer| layer.channels(self.architecture));
+        // `None` if the product overflows.
         let count = [height, width, channels].into_iter().try_fold(images, usize::checked_mul);
         if channels != expected_channels || count != Some(values.len()) || values.is_empty() {
             return Err(BackboneError::Activations {
@@ -319,12 +357,13 @@ impl TrainableBackbone {
 }
 
 impl TrainableNetwork {
-    /// All units, in the order of their parameters.
+    /// All units (convolutions with their BatchNorm) of the loaded stages, in the order of their parameters.
     fn units(&self) -> impl Iterator<Item = &ConvBnUnit> {
         self.stem.iter().chain(self.blocks.iter().flat_map(ResidualBlock::units))
     }
 
-    /// The units of `first_stage` and all later stages, in the order of their parameters.
+    /// The units (convolutions with their BatchNorm) of `first_stage` and all later stages, in the order of
+    /// their parameters, to update the running statistics of the trained ones.
     fn units_mut(&mut self, first_stage: FeatureLayer) -> impl Iterator<Item = &mut ConvBnUnit> {
         let stem = self.stem.iter_mut().filter(move |_| first_stage == FeatureLayer::Stem);
         let blocks = self.blocks.iter_mut().filter(move |block| block.stage >= first_stage);
@@ -332,7 +371,9 @@ impl TrainableNetwork {
     }
 }
 
-/// Checks the length of a gradient of the features; `expected` is 0 without a training forward pass.
+/// Checks the gradient of the features that a backward pass gets: `found`, the number of its values, must be
+/// `expected`, the number of features of the last training forward pass. An `expected` of 0 means that there
+/// was no such pass since the last backward pass, which is an error, too.
 fn check_gradient_length(expected: usize, found: usize) -> Result<(), BackboneError> {
     if expected == 0 || found != expected {
         return Err(BackboneError::GradientLength { expected, found });
@@ -340,16 +381,21 @@ fn check_gradient_length(expected: usize, found: usize) -> Result<(), BackboneEr
     Ok(())
 }
 
-/// Loads units from a checkpoint and assigns IDs to their parameters.
+/// Loads units (convolutions with their BatchNorm) from a checkpoint, one after the other.
 struct ParameterLoader<'a> {
+    /// The pretrained weights.
     checkpoint: &'a Checkpoint,
-    /// The stage of the next units.
+    /// The stage of the units that are loaded next; the caller sets it.
     stage: FeatureLayer,
+    /// The parameters of all units loaded so far.
     store: ParameterStore,
 }
 
 impl ParameterLoader<'_> {
-    /// Loads a convolution and its BatchNorm.
+    /// Loads the convolution and BatchNorm that `conv_bn` names. Their parameters go to the store, and the
+    /// returned unit has the IDs of these and the running statistics. The weights of the convolution are
+    /// permuted from `[O, C, K, K]` (output and input channels, kernel size) to `[K, K, C, O]`, the layout of
+    /// the matrix product that computes the convolution.
     fn load_unit(&mut self, conv_bn: &ConvBn) -> Result<ConvBnUnit, BackboneError> {
         let ConvBn { conv, bn, geometry } = conv_bn;
         let weight_name = format!("{conv}.weight");
@@ -378,7 +424,8 @@ impl ParameterLoader<'_> {
         })
     }
 
-    /// Adds a parameter of the current stage and returns its ID.
+    /// Adds a parameter of the current stage to the store: its name in the checkpoint, its role for the
+    /// optimizer, and its pretrained values. Returns its ID, by which a unit finds its values and gradient.
     fn add_parameter(
         &mut self,
         name: String,

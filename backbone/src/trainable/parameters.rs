@@ -35,7 +35,7 @@ pub struct ParameterSlot<'a> {
     pub gradient: &'a mut [f32],
 }
 
-/// All parameters, with values and gradients, indexed by parameter ID.
+/// All parameters, with values and gradients. The ID of a parameter is its index in each of the vectors.
 #[derive(Debug, Default)]
 pub(super) struct ParameterStore {
     pub(super) parameters: Vec<TrainableParameter>,
@@ -43,6 +43,7 @@ pub(super) struct ParameterStore {
     gradients: Vec<GradientBuffer>,
 }
 
+/// The gradient of a parameter, accumulated over backward passes.
 #[derive(Debug, Default)]
 struct GradientBuffer {
     /// Empty until first used.
@@ -52,7 +53,7 @@ struct GradientBuffer {
 }
 
 impl ParameterStore {
-    /// Adds a parameter and returns its ID.
+    /// Adds a parameter with its initial `values`, and returns its ID, the index for all other methods.
     pub(super) fn add(&mut self, parameter: TrainableParameter, values: Vec<f32>) -> usize {
         self.parameters.push(parameter);
         self.values.push(values);
@@ -60,15 +61,17 @@ impl ParameterStore {
         self.parameters.len() - 1
     }
 
-    /// The values and the gradient of a parameter, and whether the caller must add to that gradient or
-    /// overwrite it.
+    /// Returns the values of parameter `id`, its gradient, and whether the caller must add to that gradient
+    /// (`true`) or overwrite it (`false`: it counts as zero, but its memory holds old values). Afterwards the
+    /// gradient counts as set.
     pub(super) fn gradient_mut(&mut self, id: usize) -> (&[f32], &mut [f32], bool) {
         let (values, gradient) = (&self.values[id], &mut self.gradients[id]);
         gradient.values.resize(values.len(), 0.0);
         (values, &mut gradient.values, std::mem::replace(&mut gradient.is_set, true))
     }
 
-    /// Adds `added` to the gradient of a parameter.
+    /// Adds `added`, the result of a backward pass, to the gradient of parameter `id`. If that gradient
+    /// counts as zero, its memory holds old values, which `added` replaces.
     pub(super) fn accumulate_gradient(&mut self, id: usize, added: &[f32]) {
         let (_, gradient, accumulate) = self.gradient_mut(id);
         if accumulate {
@@ -78,11 +81,12 @@ impl ParameterStore {
         }
     }
 
+    /// Marks all gradients as zero, without touching their memory.
     pub(super) fn zero_gradients(&mut self) {
         self.gradients.iter_mut().for_each(|gradient| gradient.is_set = false);
     }
 
-    /// The parameters of `first_stage` and all later stages.
+    /// The parameters of `first_stage` and all later stages, with values and gradients, for an optimizer.
     pub(super) fn iter_mut_from(
         &mut self,
         first_stage: FeatureLayer,
@@ -92,6 +96,7 @@ impl ParameterStore {
         let trained = entries.filter(move |(parameter, _)| parameter.stage >= first_stage);
         trained.map(|(parameter, (values, gradient))| {
             if !gradient.is_set {
+                // The gradient counts as zero, but the optimizer reads its memory.
                 gradient.values.clear();
                 gradient.values.resize(values.len(), 0.0);
                 gradient.is_set = true;

@@ -3,7 +3,7 @@
 use pulp::Arch;
 use rayon::prelude::*;
 
-/// The shape `[N, H, W, C]`.
+/// The shape `[N, H, W, C]` of activations: images, height, width, channels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct NhwcShape {
     pub(super) images: usize,
@@ -30,6 +30,7 @@ impl NhwcShape {
         self.images * self.height * self.width
     }
 
+    /// Values of all images, `N · H · W · C`.
     pub(super) fn n_values(self) -> usize {
         self.n_positions() * self.channels
     }
@@ -40,14 +41,17 @@ impl NhwcShape {
     }
 }
 
-/// The input positions of a window along one axis, and the offset of the first one in the window (0 or 1).
+/// For window `window` of the max pool along an axis with `side` input positions: the range of the input
+/// positions in it, and the index in the window (0 to 2) of the first one, which is 1 if 0 is padding.
 fn window_range(window: usize, side: usize) -> (std::ops::Range<usize>, usize) {
     let first = (2 * window).saturating_sub(1);
     (first..(2 * window + 2).min(side), first + 1 - 2 * window)
 }
 
-/// PyTorch's `max_pool2d(3, stride=2, padding=1)`, and for each output the index (0 to 8) of the first
-/// maximum in its window.
+/// The max pool of the stem in a forward pass: PyTorch's `max_pool2d` with 3 x 3 windows, stride 2 and
+/// padding 1, of `input`, `[N, H, W, C]` of this `shape`. Writes the maxima to `out`, `[N, H', W', C]`. For
+/// [`max_pool_backward`], it writes the index (0 to 8, by rows) of the first maximum in each window to
+/// `argmax`, in the same shape.
 pub(super) fn max_pool(shape: NhwcShape, input: &[f32], out: &mut [f32], argmax: &mut [u8]) {
     let (pooled, channels) = (shape.after_max_pool(), shape.channels);
     out.par_chunks_exact_mut(pooled.row_len())
@@ -55,6 +59,7 @@ pub(super) fn max_pool(shape: NhwcShape, input: &[f32], out: &mut [f32], argmax:
         .enumerate()
         .for_each(|(row, (out, argmax))| {
             let (image, y) = (row / pooled.height, row % pooled.height);
+            // The input rows in the window, and the index (0 to 2) of the first one in the window.
             let (rows, first_row) = window_range(y, shape.height);
             Arch::new().dispatch(
                 #[inline(always)]
@@ -83,8 +88,16 @@ pub(super) fn max_pool(shape: NhwcShape, input: &[f32], out: &mut [f32], argmax:
         });
 }
 
-/// The gradient of the input of [`max_pool`], which has the given shape.
-pub(super) fn max_pool_backward(shape: NhwcShape, gradient: &[f32], argmax: &[u8], grad_input: &mut [f32]) {
+/// The backward pass of [`max_pool`], 3 x 3 windows with stride 2: writes the gradient of its input,
+/// `[N, H, W, C]` of this `shape`, to `grad_input`. Each position gets the sum of the output gradients of the
+/// windows whose maximum it is. `grad_output` is the gradient of the output, and `argmax` the index (0 to 8,
+/// by rows) of the maximum in each window, both `[N, H', W', C]`.
+pub(super) fn max_pool_backward(
+    shape: NhwcShape,
+    grad_output: &[f32],
+    argmax: &[u8],
+    grad_input: &mut [f32],
+) {
     let (pooled, channels) = (shape.after_max_pool(), shape.channels);
     grad_input.par_chunks_exact_mut(shape.row_len()).enumerate().for_each(|(row, grad_input)| {
         let (image, y) = (row / shape.height, row % shape.height);
@@ -93,13 +106,15 @@ pub(super) fn max_pool_backward(shape: NhwcShape, gradient: &[f32], argmax: &[u8
             || {
                 for (x, grad_input) in grad_input.chunks_exact_mut(channels).enumerate() {
                     grad_input.fill(0.0);
+                    // All windows that contain the position (y, x), and its index in them. Window w of an
+                    // axis covers the positions 2 w - 1 to 2 w + 1, so odd positions are in two windows.
                     for window_y in y / 2..(y / 2 + 1 + y % 2).min(pooled.height) {
                         for window_x in x / 2..(x / 2 + 1 + x % 2).min(pooled.width) {
                             let index = (3 * (y + 1 - 2 * window_y) + x + 1 - 2 * window_x) as u8;
                             let start =
                                 ((image * pooled.height + window_y) * pooled.width + window_x) * channels;
                             let window = start..start + channels;
-                            let (gs, argmax) = (&gradient[window.clone()], &argmax[window]);
+                            let (gs, argmax) = (&grad_output[window.clone()], &argmax[window]);
                             for ((sum, g), argmax) in grad_input.iter_mut().zip(gs).zip(argmax) {
                                 *sum += if *argmax == index { *g } else { 0.0 };
                             }
@@ -111,10 +126,11 @@ pub(super) fn max_pool_backward(shape: NhwcShape, gradient: &[f32], argmax: &[u8
     });
 }
 
-/// Means over the positions of each image, `[N, C]`.
+/// Global average pooling, the last step of a forward pass: returns the features `[N, C]`, the means over the
+/// `H x W` positions of each image of `input`, the activations `[N, H, W, C]` of this `shape`.
 pub(super) fn global_avg_pool(shape: NhwcShape, input: &[f32]) -> Vec<f32> {
     let channels = shape.channels;
-    let weight = 1.0 / (shape.height * shape.width) as f32;
+    let inverse_count = 1.0 / (shape.height * shape.width) as f32;
     let mut out = vec![0.0; shape.images * channels];
     out.par_chunks_exact_mut(channels).zip(input.par_chunks_exact(shape.height * shape.row_len())).for_each(
         |(out, image)| {
@@ -124,7 +140,7 @@ pub(super) fn global_avg_pool(shape: NhwcShape, input: &[f32]) -> Vec<f32> {
                     for xs in image.chunks_exact(channels) {
                         out.iter_mut().zip(xs).for_each(|(sum, x)| *sum += x);
                     }
-                    out.iter_mut().for_each(|sum| *sum *= weight);
+                    out.iter_mut().for_each(|sum| *sum *= inverse_count);
                 },
             );
         },
@@ -132,23 +148,26 @@ pub(super) fn global_avg_pool(shape: NhwcShape, input: &[f32]) -> Vec<f32> {
     out
 }
 
-/// The gradient of the input before its ReLU: zero where the input of the average pool is not positive.
+/// The backward pass of [`global_avg_pool`] and of the ReLU before it, the first step of backpropagation.
+/// Writes the gradient of the last block's output before its ReLU to `grad_input`: `grad_features / (H · W)`
+/// where `input` is positive, and 0 elsewhere. `input` is the output of that ReLU, `[N, H, W, C]` of this
+/// `shape`, and `grad_features` is the gradient of the features, `[N, C]`.
 pub(super) fn global_avg_pool_backward(
     shape: NhwcShape,
-    gradient: &[f32],
+    grad_features: &[f32],
     input: &[f32],
     grad_input: &mut [f32],
 ) {
     let (channels, image_len) = (shape.channels, shape.height * shape.row_len());
-    let weight = 1.0 / (shape.height * shape.width) as f32;
-    let images = gradient.par_chunks_exact(channels).zip(input.par_chunks_exact(image_len));
+    let inverse_count = 1.0 / (shape.height * shape.width) as f32;
+    let images = grad_features.par_chunks_exact(channels).zip(input.par_chunks_exact(image_len));
     grad_input.par_chunks_exact_mut(image_len).zip(images).for_each(|(grad_input, (gs, input))| {
         Arch::new().dispatch(
             #[inline(always)]
             || {
-                for (out, xs) in grad_input.chunks_exact_mut(channels).zip(input.chunks_exact(channels)) {
-                    for ((out, x), g) in out.iter_mut().zip(xs).zip(gs) {
-                        *out = if *x > 0.0 { weight * g } else { 0.0 };
+                for (grads, xs) in grad_input.chunks_exact_mut(channels).zip(input.chunks_exact(channels)) {
+                    for ((grad, x), g) in grads.iter_mut().zip(xs).zip(gs) {
+                        *grad = if *x > 0.0 { inverse_count * g } else { 0.0 };
                     }
                 }
             },

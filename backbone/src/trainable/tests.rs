@@ -114,6 +114,12 @@ fn no_gradient_passes_a_relu_at_exactly_0_on_any_instruction_set() {
 // effect: tune.batch_norm
 #[test]
 fn batch_norm_uses_batch_statistics_only_in_training() {
+    struct Step {
+        features_before: Vec<f32>,
+        training_features: Vec<f32>,
+        features_after: Vec<f32>,
+        running_stats: Vec<Vec<f32>>,
+    }
     let checkpoint = StateDict::from_formula("resnet18")
         .without_classifier()
         .with_damped_residuals()
@@ -126,32 +132,33 @@ fn batch_norm_uses_batch_statistics_only_in_training() {
         .map(|x| x.max(0.0))
         .collect();
     let input = StageActivations { values: &values, images, height, width, channels };
+    // A training step of a network whose convolution weights are multiplied by `factor`.
     let step = |mode, factor: f32| {
         let mut network = load(&checkpoint, FeatureLayer::Layer4, mode, Isa::Portable);
         for slot in network.parameters_mut().filter(|slot| slot.parameter.role == ParameterRole::ConvWeight) {
             slot.values.iter_mut().for_each(|value| *value *= factor);
         }
-        let before = network.forward(input).unwrap();
-        let during = network.forward_training(input).unwrap();
-        let after = network.forward(input).unwrap();
-        let statistics: Vec<Vec<f32>> = network
-            .state_dict_mut()
-            .filter(|(name, _)| name.contains(".running_"))
-            .map(|(_, values)| values.to_vec())
-            .collect();
-        (before, during, after, statistics)
+        let features_before = network.forward(input).unwrap();
+        let training_features = network.forward_training(input).unwrap();
+        let features_after = network.forward(input).unwrap();
+        let statistics = network.state_dict_mut().filter(|(name, _)| name.contains(".running_"));
+        let running_stats = statistics.map(|(_, values)| values.to_vec()).collect();
+        Step { features_before, training_features, features_after, running_stats }
     };
     let gap = |a: &[f32], b: &[f32]| {
         let largest = b.iter().fold(0f32, |max, x| max.max(x.abs()));
         a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max) / largest
     };
     let (unscaled, scaled) = (step(BatchNormMode::Train, 1.0), step(BatchNormMode::Train, 4.0));
-    assert!(gap(&scaled.1, &unscaled.1) < 1e-3, "{}", gap(&scaled.1, &unscaled.1));
-    assert!(gap(&scaled.0, &unscaled.0) > 0.5, "{}", gap(&scaled.0, &unscaled.0));
-    assert!(unscaled.0 != unscaled.2, "the running statistics were updated");
+    let batch_stats_gap = gap(&scaled.training_features, &unscaled.training_features);
+    let running_stats_gap = gap(&scaled.features_before, &unscaled.features_before);
+    assert!(batch_stats_gap < 1e-3 && running_stats_gap > 0.5, "{batch_stats_gap} {running_stats_gap}");
+    assert!(unscaled.features_before != unscaled.features_after, "the running statistics were updated");
     let (unscaled, scaled) = (step(BatchNormMode::Frozen, 1.0), step(BatchNormMode::Frozen, 4.0));
-    assert!(gap(&scaled.1, &unscaled.1) > 0.5);
-    assert!(unscaled.0 == unscaled.1 && unscaled.1 == unscaled.2 && unscaled.3 == scaled.3);
+    assert!(gap(&scaled.training_features, &unscaled.training_features) > 0.5);
+    assert!(unscaled.features_before == unscaled.training_features);
+    assert!(unscaled.training_features == unscaled.features_after);
+    assert!(unscaled.running_stats == scaled.running_stats);
 }
 
 #[test]
@@ -214,7 +221,8 @@ fn the_input_has_the_channels_of_the_previous_layer() {
             let wrong = StageActivations { height: 4, channels: 2 * channels, ..input };
             let error = network.forward(wrong).unwrap_err();
             let expected = format!(
-                "`{stage}` takes a non-empty input of shape [N, H, W, {channels}], not {} values of shape [2, 4, 8, {}]",
+                "`{stage}` takes a non-empty input of shape [N, H, W, {channels}], not {} values of shape \
+                 [2, 4, 8, {}]",
                 values.len(),
                 2 * channels
             );
@@ -272,8 +280,9 @@ fn a_failing_step_updates_no_running_statistics() {
     let values = vec![0.5; 4 * 4 * 128];
     let input = StageActivations { values: &values, images: 1, height: 4, width: 4, channels: 128 };
     let error = network.forward_training(input).unwrap_err();
-    let expected = "layer4.0.downsample.1: the variance of a single value per channel is undefined; train with a larger \
-                    batch or with `batch_norm = \"frozen\"`";
+    let expected = "BatchNorm layer4.0.downsample.1 cannot normalize a batch that has a single value per \
+                    channel, because the variance of one value is undefined: set a larger `tune.batch_size`, \
+                    or `tune.batch_norm = \"frozen\"`";
     assert_eq!(error.to_string(), expected);
     let after: Vec<Vec<f32>> = network.state_dict_mut().map(|(_, values)| values.to_vec()).collect();
     assert_eq!(before, after);

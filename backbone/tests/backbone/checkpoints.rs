@@ -94,11 +94,11 @@ fn missing_extra_and_misshapen_tensors_are_all_named() {
     state.0.insert("layer4.2.gate.bias".into(), extra);
     let error = state.to_dir().open_error();
     for part in [
-        "model.safetensors is not a complete resnet50",
-        "`layer3.5.conv1.weight` [256, 1024, 1, 1] is missing",
-        "`bn1.running_var` [64] is missing",
-        "`layer2.0.bn3.bias` is [16, 32], not [512]",
-        "`layer4.2.gate.bias` is unexpected",
+        "model.safetensors is not a complete resnet50 model",
+        "tensor `layer3.5.conv1.weight` [256, 1024, 1, 1] is missing",
+        "tensor `bn1.running_var` [64] is missing",
+        "tensor `layer2.0.bn3.bias` has shape [16, 32] instead of [512]",
+        "tensor `layer4.2.gate.bias` is unexpected; download or save the model again",
     ] {
         assert!(error.contains(part), "{error}");
     }
@@ -109,7 +109,7 @@ fn many_faults_are_counted_instead_of_listed() {
     let mut state = StateDict::from_formula("resnet18");
     state.0.retain(|name, _| !name.contains("layer1.0.conv") && !name.contains(".running_var"));
     let error = state.to_dir().open_error();
-    assert!(error.ends_with("and 14 more"), "{error}");
+    assert!(error.contains("; and 14 more; download or save"), "{error}");
 }
 
 #[test]
@@ -120,7 +120,8 @@ fn a_tensor_with_two_names_is_rejected() {
     let error = state.to_dir().open_error();
     assert!(
         error.contains(
-            "twice, as `embedder.embedder.convolution.weight` and as `resnet.embedder.embedder.convolution.weight`"
+            "twice, as `embedder.embedder.convolution.weight` and as \
+             `resnet.embedder.embedder.convolution.weight`"
         ),
         "{error}"
     );
@@ -132,7 +133,7 @@ fn weights_that_are_not_floating_point_are_rejected() {
     state.0.get_mut("layer1.0.bn1.bias").unwrap().0 = Dtype::I64;
     state.0.get_mut("layer1.0.bn1.bias").unwrap().2 = vec![0; 64 * 8];
     let error = state.to_dir().open_error();
-    let expected = "tensor `layer1.0.bn1.bias` has type I64; supported types are F32, F16 and BF16";
+    let expected = "tensor `layer1.0.bn1.bias` has type I64, but only F32, F16 and BF16 are supported";
     assert!(error.contains(expected), "{error}");
 }
 
@@ -165,8 +166,9 @@ fn truncated_files_are_rejected() {
         directory.write("model.safetensors", &whole[..length]);
         let error = directory.open_error();
         assert!(
-            error
-                .contains("model.safetensors is not a complete .safetensors file: download or copy it again"),
+            error.contains(
+                "model.safetensors is not a complete .safetensors file: download or copy the file again"
+            ),
             "{length}: {error}"
         );
     }
@@ -176,14 +178,15 @@ fn truncated_files_are_rejected() {
 fn errors_of_other_file_formats_name_the_format() {
     let directory = CheckpointDir::new();
     for (content, part) in [
-        (&b"PK\x03\x04 archive/data.pkl"[..], "is not a .safetensors file: convert"),
-        (b"\x80\x02\x8a\x0al\xfc\x9c\x46\xf9", "is not a .safetensors file: convert"),
+        (&b"PK\x03\x04 archive/data.pkl"[..], "is not a .safetensors file but a PyTorch file: convert"),
+        (b"\x80\x02\x8a\x0al\xfc\x9c\x46\xf9", "is not a .safetensors file but a PyTorch file: convert"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "is a Git LFS pointer"),
         (b"<!DOCTYPE html><title>404</title>", "is not a complete .safetensors file"),
         (b"\xff\xff\xff\xff\xff\xff\xff\xff{}", "is not a complete .safetensors file"),
         (
             b"\x02\0\0\0\0\0\0\0{}",
-            "is not a ResNet: no tensor is named like `layer1.0.conv1.weight`; the file has no tensors",
+            "is not a ResNet: no tensor is named like `layer1.0.conv1.weight`, as the file has no tensors; \
+             choose",
         ),
     ] {
         directory.write("model.safetensors", content);
@@ -195,7 +198,7 @@ fn errors_of_other_file_formats_name_the_format() {
 #[test]
 fn a_directory_needs_exactly_one_safetensors_file() {
     let directory = CheckpointDir::new();
-    assert!(directory.open_error().contains("has no .safetensors file"));
+    assert!(directory.open_error().contains("has no .safetensors file: put the model weights there"));
     directory.write("pytorch_model.bin", "");
     let error = directory.open_error();
     assert!(error.contains("has no .safetensors file: convert pytorch_model.bin"), "{error}");
@@ -203,17 +206,19 @@ fn a_directory_needs_exactly_one_safetensors_file() {
     directory.write("b.safetensors", "");
     let error = directory.open_error();
     assert!(
-        error.contains("name one of them in `backbone.weights` (a.safetensors, b.safetensors)"),
+        error.contains("in the config file to the path of one of them (a.safetensors, b.safetensors)"),
         "{error}"
     );
 
     let error = directory.open_named("c.safetensors").unwrap_err();
-    assert!(error_chain(&error).contains("there are no weights at"), "{error}");
+    assert!(error_chain(&error).contains("no model weights found at"), "{error}");
     assert_eq!(error.kind(), ErrorKind::Config);
     let error = directory.open_named("pytorch_model.bin").unwrap_err();
     assert!(matches!(error, BackboneError::Source(_)), "{error}");
     assert!(
-        error.to_string().contains("pytorch_model.bin is not a .safetensors file: convert it"),
+        error
+            .to_string()
+            .contains("pytorch_model.bin is not a .safetensors file but a PyTorch file: convert the file"),
         "{error}"
     );
 }
@@ -236,7 +241,7 @@ fn shards_are_rejected() {
     directory.write("model-00002-of-00002.safetensors", "");
     directory.write("model.safetensors.index.json", "{}");
     let error = directory.open_error();
-    assert!(error.contains("sharded weights"), "{error}");
+    assert!(error.contains("split over several files (sharded)"), "{error}");
 }
 
 #[test]
@@ -304,7 +309,8 @@ fn replaced_tensors_are_used_and_change_the_fingerprint() {
             .unwrap_err();
         let path = directory.path("model.safetensors");
         let expected = format!(
-            "{} has no tensor `{name}` of shape {shape} to replace with the fine-tuned one: these are other weights",
+            "{} has no tensor `{name}` of shape {shape}: the run was fine-tuned from different weights; use \
+             the weights that are recorded in the run",
             path.display()
         );
         assert_eq!(error.to_string(), expected);
@@ -350,7 +356,7 @@ fn pickle_files_are_recognized_by_their_extension() {
                 .open_named(&name)
                 .unwrap_err()
                 .to_string()
-                .contains("is not a .safetensors file: convert it")
+                .contains("is not a .safetensors file but a PyTorch file: convert the file")
         );
         assert!(
             directory.open_error().contains(&format!("has no .safetensors file: convert {name} in Python"))
@@ -359,7 +365,7 @@ fn pickle_files_are_recognized_by_their_extension() {
     let directory = CheckpointDir::new();
     directory.write("weights.npz", "");
     let error = directory.open_error();
-    assert!(error.ends_with("has no .safetensors file"), "{error}");
+    assert!(error.ends_with("or correct the path in `backbone.weights` in the config file"), "{error}");
     assert!(
         error_chain(&directory.open_named("weights.npz").unwrap_err())
             .contains("is not a complete .safetensors file")

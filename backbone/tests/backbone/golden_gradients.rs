@@ -45,6 +45,7 @@ pub(crate) fn assert_gradients_match_for_sizes(
             let features = network.forward_training(stem_input(&pixels, images, height, width)).unwrap();
             assert_close(&features, &f32_tensor(&golden, &format!("{key}.features")), TOLERANCE, &key);
             let found = gradients(&mut network, features.len());
+            // For each parameter eight sampled gradients and the largest magnitude.
             let rows = f32_tensor(&golden, &key);
             assert_eq!(rows.len(), 9 * found.len(), "{key}");
             let mut n_flipped = 0;

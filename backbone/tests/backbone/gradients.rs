@@ -52,14 +52,15 @@ fn later_stages_alone_have_the_gradients_of_the_whole_network() {
     let pixels = PixelBatch::new(&pixels, images, height, width).unwrap();
     let stages = FeatureLayer::ALL.into_iter().skip(1);
     for (previous, first_stage) in FeatureLayer::ALL.into_iter().zip(stages).take(4) {
-        let mut part = TrainableBackbone::load(&checkpoint, first_stage, BatchNormMode::Frozen).unwrap();
-        assert!(part.parameters().iter().all(|parameter| parameter.stage >= first_stage));
+        let mut later_stages =
+            TrainableBackbone::load(&checkpoint, first_stage, BatchNormMode::Frozen).unwrap();
+        assert!(later_stages.parameters().iter().all(|parameter| parameter.stage >= first_stage));
         let nchw = backbone.activations_nchw(pixels, previous).unwrap();
         let (images, channels, height, width) = nchw.dims4().unwrap();
         let values = nchw.permute((0, 2, 3, 1)).unwrap().flatten_all().unwrap().to_vec1().unwrap();
         let input = StageActivations { values: &values, images, height, width, channels };
-        let features = part.forward_training(input).unwrap();
-        let found = gradients(&mut part, features.len());
+        let features = later_stages.forward_training(input).unwrap();
+        let found = gradients(&mut later_stages, features.len());
         let first = expected.len() - found.len();
         for ((name, ours), (whole_name, whole)) in found.iter().zip(&expected[first..]) {
             assert_eq!(name, whole_name);

@@ -84,11 +84,21 @@ fn pixels_of_wrong_sizes_are_rejected() {
     let bytes = vec![0; 2 * 32 * 40 * 3];
     assert!(PixelBatch::new(&bytes, 2, 32, 40).is_ok() && PixelBatch::new(&bytes, 2, 40, 32).is_ok());
     for (images, height, width, expected) in [
-        (1, 32, 40, "7680 bytes are not [1, 32, 40, 3] pixels"),
-        (0, 32, 40, "not [0, 32, 40, 3]"),
-        (usize::MAX, 32, 40, "not ["),
-        (4, 16, 40, "photos of 16 x 40 pixels are too small: at least 32 x 32"),
-        (2, 80, 16, "photos of 80 x 16 pixels are too small: at least 32 x 32"),
+        (1, 32, 40, "7680 bytes are not a batch of RGB pixels of shape [1, 32, 40, 3]"),
+        (0, 32, 40, "pixels of shape [0, 32, 40, 3]"),
+        (usize::MAX, 32, 40, "pixels of shape ["),
+        (
+            4,
+            16,
+            40,
+            "photos of 16 x 40 pixels are too small for the backbone: use photos of at least 32 x 32",
+        ),
+        (
+            2,
+            80,
+            16,
+            "photos of 80 x 16 pixels are too small for the backbone: use photos of at least 32 x 32",
+        ),
     ] {
         let error = PixelBatch::new(&bytes, images, height, width).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");

@@ -17,7 +17,7 @@ fn layer_names_round_trip_and_the_default_is_avgpool() {
     assert!(FeatureLayer::ALL.is_sorted(), "layers are ordered from the input to the output");
     for name in ["layer5", "Layer1", "pool", ""] {
         let expected =
-            format!("there is no layer `{name}`; known: stem, layer1, layer2, layer3, layer4, avgpool");
+            format!("there is no layer `{name}`: use one of stem, layer1, layer2, layer3, layer4, avgpool");
         assert_eq!(name.parse::<FeatureLayer>(), Err(expected));
     }
 }

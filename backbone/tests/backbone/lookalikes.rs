@@ -62,8 +62,8 @@ fn other_networks_are_recognized_by_their_tensors() {
 #[test]
 fn networks_without_resnet_blocks_are_rejected() {
     for (network, evidence) in [
-        ("resnet26", "[1, 1, 1, 1] bottleneck blocks"),
-        ("vgg11_bn", "no tensor is named like `layer1.0.conv1.weight`; it has features.0.bias"),
+        ("resnet26", "the numbers of bottleneck blocks in its four stages, [1, 1, 1, 1], are not"),
+        ("vgg11_bn", "no tensor is named like `layer1.0.conv1.weight`, but there are features.0.bias"),
     ] {
         let error = timm_checkpoint(network).open_error();
         assert!(error.contains("is not a ResNet") && error.contains(evidence), "{network}: {error}");
@@ -115,7 +115,7 @@ fn configs_that_contradict_the_tensors_are_rejected() {
     for (config, key) in [
         (
             r#"{"architecture": "resnet34"}"#,
-            "`architecture` is resnet34, but the tensors are those of resnet18",
+            "`architecture` is resnet34, but the weights are those of resnet18: use the config file",
         ),
         (r#"{"model_type": "resnet", "depths": [3, 4, 6, 3]}"#, "`depths` is [3, 4, 6, 3]"),
         (r#"{"model_type": "resnet", "layer_type": "bottleneck"}"#, "`layer_type` is \"bottleneck\""),
@@ -168,28 +168,33 @@ fn a_single_tensor_is_enough_to_recognize_another_network() {
         (
             "layer2.1.se.conv.weight",
             &[1, 1, 3][..],
-            "an ECA-ResNet (efficient channel attention): it has `layer2.1.se.conv.weight`",
+            "an ECA-ResNet (efficient channel attention): it has tensor `layer2.1.se.conv.weight`",
         ),
-        ("maxpool.0.weight", &[1], "a ResNet-RS: it has `maxpool.0.weight`"),
+        ("maxpool.0.weight", &[1], "a ResNet-RS: it has tensor `maxpool.0.weight`"),
         (
             "layer2.1.se.fc1.bias",
             &[1],
-            "an SE-ResNet (squeeze and excitation): it has `layer2.1.se.fc1.bias`",
+            "an SE-ResNet (squeeze and excitation): it has tensor `layer2.1.se.fc1.bias`",
         ),
-        ("layer2.1.attn.x", &[1], "a ResNet with attention in its blocks: it has `layer2.1.attn.x`"),
-        ("layer2.1.convs.0.weight", &[1], "a Res2Net: it has `layer2.1.convs.0.weight`"),
-        ("layer2.1.conv2.fc1.bias", &[1], "a ResNeSt (split attention): it has `layer2.1.conv2.fc1.bias`"),
-        ("stem.conv1.weight", &[1], "a timm network with named stages: it has `stem.conv1.weight`"),
-        ("stages.0.x", &[1], "a timm network with named stages: it has `stages.0.x`"),
+        ("layer2.1.attn.x", &[1], "a ResNet with attention in its blocks: it has tensor `layer2.1.attn.x`"),
+        ("layer2.1.convs.0.weight", &[1], "a Res2Net: it has tensor `layer2.1.convs.0.weight`"),
+        (
+            "layer2.1.conv2.fc1.bias",
+            &[1],
+            "a ResNeSt (split attention): it has tensor `layer2.1.conv2.fc1.bias`",
+        ),
+        ("stem.conv1.weight", &[1], "a timm network with named stages: it has tensor `stem.conv1.weight`"),
+        ("stages.0.x", &[1], "a timm network with named stages: it has tensor `stages.0.x`"),
         (
             "conv1.0.weight",
             &[48, 3, 3, 3],
-            "a ResNet with a stem of several convolutions: it has `conv1.0.weight` [48, 3, 3, 3]",
+            "a ResNet with a stem of several convolutions: it has tensor `conv1.0.weight` [48, 3, 3, 3]",
         ),
         (
             "layer2.0.downsample.1.weight",
             &[512, 256, 1, 1],
-            "a ResNet with average pools in its shortcuts: `layer2.0.downsample.1.weight` is a convolution, after an average pool",
+            "a ResNet with average pools in its shortcuts: `layer2.0.downsample.1.weight` is a convolution, \
+             after an average pool",
         ),
         (
             "layer1.0.conv2.weight",
@@ -207,10 +212,9 @@ fn a_single_tensor_is_enough_to_recognize_another_network() {
         let directory = CheckpointDir::new();
         write_zeros(&directory.path("model.safetensors"), tensors);
         let error = directory.open_error();
-        assert!(
-            error.ends_with(&format!("model.safetensors is not a plain ResNet but {expected}")),
-            "{error}"
-        );
+        let expected =
+            format!("model.safetensors is not a plain ResNet but {expected}; choose the weights of");
+        assert!(error.contains(&expected), "{error}");
     }
     // These are not a Wide ResNet or a ResNeXt but misshapen: the convolution is narrower, or has too many
     // inputs.
@@ -222,6 +226,9 @@ fn a_single_tensor_is_enough_to_recognize_another_network() {
         let directory = CheckpointDir::new();
         write_zeros(&directory.path("model.safetensors"), tensors);
         let error = directory.open_error();
-        assert!(error.contains(&format!("is not a complete resnet50: `{name}` is {shape:?}")), "{error}");
+        assert!(
+            error.contains(&format!("is not a complete resnet50 model: tensor `{name}` has shape {shape:?}")),
+            "{error}"
+        );
     }
 }

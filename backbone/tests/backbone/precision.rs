@@ -35,7 +35,9 @@ fn bf16_activations_differ_from_f32_by_rounding_errors() {
     println!("bf16 on {available:?}");
     if available.is_empty() {
         let error = Backbone::new(&checkpoint, DeviceChoice::Cpu, Precision::Bf16).unwrap_err();
-        assert_eq!(error.to_string(), "this CPU has no bf16 arithmetic (AVX512-BF16 or AMX-BF16): use f32");
+        let expected = "this CPU has no bf16 arithmetic (AVX512-BF16 or AMX-BF16): use the precision f32 \
+                        (`backbone.precision`)";
+        assert_eq!(error.to_string(), expected);
         assert_eq!(error.kind(), ErrorKind::Config);
     }
     for isa in available {
@@ -69,8 +71,9 @@ fn an_explicit_instruction_set_is_used() {
                 assert!(backbone.is_on_cpu() && isa.is_present());
             }
             Err(error) => {
-                let expected =
-                    format!("the instruction set {isa} cannot be used: this CPU does not support it");
+                let expected = format!(
+                    "the instruction set {isa} cannot be used: this CPU does not have these instructions"
+                );
                 assert_eq!(error.to_string(), expected);
                 assert_eq!(error.kind(), ErrorKind::Config);
                 assert!(!isa.is_present());

@@ -125,7 +125,7 @@ fn only_a_damaged_shard_is_downloaded_once_more() {
     fixture.hub.inject_fault("GET", path, 1, Fault::Flipped);
     let (fetched, log) = fixture.fetch_dataset_with_log("");
     assert_complete(&fixture, &fetched.unwrap(), COMMIT);
-    assert!(log.contains("fetching 2 of the 3 files") && log.contains("once more"), "{log}");
+    assert!(log.contains("downloading 2 of the 3 files") && log.contains("once more"), "{log}");
     assert_eq!(count_transfers(&fixture), 3);
 }
 
@@ -229,9 +229,14 @@ fn selection_errors_are_reported_before_any_download() {
         (
             &["data/a.parquet"],
             "/train",
-            "hf://datasets/owner/photos has no .parquet file at train: it has data/a",
+            "hf://datasets/owner/photos has no .parquet file at train: correct the path; the data set has \
+             data/a",
         ),
-        (&["README.md", "a.csv"], "", "it has README.md, a.csv; the hub may have a converted copy at hf://"),
+        (
+            &["README.md", "a.csv"],
+            "",
+            "only README.md, a.csv: use the copy that the hub may have converted, hf://",
+        ),
     ] {
         let (kind, text) = fetch_error(files, rest);
         assert!(kind == ErrorKind::Config && text.contains(expected), "{text}");

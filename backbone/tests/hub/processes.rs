@@ -31,12 +31,12 @@ fn fetch_in_child_process() {
 }
 
 /// Starts a process that fetches the weights with settings from its environment.
-fn process(fixture: &HubFixture, variables: &[(&str, &str)]) -> Child {
-    process_for(REPO, fixture, variables)
+fn spawn_fetch(fixture: &HubFixture, variables: &[(&str, &str)]) -> Child {
+    spawn_fetch_of(REPO, fixture, variables)
 }
 
 /// Starts a process that fetches a repository with settings from its environment.
-fn process_for(repo: &str, fixture: &HubFixture, variables: &[(&str, &str)]) -> Child {
+fn spawn_fetch_of(repo: &str, fixture: &HubFixture, variables: &[(&str, &str)]) -> Child {
     Command::new(env::current_exe().unwrap())
         .args(["--exact", "processes::fetch_in_child_process", "--ignored"])
         .env(REPO_VARIABLE, repo)
@@ -58,7 +58,7 @@ fn only_one_of_two_processes_downloads() {
     let fixture = HubFixture::new();
     // The first transfer does not end before the second process has started.
     fixture.hub.inject_fault("GET", "/files/", 1, Fault::Hold("/api/", 2));
-    let mut processes = [process(&fixture, &[]), process(&fixture, &[])];
+    let mut processes = [spawn_fetch(&fixture, &[]), spawn_fetch(&fixture, &[])];
     for process in &mut processes {
         assert!(process.wait().unwrap().success());
     }
@@ -73,7 +73,7 @@ fn only_one_of_two_processes_downloads() {
 fn the_incomplete_download_of_a_killed_process_is_not_used() {
     let fixture = HubFixture::new();
     fixture.hub.inject_fault("GET", "/files/", 1, Fault::Hold("/never/", 1));
-    let mut process = process(&fixture, &[]);
+    let mut process = spawn_fetch(&fixture, &[]);
     fixture.hub.wait_for("GET", "/files/", 1);
     process.kill().unwrap();
     process.wait().unwrap();
@@ -92,11 +92,11 @@ fn the_download_of_a_data_set_is_resumed_after_a_process_was_killed() {
     let fixture = HubFixture::with_files(DATASET, &[0, 1, 2].map(|i| (shards[i], contents[i].clone())));
     let second: &'static str = format!("/files/{}", contents[1].etag()).leak();
     fixture.hub.inject_fault("GET", second, 1, Fault::Hold("/never/", 1));
-    let mut process = process_for(DATASET, &fixture, &[]);
+    let mut process = spawn_fetch_of(DATASET, &fixture, &[]);
     fixture.hub.wait_for("GET", "/files/", 2);
     process.kill().unwrap();
     process.wait().unwrap();
-    let offline = || process_for(DATASET, &fixture, &[("HF_HUB_OFFLINE", "1")]).wait().unwrap().success();
+    let offline = || spawn_fetch_of(DATASET, &fixture, &[("HF_HUB_OFFLINE", "1")]).wait().unwrap().success();
     assert!(fixture.link(COMMIT, shards[0]).exists() && !offline());
 
     fixture.hub.take_requests();
@@ -113,7 +113,7 @@ fn the_download_of_a_data_set_is_resumed_after_a_process_was_killed() {
 #[test]
 fn the_offline_variable_prevents_requests() {
     let fixture = HubFixture::new();
-    let fetches = || process(&fixture, &[("HF_HUB_OFFLINE", "1")]).wait().unwrap().success();
+    let fetches = || spawn_fetch(&fixture, &[("HF_HUB_OFFLINE", "1")]).wait().unwrap().success();
     assert!(!fetches());
     assert!(fixture.hub.take_requests().is_empty());
     fixture.fetch("").unwrap();
@@ -125,7 +125,7 @@ fn the_offline_variable_prevents_requests() {
 #[test]
 fn the_token_of_the_environment_is_sent() {
     let fixture = HubFixture::new();
-    assert!(process(&fixture, &[("HF_TOKEN", "hf_secret")]).wait().unwrap().success());
+    assert!(spawn_fetch(&fixture, &[("HF_TOKEN", "hf_secret")]).wait().unwrap().success());
     let requests = fixture.hub.take_requests();
     let asked = requests.iter().find(|request| request.path.starts_with("/api/")).unwrap();
     assert_eq!(asked.token.as_deref(), Some("Bearer hf_secret"));
@@ -135,7 +135,7 @@ fn the_token_of_the_environment_is_sent() {
 fn the_token_of_the_environment_is_not_sent_if_implicit_tokens_are_disabled() {
     let fixture = HubFixture::new();
     let variables = [("HF_TOKEN", "hf_secret"), ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")];
-    assert!(process(&fixture, &variables).wait().unwrap().success());
+    assert!(spawn_fetch(&fixture, &variables).wait().unwrap().success());
     let requests = fixture.hub.take_requests();
     assert!(!requests.is_empty() && requests.iter().all(|request| request.token.is_none()), "{requests:?}");
 }

@@ -1,5 +1,5 @@
 //! `headstock bench`: throughput of the network alone, from pixels in memory to features; with `--data`, from
-//! files.
+//! files; with `--tune`, of fine-tuning.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,7 @@ use headstock_train::features::PretrainedBackbone;
 use headstock_train::{FinetuneSpeed, TrainError, measure_finetune_speed, measure_throughput};
 use serde::Serialize;
 
-use super::CommandContext;
+use super::{CommandContext, pluralize};
 use crate::args::BenchArgs;
 
 /// The output of `bench --json`.
@@ -19,6 +19,7 @@ use crate::args::BenchArgs;
 struct BenchJson<'a> {
     images_per_second: f64,
     precision: &'a str,
+    /// The instruction set in use, such as `avx2`.
     isa: &'a str,
     device: &'a str,
     architecture: &'a str,
@@ -35,7 +36,7 @@ struct BenchJson<'a> {
     peak_memory_mib: Option<f64>,
 }
 
-/// What was measured, and for how long.
+/// What was measured, and for how long: the network alone, or from files (`--data`).
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Measurement {
@@ -45,24 +46,31 @@ enum Measurement {
         n_images: usize,
         seconds: f64,
         network_images_per_second: f64,
+        /// The rate from files divided by the rate of the network alone.
         ratio: f64,
     },
 }
 
+/// Measures and prints the speed in images per second: of the network alone, on pixels in memory; with
+/// `--data` from image files to features; with `--tune` of fine-tuning.
 pub(crate) fn run(args: &BenchArgs, context: &mut CommandContext<'_>) -> anyhow::Result<()> {
     let limit =
         Duration::try_from_secs_f64(args.seconds).ok().filter(|limit| !limit.is_zero()).ok_or_else(|| {
             TrainError::Usage(format!(
-                "--seconds {:?}: give a duration above 0 that is not too large for the clock",
+                "--seconds {:?} is not a usable duration: give a number of seconds above 0, such as 4",
                 args.seconds
             ))
         })?;
     let settings = resolve_settings(args, context)?;
-    let no_backbone = || TrainError::Usage("give --weights, or a config with [backbone]".into());
+    let no_backbone = || {
+        TrainError::Usage(
+            "no model weights are named: give --weights, or a config file with [backbone]".into(),
+        )
+    };
     let options = settings.options.backbone.as_ref().ok_or_else(no_backbone)?;
     let pretrained = PretrainedBackbone::open(options, context.bars)?;
-    if let Some(from) = args.tune {
-        return bench_tuning(&pretrained, from, usize::from(args.batch), limit, context);
+    if let Some(tune_from) = args.tune {
+        return bench_tuning(&pretrained, tune_from, usize::from(args.batch), limit, context);
     }
     let backbone = pretrained.load()?;
     let (height, width) = pretrained.transform().crop;
@@ -72,6 +80,7 @@ pub(crate) fn run(args: &BenchArgs, context: &mut CommandContext<'_>) -> anyhow:
     let pixels = PixelBatch::new(&data, batch, height, width).map_err(TrainError::from)?;
     let network = NetworkBenchmark { backbone: &backbone, pixels, layer: options.layer };
 
+    // The first batch is a warm-up and not part of the rate.
     network.run_batch()?;
     let seconds_to_first = context.started.elapsed().as_secs_f64();
     let (rate, measurement) = if args.data {
@@ -79,8 +88,8 @@ pub(crate) fn run(args: &BenchArgs, context: &mut CommandContext<'_>) -> anyhow:
         let before = network.measure(limit / 2)?;
         let end_to_end = measure_throughput(&settings, &pretrained, &backbone, limit, context.bars)?;
         let after = network.measure(limit / 2)?;
-        let n_network = (before.batches + after.batches) * batch;
-        let network_rate = n_network as f64 / (before.seconds + after.seconds);
+        let n_network_images = (before.batches + after.batches) * batch;
+        let network_rate = n_network_images as f64 / (before.seconds + after.seconds);
         let rate = end_to_end.n_images as f64 / end_to_end.seconds;
         let measurement = Measurement::Files {
             n_images: end_to_end.n_images,
@@ -101,13 +110,14 @@ pub(crate) fn run(args: &BenchArgs, context: &mut CommandContext<'_>) -> anyhow:
     let out = &mut *context.output;
     let files_note = match measurement {
         Measurement::Files { ratio, .. } => {
-            format!(" from files, {ratio:.3} of the rate of the network alone")
+            format!(" from files, {ratio:.3} times the rate of the network alone")
         }
         Measurement::Network(_) => String::new(),
     };
     out.print(format!(
-        "{architecture}, {height} x {width}, batch {batch}, {}, {device} ({isa}), {threads} threads: {rate:.1} photos/s{files_note}",
-        options.precision
+        "{architecture}, {height} x {width}, batch {batch}, {}, {device} ({isa}), {}: {rate:.1} photos/s{files_note}",
+        options.precision,
+        pluralize(threads, "thread")
     ))?;
     out.print_json(&BenchJson {
         images_per_second: rate,
@@ -133,21 +143,24 @@ struct TuneBenchJson {
     architecture: String,
     batch: usize,
     threads: usize,
+    /// Number of optimizer steps, and the time that they took.
     steps: usize,
     seconds: f64,
+    /// `None` if the system does not report it.
     #[serde(skip_serializing_if = "Option::is_none")]
     peak_memory_mib: Option<f64>,
 }
 
-/// Measures fine-tuning steps.
+/// Measures for about `limit` how many images per second are fine-tuned, and prints it. Each step trains the
+/// backbone from the stage `tune_from` on, on `batch` images.
 fn bench_tuning(
     pretrained: &PretrainedBackbone,
-    from: TuneFrom,
+    tune_from: TuneFrom,
     batch: usize,
     limit: Duration,
     context: &mut CommandContext<'_>,
 ) -> anyhow::Result<()> {
-    let FinetuneSpeed { steps, seconds } = measure_finetune_speed(pretrained, from, batch, limit)?;
+    let FinetuneSpeed { steps, seconds } = measure_finetune_speed(pretrained, tune_from, batch, limit)?;
     let json = TuneBenchJson {
         images_per_second: (steps * batch) as f64 / seconds,
         architecture: pretrained.checkpoint().architecture().to_string(),
@@ -159,8 +172,10 @@ fn bench_tuning(
     };
     let out = &mut *context.output;
     out.print(format!(
-        "{}, fine-tuning, batch {batch}, {} threads: {:.1} photos/s",
-        json.architecture, json.threads, json.images_per_second
+        "{}, fine-tuning, batch {batch}, {}: {:.1} photos/s",
+        json.architecture,
+        pluralize(json.threads, "thread"),
+        json.images_per_second
     ))?;
     out.print_json(&json)?;
     Ok(())
@@ -173,7 +188,7 @@ struct Timing {
     seconds: f64,
 }
 
-/// Runs the network repeatedly on the same pixels.
+/// Runs the network repeatedly on the same batch of pixels up to `layer`, to measure its speed.
 struct NetworkBenchmark<'a> {
     backbone: &'a Backbone,
     pixels: PixelBatch<'a>,
@@ -181,12 +196,14 @@ struct NetworkBenchmark<'a> {
 }
 
 impl NetworkBenchmark<'_> {
+    /// Computes the features of the batch once and drops them: only the time counts.
     fn run_batch(&self) -> Result<(), TrainError> {
         self.backbone.features(self.pixels, self.layer)?;
         Ok(())
     }
 
-    /// Runs batches for `limit`, at least one.
+    /// Computes the features of the batch again and again until the time `limit` is over, at least once.
+    /// Returns how often, and the time that it took.
     fn measure(&self, limit: Duration) -> Result<Timing, TrainError> {
         let started = Instant::now();
         let mut batches = 0;
@@ -198,31 +215,36 @@ impl NetworkBenchmark<'_> {
     }
 }
 
-/// Peak resident memory of this process in MiB; `None` on systems without `/proc`.
+/// Peak resident memory of this process in MiB, for the JSON output; `None` on systems without `/proc`.
 fn peak_memory() -> Option<f64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
+    // `VmHWM` is the high-water mark of the resident memory; the kernel's `kB` are KiB.
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kib: f64 = peak.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib / 1024.0)
 }
 
-/// Pixels `[batch, height, width, 3]`. Not zeros, which could be faster than real pixels.
+/// Fills `batch` images of `height` x `width` x 3 bytes with pixels for the network that look random, because
+/// zeros could be faster than real pixels. Each byte is a hash of its index, so that every run has the same.
 fn synthetic_pixels(batch: usize, height: usize, width: usize) -> Result<Vec<u8>, TrainError> {
     let length = [height, width, 3].into_iter().try_fold(batch, usize::checked_mul);
     let mut data = Vec::new();
     match length {
         Some(length) if data.try_reserve_exact(length).is_ok() => {
+            // Knuth's multiplicative hash: the factor is about 2^32 divided by the golden ratio; the shift
+            // skips the lowest bits, which are less random.
             data.extend((0..length).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8));
             Ok(data)
         }
         _ => Err(TrainError::Usage(format!(
-            "--batch {batch}: {batch} photos of {height} x {width} do not fit into memory"
+            "--batch {batch} is too large: photos of {height} x {width} do not fit into memory; choose a lower number"
         ))),
     }
 }
 
-/// The settings of the config, or of a minimal one if `--weights` is sufficient, with overrides by the
-/// arguments.
+/// The settings to measure with: those of the config, overridden by `--precision`, `--weights` and `--set`.
+/// With `--weights` and neither `--config` nor `--data`, a minimal config takes the place of the file; the
+/// image folder that it must name is never read.
 fn resolve_settings(args: &BenchArgs, context: &CommandContext<'_>) -> Result<Settings, TrainError> {
     let mut overrides = Vec::new();
     if let Some(precision) = args.precision {
@@ -233,8 +255,8 @@ fn resolve_settings(args: &BenchArgs, context: &CommandContext<'_>) -> Result<Se
     }
     match (&args.weights, &context.global.config) {
         (Some(_), None) if !args.data => {
-            let config = "version = 1\n[data]\nfolder = \".\"\n";
-            let mut config = Config::parse(config, "the arguments", Path::new(""))?;
+            let minimal = "version = 1\n[data]\nfolder = \".\"\n";
+            let mut config = Config::parse(minimal, "the command line", Path::new(""))?;
             config.set(&[&overrides[..], &context.global.overrides].concat())?;
             Ok(config.resolve(&context.heads)?)
         }
@@ -242,12 +264,13 @@ fn resolve_settings(args: &BenchArgs, context: &CommandContext<'_>) -> Result<Se
     }
 }
 
-/// `weights` as an absolute path, which does not depend on the folder of the config.
+/// The argument `--weights` as an absolute path: the user means a path relative to the current folder, but a
+/// relative path in a config starts at the folder of the config. An `hf://` name stays as it is.
 fn absolute_weights(weights: &str) -> Result<String, TrainError> {
     if weights.starts_with("hf://") {
         return Ok(weights.to_owned());
     }
     let absolute = std::path::absolute(weights)
-        .map_err(|error| TrainError::Usage(format!("--weights {weights}: {error}")))?;
+        .map_err(|error| TrainError::Usage(format!("--weights {weights:?} cannot be used as a path ({error}): give a folder, a .safetensors file or an hf:// name")))?;
     Ok(absolute.to_string_lossy().into_owned())
 }

@@ -22,33 +22,38 @@ struct CompareJson<'a> {
     trained: Option<train::TrainJson<'a>>,
 }
 
+/// Cross-validates the candidates (heads with hyperparameters) on features of the frozen backbone, prints the
+/// table, and trains the best one on the whole training set (`--take-best`) or prints the command that does.
+/// That the output file and the run can be written is checked before the long work.
 pub(crate) fn run(args: &CompareArgs, context: &mut CommandContext<'_>) -> anyhow::Result<()> {
     let settings = context.resolve_settings(&[])?.with_frozen_backbone();
-    let candidates = candidates(&settings, &context.heads, args.heads.as_deref())?;
+    let to_compare = candidates(&settings, &context.heads, args.heads.as_deref())?;
     let file = args.out.as_deref().map(ComparisonFile::new).transpose()?;
     let run_dir = args.run.clone().map_or(RunDir::Numbered, RunDir::Named);
     let reservation = if args.take_best { Some(run_dir.reserve(&settings.source)?) } else { None };
 
-    let mut prepared = PreparedData::new(&settings, context.bars)?;
+    let mut prepared = PreparedData::prepare(&settings, context.bars)?;
     let metric = match args.metric {
         MetricArg::Accuracy => RankingMetric::Accuracy,
         MetricArg::MacroF1 => RankingMetric::MacroF1,
         MetricArg::LogLoss => RankingMetric::LogLoss,
     };
     let options = CompareOptions { folds: args.folds as usize, seed: args.seed, metric, budget: args.budget };
-    let comparison = compare(&prepared, &candidates, &options, context.bars)?;
+    let comparison = compare(&prepared, &to_compare, &options, context.bars)?;
     if let Some(file) = &file {
         file.write(&comparison)?;
     }
-    let rows = if args.all { comparison.candidates.iter().collect() } else { comparison.best_per_head() };
-    log_warnings(&rows);
-    for line in report_lines(&comparison, &rows) {
+    let shown = if args.all { comparison.candidates.iter().collect() } else { comparison.best_per_head() };
+    log_warnings(&shown);
+    for line in report_lines(&comparison, &shown) {
         context.output.print(line)?;
     }
 
     let Some(best) = comparison.best() else {
         context.output.print_json(&CompareJson { comparison: &comparison, trained: None })?;
-        return Err(TrainError::Data("no head could be fitted in every fold".into()).into());
+        let problem =
+            "no head could be fitted in every fold: the report above gives the reason for each head";
+        return Err(TrainError::Data(problem.into()).into());
     };
     let Some(reservation) = reservation else {
         let command = train_command(best, &settings, context)?;
@@ -60,6 +65,7 @@ pub(crate) fn run(args: &CompareArgs, context: &mut CommandContext<'_>) -> anyho
     context.output.flush()?;
     let settings =
         settings.with_head(&best.head, &best.parameters, &context.heads).map_err(TrainError::from)?;
+    // `None`: the head is not warm-started from another run.
     let outcome = prepared.train(&settings, None, reservation, context.bars)?;
     let (kind, out) = (settings.head.kind(), &mut *context.output);
     let printed = out.print("").and_then(|()| train::print_summary(&outcome, kind, out)).and_then(|()| {
@@ -69,9 +75,10 @@ pub(crate) fn run(args: &CompareArgs, context: &mut CommandContext<'_>) -> anyho
     Ok(train::log_run_on_error(&outcome, printed)?)
 }
 
-/// Logs the warnings of the fits of each candidate that is shown, a line per candidate.
-fn log_warnings(rows: &[&CandidateResult]) {
-    for candidate in rows {
+/// Logs a line for each shown candidate whose fits gave warnings, such as missing convergence: the first
+/// warning, and the number of others.
+fn log_warnings(shown: &[&CandidateResult]) {
+    for candidate in shown {
         let Some(CandidateScores { warnings, .. }) = candidate.scores() else { continue };
         if let Some(first) = warnings.first() {
             let suffix = match warnings.len() - 1 {
@@ -83,7 +90,8 @@ fn log_warnings(rows: &[&CandidateResult]) {
     }
 }
 
-/// The head with its hyperparameters that differ from their defaults.
+/// The name of a candidate in messages: the head, with the hyperparameters that differ from their defaults,
+/// as in `svm (C = 0.1)`.
 fn candidate_name(candidate: &CandidateResult) -> String {
     match candidate.describe_changes() {
         described if described.is_empty() => candidate.head.clone(),
@@ -91,9 +99,10 @@ fn candidate_name(candidate: &CandidateResult) -> String {
     }
 }
 
-/// The lines of the report: a title, the table, failures and notes.
-fn report_lines(comparison: &Comparison, rows: &[&CandidateResult]) -> Vec<String> {
-    let groups = match comparison.groups {
+/// The lines of the report that `compare` prints: a title, the table, failures and notes. `shown` are the
+/// candidates of the table: the best of each head or, with `--all`, all. The best comes first.
+fn report_lines(comparison: &Comparison, shown: &[&CandidateResult]) -> Vec<String> {
+    let groups_suffix = match comparison.groups {
         Some(groups) => format!(" in {}", pluralize(groups, "group")),
         None => String::new(),
     };
@@ -103,9 +112,9 @@ fn report_lines(comparison: &Comparison, rows: &[&CandidateResult]) -> Vec<Strin
         RankingMetric::LogLoss => "log-loss",
     };
     let mut lines = vec![format!(
-        "{}-fold cross-validation on {}{groups}, {} classes: {} ranked by {metric} in {:.1} s\n",
+        "{}-fold cross-validation on {}{groups_suffix}, {} classes: {} ranked by {metric} in {:.1} s\n",
         comparison.folds,
-        pluralize(comparison.samples, "sample"),
+        pluralize(comparison.samples, "photo"),
         comparison.classes,
         pluralize(
             comparison.candidates.iter().filter(|candidate| candidate.scores().is_some()).count(),
@@ -114,18 +123,18 @@ fn report_lines(comparison: &Comparison, rows: &[&CandidateResult]) -> Vec<Strin
         comparison.seconds
     )];
     let compared: Vec<(&CandidateResult, &CandidateScores)> =
-        rows.iter().filter_map(|candidate| Some((*candidate, candidate.scores()?))).collect();
+        shown.iter().filter_map(|candidate| Some((*candidate, candidate.scores()?))).collect();
     if !compared.is_empty() {
         lines.extend(table_lines(comparison.metric, &compared));
     }
-    for candidate in rows {
+    for candidate in shown {
         if let CandidateStatus::Failed { error } = &candidate.status {
             lines.push(format!("  {} failed: {}", candidate_name(candidate), Escaped(error)));
         }
     }
     if compared.iter().skip(1).any(|(_, scores)| scores.tied) {
         lines.push(format!(
-            "\n~ not significantly worse than the best: the {:.0} % interval of the difference includes 0",
+            "\n~ not significantly worse than the best: the {:.0} % confidence interval of the difference includes 0",
             comparison.coverage * 100.0
         ));
     }
@@ -136,16 +145,21 @@ fn report_lines(comparison: &Comparison, rows: &[&CandidateResult]) -> Vec<Strin
         .map(candidate_name)
         .collect();
     if !not_tried.is_empty() {
-        lines.push(format!("\nnot tried, the budget is used up: {}", not_tried.join(", ")));
+        lines.push(format!(
+            "\nnot tried because the time limit (--budget) was reached: {}",
+            not_tried.join(", ")
+        ));
     }
     lines
 }
 
-/// The table: a header and a line per candidate. The interval of the difference to the best follows the
-/// ranking metric.
+/// The lines of the table: a header and a line per candidate of `rows`, the best first. The column after that
+/// of the ranking metric has the confidence interval of the difference, the candidate minus the best. A `~`
+/// marks candidates that may be as good as the best.
 fn table_lines(metric: RankingMetric, rows: &[(&CandidateResult, &CandidateScores)]) -> Vec<String> {
     let insert_interval = |values: [String; 4], interval: String| {
         let mut columns = values.to_vec();
+        // The index of the column after that of the ranking metric.
         let position = match metric {
             RankingMetric::Accuracy => 1,
             RankingMetric::MacroF1 => 2,
@@ -173,19 +187,20 @@ fn table_lines(metric: RankingMetric, rows: &[(&CandidateResult, &CandidateScore
             format_bytes(scores.bytes),
             candidate.describe_changes(),
         ];
-        let columns = insert_interval(metrics.map(|metric| format!("{:.3}", metric.value)), interval);
+        let columns = insert_interval(metrics.map(|estimate| format!("{:.3}", estimate.value)), interval);
         lines.push([vec![format!("{mark} {}", candidate.head)], columns, trailing_values.to_vec()].concat());
     }
     align_columns(&lines)
 }
 
-/// Pads each column to its widest field; the first and the last are left-aligned, the others right-aligned.
+/// Joins the fields of each line to a text, with each column padded to its widest field: the first and the
+/// last column are left-aligned, the others right-aligned. All lines have the same number of fields.
 fn align_columns(lines: &[Vec<String>]) -> Vec<String> {
     let columns = lines.iter().map(Vec::len).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns)
         .map(|column| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0))
         .collect();
-    let line = |fields: &Vec<String>| {
+    let align = |fields: &Vec<String>| {
         let padded = fields.iter().zip(&widths).enumerate().map(|(column, (field, &width))| {
             if column == 0 || column + 1 == columns {
                 format!("{field:<width$}")
@@ -195,10 +210,10 @@ fn align_columns(lines: &[Vec<String>]) -> Vec<String> {
         });
         padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
-    lines.iter().map(line).collect()
+    lines.iter().map(align).collect()
 }
 
-/// Formats a size as `812 B`, `80.1 KiB` or `6.0 MiB`.
+/// Formats the size of a fitted head's tensors for the table, as `812 B`, `80.1 KiB` or `6.0 MiB`.
 fn format_bytes(bytes: u64) -> String {
     let units = ["KiB", "MiB", "GiB", "TiB"];
     let mut value = bytes as f64;
@@ -213,7 +228,8 @@ fn format_bytes(bytes: u64) -> String {
     text
 }
 
-/// The shell command that trains a candidate on the same data.
+/// The shell command that trains the best candidate on the same data, printed as the next step: `train` with
+/// the user's `--config` and `--set`, and a `--set` for each hyperparameter that would otherwise differ.
 fn train_command(
     best: &CandidateResult,
     settings: &Settings,
@@ -224,8 +240,9 @@ fn train_command(
         words.extend(["--config".to_owned(), config.display().to_string()]);
     }
     let is_same_head = best.head == settings.head.kind();
-    // Another head does not use the hyperparameters of the config: it starts from its defaults.
-    let defaults = if is_same_head {
+    // The hyperparameters that `train` would use without `--set`. With a `--head` other than the config's, it
+    // ignores `[head]` and begins with the defaults.
+    let inherited = if is_same_head {
         settings.head.table()
     } else {
         let kind = context.heads.get(&best.head).map_err(|error| TrainError::Usage(error.to_string()))?;
@@ -233,11 +250,11 @@ fn train_command(
         kind.configure(toml::Table::new())?.table()
     };
     for assignment in
-        context.global.overrides.iter().filter(|text| is_same_head || !text.trim_start().starts_with("head."))
+        context.global.overrides.iter().filter(|set| is_same_head || !set.trim_start().starts_with("head."))
     {
         words.extend(["--set".to_owned(), assignment.clone()]);
     }
-    for (key, value) in best.parameters.iter().filter(|(key, value)| defaults.get(*key) != Some(*value)) {
+    for (key, value) in best.parameters.iter().filter(|(key, value)| inherited.get(*key) != Some(*value)) {
         words.extend(["--set".to_owned(), format!("head.{key}={value}")]);
     }
     Ok(words.iter().map(shell_quote).collect::<Vec<_>>().join(" "))
@@ -311,14 +328,14 @@ mod tests {
         let rows: Vec<&CandidateResult> = result.candidates.iter().collect();
         let lines = report_lines(&result, &rows);
         let expected = [
-            "2-fold cross-validation on 1 sample, 3 classes: 3 candidates ranked by accuracy in 2.2 s\n",
+            "2-fold cross-validation on 1 photo, 3 classes: 3 candidates ranked by accuracy in 2.2 s\n",
             "  head    accuracy          vs. best  macro F1  log-loss  cal. error     fit  predict     size  hyperparameters",
             "  svm        0.750              best     0.250     0.500       0.125  1.50 s  0.062 s  2.0 KiB  C = 0.5",
             "~ linear     0.625  -0.625 .. +0.312     0.250     0.500       0.125  1.50 s  0.062 s  2.0 KiB",
             "  knn        0.500  -0.500 .. +0.250     0.250     0.500       0.125  1.50 s  0.062 s  2.0 KiB  k = 3",
             r"  lda failed: no\tvariance",
-            "\n~ not significantly worse than the best: the 95 % interval of the difference includes 0",
-            "\nnot tried, the budget is used up: mlp, mlp (hidden = 8)",
+            "\n~ not significantly worse than the best: the 95 % confidence interval of the difference includes 0",
+            "\nnot tried because the time limit (--budget) was reached: mlp, mlp (hidden = 8)",
         ];
         assert_eq!(lines, expected);
     }
@@ -328,7 +345,7 @@ mod tests {
         let mut result = comparison(vec![candidate("svm", "", compared(0.75, true))]);
         (result.groups, result.metric, result.samples) = (Some(1), RankingMetric::LogLoss, 9);
         let lines = report_lines(&result, &result.candidates.iter().collect::<Vec<_>>());
-        let expected = "2-fold cross-validation on 9 samples in 1 group, 3 classes: 1 candidate ranked by log-loss in 2.2 s\n";
+        let expected = "2-fold cross-validation on 9 photos in 1 group, 3 classes: 1 candidate ranked by log-loss in 2.2 s\n";
         assert_eq!((lines.len(), lines[0].as_str()), (3, expected), "no line about ties: {lines:#?}");
         let failed =
             comparison(vec![candidate("lda", "", CandidateStatus::Failed { error: "singular".into() })]);

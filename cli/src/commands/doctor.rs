@@ -13,7 +13,7 @@ use super::{CommandContext, pluralize};
 use crate::args::DoctorArgs;
 use crate::output::{Escaped, Output, StdoutError};
 
-/// Items shown per finding.
+/// Number of items that the text shows per finding.
 const MAX_EXAMPLES: usize = 3;
 
 /// The output of `doctor --json`.
@@ -21,8 +21,10 @@ const MAX_EXAMPLES: usize = 3;
 struct DoctorJson<'a> {
     #[serde(flatten)]
     diagnosis: &'a Diagnosis,
+    /// The web page, with `--html`.
     #[serde(skip_serializing_if = "Option::is_none")]
     html: Option<&'a Path>,
+    /// What was written, with `--write-clean`.
     #[serde(skip_serializing_if = "Option::is_none")]
     clean: Option<&'a CleanSummary>,
 }
@@ -33,15 +35,19 @@ struct AugmentSheetJson<'a> {
     out: &'a Path,
     #[serde(rename = "photos")]
     n_images: usize,
+    /// Number of augmented views of each image.
     views: u32,
 }
 
+/// Examines the data set for problems and prints the findings; also writes a web page (`--html`) and a table
+/// of the images without problems (`--write-clean`), whose files are checked before the long work. With
+/// `--show-augment`, only writes an image that shows what `[augment]` does.
 pub(crate) fn run(args: &DoctorArgs, context: &mut CommandContext<'_>) -> anyhow::Result<()> {
     let settings = context.resolve_data_settings()?.with_frozen_backbone();
     if let Some(file) = &args.show_augment {
         let sheet = write_augment_sheet(&settings, file, context.bars)?;
         context.output.print(format!(
-            "{}: {}, each with its unaugmented view and {} augmented views",
+            "{}: {}, each without augmentation and in {} augmented views",
             file.display(),
             pluralize(sheet.images, "photo"),
             sheet.views
@@ -50,18 +56,18 @@ pub(crate) fn run(args: &DoctorArgs, context: &mut CommandContext<'_>) -> anyhow
         context.output.print_json(&json)?;
         return Ok(());
     }
-    let table = args.write_clean.as_deref().map(|file| CleanTable::new(file, &settings)).transpose()?;
+    let clean_table = args.write_clean.as_deref().map(|file| CleanTable::new(file, &settings)).transpose()?;
     let page = args.html.as_deref().map(ReportPage::new).transpose()?;
     let checks = if args.quick { DoctorChecks::Quick } else { DoctorChecks::All };
     let diagnosis = examine(&settings, checks, context.bars)?;
     if let Some(page) = &page {
         page.write(&diagnosis, &settings, context.bars)?;
     }
-    let cleaned = table.map(|table| table.write(&diagnosis)).transpose()?;
+    let cleaned = clean_table.map(|table| table.write(&diagnosis)).transpose()?;
     let out = &mut *context.output;
     print_diagnosis(&diagnosis, out)?;
     if let Some(file) = &args.html {
-        out.print(format!("\n{}: HTML page with thumbnails", file.display()))?;
+        out.print(format!("\n{}: web page with thumbnails", file.display()))?;
     }
     if let Some(cleaned) = &cleaned {
         print_clean_table(cleaned, out)?;
@@ -74,18 +80,20 @@ pub(crate) fn run(args: &DoctorArgs, context: &mut CommandContext<'_>) -> anyhow
     let (errors, warnings) = (diagnosis.count(Severity::Error), diagnosis.count(Severity::Warning));
     if args.strict && errors + warnings > 0 {
         let (errors, warnings) = (pluralize(errors, "error"), pluralize(warnings, "warning"));
-        return Err(TrainError::Data(format!("--strict: {errors} and {warnings}")).into());
+        let problem = format!("--strict: {errors} and {warnings} were found: fix them as the report advises");
+        return Err(TrainError::Data(problem).into());
     }
     Ok(())
 }
 
-/// Prints a title, each finding with examples and advice, and what was not checked.
+/// Prints the numbers of images, then each finding (all problems of a kind) with its severity, its count, a
+/// few examples and advice, then which checks were not made and why.
 fn print_diagnosis(diagnosis: &Diagnosis, out: &mut Output) -> Result<(), StdoutError> {
-    let sum = |count: fn(&ClassCount) -> usize| diagnosis.classes.iter().map(count).sum::<usize>();
-    let (train, test) = (sum(|count| count.train), sum(|count| count.test));
-    let sizes = || diagnosis.classes.iter().map(|count| count.train + count.test);
+    let sum = |size: fn(&ClassCount) -> usize| diagnosis.classes.iter().map(size).sum::<usize>();
+    let (train, test) = (sum(|class| class.train), sum(|class| class.test));
+    let sizes = || diagnosis.classes.iter().map(|class| class.train + class.test);
     let class_sizes = match (sizes().min(), sizes().max()) {
-        (Some(min), Some(max)) => format!("; {min} to {max} per class"),
+        (Some(min), Some(max)) => format!("; {min} to {max} photos per class"),
         _ => String::new(),
     };
     out.print(format!(
@@ -114,7 +122,8 @@ fn print_diagnosis(diagnosis: &Diagnosis, out: &mut Output) -> Result<(), Stdout
     Ok(())
 }
 
-/// An item of a finding in a few words.
+/// Formats an item of a finding as an example: `PATH (DETAIL)`; for a group of duplicates `PATH = PATH` and
+/// how many more there are.
 fn format_example(item: &FindingItem) -> String {
     let paths: Vec<&str> = item.images.iter().map(|image| image.path.as_str()).collect();
     match (paths.as_slice(), item.detail.as_str()) {
@@ -126,10 +135,14 @@ fn format_example(item: &FindingItem) -> String {
     }
 }
 
-/// Prints what was written, and the config keys that train on it.
+/// Prints what `--write-clean` wrote, a CSV of the images without problems, and the lines of a config that
+/// trains on it. If the table has a column with the split, the config must use that.
 fn print_clean_table(cleaned: &CleanSummary, out: &mut Output) -> Result<(), StdoutError> {
     let CleanSummary { csv, images, n_rows, left_out, split } = cleaned;
-    out.print(format!("\n{}: {n_rows} photos, {left_out} left out; to train on it, use", csv.display()))?;
+    let (csv_path, n_rows) = (csv.display(), pluralize(*n_rows, "photo"));
+    out.print(format!(
+        "\n{csv_path}: {n_rows}, {left_out} left out; to train on this table, put into the config file:"
+    ))?;
     out.print("  [data]")?;
     out.print(format!("  csv = {:?}", csv.display().to_string()))?;
     out.print(format!("  images = {:?}", images.display().to_string()))?;

@@ -16,25 +16,30 @@ struct EvaluateJson<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     conformal: Option<&'a ConformalMetrics>,
     samples: usize,
+    /// Number of images that cannot be read.
     skipped: usize,
+    /// Whether these are the samples that the run was first tested on.
     same_samples: bool,
+    /// Test samples that the run was trained on.
     #[serde(skip_serializing_if = "Option::is_none")]
     trained_on: Option<&'a TrainTestOverlap>,
 }
 
+/// Tests a trained run again, on the test images of the run's own settings or of `--config`, and prints the
+/// metrics.
 pub(crate) fn run(args: &EvaluateArgs, context: &mut CommandContext<'_>) -> anyhow::Result<()> {
     let (run, settings) = context.open_run(&args.run)?;
     let evaluation = evaluate(&run, &settings, &context.heads, context.bars)?;
     if !evaluation.same_samples {
         tracing::info!(
-            "these are not the samples that the run was tested on: its saved metrics are for other samples"
+            "these are not the photos that the run was first tested on: do not compare with its saved metrics"
         );
     }
     let out = &mut *context.output;
     out.print(format!(
         "{}: tested on {}",
         run.model.record.head.kind,
-        pluralize(evaluation.samples, "sample")
+        pluralize(evaluation.samples, "photo")
     ))?;
     out.print(format_metrics(&evaluation.metrics))?;
     if let Some(conformal) = &evaluation.conformal {

@@ -3,23 +3,28 @@
 use headstock_train::{Run, extract};
 use serde::Serialize;
 
-use super::CommandContext;
+use super::{CommandContext, pluralize};
 use crate::args::ExtractArgs;
 
 /// The output of `extract --json`.
 #[derive(Serialize)]
 struct ExtractJson<'a> {
     out: &'a std::path::Path,
+    /// Number of images written, and of features of each.
     rows: usize,
     features: usize,
+    /// Number of rows that were not in the feature cache.
     computed: usize,
+    /// Number of images that cannot be read.
     skipped: usize,
 }
 
+/// Writes the features of all images to the file `args.out`, a row per image, for other tools. With `--run`
+/// the run's backbone computes them, and the config saved in the run is used unless `--config` is given.
 pub(crate) fn run(args: &ExtractArgs, context: &mut CommandContext<'_>) -> anyhow::Result<()> {
     let mut overrides: Vec<String> =
         args.layer.iter().map(|layer| format!("backbone.layer={layer}")).collect();
-    // Nothing is fine-tuned here, so any layer is allowed.
+    // Turns [tune] off: nothing is fine-tuned here, and without [tune] any layer is allowed.
     overrides.push("tune.from=head".into());
     let run = args.run.as_deref().map(|folder| Run::open(folder, &context.heads)).transpose()?;
     let settings = match &run {
@@ -30,7 +35,8 @@ pub(crate) fn run(args: &ExtractArgs, context: &mut CommandContext<'_>) -> anyho
     };
     let extracted = extract(&settings, run.as_ref(), &args.out, context.bars)?;
     let out = &mut *context.output;
-    out.print(format!("{}: {} x {} features", args.out.display(), extracted.rows, extracted.width))?;
+    let n_images = pluralize(extracted.rows, "photo");
+    out.print(format!("{}: {n_images} x {} features", args.out.display(), extracted.width))?;
     out.print_json(&ExtractJson {
         out: &args.out,
         rows: extracted.rows,

@@ -5,7 +5,7 @@ use headstock_train::{LrPoint, find_lr};
 
 use super::CommandContext;
 
-/// Rows and columns of the plot in characters.
+/// Rows and columns of the plot, in characters.
 const HEIGHT: usize = 12;
 const WIDTH: usize = 64;
 
@@ -13,6 +13,8 @@ const WIDTH: usize = 64;
 /// rest.
 const MAX_LOSS_RATIO: f64 = 1.5;
 
+/// Runs a learning rate range test: raises the learning rate from step to step and records the loss.
+/// Prints a plot of the loss and two suggestions for `tune.lr`.
 pub(super) fn run(settings: &Settings, context: &mut CommandContext<'_>) -> anyhow::Result<()> {
     let curve = find_lr(settings, context.bars)?;
     let out = &mut *context.output;
@@ -22,31 +24,38 @@ pub(super) fn run(settings: &Settings, context: &mut CommandContext<'_>) -> anyh
     out.print("")?;
     match (curve.steepest, curve.a_tenth_of_lowest) {
         (Some(steepest), Some(lowest)) => {
-            out.print(format!("the loss falls most steeply at tune.lr = {steepest:.1e}"))?;
-            out.print(format!("a tenth of the rate with the lowest loss: tune.lr = {lowest:.1e}"))?;
+            out.print(format!("try tune.lr = {steepest:.1e}, where the loss falls fastest"))?;
+            out.print(format!("or tune.lr = {lowest:.1e}, a tenth of the learning rate with the lowest loss"))?;
             let share = curve.backbone_share;
             out.print(format!(
-                "(learning rate of the head; the last stage of the backbone uses {share} times that)"
+                "(learning rate of the head; the last stage of the backbone uses {share} times that rate)"
             ))?;
         }
-        _ => out.print("the loss does not fall at any learning rate: the head may be optimal already")?,
+        _ => out.print(
+            "the loss does not fall at any learning rate: the fitted head may be optimal already; try an untrained \
+             one with --set tune.head_init=random",
+        )?,
     }
     out.print_json(&curve)?;
     Ok(())
 }
 
-/// Plots the smoothed loss over the learning rate (logarithmic axis) as lines of text.
-fn plot(curve: &[LrPoint]) -> Vec<String> {
-    let (Some(first), Some(last)) = (curve.first(), curve.last()) else { return Vec::new() };
-    let top = MAX_LOSS_RATIO * first.smoothed;
-    let losses = || curve.iter().map(|point| point.smoothed.min(top));
+/// Plots the smoothed loss (upwards) over the learning rate (to the right, logarithmic) as lines of text,
+/// with labels at the axes. `points` are in the order of rising learning rates; without points there are no
+/// lines.
+fn plot(points: &[LrPoint]) -> Vec<String> {
+    let (Some(first), Some(last)) = (points.first(), points.last()) else { return Vec::new() };
+    let max_loss = MAX_LOSS_RATIO * first.smoothed;
+    let losses = || points.iter().map(|point| point.smoothed.min(max_loss));
     let (low, high) = losses()
         .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), loss| (low.min(loss), high.max(loss)));
+    // Where `value` is between `start` (0) and `end` (1).
     let fraction =
         |value: f64, start: f64, end: f64| if end > start { (value - start) / (end - start) } else { 0.0 };
     let mut canvas = vec![vec![' '; WIDTH]; HEIGHT];
-    for (point, loss) in curve.iter().zip(losses()) {
+    for (point, loss) in points.iter().zip(losses()) {
         let column = fraction(point.lr.ln(), first.lr.ln(), last.lr.ln()) * (WIDTH - 1) as f64;
+        // Row 0 is the top, which has the highest loss.
         let row = (1.0 - fraction(loss, low, high)) * (HEIGHT - 1) as f64;
         canvas[row.round() as usize][column.round() as usize] = '•';
     }

@@ -13,16 +13,17 @@ struct HeadsJson {
     heads: Vec<HeadJson>,
 }
 
-/// A head with its hyperparameters.
+/// A kind of head with its hyperparameters.
 #[derive(Serialize)]
 struct HeadJson {
     name: &'static str,
     about: &'static str,
+    /// Whether the backbone can be fine-tuned with this head.
     differentiable: bool,
     keys: Vec<KeyJson>,
 }
 
-/// A hyperparameter.
+/// A hyperparameter of a head: a key of the config's table `[head]`.
 #[derive(Serialize)]
 struct KeyJson {
     name: String,
@@ -32,6 +33,7 @@ struct KeyJson {
 }
 
 impl HeadJson {
+    /// Collects the description of a head, and its hyperparameters with their defaults.
     fn new(head: &dyn HeadKind) -> Result<Self, TrainError> {
         let defaults = head.configure(toml::Table::new())?.table();
         let keys = head.hyperparameters().into_iter().map(|Hyperparameter { name, about }| {
@@ -46,7 +48,8 @@ impl HeadJson {
         })
     }
 
-    /// The `[head]` table of a config with all keys at their defaults.
+    /// The `[head]` table of a config with all keys at their defaults, for the user to paste into a config
+    /// file. A key without a default is a comment.
     fn to_toml(&self) -> String {
         let Self { name, about, .. } = self;
         let mut text = format!("# {name}: {about}\n[head]\nkind = \"{name}\"");
@@ -60,6 +63,8 @@ impl HeadJson {
     }
 }
 
+/// Lists all kinds of heads with their descriptions or, if one is named, prints its hyperparameters with
+/// their defaults.
 pub(crate) fn run(args: &HeadsArgs, context: &mut CommandContext<'_>) -> anyhow::Result<()> {
     context.note_unused_overrides("heads");
     let heads: Vec<HeadJson> = match &args.name {

@@ -1,4 +1,4 @@
-//! `headstock init`: a commented config for a data set.
+//! `headstock init`: writes a config file, with comments that explain the settings, for a data set.
 
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
@@ -18,32 +18,38 @@ use serde::Serialize;
 use super::{CommandContext, pluralize, shell_quote};
 use crate::args::InitArgs;
 
-/// Usual names of the columns with the file name and with the class, most usual first.
+/// Usual names of the columns with the file name and with the class, the most usual name first.
 const ID_COLUMNS: [&str; 9] =
     ["id", "image", "image_id", "filename", "file_name", "file", "path", "photo", "name"];
 const LABEL_COLUMNS: [&str; 8] = ["label", "class", "breed", "species", "category", "target", "variety", "y"];
 
-/// Usual folders of photos next to their table, and of test photos next to training photos.
+/// Usual folders of images next to their table.
 const IMAGE_FOLDERS: [&str; 6] = ["train", "images", "photos", "img", "data", "."];
+/// Name of the folder of training images, if test images are in a folder beside it.
 const TRAIN_FOLDER: &str = "train";
+/// Usual names of that folder of test images, the most usual one first.
 const TEST_FOLDERS: [&str; 4] = ["test", "val", "valid", "validation"];
 
+/// Extensions that are appended to the file name in a table until a file has that name.
 const EXTENSIONS: [&str; 7] = ["", "jpg", "jpeg", "png", "JPG", "webp", "tif"];
 
 /// Usual names of the column with the image in a Parquet file.
 const IMAGE_COLUMNS: [&str; 6] = ["image", "img", "picture", "photo", "pixel_values", "bytes"];
+/// Extensions of the files that hold many photos each.
 const SHARD_EXTENSIONS: [(&[&str], ShardKind); 2] =
     [(&["parquet"], ShardKind::Parquet), (&["tar", "tar.gz", "tgz"], ShardKind::Tar)];
 
+/// The kinds of files that hold many photos each.
 #[derive(Clone, Copy)]
 enum ShardKind {
     Parquet,
     Tar,
 }
 
-/// The locations of the data and of separate test data, found by [`detect`].
+/// Where the data is, found by [`detect`].
 struct DetectedData {
     location: DataLocation,
+    /// Separate test data, if there is any.
     test: Option<DataLocation>,
 }
 
@@ -52,34 +58,38 @@ struct DetectedData {
 struct InitJson<'a> {
     config: &'a Path,
     classes: usize,
+    /// Numbers of images for training and for testing.
     train: usize,
     test: usize,
 }
 
+/// Finds out how the data at `args.path` is stored, lists its images and classes, writes a config file for
+/// it, and prints the numbers of training and test images. No image is opened.
 pub(crate) fn run(args: &InitArgs, context: &mut CommandContext<'_>) -> anyhow::Result<()> {
     context.note_unused_overrides("init");
     let config = context.config_path();
-    let base = std::path::absolute(&config).map_err(|error| io_error("find", &config, error))?;
-    let base = base.parent().unwrap_or(Path::new("/")).to_path_buf();
+    let absolute = std::path::absolute(&config).map_err(|error| io_error("find", &config, error))?;
+    let config_folder = absolute.parent().unwrap_or(Path::new("/"));
     let detected = detect(args)?;
     let opened = detected.location.open(context.bars)?;
     let dataset = Dataset::read(opened.source.as_ref(), ClassOrder::Sorted).map_err(TrainError::from)?;
     let test_dataset = match &detected.test {
-        Some(test) => {
-            let test = test.open(context.bars)?;
+        Some(location) => {
+            let opened = location.open(context.bars)?;
             Some(
-                Dataset::read_with_classes(test.source.as_ref(), &dataset.classes)
+                Dataset::read_with_classes(opened.source.as_ref(), &dataset.classes)
                     .map_err(TrainError::from)?,
             )
         }
         None => None,
     };
     let given_counts = count_given_splits(&dataset);
+    // The test size only matters if neither test data nor a given split defines the test set.
     let test_size = match (&test_dataset, given_counts) {
         (None, None) => TestSizeChoice::for_dataset(&dataset),
         _ => TestSizeChoice::DEFAULT,
     };
-    write_new_config(&config, &render_config(&detected, &test_size, &base))?;
+    write_new_config(&config, &render_config(&detected, &test_size, config_folder))?;
 
     let (classes, n_images) = (dataset.classes.len(), dataset.samples.len());
     let (train, test) = match (&test_dataset, given_counts) {
@@ -102,8 +112,8 @@ pub(crate) fn run(args: &InitArgs, context: &mut CommandContext<'_>) -> anyhow::
     Ok(())
 }
 
-/// Numbers of training and test samples if the data has a split. Without test samples, validation samples are
-/// counted.
+/// If the data itself says which samples are for training and which for testing: the pair of their numbers,
+/// (training, test). Else `None`. Without test samples, the validation samples are the test set.
 fn count_given_splits(dataset: &Dataset) -> Option<(usize, usize)> {
     let count = |split| dataset.samples.iter().filter(|sample| sample.split == Some(split)).count();
     let (train, validation, test) = (count(Split::Train), count(Split::Validation), count(Split::Test));
@@ -111,19 +121,22 @@ fn count_given_splits(dataset: &Dataset) -> Option<(usize, usize)> {
     (train > 0 && n_test > 0).then_some((train, n_test))
 }
 
-/// The `test_size` of the config and the comment after it.
+/// The key `test_size` of the config, the part of the data that is drawn as test set, and the comment after
+/// it.
 struct TestSizeChoice {
     size: TestSize,
-    /// Number of test photos with this size.
+    /// Number of test photos with this size; 0 where `[split]` is not used.
     n_test: usize,
     comment: &'static str,
 }
 
 impl TestSizeChoice {
+    /// A tenth of the data.
     const DEFAULT: Self =
         Self { size: TestSize::Fraction(0.1), n_test: 0, comment: "fraction, or number of photos" };
 
-    /// A tenth, or as much as needed for one test photo of each class.
+    /// The first of these sizes with which the test set can have an image of each class: a tenth, a quarter,
+    /// as many images as classes. If none can, logs why and returns the default.
     fn for_dataset(dataset: &Dataset) -> Self {
         let choices = [
             (Self::DEFAULT.size, Self::DEFAULT.comment),
@@ -136,6 +149,7 @@ impl TestSizeChoice {
         let labels = dataset.labels();
         let mut first_error = None;
         for (size, comment) in choices {
+            // The split of `train`: one, with seed 0, only made to find out whether this size is possible.
             match stratified_shuffle_split(&labels, 1, size, 0) {
                 Ok(split) => return Self { size, n_test: split[0].test.len(), comment },
                 Err(error) => first_error = first_error.or(Some(error)),
@@ -151,7 +165,9 @@ impl TestSizeChoice {
     }
 }
 
-/// Finds out what kind of data `args.path` is, without reading images.
+/// Finds out what kind of data `args.path` is: an `hf://` data set, shards, a table, or a folder with a
+/// folder per class, perhaps inside `train/` with test images beside it. Reads no images, and logs which
+/// folders are ignored.
 fn detect(args: &InitArgs) -> Result<DetectedData, TrainError> {
     let path = &args.path;
     let without_test = |location| DetectedData { location, test: None };
@@ -159,7 +175,7 @@ fn detect(args: &InitArgs) -> Result<DetectedData, TrainError> {
         if args.images.is_some() || args.id.is_some() {
             let path = path.display();
             return Err(TrainError::Usage(format!(
-                "--images and --id are for a CSV, and {path} is {description}"
+                "--images and --id describe a table (CSV or TSV), but {path} is {description}: leave them out"
             )));
         }
         Ok(())
@@ -185,11 +201,17 @@ fn detect(args: &InitArgs) -> Result<DetectedData, TrainError> {
         return detect_csv(args).map(|csv| without_test(DataLocation::Csv(csv)));
     }
     if !path.is_dir() {
-        return Err(TrainError::Usage(format!("there is no folder, table or shard {}", path.display())));
+        return Err(TrainError::Usage(format!(
+            "there is no file or folder {}: `headstock init --help` lists what init accepts",
+            path.display()
+        )));
     }
     refuse_table_options("a folder")?;
     if args.label.is_some() {
-        return Err(TrainError::Usage(format!("--label is for a table, and {} is a folder", path.display())));
+        return Err(TrainError::Usage(format!(
+            "--label names a column of a table, but {} is a folder: leave it out",
+            path.display()
+        )));
     }
     let train = path.join(TRAIN_FOLDER);
     let labels = path.join("labels.csv");
@@ -206,18 +228,25 @@ fn detect(args: &InitArgs) -> Result<DetectedData, TrainError> {
         return Ok(without_test(DataLocation::Folder(path.clone())));
     }
     for name in class_folders(path).into_iter().filter(|name| !is_split_name(name)) {
-        tracing::info!("ignored {}: the training folder is {}", path.join(name).display(), train.display());
+        tracing::info!(
+            "ignored {}: {} is already used as the training folder",
+            path.join(name).display(),
+            train.display()
+        );
     }
     let mut test: Option<PathBuf> = None;
     for folder in TEST_FOLDERS.map(|name| path.join(name)).into_iter().filter(|folder| folder.is_dir()) {
         let shown_path = folder.display();
         let classes = class_folders(&folder);
         if let Some(test) = &test {
-            tracing::info!("ignored {shown_path}: the test folder is {}", test.display());
+            tracing::info!("ignored {shown_path}: {} is already used as the test folder", test.display());
         } else if classes.is_empty() {
-            tracing::info!("ignored {shown_path}: it has no folder per class");
+            tracing::info!("ignored {shown_path}: photos for testing must be in a folder per class");
         } else if classes.iter().all(|class| !train_classes.contains(class)) {
-            tracing::info!("ignored {shown_path}: none of its folders is a class of {}", train.display());
+            tracing::info!(
+                "ignored {shown_path}: none of its folders has the name of a class in {}",
+                train.display()
+            );
         } else {
             test = Some(folder);
         }
@@ -225,7 +254,8 @@ fn detect(args: &InitArgs) -> Result<DetectedData, TrainError> {
     Ok(DetectedData { location: DataLocation::Folder(train), test: test.map(DataLocation::Folder) })
 }
 
-/// The shards of `path`: the file itself, or the files of a folder without photos.
+/// The shards (files that hold many images each) of `path` with their kind: the file itself, or those of a
+/// folder. `None` if `path` is a different file, or a folder without shards or with image files too.
 fn detect_shards(path: &Path) -> Option<(ShardKind, Vec<PathBuf>)> {
     let is_shard = |endings: &[&str]| {
         let name = path.to_string_lossy().to_ascii_lowercase();
@@ -241,16 +271,18 @@ fn detect_shards(path: &Path) -> Option<(ShardKind, Vec<PathBuf>)> {
     })
 }
 
-/// Parquet shards; the columns are guessed if their names (images, others) are known.
+/// The location of Parquet shards, with a guess which columns hold the image and the class; `--label` names
+/// the latter. `columns` are the names of (columns that can hold images, all others); it is `None` for a data
+/// set on the hub, whose columns are assumed to be `image` and `label`.
 fn parquet_location(
     shards: String,
     args: &InitArgs,
     columns: Option<&(Vec<String>, Vec<String>)>,
 ) -> DataLocation {
-    let find_column = |present: &[String], candidates: &[&str]| {
-        candidates
+    let find_column = |names: &[String], usual_names: &[&str]| {
+        usual_names
             .iter()
-            .find_map(|name| present.iter().find(|column| column.eq_ignore_ascii_case(name)).cloned())
+            .find_map(|name| names.iter().find(|column| column.eq_ignore_ascii_case(name)).cloned())
     };
     let (images, other_columns) = columns.map_or((&[][..], &[][..]), |(images, others)| (images, others));
     let image = find_column(images, &IMAGE_COLUMNS).or_else(|| images.first().cloned());
@@ -262,20 +294,24 @@ fn parquet_location(
     }
 }
 
+/// The columns to read besides the image: only that of the class. Those of groups and of the split the user
+/// may add to the config.
 fn label_only(label: String) -> FieldNames {
     FieldNames { label, group: None, split: None }
 }
 
-/// Whether `root` has a training folder, and no folders other than training and test folders.
+/// Whether `root` has a folder `train`, and all its image folders are for training or testing. Then `train`
+/// is not the name of a class.
 fn has_only_split_folders(root: &Path) -> bool {
     root.join(TRAIN_FOLDER).is_dir() && class_folders(root).iter().all(is_split_name)
 }
 
+/// Whether a folder is for training or testing by its name.
 fn is_split_name(name: &OsString) -> bool {
     name == TRAIN_FOLDER || TEST_FOLDERS.iter().any(|test| name == test)
 }
 
-/// Sorted names of the folders in `root` that contain photos.
+/// Sorted names of the folders in `root` that contain images: the classes, if there is a folder per class.
 fn class_folders(root: &Path) -> Vec<OsString> {
     let Ok(entries) = fs::read_dir(root) else { return Vec::new() };
     let is_hidden = |name: &OsString| name.as_encoded_bytes().starts_with(b".");
@@ -288,37 +324,41 @@ fn class_folders(root: &Path) -> Vec<OsString> {
     names
 }
 
+/// Whether an image file is in `folder` itself, not in a subfolder.
 fn has_images(folder: &Path) -> bool {
     fs::read_dir(folder)
         .is_ok_and(|mut entries| entries.any(|entry| entry.is_ok_and(|entry| is_image_file(&entry.path()))))
 }
 
-/// Finds the columns of a table, the folder of its photos and the extension of their names.
+/// Finds out how to read the table `args.path` (CSV or TSV): the columns with the file names and the classes,
+/// the folder of the images, and the extension to append to the file names. Folder and extension are the
+/// first of the usual ones with which the image of the first row exists.
 fn detect_csv(args: &InitArgs) -> Result<CsvSource, TrainError> {
     let csv = args.path.clone();
     let usage_error = |problem: String| TrainError::Usage(format!("{}: {problem}", csv.display()));
-    let TableHead { columns, first_row: first } = read_table_head(&csv)?;
+    let TableHead { columns, first_row } = read_table_head(&csv)?;
+    // The index of the column that the user named with `flag`, or else of the first usual name.
     let find_column =
-        |requested: &Option<String>, candidates: &[&str], flag: &str, meaning: &str| match requested {
+        |requested: &Option<String>, usual_names: &[&str], flag: &str, meaning: &str| match requested {
             Some(name) => columns.iter().position(|column| column == name).ok_or_else(|| {
                 usage_error(format!(
-                    "there is no column `{name}` ({flag}); its columns: {}",
+                    "there is no column `{name}`, which {flag} names: the columns are {}",
                     columns.join(", ")
                 ))
             }),
-            None => candidates
+            None => usual_names
                 .iter()
                 .find_map(|name| columns.iter().position(|column| column.eq_ignore_ascii_case(name)))
                 .ok_or_else(|| {
                     usage_error(format!(
-                        "which column has {meaning}? Give {flag} with one of: {}",
+                        "no column has a usual name for {meaning}: name one with {flag}; the columns are {}",
                         columns.join(", ")
                     ))
                 }),
         };
-    let id = find_column(&args.id, &ID_COLUMNS, "--id", "the file name")?;
-    let label = find_column(&args.label, &LABEL_COLUMNS, "--label", "the class")?;
-    let first = &first[id];
+    let id = find_column(&args.id, &ID_COLUMNS, "--id", "the file names of the photos")?;
+    let label = find_column(&args.label, &LABEL_COLUMNS, "--label", "the classes")?;
+    let first_id = &first_row[id];
     let (id, label) = (columns[id].clone(), columns[label].clone());
     let parent = csv.parent().unwrap_or(Path::new(""));
     let folders = match &args.images {
@@ -327,27 +367,28 @@ fn detect_csv(args: &InitArgs) -> Result<CsvSource, TrainError> {
     };
     for images in &folders {
         for extension in EXTENSIONS {
-            let name = if extension.is_empty() { first.clone() } else { format!("{first}.{extension}") };
+            let name =
+                if extension.is_empty() { first_id.clone() } else { format!("{first_id}.{extension}") };
             if images.join(name).is_file() {
                 let (images, extension) = (images.clone(), extension.to_owned());
                 return Ok(CsvSource { csv, images, id, extension, fields: label_only(label) });
             }
         }
     }
-    let folders: Vec<String> = folders.iter().map(|folder| folder.display().to_string()).collect();
+    let searched: Vec<String> = folders.iter().map(|folder| folder.display().to_string()).collect();
     Err(usage_error(format!(
-        "the photo of the first row, `{first}`, is not in {}: name the folder of the photos with --images",
-        folders.join(", ")
+        "the photo of the first row, `{first_id}`, is not in {}: name the folder of the photos with --images",
+        searched.join(", ")
     )))
 }
 
-/// Writes a new file; an existing one is an error.
+/// Writes the config to a new file; never overwrites one, which may be the user's work.
 fn write_new_config(config: &Path, text: &str) -> Result<(), TrainError> {
     let mut file = OpenOptions::new().write(true).create_new(true).open(config).map_err(|error| {
         if error.kind() == ErrorKind::AlreadyExists {
             let name = config.display();
             return TrainError::Usage(format!(
-                "{name} already exists: remove it, or write another file with --config"
+                "{name} already exists: remove it, or choose a different file name with --config"
             ));
         }
         io_error("write", config, error)
@@ -355,11 +396,14 @@ fn write_new_config(config: &Path, text: &str) -> Result<(), TrainError> {
     file.write_all(text.as_bytes()).map_err(|error| io_error("write", config, error))
 }
 
+/// The error of a failed `action` on `path`, such as `write`.
 fn io_error(action: &'static str, path: &Path, source: std::io::Error) -> TrainError {
     TrainError::Io { action, path: path.into(), source }
 }
 
-/// The text of the config.
+/// The text of the config file for the data: the keys that differ between data sets, and constant sections
+/// with comments that explain the settings. Paths in it are relative to `base`, the folder of the config
+/// file.
 fn render_config(detected: &DetectedData, test_size: &TestSizeChoice, base: &Path) -> String {
     let toml_path = |path: &Path| toml::Value::String(relative_path(path, base)).to_string();
     let toml_string = |name: &str| toml::Value::String(name.to_owned()).to_string();
@@ -373,12 +417,12 @@ fn render_config(detected: &DetectedData, test_size: &TestSizeChoice, base: &Pat
                 Some(DataLocation::Folder(test)) => {
                     format!("test_folder = {}   # only used for testing", toml_path(test))
                 }
-                _ => "# test_folder = \"test\"            # without it, [split] draws the test split".into(),
+                _ => "# test_folder = \"test\"            # without it, [split] draws the test set".into(),
             };
             format!("folder = {}   # a folder per class\n{test}", toml_path(root))
         }
         DataLocation::Csv(source) => format!(
-            "csv = {}\nimages = {}   # the folder that the ids are relative to\nid = {}   # column with the file name\nlabel = {}   # column with the class\nextension = {}   # appended to the id",
+            "csv = {}\nimages = {}   # the folder that the file names are relative to\nid = {}   # column with the file name\nlabel = {}   # column with the class\nextension = {}   # appended to each file name",
             toml_path(&source.csv),
             toml_path(&source.images),
             toml_string(&source.id),
@@ -401,7 +445,8 @@ fn render_config(detected: &DetectedData, test_size: &TestSizeChoice, base: &Pat
     format!("{HEADER}\n[data]\n{data}\n{DATA_OPTIONS}{split}\n{OTHER_SECTIONS}")
 }
 
-/// `path` relative to `base` if it is inside, else absolute, with `/` as separator.
+/// `path` for a config file in the folder `base`: relative to `base` if it is inside, so that both can be
+/// moved together, else absolute. The separator is `/` on every system.
 fn relative_path(path: &Path, base: &Path) -> String {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
     let inside = absolute.strip_prefix(base).unwrap_or(&absolute);
@@ -409,31 +454,34 @@ fn relative_path(path: &Path, base: &Path) -> String {
     if text.is_empty() { ".".into() } else { text }
 }
 
+/// The start of every config file.
 const HEADER: &str = "\
 # Settings of headstock. Paths are relative to this file.
 version = 1
 ";
 
-const DATA_OPTIONS: &str = r#"# class_order = "sorted"          # order of the labels: by class name, or "appearance"
+/// The end of `[data]` and the start of `[split]`.
+const DATA_OPTIONS: &str = r#"# class_order = "sorted"          # order of the classes: by name, or "appearance": as in the data
 # on_error = "stop"               # list unreadable photos and stop, or "skip" them
-# max_pixels = 200000000          # larger photos are refused
+# max_pixels = 200000000          # photos with more pixels are refused
 # decode = "exact"                # or "scaled": decode large JPEGs at a fraction of their size
 
-# The test split is drawn like scikit-learn's StratifiedShuffleSplit with random_state = seed.
+# The test set is drawn as by scikit-learn's StratifiedShuffleSplit with random_state = seed.
 [split]
 "#;
 
+/// The rest of the config file after `test_size`.
 const OTHER_SECTIONS: &str = r#"seed = 0
 
 [backbone]
 weights = "hf://timm/resnet50.a1_in1k"   # or a folder, or a .safetensors file; @REVISION pins a commit
-layer = "avgpool"                 # or stem, layer1 .. layer4
+layer = "avgpool"                 # or "stem", "layer1" to "layer4"
 device = "auto"                   # or "cpu", "cuda", "cuda:1"
 precision = "f32"                 # or "bf16"
 
 [features]
 cache = ".headstock"              # folder of the feature cache
-views = 0                         # augmented views per training photo, besides the unaugmented one
+views = 0                         # augmented copies of each training photo, besides the unchanged one
 
 # Random transforms of the augmented views.
 # [augment]

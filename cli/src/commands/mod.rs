@@ -27,11 +27,14 @@ use crate::args::GlobalArgs;
 use crate::output::Output;
 use crate::progress::ProgressBars;
 
+/// Name of the config file in the current folder and in a run.
 const DEFAULT_CONFIG: &str = "headstock.toml";
 
-/// Everything that a command runs with.
+/// What every command gets besides its own arguments.
 pub(crate) struct CommandContext<'a> {
+    /// The arguments that all commands have, such as `--config` and `--set`.
     pub(crate) global: GlobalArgs,
+    /// The heads that can be used.
     pub(crate) heads: Registry,
     pub(crate) bars: &'a ProgressBars,
     pub(crate) output: &'a mut Output,
@@ -40,12 +43,14 @@ pub(crate) struct CommandContext<'a> {
 }
 
 impl CommandContext<'_> {
-    /// The config file.
+    /// Path of the config file: `--config`, or `headstock.toml` in the current folder.
     fn config_path(&self) -> PathBuf {
         self.global.config.clone().unwrap_or_else(|| DEFAULT_CONFIG.into())
     }
 
-    /// The settings of the config, with `extra` overrides before those of the user.
+    /// Reads and validates the config after two kinds of overrides (`KEY=VALUE`): those of the command,
+    /// `extra`, and those of `--set`, which have precedence. Downloads a data set of the Hugging Face hub and
+    /// puts its current commit into the settings, so that they always mean the same images.
     fn resolve_settings(&self, extra: &[String]) -> Result<Settings, TrainError> {
         let mut config = Config::read(&self.config_path())?;
         config.set(&[extra, &self.global.overrides].concat())?;
@@ -54,21 +59,23 @@ impl CommandContext<'_> {
         Ok(settings)
     }
 
-    /// The settings of the config for a command that may run without a `[backbone]`.
+    /// The settings of the config for `doctor`. Unlike for other commands, a config without
+    /// `[backbone]` is accepted, because the checks that need one are left out then.
     fn resolve_data_settings(&self) -> Result<Settings, TrainError> {
         let mut config = Config::read(&self.config_path())?;
         config.set(&self.global.overrides)?;
         Ok(config.resolve_images_only(&self.heads)?)
     }
 
-    /// Notes each override, for a command that does not use the config.
+    /// Logs for each `--set` that `command` ignores it, because that command does not read the config.
     fn note_unused_overrides(&self, command: &str) {
         for assignment in &self.global.overrides {
             tracing::info!("--set {assignment} has no effect: `headstock {command}` does not use the config");
         }
     }
 
-    /// Opens a run; also returns its settings, or those of `--config` if given.
+    /// Opens the trained run in `folder`. Also returns the settings for its use: those of `--config` if it is
+    /// given, else those saved in the run, both overridden by `--set`.
     fn open_run(&self, folder: &Path) -> Result<(Run, Settings), TrainError> {
         let run = Run::open(folder, &self.heads)?;
         let settings = match &self.global.config {
@@ -79,7 +86,7 @@ impl CommandContext<'_> {
     }
 }
 
-/// The metrics in a line.
+/// Formats the metrics of a test as a line. `ece` is the expected calibration error.
 fn format_metrics(metrics: &Metrics) -> String {
     format!(
         "accuracy {:.3}   top-5 accuracy {:.3}   macro F1 {:.3}   log-loss {:.3}   calibration error {:.3}",
@@ -87,7 +94,8 @@ fn format_metrics(metrics: &Metrics) -> String {
     )
 }
 
-/// Coverage and mean size of the conformal sets in a line.
+/// Formats the test of conformal sets (sets of classes that contain the true one with a target probability)
+/// as a line: the coverage reached and the mean number of classes, by each of the two methods LAC and APS.
 fn format_conformal(conformal: &ConformalMetrics) -> String {
     let format_sets =
         |sets: &SetMetrics| format!("coverage {:.3}, mean size {:.2}", sets.coverage, sets.mean_size);
@@ -99,15 +107,21 @@ fn format_conformal(conformal: &ConformalMetrics) -> String {
     )
 }
 
-/// The metrics on unseen test samples, if the run was trained on some of the test samples.
-fn format_unseen(trained_on: &TrainTestOverlap) -> Vec<String> {
-    let TrainTestOverlap { samples, unseen } = trained_on;
+/// Formats how many test samples the run was trained on, and the metrics on the other test samples, because a
+/// head knows the samples that it was fitted on and metrics on them are too optimistic. No lines if the run
+/// was trained on no test sample.
+fn format_unseen(overlap: &TrainTestOverlap) -> Vec<String> {
+    let TrainTestOverlap { samples: n_seen, unseen } = overlap;
     match unseen {
-        _ if *samples == 0 => Vec::new(),
-        None => vec![format!("all of these {} were in the training data", pluralize(*samples, "sample"))],
+        _ if *n_seen == 0 => Vec::new(),
+        None => vec![format!(
+            "test photos that were in the training data: {n_seen}, all of them: the metrics are too optimistic"
+        )],
         Some(UnseenMetrics { samples: n_unseen, test, conformal }) => {
-            let heading =
-                format!("{samples} of these were in the training data; metrics on the other {n_unseen}:");
+            let n_unseen = pluralize(*n_unseen, "test photo");
+            let heading = format!(
+                "test photos that were in the training data: {n_seen}; metrics on the other {n_unseen}:"
+            );
             let lines = std::iter::once(format_metrics(test)).chain(conformal.as_ref().map(format_conformal));
             std::iter::once(heading).chain(lines.map(|line| format!("  {line}"))).collect()
         }
@@ -119,12 +133,12 @@ fn pluralize(count: usize, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
-/// The path that this program was called by.
+/// The path that this program was called by, for printed commands.
 fn program_path() -> PathBuf {
     env::args_os().next().map_or_else(|| "headstock".into(), PathBuf::from)
 }
 
-/// Quotes a word for a shell if necessary.
+/// Quotes a word for a shell if necessary, so that printed commands can be pasted.
 fn shell_quote(text: impl Display) -> String {
     let text = text.to_string();
     // On Windows a backslash separates folders; elsewhere a shell would remove it.
@@ -132,6 +146,7 @@ fn shell_quote(text: impl Display) -> String {
     if !text.is_empty() && text.chars().all(is_safe) {
         text
     } else {
+        // A quote in the text ends the quoted part, is added by a backslash, and starts the next quoted part.
         format!("'{}'", text.replace('\'', "'\\''"))
     }
 }

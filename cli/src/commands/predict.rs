@@ -12,9 +12,11 @@ use super::{CommandContext, pluralize};
 use crate::args::{PredictArgs, PredictionFormat};
 use crate::output::{Escaped, Output, StdoutError};
 
-/// Classes per photo in the table.
+/// Number of classes that the table shows per photo.
 const TOP_K: usize = 3;
 
+/// Predicts the classes of the images that the arguments name with a trained run, and prints each batch when
+/// it is done. Unreadable images are reported, and make the command fail in the end.
 pub(crate) fn run(args: &PredictArgs, context: &mut CommandContext<'_>) -> anyhow::Result<()> {
     let images = list_images(&args.images)?;
     let (run, settings) = context.open_run(&args.run)?;
@@ -25,16 +27,16 @@ pub(crate) fn run(args: &PredictArgs, context: &mut CommandContext<'_>) -> anyho
     let mut printer = Printer { format: args.format, classes, sets, out: context.output };
     let mut unreadable = 0;
     printer.print_header()?;
-    predictor.predict::<anyhow::Error>(&images, bars, &mut |batch, predicted| {
+    predictor.predict::<anyhow::Error>(&images, bars, &mut |batch, results| {
         for (image, error) in
-            batch.iter().zip(&predicted).filter_map(|(image, p)| Some((image, p.as_ref().err()?)))
+            batch.iter().zip(&results).filter_map(|(image, result)| Some((image, result.as_ref().err()?)))
         {
             unreadable += 1;
             tracing::warn!("{image} cannot be read: {error}");
         }
         bars.suspend(|| {
-            for (image, predicted) in batch.iter().zip(&predicted) {
-                match predicted {
+            for (image, result) in batch.iter().zip(&results) {
+                match result {
                     Ok(prediction) => printer.print_row(image, *prediction)?,
                     Err(error) => printer.print_unreadable(image, error)?,
                 }
@@ -47,21 +49,25 @@ pub(crate) fn run(args: &PredictArgs, context: &mut CommandContext<'_>) -> anyho
     match unreadable {
         0 => Ok(()),
         _ => Err(TrainError::Data(format!(
-            "{unreadable} of {} cannot be read",
+            "{unreadable} of {} cannot be read: the warnings give the reasons; replace or remove these files",
             pluralize(images.len(), "photo")
         ))
         .into()),
     }
 }
 
-/// The images of the arguments; a folder is replaced by the images below it.
+/// The images that the arguments name; a folder stands for the images in it and its subfolders.
 fn list_images(arguments: &[PathBuf]) -> Result<Vec<ImageRef>, TrainError> {
     let mut images = Vec::new();
     for path in arguments {
         if path.is_dir() {
             let found = find_image_files(path)?;
             if found.is_empty() {
-                return Err(TrainError::Data(format!("there are no photos in {}", path.display())));
+                let problem = format!(
+                    "there are no photos in {}: name photos, or a folder that has some",
+                    path.display()
+                );
+                return Err(TrainError::Data(problem));
             }
             images.extend(found.into_iter().map(ImageRef::from));
         } else {
@@ -71,15 +77,18 @@ fn list_images(arguments: &[PathBuf]) -> Result<Vec<ImageRef>, TrainError> {
     Ok(images)
 }
 
-/// Prints the predictions of one image after the other.
+/// Prints the predictions of one image after the other in the format of `--format`.
 struct Printer<'a> {
     format: PredictionFormat,
+    /// The class names, in the order of the probabilities.
     classes: &'a [String],
+    /// Chooses the classes of an image's conformal set, with `--coverage`.
     sets: Option<SetPredictor>,
     out: &'a mut Output,
 }
 
 impl Printer<'_> {
+    /// Prints the row of column names if the format is CSV; the other formats have none.
     fn print_header(&mut self) -> Result<(), StdoutError> {
         match self.format {
             PredictionFormat::Csv => {
@@ -91,6 +100,9 @@ impl Printer<'_> {
         }
     }
 
+    /// Prints the prediction of an image in the chosen format: the probabilities of the classes and the
+    /// predicted class. With `--coverage P` it includes the conformal set of the image: classes that include
+    /// the true one with probability `P`.
     fn print_row(&mut self, image: &ImageRef, prediction: Prediction<'_>) -> Result<(), StdoutError> {
         let Prediction { probabilities, predicted } = prediction;
         let best = predicted as usize;
@@ -100,6 +112,7 @@ impl Printer<'_> {
         });
         match self.format {
             PredictionFormat::Table => {
+                // The most probable class first; of equally probable ones, the predicted class.
                 let mut order: Vec<usize> = (0..probabilities.len()).collect();
                 order.sort_by(|&a, &b| {
                     probabilities[b].total_cmp(&probabilities[a]).then((b == best).cmp(&(a == best)))
@@ -135,12 +148,14 @@ impl Printer<'_> {
         }
     }
 
-    /// Prints the row of an unreadable image in the formats that programs read.
+    /// Prints a row for an image that cannot be read, so that a program that reads the output finds every
+    /// image: empty fields in CSV, the error in JSON.
     fn print_unreadable(&mut self, image: &ImageRef, error: &DecodeError) -> Result<(), StdoutError> {
         match self.format {
             // The warning on stderr is enough.
             PredictionFormat::Table => Ok(()),
             PredictionFormat::Csv => {
+                // As many as `print_header` has after `path`: predicted, probability, the classes, the set.
                 let empty = vec![String::new(); self.classes.len() + 2 + usize::from(self.sets.is_some())];
                 self.out.print_csv(std::iter::once(image.to_string()).chain(empty))
             }

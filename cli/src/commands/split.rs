@@ -6,7 +6,7 @@ use headstock_train::run::write_split;
 use headstock_train::samples::{SampleSet, Subset};
 use serde::Serialize;
 
-use super::CommandContext;
+use super::{CommandContext, pluralize};
 use crate::args::SplitArgs;
 
 /// The output of `split --json`.
@@ -18,13 +18,17 @@ struct SplitJson<'a> {
     test: usize,
 }
 
+/// Splits the data set as `train` would, writes which image is for training and which for testing to the CSV
+/// `args.out`, and prints their numbers. No features are computed.
 pub(crate) fn run(args: &SplitArgs, context: &mut CommandContext<'_>) -> anyhow::Result<()> {
     let settings = context.resolve_settings(&[])?;
+    // The second value, the images themselves, is not needed.
     let (samples, _) = SampleSet::read(&settings, context.bars)?;
     write_split(&samples, &args.out)?;
     let (train, test) = (samples.rows_of(Subset::Train).len(), samples.rows_of(Subset::Test).len());
     let out = &mut *context.output;
-    out.print(format!("{}: {train} for training, {test} for testing", args.out.display()))?;
+    let n_train = pluralize(train, "photo");
+    out.print(format!("{}: {n_train} for training, {test} for testing", args.out.display()))?;
     out.print_json(&SplitJson { out: &args.out, classes: samples.classes.len(), train, test })?;
     Ok(())
 }

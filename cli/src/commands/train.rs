@@ -8,13 +8,13 @@ use headstock_train::{Run, RunDir, TrainOutcome, resume, train};
 use serde::Serialize;
 
 use super::{
-    CommandContext, DEFAULT_CONFIG, find_lr, format_conformal, format_metrics, format_unseen, program_path,
-    shell_quote,
+    CommandContext, DEFAULT_CONFIG, find_lr, format_conformal, format_metrics, format_unseen, pluralize,
+    program_path, shell_quote,
 };
 use crate::args::TrainArgs;
 use crate::output::{Output, StdoutError};
 
-/// The output of `train --json`.
+/// The output of `train --json`, also the field `trained` of `compare --json`.
 #[derive(Serialize)]
 pub(super) struct TrainJson<'a> {
     run: &'a Path,
@@ -24,11 +24,14 @@ pub(super) struct TrainJson<'a> {
 }
 
 impl<'a> TrainJson<'a> {
+    /// The JSON of a trained run; `kind` is the name of its head, such as `svm`.
     pub(super) fn new(outcome: &'a TrainOutcome, kind: &'a str) -> Self {
         Self { run: &outcome.folder, head: kind, metrics: &outcome.metrics }
     }
 }
 
+/// Trains a new run and prints its metrics, or continues an interrupted run (`--resume`), or only plots the
+/// loss at rising learning rates (`--find-lr`).
 pub(crate) fn run(args: &TrainArgs, context: &mut CommandContext<'_>) -> anyhow::Result<()> {
     if let Some(folder) = &args.resume {
         let (settings, outcome) = resume(folder, &context.heads, context.bars)?;
@@ -46,7 +49,8 @@ pub(crate) fn run(args: &TrainArgs, context: &mut CommandContext<'_>) -> anyhow:
     Ok(print_result(&outcome, settings.head.kind(), context.output)?)
 }
 
-/// Prints the result as text and, with `--json`, as JSON.
+/// Prints the result of training as text and, with `--json`, as JSON. `kind` is the name of the run's head,
+/// such as `svm`.
 fn print_result(outcome: &TrainOutcome, kind: &str, out: &mut Output) -> Result<(), StdoutError> {
     log_run_on_error(
         outcome,
@@ -54,7 +58,8 @@ fn print_result(outcome: &TrainOutcome, kind: &str, out: &mut Output) -> Result<
     )
 }
 
-/// Logs the folder of the run if printing failed: the run may be the work of hours.
+/// If printing the results failed (`printed` is an error), logs the folder of the run, which may have taken
+/// hours. Returns `printed`.
 pub(super) fn log_run_on_error(
     outcome: &TrainOutcome,
     printed: Result<(), StdoutError>,
@@ -65,14 +70,17 @@ pub(super) fn log_run_on_error(
     printed
 }
 
-/// Prints the metrics of a run, and commands that use it.
+/// Prints the metrics of a new run, and commands to continue with. `kind` is the name of its head, such as
+/// `svm`.
 pub(super) fn print_summary(outcome: &TrainOutcome, kind: &str, out: &mut Output) -> Result<(), StdoutError> {
     let TrainOutcome { folder, metrics, example } = outcome;
     let counts = &metrics.counts;
     let seconds = &metrics.seconds;
     out.print(format!(
         "{kind}: {} classes, trained on {}, tested on {}",
-        counts.classes, counts.train, counts.test
+        counts.classes,
+        pluralize(counts.train, "photo"),
+        counts.test
     ))?;
     if !metrics.chosen.is_empty() {
         let chosen: Vec<String> =
@@ -94,18 +102,20 @@ pub(super) fn print_summary(outcome: &TrainOutcome, kind: &str, out: &mut Output
     }
     let tuning = seconds.tune.map_or(String::new(), |seconds| format!(", fine-tuning {seconds:.1} s"));
     out.print(format!(
-        "features {:.1} s ({} computed), fit {:.1} s{tuning}, calibration {:.1} s, test {:.1} s",
+        "time: features {:.1} s ({} computed), fit {:.1} s{tuning}, calibration {:.1} s, test {:.1} s",
         seconds.features, counts.computed, seconds.fit, seconds.calibration, seconds.test
     ))?;
     out.print(format!("run: {}", folder.display()))?;
     let program = shell_quote(program_path().display());
+    // A different head to try next.
     let other_head = if kind == "svm" { "linear" } else { "svm" };
     out.print("\nnext:")?;
     if let Some(example) = example {
         let example = shell_quote(relative_to_cwd(example).display());
         out.print(format!("  {program} predict {} {example}", shell_quote(folder.display())))?;
     }
-    // The config of the run contains all overrides, and its features are cached.
+    // The config saved in the run contains all overrides, so its features are cached. The other head is
+    // fitted without fine-tuning.
     let config = shell_quote(folder.join(DEFAULT_CONFIG).display());
     let frozen_flag = if seconds.tune.is_some() { " --set tune.from=head" } else { "" };
     out.print(format!(
@@ -114,7 +124,8 @@ pub(super) fn print_summary(outcome: &TrainOutcome, kind: &str, out: &mut Output
     out.print(format!("  {} shows the errors of each class", folder.join("report.html").display()))
 }
 
-/// The metrics on the test split before and after calibration.
+/// Formats the effect of calibrating the probabilities as a line: the method, and log-loss and expected
+/// calibration error (`ece`) on the test set before and after.
 fn format_calibration(calibration: &CalibrationMetrics) -> String {
     let method = match calibration.temperature {
         Some(temperature) => format!("temperature {temperature:.3}"),
@@ -127,7 +138,7 @@ fn format_calibration(calibration: &CalibrationMetrics) -> String {
     )
 }
 
-/// `path` relative to the current folder if it is inside.
+/// `path` relative to the current folder if it is inside, so that printed commands are short.
 fn relative_to_cwd(path: &Path) -> PathBuf {
     let cwd = env::current_dir().unwrap_or_default();
     path.strip_prefix(&cwd).unwrap_or(path).to_path_buf()
@@ -174,12 +185,12 @@ mod tests {
         let metrics_line = "accuracy 0.750   top-5 accuracy 1.000   macro F1 0.500   log-loss 0.250   calibration error 0.125";
         let report = "  runs/x 1/report.html shows the errors of each class";
         let expected = [
-            "linear: 3 classes, trained on 30, tested on 10",
+            "linear: 3 classes, trained on 30 photos, tested on 10",
             "chosen hyperparameters: C = 0.5, alpha = 3",
             metrics_line,
             "calibration (temperature 2.000): log-loss 0.500 -> 0.125, calibration error 0.250 -> 0.062",
             "conformal sets (target coverage 0.90): LAC coverage 0.875, mean size 1.25; APS coverage 0.875, mean size 1.25",
-            "features 1.0 s (4 computed), fit 2.0 s, fine-tuning 4.0 s, calibration 3.0 s, test 5.0 s",
+            "time: features 1.0 s (4 computed), fit 2.0 s, fine-tuning 4.0 s, calibration 3.0 s, test 5.0 s",
             "run: runs/x 1",
             "",
             "next:",
@@ -201,9 +212,9 @@ mod tests {
             metrics.as_object_mut().unwrap().remove(name);
         }
         let shorter = [
-            "svm: 3 classes, trained on 30, tested on 10",
+            "svm: 3 classes, trained on 30 photos, tested on 10",
             metrics_line,
-            "features 1.0 s (4 computed), fit 2.0 s, calibration 3.0 s, test 5.0 s",
+            "time: features 1.0 s (4 computed), fit 2.0 s, calibration 3.0 s, test 5.0 s",
             "run: runs/x 1",
             "",
             "next:",

@@ -171,7 +171,7 @@ fn bench_measures_from_files_and_caches_nothing() {
 
     // --data needs the photos of a config, also with --weights; the default config is headstock.toml.
     let no_config = run_in_empty_folder(&project, &[&arguments[..], &["--weights", "../backbone"]].concat());
-    no_config.fails(2, &["there is no config headstock.toml"]);
+    no_config.fails(2, &["there is no config file headstock.toml"]);
     fs::remove_dir(project.path("empty")).unwrap();
     let away = ["--config", "away.toml"];
     project.run(&[&arguments[..], &["--weights", "backbone"], &away].concat()).fails(2, &["away.toml"]);

@@ -151,7 +151,7 @@ fn every_candidate_is_in_the_file_and_with_all_in_the_table() {
     for file in ["mine.json", "mine.csv"] {
         project.run(&["compare", "--out", file]).fails(2, &[file, "exists and is not"]);
     }
-    project.run(&["compare", "--out", "all.txt"]).fails(2, &["known: .csv, .json"]);
+    project.run(&["compare", "--out", "all.txt"]).fails(2, &["ends in .csv or .json"]);
 }
 
 #[test]
@@ -183,7 +183,7 @@ fn groups_stay_in_one_fold_and_divided_ones_are_reported() {
     let project = Project::with_features("compare/grouped");
     let done = project.run(&["compare", "--heads", "linear", "--json"]).ok();
     assert_eq!(done.json()["groups"], 30);
-    assert!(done.stdout.contains("135 samples in 30 groups"), "{}", done.stdout);
+    assert!(done.stdout.contains("135 photos in 30 groups"), "{}", done.stdout);
     let divided = "groups are both trained on and tested on";
     assert_eq!(done.stderr.matches(divided).count(), 1, "{}", done.stderr);
     let trained = project.run(&["train"]).ok();
@@ -214,7 +214,7 @@ fn compare_uses_the_frozen_backbone_even_if_the_config_fine_tunes() {
     let project = Project::new(6);
     let compare = ["compare", "--heads", "linear", "--folds", "2", "--json"];
     let plain = project.run(&compare).ok();
-    let note = "the backbone is frozen for this command: [tune] is not used";
+    let note = "this command does not fine-tune the backbone: [tune] is not used";
     assert!(!plain.stderr.contains(note), "{}", plain.stderr);
     let tuning = ["--set", "tune.from=layer4", "--take-best", "--run", "best"];
     let done = project.run(&[&compare[..], &tuning].concat()).ok();
@@ -241,7 +241,9 @@ fn a_budget_of_0_is_refused() {
 #[test]
 fn invalid_comparisons_are_refused_at_the_start() {
     let project = Project::with_features("compare/overlapping");
-    project.run(&["compare", "--heads", "linear,forest"]).fails(2, &["there is no head `forest`; known:"]);
+    project
+        .run(&["compare", "--heads", "linear,forest"])
+        .fails(2, &["there is no head `forest`: choose one of"]);
     project.run(&["compare", "--heads", "svm,svm"]).fails(2, &["`svm` is named twice"]);
     project.run(&["compare", "--folds", "1"]).fails(2, &["--folds"]);
     project.run(&["compare", "--folds", "100"]).fails(3, &["--folds 100", "largest class"]);
@@ -269,7 +271,7 @@ fn folds_and_seed_are_those_of_scikit_learns_stratified_k_fold() {
         assert_eq!((&figures["folds"], &figures["seed"]), (&folds.into(), &seed.into()));
         assert!(
             done.stdout.starts_with(&format!(
-                "{folds}-fold cross-validation on 135 samples, 3 classes: 3 candidates "
+                "{folds}-fold cross-validation on 135 photos, 3 classes: 3 candidates "
             ))
         );
         let candidates = figures["candidates"].as_array().unwrap();

@@ -158,10 +158,8 @@ fn init_writes_a_config_for_every_kind_of_data() {
     }
     project
         .run(&["init", "data", "--id", "x", "--config", "y.toml"])
-        .fails(2, &["--images and --id are for a CSV"]);
-    project
-        .run(&["init", "nothing", "--config", "y.toml"])
-        .fails(2, &["there is no folder, table or shard nothing"]);
+        .fails(2, &["--images and --id describe a table"]);
+    project.run(&["init", "nothing", "--config", "y.toml"]).fails(2, &["there is no file or folder nothing"]);
 }
 
 #[test]

@@ -203,9 +203,9 @@ fn wrong_labels_are_found_and_removed_from_the_clean_table() {
     });
     assert_eq!(figures["clean"], clean);
     assert_eq!(figures["html"], "doctor.html");
-    assert!(done.stdout.contains("\ndoctor.html: HTML page with thumbnails\n"), "{}", done.stdout);
+    assert!(done.stdout.contains("\ndoctor.html: web page with thumbnails\n"), "{}", done.stdout);
     let keys = format!(
-        "\nclean.csv: {} photos, {} left out; to train on it, use\n  [data]\n  csv = \"clean.csv\"\n  images = {:?}\n",
+        "\nclean.csv: {} photos, {} left out; to train on this table, put into the config file:\n  [data]\n  csv = \"clean.csv\"\n  images = {:?}\n",
         clean["kept"],
         clean["left_out"],
         clean["images"].as_str().unwrap()
@@ -288,7 +288,7 @@ fn augmented_views_are_shown_on_a_sheet() {
     let done = project.run(&[&["doctor", "--show-augment", "views.png", "--json"], &flip[..]].concat()).ok();
     let figures = serde_json::json!({ "out": "views.png", "photos": 6, "views": 7 });
     assert_eq!(done.json(), figures);
-    let line = "views.png: 6 photos, each with its unaugmented view and 7 augmented views";
+    let line = "views.png: 6 photos, each without augmentation and in 7 augmented views";
     assert_eq!(done.stdout.lines().next(), Some(line));
     let sheet = image::open(project.path("views.png")).unwrap();
     // Six rows of eight views of 64 pixels with gaps of 4.
@@ -334,9 +334,9 @@ fn strict_ends_with_3_for_warnings_alone_and_for_errors_alone_and_with_0_for_not
     let clean = strict().ok();
     assert!(clean.stdout.contains("\nno problems found\n"), "{}", clean.stdout);
     assert!(
-        clean
-            .stdout
-            .starts_with("24 photos in 2 classes: 22 for training, 2 for testing; 12 to 12 per class\n")
+        clean.stdout.starts_with(
+            "24 photos in 2 classes: 22 for training, 2 for testing; 12 to 12 photos per class\n"
+        )
     );
 
     // A note: a grayscale image.
@@ -353,20 +353,22 @@ fn strict_ends_with_3_for_warnings_alone_and_for_errors_alone_and_with_0_for_not
     write_noise_image(&project, "photos/c/00.png", 100);
     write_noise_image(&project, "photos/c/01.png", 101);
     project.write("headstock.toml", &project.read("headstock.toml").replace("= 2", "= 3"));
-    strict().fails(3, &["error: --strict: 0 errors and 1 warning\n"]);
+    strict().fails(3, &["error: --strict: 0 errors and 1 warning were found: "]);
     let warned = project.run(&["doctor", "--quick"]).ok();
     assert!(warned.stdout.contains("\nwarning  small-class  "), "{}", warned.stdout);
-    assert!(warned.stdout.contains("; 2 to 12 per class\n"), "{}", warned.stdout);
+    assert!(warned.stdout.contains("; 2 to 12 photos per class\n"), "{}", warned.stdout);
 
     // Another warning, and an error.
     fs::write(project.path("photos/a/anim.gif"), reference_image("animated.gif")).unwrap();
     project.write("photos/b/text.png", "no photo");
-    strict().fails(3, &["error: --strict: 1 error and 2 warnings\n"]);
+    strict().fails(3, &["error: --strict: 1 error and 2 warnings were found: "]);
 
     // Only an error.
     let project = noise_project(12);
     project.write("photos/b/text.png", "no photo");
-    project.run(&["doctor", "--quick", "--strict"]).fails(3, &["error: --strict: 1 error and 0 warnings\n"]);
+    project
+        .run(&["doctor", "--quick", "--strict"])
+        .fails(3, &["error: --strict: 1 error and 0 warnings were found: "]);
 }
 
 // effect: --json, doctor --quick
@@ -405,12 +407,12 @@ fn the_json_of_doctor_has_these_fields() {
         "findings": [
             {
                 "kind": "unreadable", "severity": "error", "count": 1,
-                "advice": "replace or remove them, or skip them with data.on_error = \"skip\"",
+                "advice": "replace or remove them, or skip them with `data.on_error = \"skip\"`",
                 "items": [{ "photos": [item_image("b/text.png")], "detail": figures["findings"][0]["items"][0]["detail"] }],
             },
             {
                 "kind": "exact-duplicate", "scope": "across-classes", "severity": "error", "count": 1,
-                "advice": "the same picture has two labels: remove the wrong one",
+                "advice": "the same picture has two labels: remove the photo with the wrong label",
                 "items": [{ "photos": [item_image("a/00.png"), item_image("b/copy.png")], "detail": "" }],
             },
         ],
@@ -424,7 +426,7 @@ fn the_json_of_doctor_has_these_fields() {
         "{figures}"
     );
     let detail = figures["findings"][0]["items"][0]["detail"].as_str().unwrap();
-    assert!(detail.starts_with("not a photo of a known format"), "{detail}");
+    assert!(detail.starts_with("not a photo in a supported format"), "{detail}");
     assert!(done.stdout.contains(&format!("  b/text.png ({detail})\n")), "{}", done.stdout);
     assert!(done.stdout.contains("  a/00.png = b/copy.png\n"), "{}", done.stdout);
     // The text has at most three examples.

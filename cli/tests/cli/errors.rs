@@ -47,12 +47,12 @@ fn bad_usage_ends_with_2() {
     project.run(&["train", "--set", "folder"]).fails(2, &["--set folder: write KEY=VALUE"]);
     project.run(&["train", "--head", "forest"]).fails(
         2,
-        &["there is no head `forest`; known: cosine, knn, lda, linear, mlp, nearest-mean, ridge, svm"],
+        &["there is no head `forest`: choose one of cosine, knn, lda, linear, mlp, nearest-mean, ridge, svm"],
     );
     project.run(&["train", "--set", "head.C=0"]).fails(2, &["`head.C`"]);
     project
         .run(&["train", "--set", "backbone.weights=absent"])
-        .fails(2, &["there are no weights at", "absent"]);
+        .fails(2, &["no model weights found at", "absent"]);
     project.run(&["train", "--set", "backbone.device=cuda"]).fails(2, &["--features cuda"]);
     project.run(&["train", "--set", "backbone.weights=hf://x"]).fails(2, &["hf://owner/name"]);
     project.run(&["extract", "--out", "x.txt"]).fails(2, &[".npy, .npz, .safetensors, .parquet"]);
@@ -68,7 +68,7 @@ fn bad_data_ends_with_3() {
     project.run(&["train", "--set", "data.folder=absent"]).fails(3, &["there is no folder", "absent"]);
     project
         .run(&["train", "--set", "split.test_size=2"])
-        .fails(3, &["the test set would have 2 samples for 3 classes"]);
+        .fails(3, &["the test set would have 2 photos for 3 classes"]);
     project.run(&["train", "--set", "split.test_size=20"]).fails(3, &["a test set of 20"]);
     project
         .run(&["train", "--set", "data.max_pixels=1000"])
@@ -78,7 +78,7 @@ fn bad_data_ends_with_3() {
     project.run(&["train"]).fails(3, &["class lone has only one photo"]);
     fs::remove_dir_all(project.path("photos/lone")).unwrap();
     fs::create_dir(project.path("photos/empty")).unwrap();
-    project.run(&["train"]).fails(3, &["empty", "no photos"]);
+    project.run(&["train"]).fails(3, &["class folders without photos: empty"]);
     fs::remove_dir(project.path("photos/empty")).unwrap();
     fs::create_dir_all(project.path("one/hat")).unwrap();
     fs::copy(project.path("photos/hat/00.jpg"), project.path("one/hat/00.jpg")).unwrap();
@@ -86,7 +86,7 @@ fn bad_data_ends_with_3() {
     project.write("labels.csv", "id,breed\nhat/00,hat\n../photos/dress/00,dress\n");
     let csv = "csv = \"labels.csv\"\nimages = \"photos\"\nextension = \"jpg\"";
     project.write("csv.toml", &Project::config(csv));
-    project.run(&["train", "--config", "csv.toml"]).fails(3, &["has no column `label`", "breed"]);
+    project.run(&["train", "--config", "csv.toml"]).fails(3, &["no column `label`: set", "breed"]);
     let labelled = ["train", "--config", "csv.toml", "--set", "data.label=breed"];
     project.run(&labelled).fails(3, &["line 3", "points outside"]);
     project.write("labels.csv", "id,breed\nhat/00,hat\nhat/00,hat\n");
@@ -116,7 +116,7 @@ fn a_run_refuses_other_weights_than_its_own() {
     fs::write(&weights, bytes).unwrap();
     let other = ["--set", "backbone.weights=other"];
     let predict = [&["predict", "runs/linear-1", "photos/hat/00.jpg"][..], &other].concat();
-    project.run(&predict).fails(2, &["are not the weights that the head was fitted on", "sha256"]);
+    project.run(&predict).fails(2, &["are not those that the head was fitted on", "sha256"]);
     let layer = ["evaluate", "runs/linear-1", "--set", "backbone.layer=layer1"];
     project.run(&layer).fails(2, &["`backbone.layer`"]);
     // The same weights in another folder are accepted.
@@ -182,10 +182,10 @@ fn each_kind_of_error_ends_with_its_status_and_says_what_to_do() {
         (
             &config("absent.toml"),
             2,
-            &["there is no config absent.toml: write one with `headstock init`", "--config"],
+            &["there is no config file absent.toml: write one with `headstock init`", "--config"],
         ),
         (&config("photos"), 2, &["error: failed to read photos\n  because: "]),
-        (&config("no.toml"), 2, &["no.toml is not TOML: ", "line 1"]),
+        (&config("no.toml"), 2, &["no.toml is not a valid config file (TOML): ", "line 1"]),
         (&config("old.toml"), 2, &["old.toml: `version` is missing: begin the file with `version = 1`"]),
         (&config("new.toml"), 2, &["new.toml: `version` is 2, but this headstock reads version 1"]),
         (&config("bare.toml"), 2, &["bare.toml: `backbone", "is missing"]),
@@ -197,13 +197,13 @@ fn each_kind_of_error_ends_with_its_status_and_says_what_to_do() {
         (&set("split.seed"), 2, &["--set split.seed: write KEY=VALUE"]),
         // HeadError in the config
         (&set("head.C=-1"), 2, &["`head.C` is -1: must be a number greater than 0"]),
-        (&set("head.D=1"), 2, &["unknown key `head.D`; did you mean `head.C`? (known here: solver, C, "]),
-        (&set("head.kind=forest"), 2, &["there is no head `forest`; known: cosine, "]),
+        (&set("head.D=1"), 2, &["unknown key `head.D`; did you mean `head.C`? (known keys: solver, C, "]),
+        (&set("head.kind=forest"), 2, &["there is no head `forest`: choose one of cosine, "]),
         // Usage
         (
             &["train", "--run", "r"],
             2,
-            &["r already exists: a run is never overwritten; name another folder with --run"],
+            &["r already exists: a run is never overwritten; choose a different folder with --run"],
         ),
         (
             &["train", "--warm", "photos", "--run", "x"],
@@ -213,21 +213,25 @@ fn each_kind_of_error_ends_with_its_status_and_says_what_to_do() {
         (
             &["train", "--warm", "r", "--head", "svm", "--run", "x"],
             2,
-            &["--warm r: it has a `linear` head, from which a `svm` head cannot start"],
+            &["--warm r: the run has the head `linear`, but the config has the head `svm`"],
         ),
         (&["train", "--resume", "photos"], 2, &["photos has no training to resume"]),
         (&["train", "--find-lr"], 2, &["nothing to fine-tune", "tune.from=layer4"]),
         (
             &["extract", "--out", "o.npz"],
             2,
-            &["features are extracted from photos, but `data.features` names precomputed features"],
+            &["`extract` needs photos, but `data.features` names precomputed features"],
         ),
-        (&["doctor"], 2, &["doctor checks photos: `data.features` has none"]),
+        (&["doctor"], 2, &["doctor checks photos, but `data.features` has only precomputed features"]),
         (&["predict", "r", "photos/a/1.jpg"], 2, &["the head was fitted on precomputed features"]),
         (&["predict", "r", "photos/a/1.jpg", "--coverage", "1.5"], 2, &["1.5", "must be between 0 and 1"]),
-        (&["bench"], 2, &["give --weights, or a config with [backbone]"]),
-        (&["bench", "--seconds", "0"], 2, &["--seconds 0.0: give a duration above 0"]),
-        (&["compare", "--out", "x.txt"], 2, &["x.txt: unknown file extension; known: .csv, .json"]),
+        (&["bench"], 2, &["no model weights are named: give --weights, or a config file with [backbone]"]),
+        (&["bench", "--seconds", "0"], 2, &["--seconds 0.0 is not a usable duration"]),
+        (
+            &["compare", "--out", "x.txt"],
+            2,
+            &["x.txt: unknown file extension: choose a file name that ends in .csv or .json"],
+        ),
         (&["compare", "--heads", "knn,knn"], 2, &["--heads: `knn` is named twice"]),
         // Data
         (&set("data.features=absent.npz"), 3, &["absent.npz: No such file"]),
@@ -240,7 +244,7 @@ fn each_kind_of_error_ends_with_its_status_and_says_what_to_do() {
         (
             &set("split.test_size=1"),
             3,
-            &["the test set would have 1 sample for 2 classes: every class needs at least one"],
+            &["the test set would have 1 photo for 2 classes: every class needs at least one"],
         ),
         (
             &["evaluate", "r", "--set", "data.features=wide.npz", "--set", "split.test_size=3"],
@@ -253,7 +257,7 @@ fn each_kind_of_error_ends_with_its_status_and_says_what_to_do() {
         (
             &["train", "--run", "x", "--head", "mlp", "--set", "head.lr=1e30"],
             1,
-            &["the loss is NaN in epoch 1: lower `lr`, or set `standardize = true`"],
+            &["the loss is NaN in epoch 1, so the fit has failed: lower `lr`, or set `standardize = true`"],
         ),
         (&["split", "--out", "file/s.csv"], 1, &["error: failed to ", "file/s.csv\n  because: "]),
         (&["train", "--run", "file/x"], 1, &["error: failed to ", "\n  because: "]),

@@ -97,7 +97,7 @@ fn overrides_are_toml_or_text_and_the_last_of_a_key_counts() {
         (Some("ridge"), Some(2.5))
     );
     train("x", &["split"]).fails(2, &["--set split: write KEY=VALUE"]);
-    train("x", &["split..seed=1"]).fails(2, &["--set split..seed=1: a section or key in it is empty"]);
+    train("x", &["split..seed=1"]).fails(2, &["--set split..seed=1: the name of a section or key is empty"]);
     train("x", &["version=2"]).fails(2, &["--set version=2", "cannot be overridden"]);
     train("x", &["calibration=none", "calibration.x=1"])
         .fails(2, &["`calibration` is a value, not a section"]);
@@ -153,7 +153,7 @@ fn a_run_is_used_with_its_settings_or_those_of_the_config() {
 fn split_writes_every_row_with_its_class_and_split() {
     let project = Project::with_features("feature_file/separable");
     let done = project.run(&["split", "--out", "tables/s.csv", "--json"]).ok();
-    assert_eq!(done.stdout.lines().next(), Some("tables/s.csv: 36 for training, 4 for testing"));
+    assert_eq!(done.stdout.lines().next(), Some("tables/s.csv: 36 photos for training, 4 for testing"));
     let figures = serde_json::json!({ "out": "tables/s.csv", "classes": 2, "train": 36, "test": 4 });
     assert_eq!(done.json(), figures);
     let rows = parse_csv(&project.read("tables/s.csv"));
@@ -226,7 +226,10 @@ fn json_adds_one_line_to_stdout_and_changes_no_other() {
     let other = project.run(&["evaluate", "r", "--set", "split.seed=1", "--json"]).ok();
     let lines: Vec<&str> = other.stderr.lines().collect();
     assert!(lines[0].starts_with("warning: the run was trained on 15 of these 15"), "{lines:?}");
-    assert!(lines[1].starts_with("note: these are not the samples that the run was tested on"), "{lines:?}");
+    assert!(
+        lines[1].starts_with("note: these are not the photos that the run was first tested on"),
+        "{lines:?}"
+    );
     assert_eq!((lines.len(), other.stdout.lines().count()), (2, 5), "{}", other.stdout);
     let failed = project.run(&["train", "--json", "--head", "forest"]).fails(2, &["error: "]);
     assert_eq!(failed.stdout, "");

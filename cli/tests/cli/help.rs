@@ -29,6 +29,6 @@ fn heads_are_listed_and_described_by_tables_that_can_be_pasted() {
     }
     project.run(&["heads", "forest"]).fails(
         2,
-        &["there is no head `forest`; known: cosine, knn, lda, linear, mlp, nearest-mean, ridge, svm"],
+        &["there is no head `forest`: choose one of cosine, knn, lda, linear, mlp, nearest-mean, ridge, svm"],
     );
 }

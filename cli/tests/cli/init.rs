@@ -86,21 +86,21 @@ fn test_folders_need_class_folders_and_ignored_folders_are_reported() {
     create_empty_files(&project, &["cats/.thumbnails/1.jpg"]);
     let (config, notes) = init_config(&project, "cats");
     assert!(config.contains("folder = \"cats/train\"") && config.contains("# test_folder"), "{config}");
-    assert_eq!(notes, "note: ignored cats/test: it has no folder per class\n");
+    assert_eq!(notes, "note: ignored cats/test: photos for testing must be in a folder per class\n");
     create_empty_files(&project, &["cats/val/a/1.jpg", "cats/valid/a/1.jpg", "cats/more/1.jpg"]);
     let (config, notes) = init_config(&project, "cats");
     assert!(config.contains("test_folder = \"cats/val\""), "{config}");
     assert_eq!(
         notes,
-        "note: ignored cats/more: the training folder is cats/train\n\
-         note: ignored cats/test: it has no folder per class\n\
-         note: ignored cats/valid: the test folder is cats/val\n"
+        "note: ignored cats/more: cats/train is already used as the training folder\n\
+         note: ignored cats/test: photos for testing must be in a folder per class\n\
+         note: ignored cats/valid: cats/val is already used as the test folder\n"
     );
     fs::create_dir_all(project.path("cats/test/unknown")).unwrap();
     fs::rename(project.path("cats/test/1.jpg"), project.path("cats/test/unknown/1.jpg")).unwrap();
     let (config, notes) = init_config(&project, "cats");
     assert!(config.contains("test_folder = \"cats/val\""), "{config}");
-    assert!(notes.contains("none of its folders is a class of cats/train"), "{notes}");
+    assert!(notes.contains("none of its folders has the name of a class in cats/train"), "{notes}");
 }
 
 #[test]
@@ -137,13 +137,15 @@ fn a_table_that_cannot_be_read_is_bad_data() {
     let init = ["init", "labels.csv", "--config", "new.toml"];
     for table in [&b"id,breed\nhat/00,k\xe4se\n"[..], b"id,r\xe4sse\nhat/00,hat\n"] {
         fs::write(project.path("labels.csv"), table).unwrap();
-        project.run(&init).fails(3, &["labels.csv", "is not UTF-8: save the file as UTF-8"]);
+        project.run(&init).fails(3, &["labels.csv", "is not UTF-8 text: save the file as UTF-8"]);
     }
     project.write("labels.csv", "id,breed\n");
     project.run(&init).fails(3, &["labels.csv has no rows"]);
     project.write("labels.csv", "\u{feff}id,breed\nhat/00,hat\ndress/00,dress\n");
     let named = [&init[..], &["--images", "photos", "--label", "race"]].concat();
-    project.run(&named).fails(2, &["there is no column `race` (--label); its columns: id, breed"]);
+    project
+        .run(&named)
+        .fails(2, &["there is no column `race`, which --label names: the columns are id, breed"]);
     project.run(&[&init[..], &["--images", "photos"]].concat()).ok();
 }
 
@@ -184,7 +186,9 @@ fn ambiguous_columns_must_be_named() {
     let named = ["init", "odd.csv", "--config", "x.toml", "--id", "a", "--label", "b"];
     project.write("odd.csv", "a,b\nnowhere.jpg,hat\n");
     project.run(&named).fails(2, &["nowhere.jpg", "--images"]);
-    project.run(&["init", "absent"]).fails(2, &["there is no folder, table or shard absent"]);
+    project
+        .run(&["init", "absent"])
+        .fails(2, &["there is no file or folder absent: `headstock init --help` lists"]);
     assert!(!project.path("x.toml").exists());
 }
 
@@ -222,17 +226,17 @@ fn columns_and_the_image_folder_are_given_or_guessed() {
     };
     assert_refused(
         &["--id", "name"],
-        &["there is no column `name` (--id); its columns: id, class, label, file"],
+        &["there is no column `name`, which --id names: the columns are id, class, label, file"],
     );
-    assert_refused(&["--label", "name"], &["there is no column `name` (--label)"]);
+    assert_refused(&["--label", "name"], &["there is no column `name`, which --label names"]);
     assert_refused(
         &["--images", "other"],
         &["the photo of the first row, `1`, is not in other: ", "--images"],
     );
     let folder = |flag: &str| project.run(&["init", ".", "--config", "no.toml", flag, "x"]);
-    folder("--id").fails(2, &["--images and --id are for a CSV, and . is a folder"]);
-    folder("--images").fails(2, &["--images and --id are for a CSV, and . is a folder"]);
-    folder("--label").fails(2, &["--label is for a table, and . is a folder"]);
+    folder("--id").fails(2, &["--images and --id describe a table (CSV or TSV), but . is a folder"]);
+    folder("--images").fails(2, &["--images and --id describe a table (CSV or TSV), but . is a folder"]);
+    folder("--label").fails(2, &["--label names a column of a table, but . is a folder"]);
     assert!(!project.path("no.toml").exists());
 }
 
@@ -290,5 +294,7 @@ fn columns_of_a_parquet_are_found_by_their_usual_names() {
     assert_eq!(data("usual.toml", &[]), ["p.parquet", "picture", "class"]);
     assert_eq!(data("named.toml", &["--label", "use"]), ["p.parquet", "picture", "use"]);
     let id = ["init", "p.parquet", "--config", "no.toml", "--id", "x"];
-    project.run(&id).fails(2, &["--images and --id are for a CSV, and p.parquet is a set of shards"]);
+    project
+        .run(&id)
+        .fails(2, &["--images and --id describe a table (CSV or TSV), but p.parquet is a set of shards"]);
 }

@@ -273,7 +273,10 @@ fn each_format_of_predict_agrees_with_the_predictions_of_the_run() {
         assert_eq!((&line["path"], &row["path"]), (&(*image).into(), &(*image).to_owned()));
         if *image == "bad.jpg" {
             assert_eq!(field_paths(line), ["error", "path"]);
-            assert!(line["error"].as_str().unwrap().starts_with("not a photo of a known format"), "{line}");
+            assert!(
+                line["error"].as_str().unwrap().starts_with("not a photo in a supported format"),
+                "{line}"
+            );
             assert!(row.iter().all(|(name, field)| name == "path" || field.is_empty()), "{row:?}");
             continue;
         }
@@ -310,7 +313,7 @@ fn extract_reports_rows_and_computed_features() {
     let figures = |out: &str, features: u64, computed: u64| json!({ "out": out, "rows": 9, "features": features, "computed": computed, "skipped": 0 });
     let first = extract("x.npz", &[]);
     assert_eq!(first.json(), figures("x.npz", 2048, 9));
-    assert_eq!(first.stdout.lines().next(), Some("x.npz: 9 x 2048 features"));
+    assert_eq!(first.stdout.lines().next(), Some("x.npz: 9 photos x 2048 features"));
     assert_eq!(extract("y.parquet", &[]).json(), figures("y.parquet", 2048, 0));
     // The config of the run is used in any folder; --config has precedence.
     project
@@ -373,18 +376,20 @@ fn find_lr_reports_the_whole_curve_and_two_suggestions() {
     assert_eq!(curve["backbone_share"], 0.2, "0.002 / 0.01, the default rate of SGD");
     let text = &done.stdout;
     assert!(
-        text.contains(&format!("the loss falls most steeply at tune.lr = {:.1e}\n", steepest[0][0])),
+        text.contains(&format!("try tune.lr = {:.1e}, where the loss falls fastest\n", steepest[0][0])),
         "{text}"
     );
     assert!(
         text.contains(&format!(
-            "a tenth of the rate with the lowest loss: tune.lr = {:.1e}\n",
+            "or tune.lr = {:.1e}, a tenth of the learning rate with the lowest loss\n",
             lowest[0] / 10.0
         )),
         "{text}"
     );
     assert!(
-        text.contains("(learning rate of the head; the last stage of the backbone uses 0.2 times that)\n"),
+        text.contains(
+            "(learning rate of the head; the last stage of the backbone uses 0.2 times that rate)\n"
+        ),
         "{text}"
     );
     assert!(!project.path("runs").exists(), "nothing is trained");

@@ -40,7 +40,8 @@ fn argument_names(command: &clap::Command) -> impl Iterator<Item = String> {
     })
 }
 
-/// Compares a generated file with `expected`; with `INSTA_UPDATE=always` writes it, as insta does its snapshots.
+/// Compares a generated file with `expected`; with `INSTA_UPDATE=always` writes it, as insta does its
+/// snapshots.
 pub(crate) fn assert_generated(path: &str, expected: &str) {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
     #[expect(clippy::disallowed_methods, reason = "this file is updated like the snapshots of insta")]

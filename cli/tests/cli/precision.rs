@@ -27,7 +27,8 @@ fn bf16_agrees_with_f32_or_is_refused_on_this_cpu() {
         let out = project.path("x.npy");
         let commands: [(&str, &[&str]); 2] = [("train", &[]), ("extract", &["--out", out.to_str().unwrap()])];
         for (command, more) in commands {
-            run(command, "bf16", more).fails(2, &["this CPU has no bf16 arithmetic", "use f32"]);
+            run(command, "bf16", more)
+                .fails(2, &["this CPU has no bf16 arithmetic", "use the precision f32"]);
         }
         assert_eq!(project.n_cached("cache"), 0);
         let computed = run("train", "f32", &["--json"]).ok().json()["counts"]["computed"].clone();

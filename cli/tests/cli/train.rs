@@ -236,7 +236,7 @@ fn evaluating_a_run_on_other_images_is_reported() {
     project.add_new_images("later", 12);
     let done = project.run(&["evaluate", "runs/linear-1", "--set", "data.test_folder=later", "--json"]).ok();
     assert_eq!((&done.json()["samples"], &done.json()["same_samples"]), (&3.into(), &false.into()));
-    assert!(done.stderr.contains("not the samples that the run was tested on"), "{}", done.stderr);
+    assert!(done.stderr.contains("not the photos that the run was first tested on"), "{}", done.stderr);
 }
 
 // effect: predict PHOTO, predict --format

@@ -103,7 +103,7 @@ fn a_fine_tuned_run_has_its_backbone_and_every_command_uses_it() {
     assert!(read("layer3.npy") == read("tuned3.npy"), "stages before the fine-tuned one did not change");
 
     // A head on a fine-tuned backbone cannot warm-start one on a frozen backbone.
-    project.run(&["train", "--warm", "tuned"]).fails(2, &["--warm tuned", "other features"]);
+    project.run(&["train", "--warm", "tuned"]).fails(2, &["--warm tuned", "different features"]);
 
     // The config of the run reproduces it, on any number of threads.
     let config = "tuned/headstock.toml";
@@ -258,7 +258,7 @@ fn an_unfinished_run_is_refused_with_the_command_that_resumes_it() {
     for class in CLASSES {
         fs::remove_file(project.path(&format!("photos/{class}/05.jpg"))).unwrap();
     }
-    project.run(&["train", "--resume", "begun"]).fails(2, &["have changed since it began"]);
+    project.run(&["train", "--resume", "begun"]).fails(2, &["have changed since the run began"]);
     fs::write(&last, "cut").unwrap();
     project.run(&["train", "--resume", "begun"]).fails(1, &["last.safetensors"]);
 }

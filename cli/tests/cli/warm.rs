@@ -13,7 +13,11 @@ fn labels_of_the_run_stay_and_new_classes_follow() {
     let warm = project
         .run(&["train", "--warm", "runs/linear-1", "--run", "warm", "--set", "calibration=none", "--json"])
         .ok();
-    assert!(warm.stderr.contains("new classes, after the 3 of runs/linear-1: longsleeve"), "{}", warm.stderr);
+    assert!(
+        warm.stderr.contains("adding new classes to the 3 classes of runs/linear-1: longsleeve"),
+        "{}",
+        warm.stderr
+    );
     let header = project.read("warm/predictions.csv").lines().next().unwrap_or_default().to_owned();
     assert_eq!(header, "path,label,predicted,probability,dress,hat,shoes,longsleeve");
 
@@ -60,8 +64,8 @@ fn an_incompatible_run_is_refused_with_the_reason() {
     project.run(&["train"]).ok();
     let warm = |more: &[&str]| project.run(&[&["train", "--warm", "runs/linear-1"], more].concat());
     warm(&["--head", "svm"])
-        .fails(2, &["runs/linear-1", "has a `linear` head, from which a `svm` head cannot start"]);
-    warm(&["--set", "backbone.layer=layer3"]).fails(2, &["it was fitted on other features"]);
+        .fails(2, &["runs/linear-1", "the run has the head `linear`, but the config has the head `svm`"]);
+    warm(&["--set", "backbone.layer=layer3"]).fails(2, &["the run was trained on different features"]);
     project.run(&["train", "--warm", "nowhere"]).fails(2, &["nowhere is not a run"]);
 }
 
@@ -84,15 +88,15 @@ fn a_warm_start_on_another_split_reports_metrics_on_unseen_images() {
     assert_eq!(trained_on["unseen"]["samples"].as_u64().unwrap_or(0), unseen as u64);
     let written: serde_json::Value = serde_json::from_str(&project.read("warm/metrics.json")).unwrap();
     assert_eq!(written["trained_on"], trained_on);
-    let warning = format!(
-        "the run that this one starts from was trained on {seen} of the {} test photos",
-        seen + unseen
-    );
+    let warning =
+        format!("the run given with `--warm` was trained on {seen} of the {} test photos", seen + unseen);
     assert!(done.stderr.contains(&warning), "{}", done.stderr);
     let title = if unseen > 0 {
-        format!("{seen} of these were in the training data; metrics on the other {unseen}:")
+        format!(
+            "test photos that were in the training data: {seen}; metrics on the other {unseen} test photo"
+        )
     } else {
-        "were in the training data".into()
+        "test photos that were in the training data".into()
     };
     assert!(done.stdout.contains(&title), "{}", done.stdout);
 }

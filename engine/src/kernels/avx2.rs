@@ -5,11 +5,12 @@ use std::arch::x86_64::*;
 use super::{Job, Kernel, Simd};
 use crate::cache_line::CacheLine;
 
-/// AVX2 with FMA in `f32`: a vector is two registers.
+/// The kernel for AVX2 with FMA in `f32`. A vector of 16 `f32` is two registers of 8.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Avx2(());
 
 impl Avx2 {
+    /// The kernel if this CPU has AVX2 and FMA.
     pub(crate) fn new() -> Option<Self> {
         (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")).then_some(Self(()))
     }
@@ -26,46 +27,50 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn add(self, a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
-        // SAFETY: as in `splat`.
+        // SAFETY: the type exists only if AVX2 and FMA are present.
         unsafe { [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])] }
     }
 
     #[inline(always)]
     fn sub(self, a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
-        // SAFETY: as in `splat`.
+        // SAFETY: the type exists only if AVX2 and FMA are present.
         unsafe { [_mm256_sub_ps(a[0], b[0]), _mm256_sub_ps(a[1], b[1])] }
     }
 
     #[inline(always)]
     fn mul_add(self, a: [__m256; 2], b: [__m256; 2], c: [__m256; 2]) -> [__m256; 2] {
-        // SAFETY: as in `splat`.
+        // SAFETY: the type exists only if AVX2 and FMA are present.
         unsafe { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
     }
 
     #[inline(always)]
     fn max(self, a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
-        // SAFETY: as in `splat`.
+        // SAFETY: the type exists only if AVX2 and FMA are present.
         unsafe { [_mm256_max_ps(a[0], b[0]), _mm256_max_ps(a[1], b[1])] }
     }
 
+    /// `value` in the lanes where `sign > 0`, and 0 in the others, for the backward pass of a ReLU. The
+    /// comparison gives lanes of all ones or all zeros, and a bitwise AND applies them to the value.
     #[inline(always)]
     fn select_positive(self, value: [__m256; 2], sign: [__m256; 2]) -> [__m256; 2] {
-        // SAFETY: as in `splat`.
+        // SAFETY: the type exists only if AVX2 and FMA are present.
         unsafe {
-            let above = |sign| _mm256_cmp_ps::<_CMP_GT_OQ>(sign, _mm256_setzero_ps());
-            [_mm256_and_ps(above(sign[0]), value[0]), _mm256_and_ps(above(sign[1]), value[1])]
+            let is_positive = |sign| _mm256_cmp_ps::<_CMP_GT_OQ>(sign, _mm256_setzero_ps());
+            [_mm256_and_ps(is_positive(sign[0]), value[0]), _mm256_and_ps(is_positive(sign[1]), value[1])]
         }
     }
 
+    /// Reads 16 `f32`, the two halves of a vector, from `src` on.
     #[inline(always)]
     unsafe fn load(self, src: *const f32) -> [__m256; 2] {
-        // SAFETY: as in `splat`; the caller guarantees the address.
+        // SAFETY: AVX2 and FMA are present; the caller guarantees the address.
         unsafe { [_mm256_loadu_ps(src), _mm256_loadu_ps(src.add(8))] }
     }
 
+    /// Writes the two halves of a vector, 16 `f32`, from `dst` on.
     #[inline(always)]
     unsafe fn store(self, dst: *mut f32, vector: [__m256; 2]) {
-        // SAFETY: as in `load`.
+        // SAFETY: AVX2 and FMA are present; the caller guarantees the address.
         unsafe {
             _mm256_storeu_ps(dst, vector[0]);
             _mm256_storeu_ps(dst.add(8), vector[1]);
@@ -84,15 +89,17 @@ impl Kernel for Avx2 {
     type Sums = [[__m256; 2]; 1];
     type Weights = [__m256; 2];
     /// 6 rows by 2 registers of sums, 2 of weights and a broadcast: 15 of the 16 registers.
-    const ROWS: usize = 6;
-    const VECTORS: usize = 1;
-    const PARTS: usize = 1;
+    const MAX_ROWS: usize = 6;
+    const VECTORS_PER_PANEL: usize = 1;
+    const VECTORS_PER_LINE: usize = 1;
 
     #[inline(always)]
     fn simd(self) -> Self {
         self
     }
 
+    /// Runs `job` inside a function that is compiled for AVX2 and FMA. The job is inlined there, so that the
+    /// compiler uses these instructions for all of its code.
     #[inline(always)]
     fn vectorize<J: Job>(self, job: J) {
         #[target_feature(enable = "avx2,fma")]
@@ -103,12 +110,14 @@ impl Kernel for Avx2 {
         unsafe { enter(self, job) }
     }
 
+    /// Loads 16 channels: in `f32` they are the whole cache line.
     #[inline(always)]
     unsafe fn load_part(self, src: *const CacheLine, _: usize) -> [__m256; 2] {
         // SAFETY: a cache line is 16 `f32`.
         unsafe { self.load(src.cast()) }
     }
 
+    /// Stores 16 channels: in `f32` they are the whole cache line.
     #[inline(always)]
     unsafe fn store_part(self, dst: *mut CacheLine, _: usize, vector: [__m256; 2]) {
         // SAFETY: a cache line is 16 `f32`.
@@ -120,16 +129,24 @@ impl Kernel for Avx2 {
         [self.splat(0.0)]
     }
 
+    /// Loads one cache line of weights for a step of a GEMM: one `f32` for each of 16 output channels.
     #[inline(always)]
     unsafe fn load_weights(self, src: *const CacheLine) -> [__m256; 2] {
         // SAFETY: the caller guarantees a cache line, 16 `f32`.
         unsafe { self.load(src.cast()) }
     }
 
+    /// One step of a GEMM for one pixel: reads an `f32` activation, and adds its products with the weights of
+    /// 16 output channels to the channels' sums, one per lane.
     #[inline(always)]
-    unsafe fn madd(self, [sums]: Self::Sums, activations: *const u8, weights: [__m256; 2]) -> Self::Sums {
+    unsafe fn multiply_accumulate(
+        self,
+        [sums]: Self::Sums,
+        activations: *const u8,
+        weights: [__m256; 2],
+    ) -> Self::Sums {
         // SAFETY: the caller guarantees 4 bytes.
-        let value = self.splat(unsafe { activations.cast::<f32>().read_unaligned() });
-        [self.mul_add(value, weights, sums)]
+        let activation = self.splat(unsafe { activations.cast::<f32>().read_unaligned() });
+        [self.mul_add(activation, weights, sums)]
     }
 }

@@ -3,11 +3,11 @@
 use super::{Job, Kernel, Simd};
 use crate::cache_line::CacheLine;
 
-/// Vectors as arrays.
+/// Vectors of 16 `f32` as arrays, for any CPU.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Portable;
 
-/// `f32`.
+/// The kernel in `f32` for any CPU.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PortableF32;
 
@@ -66,26 +66,29 @@ impl Kernel for PortableF32 {
     type Sums = [[f32; 16]; 1];
     type Weights = [f32; 16];
     /// 2 rows of 4 registers of 4 lanes: half of SSE2's registers, a quarter of NEON's.
-    const ROWS: usize = 2;
-    const VECTORS: usize = 1;
-    const PARTS: usize = 1;
+    const MAX_ROWS: usize = 2;
+    const VECTORS_PER_PANEL: usize = 1;
+    const VECTORS_PER_LINE: usize = 1;
 
     #[inline(always)]
     fn simd(self) -> Portable {
         Portable
     }
 
+    /// Runs `job` directly: it needs no instructions beyond those of the compilation target.
     #[inline(always)]
     fn vectorize<J: Job>(self, job: J) {
         job.run(self);
     }
 
+    /// Loads 16 channels: in `f32` they are the whole cache line.
     #[inline(always)]
     unsafe fn load_part(self, src: *const CacheLine, _: usize) -> [f32; 16] {
         // SAFETY: a cache line is 16 `f32`.
         unsafe { Portable.load(src.cast()) }
     }
 
+    /// Stores 16 channels: in `f32` they are the whole cache line.
     #[inline(always)]
     unsafe fn store_part(self, dst: *mut CacheLine, _: usize, vector: [f32; 16]) {
         // SAFETY: a cache line is 16 `f32`.
@@ -97,16 +100,24 @@ impl Kernel for PortableF32 {
         [[0.0; 16]]
     }
 
+    /// Loads one cache line of weights for a step of a GEMM: one `f32` for each of 16 output channels.
     #[inline(always)]
     unsafe fn load_weights(self, src: *const CacheLine) -> [f32; 16] {
         // SAFETY: the caller guarantees a cache line, 16 `f32`.
         unsafe { Portable.load(src.cast()) }
     }
 
+    /// One step of a GEMM for one pixel: reads an `f32` activation, and adds its products with the weights of
+    /// 16 output channels to the channels' sums, one per lane.
     #[inline(always)]
-    unsafe fn madd(self, [sums]: Self::Sums, activations: *const u8, weights: [f32; 16]) -> Self::Sums {
+    unsafe fn multiply_accumulate(
+        self,
+        [sums]: Self::Sums,
+        activations: *const u8,
+        weights: [f32; 16],
+    ) -> Self::Sums {
         // SAFETY: the caller guarantees 4 bytes.
-        let value = unsafe { activations.cast::<f32>().read_unaligned() };
-        [Portable.mul_add([value; 16], weights, sums)]
+        let activation = unsafe { activations.cast::<f32>().read_unaligned() };
+        [Portable.mul_add([activation; 16], weights, sums)]
     }
 }

@@ -30,6 +30,7 @@ impl FeatureMap {
         self.values.chunks_exact(pixels).map(|plane| plane.iter().sum::<f64>() / pixels as f64).collect()
     }
 
+    /// The convolution by its definition.
     fn convolved(&self, layer: &Convolution) -> Self {
         let Convolution { inputs, outputs, kernel, stride, padding, .. } = *layer;
         assert_eq!(inputs, self.channels);
@@ -61,6 +62,7 @@ impl FeatureMap {
         Self { channels: outputs, height, width, values, max_abs_sum }
     }
 
+    /// The max pool by its definition.
     fn pooled(&self, kernel: usize, stride: usize, padding: usize) -> Self {
         let output_len = |size: usize| (size + 2 * padding - kernel) / stride + 1;
         let (height, width) = (output_len(self.height), output_len(self.width));
@@ -99,6 +101,7 @@ impl NaiveNetwork {
         Self { normalization, layers: Vec::new() }
     }
 
+    /// Adds a convolution; returns the index of its value.
     pub(crate) fn convolution(
         &mut self,
         input: usize,

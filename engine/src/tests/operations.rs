@@ -9,11 +9,11 @@ use crate::tests::{TestRng, kernel_configs};
 
 /// Every kernel available here, and the emulated ones.
 fn kernels() -> Vec<AnyKernel> {
-    let kernels_of = |config: super::KernelConfig| {
+    let all_kernels = |config: super::KernelConfig| {
         let bf16 = config.kernels.bf16.map(|(narrowing, bf16)| [narrowing, bf16]);
         [config.kernels.f32].into_iter().chain(bf16.into_iter().flatten())
     };
-    kernel_configs().into_iter().flat_map(kernels_of).collect()
+    kernel_configs().into_iter().flat_map(all_kernels).collect()
 }
 
 /// Zeros of both signs, numbers near them, infinities and NaN.
@@ -68,9 +68,9 @@ impl Job for BinaryOps<'_> {
 fn binary_operations_are_the_scalar_ones_for_edge_cases() {
     for kernel in kernels() {
         for a in EDGES {
-            for some in EDGES.chunks(7) {
+            for some_edges in EDGES.chunks(7) {
                 // The two halves differ.
-                let b: [f32; 16] = std::array::from_fn(|lane| some[lane % some.len()]);
+                let b: [f32; 16] = std::array::from_fn(|lane| some_edges[lane % some_edges.len()]);
                 let mut out = [[f32::NAN; 16]; 4];
                 kernel.run(BinaryOps { a: [a; 16], b, out: &mut out });
                 for lane in 0..16 {
@@ -145,14 +145,14 @@ impl Job for RoundTrip<'_> {
         // SAFETY: the line is valid and has these parts.
         unsafe {
             let vector = simd.load(self.values.as_ptr());
-            for part in 0..K::PARTS {
+            for part in 0..K::VECTORS_PER_LINE {
                 let mut line = CacheLine::zeros(1);
                 kernel.store_part(line.as_mut_ptr(), part, vector);
                 let mut loaded = [f32::NAN; 16];
                 simd.store(loaded.as_mut_ptr(), kernel.load_part(line.as_ptr(), part));
                 self.stored.push((bytemuck::cast(line[0]), loaded));
             }
-            for part in 0..K::OUT_PARTS {
+            for part in 0..K::OUT_VECTORS_PER_LINE {
                 let mut line = CacheLine::zeros(1);
                 kernel.store_out_part(line.as_mut_ptr(), part, vector);
                 self.layer_output.push(bytemuck::cast(line[0]));
@@ -186,7 +186,7 @@ fn cache_lines_hold_values_rounded_to_nearest() {
     cases.push(std::array::from_fn(|lane| f32::from_bits(halves[lane % 8])));
     cases.push(std::array::from_fn(|lane| [f32::INFINITY, f32::NEG_INFINITY, -0.0][lane % 3]));
     for kernel in kernels() {
-        let parts = kernel.layout().parts;
+        let parts = kernel.layout().vectors_per_line;
         for &values in &cases {
             let (mut stored, mut layer_output) = (Vec::new(), Vec::new());
             kernel.run(RoundTrip { values, stored: &mut stored, layer_output: &mut layer_output });
@@ -219,8 +219,8 @@ impl Job for TwoSteps<'_> {
         for (step, activations) in self.activations.iter().enumerate() {
             // SAFETY: 4 bytes, and weights of two steps.
             unsafe {
-                let weights = kernel.load_weights(self.weights.as_ptr().add(step * K::VECTORS));
-                sums = kernel.madd(sums, activations.as_ptr(), weights);
+                let weights = kernel.load_weights(self.weights.as_ptr().add(step * K::VECTORS_PER_PANEL));
+                sums = kernel.multiply_accumulate(sums, activations.as_ptr(), weights);
             }
         }
         for vector in sums.as_ref() {
@@ -242,8 +242,10 @@ fn a_step_adds_the_products_of_each_lane() {
         };
         let inputs = [[3.0f32, -5.0], [7.0, 2.0]];
         let mut weights = Vec::new();
-        for (step, vector) in [0, 1].into_iter().flat_map(|s| (0..layout.vectors).map(move |v| (s, v))) {
-            let line: [u8; 64] = if layout.parts == 1 {
+        for (step, vector) in
+            [0, 1].into_iter().flat_map(|s| (0..layout.vectors_per_panel).map(move |v| (s, v)))
+        {
+            let line: [u8; 64] = if layout.vectors_per_line == 1 {
                 bytemuck::cast::<[f32; 16], _>(std::array::from_fn(|lane| weight(step, vector, lane, 0)))
             } else {
                 let value = |index: usize| bf16::from_f32(weight(step, vector, index / 2, index % 2));
@@ -252,16 +254,22 @@ fn a_step_adds_the_products_of_each_lane() {
             weights.push(bytemuck::cast::<_, CacheLine>(line));
         }
         let activations = inputs.map(|pair| {
-            if layout.parts == 1 { pair[0].to_ne_bytes() } else { bytemuck::cast(pair.map(bf16::from_f32)) }
+            if layout.vectors_per_line == 1 {
+                pair[0].to_ne_bytes()
+            } else {
+                bytemuck::cast(pair.map(bf16::from_f32))
+            }
         });
         let mut sums = Vec::new();
         kernel.run(TwoSteps { activations, weights: &weights, sums: &mut sums });
-        let expected: Vec<[f32; 16]> = (0..layout.vectors)
+        let expected: Vec<[f32; 16]> = (0..layout.vectors_per_panel)
             .map(|vector| {
                 std::array::from_fn(|lane| {
                     let product =
                         |step: usize, part: usize| inputs[step][part] * weight(step, vector, lane, part);
-                    (0..2).map(|step| (0..layout.parts).map(|part| product(step, part)).sum::<f32>()).sum()
+                    (0..2)
+                        .map(|step| (0..layout.vectors_per_line).map(|part| product(step, part)).sum::<f32>())
+                        .sum()
                 })
             })
             .collect();

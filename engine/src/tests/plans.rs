@@ -4,7 +4,7 @@ use crate::dispatch::KernelSet;
 use crate::isa::{DType, Isa};
 use crate::layer::{Convolution, Method, channel_vectors};
 use crate::network::{Network, NetworkBuilder, Op, ValueId};
-use crate::plan::{BufferSlot, Plan, Step, padded_images, padded_input, transformed_lines};
+use crate::plan::{BufferSlot, Plan, PlannedNode, padded_images, padded_input, transformed_lines};
 use crate::tests::{epilogue, kernel_configs};
 use crate::winograd::Tiling;
 
@@ -74,37 +74,40 @@ fn value_lines(
     (slot.offset, slot.offset + (network.n_blocks(value) - 1) * slot.block_stride + pixels)
 }
 
-/// First line, and line after the last, of the scratch memory that a step writes.
-fn scratch_lines(network: &Network, plan: &Plan, step: &Step, images: usize) -> (usize, usize) {
-    let node = &network.nodes[step.node];
+/// First line, and line after the last, of the scratch memory that a node writes.
+fn scratch_lines(network: &Network, plan: &Plan, planned: &PlannedNode, images: usize) -> (usize, usize) {
+    let node = &network.nodes[planned.node];
     let ((height, width), (rows, columns)) = (plan.sizes[node.input], plan.sizes[node.output]);
     let lines = match &node.op {
         Op::MaxPool { .. } => 0,
         Op::Convolution { packed, .. } => match packed.method {
-            Method::Image => {
+            Method::FirstLayer => {
                 let padded = padded_images(packed, height, width);
                 (images * padded.n_rows() * padded.row_len).div_ceil(16)
             }
             Method::Pointwise if packed.stride == 1 => 0,
             Method::Pointwise => {
-                (packed.panels.k_blocks - 1) * step.copy_block_stride + images * rows * columns
+                (packed.panels.k_blocks - 1) * planned.copy_block_stride + images * rows * columns
             }
             Method::Direct => {
-                let blocks = packed.panels.k_blocks / (packed.kernel * packed.kernel);
                 let image_len = padded_input(packed, height, width).image_len();
-                (blocks - 1) * step.copy_block_stride + images * image_len
+                (packed.input_blocks() - 1) * planned.copy_block_stride + images * image_len
             }
             Method::Winograd => {
-                assert!(step.tiles >= 1 && step.tiles <= images * Tiling { height, width }.tiles_per_image());
+                assert!(
+                    planned.tiles >= 1
+                        && planned.tiles <= images * Tiling { height, width }.tiles_per_image()
+                );
                 let vectors = channel_vectors(packed.outputs);
-                transformed_lines(packed.panels.k_blocks, step.tiles) + transformed_lines(vectors, step.tiles)
+                transformed_lines(packed.panels.k_blocks, planned.tiles)
+                    + transformed_lines(vectors, planned.tiles)
             }
         },
     };
-    (step.scratch, step.scratch + lines)
+    (planned.scratch, planned.scratch + lines)
 }
 
-/// Checks that live values do not overlap in any step.
+/// Checks that live values do not overlap while any node runs.
 fn check(network: &Network, height: usize, width: usize) {
     let plan = Plan::new(network, height, width).unwrap();
     let ends: Vec<(usize, usize)> = (0..plan.stages.len())
@@ -114,33 +117,33 @@ fn check(network: &Network, height: usize, width: usize) {
             value_lines(network, &plan, plan.stages[stage].output, network.taps[stage], images)
         })
         .collect();
-    for (stage, planned) in plan.stages.iter().enumerate() {
+    for (stage, stage_plan) in plan.stages.iter().enumerate() {
         let nodes = &network.nodes[network.stage_nodes(stage)];
         let residual = |node: usize| match nodes[node].op {
             Op::Convolution { residual, .. } => residual,
             Op::MaxPool { .. } => None,
         };
-        for (now, step) in planned.steps.iter().enumerate() {
+        for (now, planned) in stage_plan.planned_nodes.iter().enumerate() {
             let mut taken = ends.clone();
             // Values computed so far that are still read, except those at taps.
             for (computed, node) in nodes.iter().enumerate().take(now + 1) {
                 let value = node.output;
                 let read = (now..nodes.len())
                     .rfind(|&later| nodes[later].input == value || residual(later) == Some(value));
-                let slot = planned.steps[computed].output;
+                let slot = stage_plan.planned_nodes[computed].output;
                 let in_place = residual(now) == Some(value)
                     && read == Some(now)
                     && nodes[now].input != value
-                    && slot.offset == step.output.offset
-                    && slot.block_stride == step.output.block_stride;
+                    && slot.offset == planned.output.offset
+                    && slot.block_stride == planned.output.block_stride;
                 if value != network.taps[stage] && (computed == now || read.is_some()) && !in_place {
-                    taken.push(value_lines(network, &plan, slot, value, planned.group_size));
+                    taken.push(value_lines(network, &plan, slot, value, stage_plan.group_size));
                 }
             }
-            taken.push(scratch_lines(network, &plan, step, planned.group_size));
+            taken.push(scratch_lines(network, &plan, planned, stage_plan.group_size));
             taken.retain(|(start, end)| start < end);
             taken.sort_unstable();
-            let name = format!("{network:?} at {height} x {width}, stage {stage}, step {now}");
+            let name = format!("{network:?} at {height} x {width}, stage {stage}, node {now}");
             assert!(taken.iter().zip(&taken[1..]).all(|(a, b)| a.1 <= b.0), "{taken:?}: {name}");
             assert!(taken.last().is_some_and(|last| last.1 + 32 <= plan.arena_lines), "slack: {name}");
         }

@@ -13,7 +13,7 @@ fn layer(inputs: usize, outputs: usize, [kernel, stride, padding]: [usize; 3]) -
 }
 
 /// A builder with a first layer of 8 channels.
-fn started() -> (NetworkBuilder, crate::ValueId) {
+fn builder_with_first_layer() -> (NetworkBuilder, crate::ValueId) {
     let mut builder = NetworkBuilder::new(Isa::Portable, SCALE).unwrap();
     let image = builder.input();
     let end = epilogue(None, true, DType::F32);
@@ -28,8 +28,8 @@ fn the_first_layer_has_3_channels_and_stride_2() {
     let end = epilogue(None, true, DType::F32);
     let rejected =
         builder.add_convolution("conv1", image, layer(3, 8, [3, 1, 1]), end).unwrap_err().to_string();
-    let expected =
-        "failed to add conv1: the first layer must have 3 input channels and stride 2, got 3 and 1";
+    let expected = "failed to add conv1 to the network: the first layer must have 3 input channels and \
+                    stride 2, got 3 input channels and stride 1";
     assert_eq!(rejected, expected);
     builder.add_convolution("conv1", image, layer(3, 8, [3, 2, 1]), end).unwrap();
 }
@@ -39,40 +39,44 @@ fn convolutions_with_invalid_sizes_are_rejected() {
     let valid = layer(8, 4, [3, 1, 1]);
     let end = epilogue(None, true, DType::F32);
     let rejected = |layer: Convolution| {
-        let (mut builder, value) = started();
+        let (mut builder, value) = builder_with_first_layer();
         builder.add_convolution("conv", value, layer, end).map(|_| ()).map_err(|error| error.to_string())
     };
     assert_eq!(rejected(valid.clone()), Ok(()));
-    let lengths = |weights: usize, bias: usize, outputs: usize| {
+    let invalid_lengths = |weights: usize, bias: usize, outputs: usize| {
         Err(format!(
-            "failed to add conv: expected weights [{outputs}, 8, 3, 3] and bias [{outputs}], \
+            "failed to add conv to the network: expected weights [{outputs}, 8, 3, 3] and bias [{outputs}], \
              got {weights} and {bias} values"
         ))
     };
-    assert_eq!(rejected(Convolution { bias: vec![0.0; 5], ..valid.clone() }), lengths(288, 5, 4));
-    assert_eq!(rejected(Convolution { weights: vec![0.0; 289], ..valid.clone() }), lengths(289, 4, 4));
+    assert_eq!(rejected(Convolution { bias: vec![0.0; 5], ..valid.clone() }), invalid_lengths(288, 5, 4));
+    assert_eq!(
+        rejected(Convolution { weights: vec![0.0; 289], ..valid.clone() }),
+        invalid_lengths(289, 4, 4)
+    );
     let empty = Convolution { outputs: 0, weights: vec![], bias: vec![], ..valid.clone() };
-    assert_eq!(rejected(empty), lengths(0, 0, 0));
-    let steps = |stride: usize, padding: usize| {
+    assert_eq!(rejected(empty), invalid_lengths(0, 0, 0));
+    let invalid_stride_or_padding = |stride: usize, padding: usize| {
         Err(format!(
-            "failed to add conv: expected a positive stride and a padding below the kernel size 3, \
-             got stride {stride} and padding {padding}"
+            "failed to add conv to the network: expected a positive stride and a padding below the kernel \
+             size 3, got stride {stride} and padding {padding}"
         ))
     };
-    assert_eq!(rejected(Convolution { stride: 0, ..valid.clone() }), steps(0, 1));
-    assert_eq!(rejected(Convolution { padding: 3, ..valid.clone() }), steps(1, 3));
+    assert_eq!(rejected(Convolution { stride: 0, ..valid.clone() }), invalid_stride_or_padding(0, 1));
+    assert_eq!(rejected(Convolution { padding: 3, ..valid.clone() }), invalid_stride_or_padding(1, 3));
     assert_eq!(rejected(Convolution { padding: 2, ..valid }), Ok(()));
 }
 
 #[test]
 fn a_residual_needs_the_same_channels_and_precision() {
-    let (mut builder, value) = started();
+    let (mut builder, value) = builder_with_first_layer();
     let end = |residual| epilogue(Some(residual), true, DType::F32);
     let wider =
         builder.add_convolution("wider", value, layer(8, 16, [1, 1, 0]), epilogue(None, true, DType::F32));
     let wider = wider.unwrap();
     let rejected = builder.add_convolution("sum", value, layer(8, 8, [3, 1, 1]), end(wider)).unwrap_err();
-    let expected = "failed to add sum: cannot add a residual of 16 channels in f32, expected 8 in f32";
+    let expected = "failed to add sum to the network: expected a residual of 8 channels in f32, got 16 \
+                    channels in f32";
     assert_eq!(rejected.to_string(), expected);
     builder.add_convolution("sum", value, layer(8, 8, [3, 1, 1]), end(value)).unwrap();
 
@@ -90,12 +94,15 @@ fn a_residual_needs_the_same_channels_and_precision() {
     };
     let mismatch = |residual, expected| {
         Err(format!(
-            "failed to add c: cannot add a residual of 8 channels in {residual}, expected 8 in {expected}"
+            "failed to add c to the network: expected a residual of 8 channels in {expected}, got 8 channels \
+             in {residual}"
         ))
     };
     assert_eq!(rejected(bf16, Some(f32), DType::Bf16), mismatch("f32", "bf16"));
     assert_eq!(rejected(f32, Some(bf16), DType::Bf16), mismatch("bf16", "f32"));
-    let no_kernel = Err("failed to add c: amx-bf16 has no kernel from bf16 to f32".to_owned());
+    let no_kernel = "failed to add c to the network: the instruction set amx-bf16 has no kernel that reads \
+                     bf16 and writes f32";
+    let no_kernel = Err(no_kernel.to_owned());
     assert_eq!(rejected(bf16, None, DType::F32), no_kernel);
     assert!(rejected(bf16, Some(bf16), DType::Bf16).is_ok());
     assert_eq!(builder.add_tap().map(|tap| tap.0).unwrap(), 0);
@@ -104,15 +111,15 @@ fn a_residual_needs_the_same_channels_and_precision() {
 
 #[test]
 fn max_pools_with_invalid_arguments_are_rejected() {
-    let (mut builder, value) = started();
+    let (mut builder, value) = builder_with_first_layer();
     let image = builder.input();
     for (input, kernel, stride, padding) in
         [(image, 3, 2, 1), (value, 3, 0, 1), (value, 2, 2, 2), (value, 1, 1, 2)]
     {
         let rejected = builder.add_max_pool("pool", input, kernel, stride, padding).unwrap_err().to_string();
         let expected = format!(
-            "failed to add pool: a max pool needs a layer before it, a positive stride and a padding below the \
-             kernel size, got kernel {kernel}, stride {stride} and padding {padding}"
+            "failed to add pool to the network: a max pool needs a layer before it, a positive stride and a \
+             padding below the kernel size, got kernel size {kernel}, stride {stride} and padding {padding}"
         );
         assert_eq!(rejected, expected);
     }
@@ -121,7 +128,7 @@ fn max_pools_with_invalid_arguments_are_rejected() {
 
 #[test]
 fn values_from_before_the_last_tap_are_rejected() {
-    let (mut builder, first) = started();
+    let (mut builder, first) = builder_with_first_layer();
     let end = |residual| epilogue(residual, true, DType::F32);
     let second = builder.add_convolution("second", first, layer(8, 8, [1, 1, 0]), end(None)).unwrap();
     builder.add_tap().unwrap();
@@ -132,10 +139,11 @@ fn values_from_before_the_last_tap_are_rejected() {
         builder.add_max_pool("late", first, 3, 2, 1),
     ] {
         let rejected = rejected.unwrap_err().to_string();
-        assert_eq!(rejected, "failed to add late: it uses a value from before the last tap");
+        let expected = "failed to add late to the network: the layer uses a value from before the last tap";
+        assert_eq!(rejected, expected);
     }
     let no_layer = builder.add_tap().unwrap_err().to_string();
-    assert_eq!(no_layer, "failed to add a tap: there is no layer since the last tap");
+    assert_eq!(no_layer, "failed to add a tap to the network: there is no layer since the last tap");
     builder.add_convolution("third", second, layer(), end(Some(second))).unwrap();
     builder.add_tap().unwrap();
 }
@@ -143,7 +151,7 @@ fn values_from_before_the_last_tap_are_rejected() {
 /// The output of later layers cannot be requested.
 #[test]
 fn a_network_ends_at_its_last_tap() {
-    let (mut builder, first) = started();
+    let (mut builder, first) = builder_with_first_layer();
     let end = epilogue(None, true, DType::F32);
     builder.add_convolution("second", first, layer(8, 12, [1, 1, 0]), end).unwrap();
     let tap = builder.add_tap().unwrap();
@@ -165,8 +173,9 @@ fn each_instruction_set_has_its_own_kernels_or_is_rejected() {
         let kernels = match KernelSet::new(isa) {
             Ok(kernels) => kernels,
             Err(error) => {
-                let expected =
-                    format!("the instruction set {isa} cannot be used: this CPU does not support it");
+                let expected = format!(
+                    "the instruction set {isa} cannot be used: this CPU does not have these instructions"
+                );
                 assert_eq!(error.to_string(), expected);
                 assert!(!isa.is_present());
                 continue;

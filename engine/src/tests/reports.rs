@@ -57,7 +57,7 @@ fn layers_are_reported_with_method_size_and_macs_and_times_add_up() {
     // Outputs are padded to 32 (64): panels of 16 outputs x k-blocks x steps x components, in lines of 64
     // bytes.
     let expected = [
-        ("image", Some(Method::Image), (12, 20), 8, 3 * 7 * 7 * 8 * 12 * 20, 2 * 7 * 21 * 64),
+        ("image", Some(Method::FirstLayer), (12, 20), 8, 3 * 7 * 7 * 8 * 12 * 20, 2 * 7 * 21 * 64),
         ("pool", None, (6, 10), 8, 0, 0),
         ("point", Some(Method::Pointwise), (6, 10), 16, 8 * 16 * 6 * 10, 2 * 16 * 64),
         ("winograd", Some(Method::Winograd), (6, 10), 16, 16 * 9 * 16 * 6 * 10, 36 * 2 * 16 * 64),
@@ -149,9 +149,9 @@ fn a_sum_overwrites_its_residual() {
         add(last, [32, 32, 1, 1, 0], is_read_later.then_some(shortcut));
         builder.add_tap().unwrap();
         let plan = Plan::new(&builder.build(), 16, 16).unwrap();
-        let steps = &plan.stages[0].steps;
-        assert_eq!(steps[2].output.offset != steps[0].output.offset, is_read_later);
-        assert_eq!(steps[2].residual.offset, steps[0].output.offset);
+        let planned = &plan.stages[0].planned_nodes;
+        assert_eq!(planned[2].output.offset != planned[0].output.offset, is_read_later);
+        assert_eq!(planned[2].residual.offset, planned[0].output.offset);
     }
 }
 

@@ -15,22 +15,26 @@ use crate::kernels::{Job, Kernel, Simd, Vector};
 use crate::tile::{Stride, TileOperands, TileSink, multiply_tile};
 use crate::winograd::PixelSink;
 
-/// Tiles of rows packed at once: with [`MAX_STEPS`] they fill a part of the L2 cache, and each panel of
-/// weights is read once for all of them.
+/// Tiles (some rows of the im2col matrix each) packed at once: with [`MAX_STEPS`] they fill a part of the L2
+/// cache, and each panel of weights is read once for all of them.
 const TILES_PER_BLOCK: usize = 8;
 
-/// The product of the im2col matrix `[positions, depth]` of `input` with weights `[depth, columns]`.
+/// A convolution as one GEMM, the forward pass or the gradient with respect to the input: the product of the
+/// im2col matrix `[positions, depth]` of `input` with weights `[depth, columns]`.
 pub(super) struct Im2colGemm<'a> {
-    pub(super) kernel: AnyKernel,
+    pub(super) gemm_kernel: AnyKernel,
     pub(super) grid: PositionGrid,
     /// Channels of the result.
     pub(super) columns: usize,
+    /// The source of the im2col matrix, `[N, H, W, C]`.
     pub(super) input: &'a [f32],
+    /// Packed weights, `[block of steps][panel][step][vector][16 channels]`.
     pub(super) weights: &'a [CacheLine],
     pub(super) output_map: OutputMap<'a>,
 }
 
-/// Maps the positions of a grid to pixels of the result `[N, H, W, C]`, with the epilogue to apply there.
+/// Maps the positions of a grid to pixels of the result `[N, H, W, C]`, with the epilogue to apply there. In
+/// the gradient with respect to the input of a convolution with a stride, a grid covers only some pixels.
 #[derive(Clone, Copy)]
 pub(super) struct OutputMap<'a> {
     /// Row and column of the first position.
@@ -42,7 +46,9 @@ pub(super) struct OutputMap<'a> {
     pub(super) epilogue: TrainEpilogue<'a>,
 }
 
-/// Calls `work` with a buffer of `count` cache lines that belongs to the current thread.
+/// Calls `work` with a buffer of `count` cache lines, that of the current thread of the rayon pool among
+/// `thread_buffers`, and returns the result of `work`. The buffers are reused, so that a unit of work
+/// allocates nothing; a buffer still has the contents of its last use.
 pub(super) fn with_thread_buffer<R>(
     thread_buffers: &[Mutex<Vec<CacheLine>>],
     count: usize,
@@ -57,30 +63,39 @@ pub(super) fn with_thread_buffer<R>(
 }
 
 impl Im2colGemm<'_> {
-    /// Computes the product on the threads of the current rayon pool.
+    /// Computes a convolution (forward, or the gradient with respect to the input) as a GEMM: multiplies the
+    /// im2col matrix, whose rows have the inputs under the kernel at a position, with the packed weights.
+    /// Writes the result to `output`, `[N, H, W, C]`, where and how `output_map` says. The threads of the
+    /// current rayon pool share the work: a unit is a range of positions by a range of panels of weights.
+    /// `thread_buffers` has a buffer per thread for the im2col rows.
     pub(super) fn run(&self, thread_buffers: &[Mutex<Vec<CacheLine>>], output: &mut [f32]) {
-        let layout = self.kernel.layout();
-        let (positions, n_threads) = (self.grid.positions(), rayon::current_num_threads());
-        let panels = self.columns.div_ceil(16 * layout.vectors);
-        let tiles = positions.div_ceil(layout.rows);
-        // A multiple of the threads; with few positions, each block is split along the panels too.
-        let blocks = tiles.div_ceil(TILES_PER_BLOCK).next_multiple_of(n_threads).min(tiles);
-        let parts = (2 * n_threads).div_ceil(blocks).min(panels);
-        let lines = TILES_PER_BLOCK.max(tiles.div_ceil(blocks)) * layout.rows * ROW_BYTES / CacheLine::BYTES;
+        let layout = self.gemm_kernel.layout();
+        let (n_positions, n_threads) = (self.grid.positions(), rayon::current_num_threads());
+        let n_panels = self.columns.div_ceil(16 * layout.vectors_per_panel);
+        let n_tiles = n_positions.div_ceil(layout.max_rows);
+        // Blocks are ranges of tiles, a multiple of the number of threads; with few positions, each block is
+        // split along the panels too.
+        let n_blocks = n_tiles.div_ceil(TILES_PER_BLOCK).next_multiple_of(n_threads).min(n_tiles);
+        let n_parts = (2 * n_threads).div_ceil(n_blocks).min(n_panels);
+        let max_tiles = TILES_PER_BLOCK.max(n_tiles.div_ceil(n_blocks));
+        let buffer_lines = max_tiles * layout.max_rows * ROW_BYTES / CacheLine::BYTES;
         let out = SharedPtr::new(output);
-        let (blocks, parts) = (split_evenly(tiles, blocks), split_evenly(panels, parts));
-        (0..blocks.len() * parts.len()).into_par_iter().with_max_len(1).for_each(|unit| {
-            let (rows, panels) = (&blocks[unit / parts.len()], parts[unit % parts.len()].clone());
-            let positions = rows.start * layout.rows..(rows.end * layout.rows).min(positions);
-            with_thread_buffer(thread_buffers, lines, |buffer| {
-                self.kernel.run_f32(GemmBlock { gemm: self, positions, panels, out, buffer });
+        let (blocks, parts) = (split_evenly(n_tiles, n_blocks), split_evenly(n_panels, n_parts));
+        (0..n_blocks * n_parts).into_par_iter().with_max_len(1).for_each(|unit| {
+            let (tiles, panels) = (&blocks[unit / n_parts], parts[unit % n_parts].clone());
+            let positions = tiles.start * layout.max_rows..(tiles.end * layout.max_rows).min(n_positions);
+            with_thread_buffer(thread_buffers, buffer_lines, |buffer| {
+                self.gemm_kernel.run_f32(GemmBlock { gemm: self, positions, panels, out, buffer });
             });
         });
     }
 
-    /// Offsets of positions in the result.
-    fn offsets(&self, positions: Range<usize>) -> Vec<usize> {
+    /// For each position of the im2col matrix, the offset of its pixel's first channel in the result
+    /// `[N, H, W, C]` of the GEMM. In the gradient with respect to the input of a convolution with a stride,
+    /// the positions are only some of the result's pixels.
+    fn output_offsets(&self, positions: Range<usize>) -> Vec<usize> {
         let OutputMap { first, stride, size, .. } = self.output_map;
+        // Index of the pixel `[image, y * stride + first[0], x * stride + first[1]]` in `[N, H, W, C]`.
         positions
             .map(|position| {
                 let (image, y, x) = self.grid.locate(position);
@@ -90,12 +105,15 @@ impl Im2colGemm<'_> {
     }
 }
 
-/// The result of some positions and panels.
+/// Computes a block of the result of [`Im2colGemm`]: the channels of some panels of weights at some
+/// positions.
 struct GemmBlock<'a> {
     gemm: &'a Im2colGemm<'a>,
     positions: Range<usize>,
     panels: Range<usize>,
+    /// The whole result.
     out: SharedPtr<f32>,
+    /// Space for the im2col rows of the positions.
     buffer: &'a mut [CacheLine],
 }
 
@@ -107,19 +125,24 @@ impl Stride for Im2colRows {
 }
 
 impl Job for GemmBlock<'_> {
+    /// Computes the convolution's result at the job's positions for the channels of its panels of weights.
+    /// Each value is a sum of `depth` products; at most [`MAX_STEPS`] of them (steps) are added at a time, so
+    /// that the packed rows stay in the cache: packs these columns of the im2col matrix for all positions,
+    /// multiplies them with each panel, and adds the sums to the result so far. Applies the epilogue with the
+    /// last steps.
     #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) {
         let Im2colGemm { grid, columns, input, weights, output_map, .. } = self.gemm;
-        let panels = columns.div_ceil(16 * K::VECTORS);
+        let n_panels = columns.div_ceil(16 * K::VECTORS_PER_PANEL);
         let depth = grid.im2col.depth().max(1);
         let steps = piece_len(depth, MAX_STEPS);
         let (first, rows) = (self.positions.start, self.positions.len());
         let buffer = self.buffer.as_mut_ptr();
-        let offsets = self.gemm.offsets(self.positions.clone());
+        let offsets = self.gemm.output_offsets(self.positions.clone());
         let mut start = 0;
         while start < depth {
             let end = depth.min(start + steps);
-            let length = end - start;
+            let n_steps = end - start;
             // SAFETY: the buffer has space for all rows; a sum without steps reads one step of zeros.
             unsafe {
                 if grid.im2col.is_empty() {
@@ -129,12 +152,12 @@ impl Job for GemmBlock<'_> {
                 }
             }
             for panel in self.panels.clone() {
-                let line = (start * panels + panel * length) * K::VECTORS;
-                for (first, rows) in split_into_tiles(rows, K::ROWS) {
+                let line = (start * n_panels + panel * n_steps) * K::VECTORS_PER_PANEL;
+                for (tile_start, tile_rows) in split_into_tiles(rows, K::MAX_ROWS) {
                     let target = TileTarget {
                         out: self.out.offset(0),
-                        offsets: &offsets[first..first + rows],
-                        column: panel * 16 * K::VECTORS,
+                        offsets: &offsets[tile_start..tile_start + tile_rows],
+                        column: panel * 16 * K::VECTORS_PER_PANEL,
                         columns: *columns,
                         accumulate: start > 0 || output_map.epilogue.accumulate,
                     };
@@ -144,19 +167,21 @@ impl Job for GemmBlock<'_> {
                     // channels.
                     unsafe {
                         let operands = TileOperands {
-                            activations: buffer.cast::<u8>().add(first * ROW_BYTES),
-                            offsets: &[0],
-                            steps: length,
+                            activations: buffer.cast::<u8>().add(tile_start * ROW_BYTES),
+                            offsets: &[0], // one k-block
+                            steps: n_steps,
                             weights: weights.as_ptr().add(line),
                         };
-                        let is_whole = target.column + 16 * K::VECTORS <= *columns;
+                        // Whether the result has all channels of the panel.
+                        let is_whole = target.column + 16 * K::VECTORS_PER_PANEL <= *columns;
                         if is_whole && !is_last {
-                            multiply_tile::<K, Im2colRows>(kernel, rows, &operands, &PartialSink(target));
+                            let sink = PartialSink(target);
+                            multiply_tile::<K, Im2colRows>(kernel, tile_rows, &operands, &sink);
                         } else {
                             let epilogue =
                                 if is_last { output_map.epilogue } else { TrainEpilogue::default() };
                             let sink = EpilogueSink { target, epilogue };
-                            multiply_tile::<K, Im2colRows>(kernel, rows, &operands, &sink);
+                            multiply_tile::<K, Im2colRows>(kernel, tile_rows, &operands, &sink);
                         }
                     }
                 }
@@ -166,21 +191,24 @@ impl Job for GemmBlock<'_> {
     }
 }
 
-/// Destination of the sums of a tile.
+/// Where the sums of a tile, some positions by the channels of a panel, go in the result `[N, H, W, C]`.
 #[derive(Clone, Copy)]
 pub(super) struct TileTarget<'a> {
+    /// The whole result.
     pub(super) out: *mut f32,
-    /// Offset of each row in the result.
+    /// Offset of each row of the tile in the result.
     pub(super) offsets: &'a [usize],
     /// First channel of the panel.
     pub(super) column: usize,
+    /// Channels of the result.
     pub(super) columns: usize,
     /// Whether sums are added to the values in `out`.
     pub(super) accumulate: bool,
 }
 
 impl TileTarget<'_> {
-    /// Prefetches what the epilogue reads, and the values that sums are added to.
+    /// Prefetches to the cache what the tile will read after its sums are computed: the values to which the
+    /// sums are added, and the tensors of `epilogue`, which is `None` if the sums are not complete then.
     #[inline(always)]
     fn prefetch<K: Kernel>(&self, kernel: K, epilogue: Option<&TrainEpilogue<'_>>) {
         let inputs =
@@ -188,7 +216,7 @@ impl TileTarget<'_> {
         let accumulated = self.accumulate.then_some(self.out.cast_const());
         for values in inputs.map(<[f32]>::as_ptr).chain(accumulated) {
             for offset in self.offsets {
-                for vector in 0..K::VECTORS {
+                for vector in 0..K::VECTORS_PER_PANEL {
                     let index = offset + self.column + 16 * vector;
                     kernel.simd().prefetch(values.wrapping_add(index).cast());
                 }
@@ -197,10 +225,13 @@ impl TileTarget<'_> {
     }
 }
 
-/// Stores incomplete sums of a whole panel.
+/// Stores sums of a whole panel that are not complete yet, without an epilogue.
 struct PartialSink<'a>(TileTarget<'a>);
 
 impl TileSink for PartialSink<'_> {
+    /// Stores `sums`, the sums of row `row` of the tile (a position) for all channels of the panel, in the
+    /// result, or adds them to the values there. They are incomplete: later steps of the GEMM add more
+    /// products, and the last ones apply the epilogue.
     #[inline(always)]
     unsafe fn write_row<K: Kernel>(&self, kernel: K, row: usize, sums: &K::Sums) {
         let (TileTarget { out, offsets, column, accumulate, .. }, simd) = (self.0, kernel.simd());
@@ -214,14 +245,16 @@ impl TileSink for PartialSink<'_> {
     }
 }
 
-/// Applies the epilogue to sums and stores them.
+/// Applies the epilogue to complete sums and stores them in the result.
 pub(super) struct EpilogueSink<'a> {
     pub(super) target: TileTarget<'a>,
     pub(super) epilogue: TrainEpilogue<'a>,
 }
 
 impl EpilogueSink<'_> {
-    /// Stores 16 channels from `channel` on, at `index` in the result.
+    /// Applies the epilogue to `sums`, the 16 channels from `channel` on of one pixel of a convolution or
+    /// gradient, and stores them at `index` in the result. The epilogue adds the bias and another tensor,
+    /// applies the ReLU, and zeroes masked values, each if it is given.
     ///
     /// # Safety
     /// The channels must be inside everything that is read and written.
@@ -251,7 +284,9 @@ impl EpilogueSink<'_> {
         }
     }
 
-    /// As [`store_full`](Self::store_full), for the last channels, fewer than 16.
+    /// Applies the epilogue to `sums`, the last channels of one pixel, fewer than 16, from `channel` on, and
+    /// stores them at `index` in the result: copies everything to arrays of 16 values, so that
+    /// [`store_full`](Self::store_full) can do the work, and copies the channels back.
     ///
     /// # Safety
     /// The channels up to the last must be inside everything that is read and written.
@@ -284,10 +319,13 @@ impl EpilogueSink<'_> {
 }
 
 impl TileSink for EpilogueSink<'_> {
+    /// Applies the epilogue to `sums`, the complete sums of row `row` of the tile (a position) for all
+    /// channels of the panel, and stores them in the result. Leaves out channels that the result does not
+    /// have: the last panel may be padded.
     #[inline(always)]
     unsafe fn write_row<K: Kernel>(&self, kernel: K, row: usize, sums: &K::Sums) {
-        for (index, &vector) in sums.as_ref().iter().enumerate() {
-            let channel = self.target.column + 16 * index;
+        for (vector_index, &vector) in sums.as_ref().iter().enumerate() {
+            let channel = self.target.column + 16 * vector_index;
             let index = self.target.offsets[row] + channel;
             if channel + 16 <= self.target.columns {
                 // SAFETY: the result has all of these channels.
@@ -300,8 +338,11 @@ impl TileSink for EpilogueSink<'_> {
     }
 }
 
-/// Only for channels in whole vectors.
+/// For Winograd's algorithm, which is used only if the channels of the result are whole vectors.
 impl PixelSink for EpilogueSink<'_> {
+    /// Applies the epilogue to `sums`, 16 channels of pixel `pixel` of a gradient computed by Winograd's
+    /// algorithm, and stores them in the result. `vector` counts vectors of 16 channels from the panel's
+    /// first channel, `self.target.column`, on.
     #[inline(always)]
     unsafe fn store_vector<K: Kernel>(&self, kernel: K, pixel: usize, vector: usize, sums: Vector<K>) {
         let channel = self.target.column + 16 * vector;

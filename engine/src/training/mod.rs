@@ -2,7 +2,8 @@
 //! weights.
 //!
 //! All three are GEMMs with im2col, of which only a few rows at a time are copied. Gradients of 3 x 3 kernels
-//! with stride 1 use Winograd's algorithm. Weights are `[K, K, C, O]` and are packed on every call.
+//! with stride 1 use Winograd's algorithm. Weights are `[K, K, C, O]` and are packed on every call. A *tap*
+//! is one of the `K * K` positions in a kernel.
 //!
 //! Work is split along results, and sums are split at positions that depend on sizes only: results have the
 //! same bits on any number of threads.
@@ -50,7 +51,7 @@ pub struct ConvShape {
     pub padding: usize,
 }
 
-/// Weights `[K, K, C, O]`, multiplied by a scale per output.
+/// Weights `[K, K, C, O]` of a convolution, multiplied by a scale per output channel.
 #[derive(Clone, Copy, Debug)]
 pub struct ScaledWeights<'a> {
     /// The weights.
@@ -59,7 +60,8 @@ pub struct ScaledWeights<'a> {
     pub scale: Option<&'a [f32]>,
 }
 
-/// What is applied to sums before they are stored, in the order of the fields.
+/// What is applied to the sums of a convolution or gradient before they are stored, in the order of the
+/// fields.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TrainEpilogue<'a> {
     /// Adds the values already in the result, which must be 0 where `mask` is not positive.
@@ -95,10 +97,12 @@ pub struct ScaleBiasGrad {
 /// Convolutions on the threads of the current rayon pool, with buffers that are reused by later calls.
 #[derive(Debug)]
 pub struct ConvOps {
-    kernel: AnyKernel,
+    gemm_kernel: AnyKernel,
     block_sizes: BlockSizes,
     packed_weights: Vec<CacheLine>,
+    /// Sums of the weights' gradient over parts of the positions, before they are added.
     partial_sums: Vec<f32>,
+    /// A buffer per thread.
     thread_buffers: Vec<Mutex<Vec<CacheLine>>>,
     /// Kernels transformed by Winograd's algorithm.
     kernel_arena: Arena,
@@ -106,7 +110,7 @@ pub struct ConvOps {
     tile_arena: Arena,
 }
 
-/// Name, length and expected length of a slice.
+/// Name, length and expected length of a slice argument, for [`ConvShape::check_lengths`].
 type SliceLength = (&'static str, usize, usize);
 
 impl ConvShape {
@@ -132,7 +136,7 @@ impl ConvShape {
         self.kernel * self.kernel * self.inputs * self.outputs
     }
 
-    /// The inputs under the kernel at each position of the output.
+    /// The im2col matrix of the forward pass: the inputs under the kernel at each position of the output.
     fn im2col(&self) -> Im2col {
         let first = -self.padding.cast_signed();
         Im2col {
@@ -146,7 +150,10 @@ impl ConvShape {
         }
     }
 
-    /// Checks that no size is 0 and that slices have the expected lengths.
+    /// Checks that no size is 0 and that slices have the expected lengths, so that kernels need no checks.
+    ///
+    /// # Errors
+    /// [`EngineError::Convolution`] with what is wrong.
     fn check_lengths(&self, slices: &[SliceLength]) -> Result<(), EngineError> {
         let reject = |problem: String| Err(EngineError::Convolution { shape: *self, problem });
         let sizes =
@@ -164,6 +171,7 @@ impl ConvShape {
 }
 
 impl ScaledWeights<'_> {
+    /// Lengths of weights and scale for [`ConvShape::check_lengths`]; no scale has the expected length.
     fn slice_lengths(&self, shape: &ConvShape) -> [SliceLength; 2] {
         let scale = self.scale.map_or(shape.outputs, <[f32]>::len);
         [("weights", self.values.len(), shape.weights_len()), ("scale", scale, shape.outputs)]
@@ -171,13 +179,14 @@ impl ScaledWeights<'_> {
 }
 
 impl TrainEpilogue<'_> {
-    /// For a result of `size` values in `channels` channels.
-    fn slice_lengths(&self, channels: usize, size: usize) -> [SliceLength; 3] {
+    /// Lengths of bias, addend and mask for [`ConvShape::check_lengths`], for a result of `result_len` values
+    /// in `channels` channels; a missing one has the expected length.
+    fn slice_lengths(&self, channels: usize, result_len: usize) -> [SliceLength; 3] {
         let len_or = |slice: Option<&[f32]>, default| slice.map_or(default, <[f32]>::len);
         [
             ("bias", len_or(self.bias, channels), channels),
-            ("addend", len_or(self.addend, size), size),
-            ("mask", len_or(self.mask, size), size),
+            ("addend", len_or(self.addend, result_len), result_len),
+            ("mask", len_or(self.mask, result_len), result_len),
         ]
     }
 }
@@ -188,9 +197,8 @@ impl ConvOps {
     /// # Errors
     /// [`EngineError::UnavailableIsa`] if this CPU does not support `isa`.
     pub fn new(isa: Isa) -> Result<Self, EngineError> {
-        let kernel = KernelSet::new(isa)?.f32;
         Ok(Self {
-            kernel,
+            gemm_kernel: KernelSet::new(isa)?.f32,
             block_sizes: BlockSizes::default(),
             packed_weights: Vec::new(),
             partial_sums: Vec::new(),
@@ -200,7 +208,7 @@ impl ConvOps {
         })
     }
 
-    /// The convolution of `input`, `[N, H, W, C]`, to `out`, `[N, H', W', O]`.
+    /// Writes the convolution of `input`, `[N, H, W, C]`, followed by `epilogue`, to `out`, `[N, H', W', O]`.
     ///
     /// # Errors
     /// [`EngineError::Convolution`] if the shape is invalid or a slice does not fit it.
@@ -223,30 +231,32 @@ impl ConvOps {
         Ok(())
     }
 
-    /// Gradient with respect to the input, `[N, H, W, C]`, given the gradient of the output, `[N, H', W',
-    /// O]`.
+    /// Writes the gradient with respect to the input, followed by `epilogue`, to `grad_input`,
+    /// `[N, H, W, C]`, given the gradient with respect to the output, `[N, H', W', O]`.
     ///
     /// # Errors
     /// [`EngineError::Convolution`] if the shape is invalid or a slice does not fit it.
     pub fn backward_input(
         &mut self,
         shape: &ConvShape,
-        gradient: &[f32],
+        grad_output: &[f32],
         weights: ScaledWeights<'_>,
         epilogue: TrainEpilogue<'_>,
-        input_gradient: &mut [f32],
+        grad_input: &mut [f32],
     ) -> Result<(), EngineError> {
         let [values, scale] = weights.slice_lengths(shape);
         let [bias, addend, mask] = epilogue.slice_lengths(shape.inputs, shape.input_len());
-        let gradient_len = ("gradient", gradient.len(), shape.output_len());
-        let output_len = ("input gradient", input_gradient.len(), shape.input_len());
-        shape.check_lengths(&[gradient_len, output_len, values, scale, bias, addend, mask])?;
+        let grad_output_len = ("output gradient", grad_output.len(), shape.output_len());
+        let grad_input_len = ("input gradient", grad_input.len(), shape.input_len());
+        shape.check_lengths(&[grad_output_len, grad_input_len, values, scale, bias, addend, mask])?;
         let size = [shape.height, shape.width];
         let [height, width] = shape.output_size();
-        for first in (0..shape.stride).flat_map(|y| (0..shape.stride).map(move |x| [y, x])) {
-            // Inputs whose rows and columns have the remainders `first` are under every `stride`-th tap.
-            let taps = first.map(|offset| PhaseTaps::new(shape, offset));
-            let grid = [0, 1].map(|axis| (size[axis].saturating_sub(first[axis])).div_ceil(shape.stride));
+        // The inputs whose row and column have the remainders `phase` modulo the stride are all under the
+        // same taps, every `stride`-th one: for these inputs the gradient is a convolution of the output
+        // gradient.
+        for phase in (0..shape.stride).flat_map(|y| (0..shape.stride).map(move |x| [y, x])) {
+            let taps = phase.map(|remainder| PhaseTaps::for_remainder(shape, remainder));
+            let grid = [0, 1].map(|axis| (size[axis].saturating_sub(phase[axis])).div_ceil(shape.stride));
             if grid.contains(&0) {
                 continue;
             }
@@ -256,28 +266,29 @@ impl ConvOps {
                 channels: shape.outputs,
                 taps: taps.map(|taps| taps.count),
                 stride: 1,
-                first: taps.map(|taps| taps.first),
+                first: taps.map(|taps| taps.first_output),
                 grid,
             };
             let adds_nothing = epilogue.bias.is_none() && epilogue.addend.is_none() && !epilogue.relu;
             if im2col.is_empty() && epilogue.accumulate && adds_nothing {
                 continue;
             }
-            let direction = Direction::Backward(taps.map(|taps| taps.last));
+            let direction = Direction::Backward { last_tap: taps.map(|taps| taps.last) };
             let matrix = WeightMatrix { shape, direction, im2col, weights };
             match TiledConv::for_shape(shape) {
-                Some(tiled) => self.winograd_conv(tiled, matrix, gradient, epilogue, input_gradient),
+                Some(tiled) => self.winograd_grad_input(tiled, matrix, grad_output, epilogue, grad_input),
                 None => {
-                    let output_map = OutputMap { first, stride: shape.stride, size, epilogue };
-                    self.im2col_conv(matrix, gradient, output_map, input_gradient);
+                    let output_map = OutputMap { first: phase, stride: shape.stride, size, epilogue };
+                    self.im2col_conv(matrix, grad_output, output_map, grad_input);
                 }
             }
         }
         Ok(())
     }
 
-    /// Gradient with respect to the weights before scaling, `[K, K, C, O]`, given the gradient of the output,
-    /// `[N, H', W', O]`.
+    /// Writes the gradient with respect to the weights before scaling to `out`, `[K, K, C, O]`, given
+    /// `input`, `[N, H, W, C]`, and the gradient with respect to the output, `[N, H', W', O]`. Returns the
+    /// gradients with respect to the scale and a bias.
     ///
     /// # Errors
     /// [`EngineError::Convolution`] if the shape is invalid or a slice does not fit it.
@@ -285,24 +296,24 @@ impl ConvOps {
         &mut self,
         shape: &ConvShape,
         input: &[f32],
-        gradient: &[f32],
+        grad_output: &[f32],
         weights: ScaledWeights<'_>,
         out: WeightGrad<'_>,
     ) -> Result<ScaleBiasGrad, EngineError> {
-        let WeightGrad { values: weight_gradient, accumulate } = out;
+        let WeightGrad { values: grad_weight, accumulate } = out;
         let [values, scale] = weights.slice_lengths(shape);
         let input_len = ("input", input.len(), shape.input_len());
-        let gradient_len = ("gradient", gradient.len(), shape.output_len());
-        let output_len = ("weight gradient", weight_gradient.len(), shape.weights_len());
-        shape.check_lengths(&[input_len, gradient_len, output_len, values, scale])?;
+        let grad_output_len = ("output gradient", grad_output.len(), shape.output_len());
+        let grad_weight_len = ("weight gradient", grad_weight.len(), shape.weights_len());
+        shape.check_lengths(&[input_len, grad_output_len, grad_weight_len, values, scale])?;
         self.ensure_thread_buffers();
         let job = BackwardWeights {
-            kernel: self.kernel,
+            gemm_kernel: self.gemm_kernel,
             im2col: shape.im2col(),
             batch: shape.batch,
             outputs: shape.outputs,
             input,
-            gradient,
+            grad_output,
             weights,
             accumulate,
         };
@@ -311,13 +322,14 @@ impl ConvOps {
             Some(tiled) => {
                 let workspace =
                     Workspace { block_sizes: *block_sizes, thread_buffers, kernel_arena, tile_arena };
-                job.run_winograd(tiled, workspace, partial_sums, weight_gradient)
+                job.run_winograd(tiled, workspace, partial_sums, grad_weight)
             }
-            None => job.run(thread_buffers, partial_sums, weight_gradient),
+            None => job.run(thread_buffers, partial_sums, grad_weight),
         })
     }
 
-    /// Multiplies the im2col matrix of `input` with `matrix`.
+    /// Writes the product of the im2col matrix of `input` with the weights `matrix` to `output`, as
+    /// `output_map` says: a forward pass, or the gradient with respect to some inputs.
     fn im2col_conv(
         &mut self,
         matrix: WeightMatrix<'_>,
@@ -327,31 +339,32 @@ impl ConvOps {
     ) {
         self.ensure_thread_buffers();
         let WeightMatrix { shape, im2col, .. } = matrix;
-        let (kernel, columns) = (self.kernel, matrix.n_columns());
+        let (gemm_kernel, columns) = (self.gemm_kernel, matrix.n_columns());
         let steps = piece_len(im2col.depth().max(1), MAX_STEPS);
-        pack_weights(kernel, matrix, steps, &mut self.packed_weights);
+        pack_weights(gemm_kernel, matrix, steps, &mut self.packed_weights);
         let grid = PositionGrid { batch: shape.batch, im2col };
-        Im2colGemm { kernel, grid, columns, input, weights: &self.packed_weights, output_map }
+        Im2colGemm { gemm_kernel, grid, columns, input, weights: &self.packed_weights, output_map }
             .run(&self.thread_buffers, output);
     }
 
-    /// Gradient with respect to the input by Winograd's algorithm.
-    fn winograd_conv(
+    /// Writes the gradient with respect to the input to `grad_input` by Winograd's algorithm.
+    fn winograd_grad_input(
         &mut self,
         tiled: TiledConv,
         matrix: WeightMatrix<'_>,
-        gradient: &[f32],
+        grad_output: &[f32],
         epilogue: TrainEpilogue<'_>,
-        input_gradient: &mut [f32],
+        grad_input: &mut [f32],
     ) {
         self.ensure_thread_buffers();
-        let Self { kernel, block_sizes, packed_weights, thread_buffers, kernel_arena, tile_arena, .. } = self;
-        let (kernel, steps) = (*kernel, matrix.im2col.channels);
-        pack_weights(kernel, matrix, steps, packed_weights);
-        let channels = [steps, matrix.n_columns()];
+        let gemm_kernel = self.gemm_kernel;
+        let Self { block_sizes, packed_weights, thread_buffers, kernel_arena, tile_arena, .. } = self;
+        let ConvShape { inputs, outputs, .. } = *matrix.shape;
+        pack_weights(gemm_kernel, matrix, outputs, packed_weights);
         let workspace = Workspace { block_sizes: *block_sizes, thread_buffers, kernel_arena, tile_arena };
-        WinogradInputGrad { kernel, tiled, channels, gradient, weights: packed_weights, epilogue }
-            .run(workspace, input_gradient);
+        let weights = packed_weights;
+        WinogradInputGrad { gemm_kernel, tiled, inputs, outputs, grad_output, weights, epilogue }
+            .run(workspace, grad_input);
     }
 
     /// Ensures a buffer for each thread of the pool.
@@ -363,28 +376,30 @@ impl ConvOps {
     }
 }
 
-/// Splits `0..count` into `parts` ranges whose lengths differ by at most one.
+/// Splits `0..count` into `parts` ranges whose lengths differ by at most one, in order.
 fn split_evenly(count: usize, parts: usize) -> Vec<Range<usize>> {
     (0..parts).map(|part| part * count / parts..(part + 1) * count / parts).collect()
 }
 
-/// Along one axis, the taps of the kernel over the inputs of one remainder modulo the stride.
+/// Along one axis, the taps of the kernel that are ever over inputs with one remainder modulo the stride.
 #[derive(Clone, Copy)]
 struct PhaseTaps {
+    /// Number of taps.
     count: usize,
     /// The largest tap; the others are a stride apart.
     last: usize,
-    /// The output in which the largest tap is over the first of these inputs.
-    first: isize,
+    /// The output for which the largest tap is over the first of these inputs; may be outside.
+    first_output: isize,
 }
 
 impl PhaseTaps {
-    /// The taps over the inputs `offset`, `offset + stride`, ...
-    fn new(shape: &ConvShape, offset: usize) -> Self {
-        let smallest = (offset + shape.padding) % shape.stride;
+    /// The taps over the inputs `remainder`, `remainder + stride`, ... Tap `t` is over input `i` for output
+    /// `o` if `i + padding = o * stride + t`.
+    fn for_remainder(shape: &ConvShape, remainder: usize) -> Self {
+        let smallest = (remainder + shape.padding) % shape.stride;
         let count = shape.kernel.saturating_sub(smallest).div_ceil(shape.stride);
         let last = smallest + count.saturating_sub(1) * shape.stride;
-        let first = (offset + shape.padding).cast_signed() - last.cast_signed();
-        Self { count, last, first: first.div_euclid(shape.stride.cast_signed()) }
+        let distance = (remainder + shape.padding).cast_signed() - last.cast_signed();
+        Self { count, last, first_output: distance.div_euclid(shape.stride.cast_signed()) }
     }
 }

@@ -1,5 +1,5 @@
 //! Packing of weights in the order in which tiles read them: `[block of steps][panel][step][vector][16
-//! channels]`.
+//! channels]`. A step of a sum is one of its products: a row of the weights as a matrix.
 
 use std::ops::Range;
 
@@ -11,13 +11,16 @@ use crate::cache_line::CacheLine;
 use crate::dispatch::AnyKernel;
 use crate::kernels::{Job, Kernel, Simd, Vector};
 
-/// The operand that weights are multiplied with.
+/// What the weights are multiplied with, which decides the order in which they are packed.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Direction {
-    /// Inputs: the sum goes over taps and inputs.
+    /// Inputs: the sum goes over taps and input channels.
     Forward,
-    /// Output gradients: the sum goes over taps (from this one down, a stride apart) and outputs.
-    Backward([usize; 2]),
+    /// Output gradients: the sum goes over taps and output channels.
+    Backward {
+        /// Row and column of the last tap, with which the sum starts; the others are a stride apart.
+        last_tap: [usize; 2],
+    },
 }
 
 /// The weights of a GEMM as a matrix `[im2col.depth(), n_columns()]`.
@@ -30,58 +33,70 @@ pub(super) struct WeightMatrix<'a> {
 }
 
 impl WeightMatrix<'_> {
-    /// Channels of the result.
+    /// Number of columns of the matrix, the channels of the GEMM's result: the convolution's outputs in a
+    /// forward pass, its inputs in the gradient with respect to the input.
     pub(super) fn n_columns(&self) -> usize {
         match self.direction {
             Direction::Forward => self.shape.outputs,
-            Direction::Backward(_) => self.shape.inputs,
+            Direction::Backward { .. } => self.shape.inputs,
         }
     }
 }
 
-/// Splits a sum of `depth` steps into the fewest pieces of at most `max_len` steps; returns the length of all
-/// but the last.
+/// Splits a sum of `depth` products (steps) into the fewest pieces of at most `max_len`, of nearly equal
+/// length, which a GEMM sums one after the other so that its operands fit the cache. Returns the length of
+/// all pieces but the last, which may be shorter.
 pub(super) fn piece_len(depth: usize, max_len: usize) -> usize {
     depth.div_ceil(depth.div_ceil(max_len).max(1)).max(1)
 }
 
-/// Packs weights in blocks of `steps`. A sum without steps gets one step of zeros.
+/// Packs the weights of a training convolution for its GEMM: writes them to `dst`, which grows if it is too
+/// short, in the order in which the tiles of `gemm_kernel` read them,
+/// `[block of steps][panel][step][vector][16 channels]`. A step is one product of each sum, a row of the
+/// matrix; a block has `block_steps` of them. A panel is the channels of a tile. A sum without steps (no tap
+/// is over the inputs) gets one step of zeros.
 pub(super) fn pack_weights(
-    kernel: AnyKernel,
+    gemm_kernel: AnyKernel,
     matrix: WeightMatrix<'_>,
-    steps: usize,
+    block_steps: usize,
     dst: &mut Vec<CacheLine>,
 ) {
-    let vectors = kernel.layout().vectors;
-    let panels = matrix.n_columns().div_ceil(16 * vectors);
-    let count = matrix.im2col.depth().max(1) * panels * vectors;
-    if dst.len() < count {
-        *dst = CacheLine::zeros(count);
+    let vectors_per_panel = gemm_kernel.layout().vectors_per_panel;
+    let panels = matrix.n_columns().div_ceil(16 * vectors_per_panel);
+    let step_lines = panels * vectors_per_panel;
+    let n_lines = matrix.im2col.depth().max(1) * step_lines;
+    if dst.len() < n_lines {
+        *dst = CacheLine::zeros(n_lines);
     }
-    dst[..count].par_chunks_mut(steps * panels * vectors).enumerate().for_each(|(block, lines)| {
-        let steps = block * steps..block * steps + lines.len() / (panels * vectors);
-        let groups = lines.par_chunks_mut(PANELS_AT_ONCE * steps.len() * vectors);
+    dst[..n_lines].par_chunks_mut(block_steps * step_lines).enumerate().for_each(|(block, lines)| {
+        let steps = block * block_steps..block * block_steps + lines.len() / step_lines;
+        let groups = lines.par_chunks_mut(PANELS_AT_ONCE * steps.len() * vectors_per_panel);
         groups.enumerate().for_each(|(group, dst)| {
-            let first_channel = group * PANELS_AT_ONCE * vectors * 16;
-            kernel.run_f32(PackPanels { matrix, steps: steps.clone(), first_channel, dst });
+            let first_channel = group * PANELS_AT_ONCE * vectors_per_panel * 16;
+            gemm_kernel.run_f32(PackPanels { matrix, steps: steps.clone(), first_channel, dst });
         });
     });
 }
 
-/// Panels packed at once; their weights are adjacent in memory.
+/// Panels that a unit of work packs; their weights are adjacent in memory.
 const PANELS_AT_ONCE: usize = 4;
 /// Prefetch distance in rows of weights.
 const PREFETCH_ROWS: usize = 8;
 
-/// Packs some panels of a block of steps.
+/// Packs some panels (vectors of channels) of the block of steps `steps` to `dst`: a unit of work of
+/// [`pack_weights`].
 struct PackPanels<'a> {
     matrix: WeightMatrix<'a>,
     steps: Range<usize>,
+    /// The first of the panels' channels.
     first_channel: usize,
     dst: &'a mut [CacheLine],
 }
 
 impl Job for PackPanels<'_> {
+    /// Writes the weights of the panels to `dst` in the order in which the GEMM of a forward pass, or of the
+    /// gradient with respect to the input, reads them; zeros if no tap (cell of the kernel) is over the
+    /// inputs.
     #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) {
         if self.matrix.im2col.is_empty() {
@@ -89,13 +104,14 @@ impl Job for PackPanels<'_> {
             return;
         }
         match self.matrix.direction {
-            Direction::Forward => self.forward(kernel),
-            Direction::Backward(last) => self.backward(kernel, last),
+            Direction::Forward => self.pack_forward(kernel),
+            Direction::Backward { last_tap } => self.pack_backward(kernel, last_tap),
         }
     }
 }
 
-/// Loads 16 values, or `lanes` values followed by zeros if `lanes` is below 16.
+/// Loads a vector of 16 values whose first `lanes` come from `src` and whose others are 0: the last channels
+/// of a row may not fill a vector. With 16 `lanes` or more, all come from `src`.
 ///
 /// # Safety
 /// `lanes.min(16)` values at `src` must be valid for reads.
@@ -113,9 +129,11 @@ pub(super) unsafe fn load_partial<K: Kernel>(kernel: K, src: *const f32, lanes: 
 }
 
 impl PackPanels<'_> {
-    /// A step is a row of the weights: 16 outputs of it at a time.
+    /// Packs weights, multiplied by their scale, for the GEMM of a forward pass. A step of its sums is a tap
+    /// (cell of the kernel) and input channel: a row of the weights `[K * K * C, O]`, which is copied 16
+    /// output channels at a time.
     #[inline(always)]
-    fn forward<K: Kernel>(self, kernel: K) {
+    fn pack_forward<K: Kernel>(self, kernel: K) {
         let WeightMatrix { shape, weights, .. } = self.matrix;
         let (outputs, simd, zero) = (shape.outputs, kernel.simd(), kernel.simd().splat(0.0));
         let steps = self.steps.len();
@@ -124,7 +142,8 @@ impl PackPanels<'_> {
             for vector in 0..vectors {
                 let channel = self.first_channel + 16 * vector;
                 let lanes = outputs.saturating_sub(channel).min(16);
-                let line = (vector / K::VECTORS * steps + index) * K::VECTORS + vector % K::VECTORS;
+                let line = (vector / K::VECTORS_PER_PANEL * steps + index) * K::VECTORS_PER_PANEL
+                    + vector % K::VECTORS_PER_PANEL;
                 // SAFETY: the values are inside the step's row and the scales; a cache line is 16 values.
                 unsafe {
                     let src = weights.values.as_ptr().wrapping_add(step * outputs + channel);
@@ -140,11 +159,14 @@ impl PackPanels<'_> {
         }
     }
 
-    /// A step is an output: 16 outputs of 16 inputs are transposed at a time.
+    /// Packs weights, multiplied by their scale, for the GEMM of the gradient with respect to the input. A
+    /// step of its sums is a tap (cell of the kernel) and output channel; the taps go backward from row and
+    /// column `last_tap`, a stride apart. The vectors have input channels, but the weights `[K * K * C, O]`
+    /// have output channels adjacent in memory, so 16 x 16 weights are transposed at a time.
     #[inline(always)]
-    fn backward<K: Kernel>(self, kernel: K, last: [usize; 2]) {
+    fn pack_backward<K: Kernel>(self, kernel: K, last_tap: [usize; 2]) {
         let WeightMatrix { shape, weights, im2col, .. } = self.matrix;
-        let ConvShape { inputs, outputs, kernel: side, stride, .. } = *shape;
+        let ConvShape { inputs, outputs, kernel: kernel_size, stride, .. } = *shape;
         let (simd, zero) = (kernel.simd(), kernel.simd().splat(0.0));
         let steps = self.steps.len();
         for vector in 0..self.dst.len() / steps {
@@ -152,10 +174,11 @@ impl PackPanels<'_> {
             let lanes = inputs.saturating_sub(channel).min(16);
             let mut step = self.steps.start;
             while step < self.steps.end {
-                let (tap, first) = (step / outputs, step % outputs);
+                let (step_tap, first) = (step / outputs, step % outputs);
                 let count = (outputs - first).min(self.steps.end - step).min(16);
-                let (tap_y, tap_x) = (tap / im2col.taps[1], tap % im2col.taps[1]);
-                let tap = (last[0] - tap_y * stride) * side + last[1] - tap_x * stride;
+                let tap_y = last_tap[0] - step_tap / im2col.taps[1] * stride;
+                let tap_x = last_tap[1] - step_tap % im2col.taps[1] * stride;
+                let tap = tap_y * kernel_size + tap_x;
                 let src = weights.values.as_ptr().wrapping_add((tap * inputs + channel) * outputs + first);
                 let mut rows = [zero; 16];
                 // SAFETY: the values are inside the inputs' rows and the scales; a cache line is 16 values.
@@ -164,6 +187,7 @@ impl PackPanels<'_> {
                         weights.scale.map(|scale| load_partial(kernel, scale.as_ptr().add(first), count));
                     for (lane, row) in rows.iter_mut().enumerate().take(lanes) {
                         let src = src.add(lane * outputs);
+                        // Four cache lines ahead in the same row.
                         simd.prefetch(src.wrapping_add(16 * PREFETCH_ROWS / 2).cast());
                         *row = load_partial(kernel, src, count);
                         if let Some(scale) = scale {
@@ -171,9 +195,11 @@ impl PackPanels<'_> {
                         }
                     }
                     let columns = simd.transpose(rows);
-                    for (index, values) in columns.iter().enumerate().take(count) {
-                        let index = step - self.steps.start + index;
-                        let line = (vector / K::VECTORS * steps + index) * K::VECTORS + vector % K::VECTORS;
+                    for (lane, values) in columns.iter().enumerate().take(count) {
+                        let step_index = step - self.steps.start + lane;
+                        let line = (vector / K::VECTORS_PER_PANEL * steps + step_index)
+                            * K::VECTORS_PER_PANEL
+                            + vector % K::VECTORS_PER_PANEL;
                         simd.store(self.dst.as_mut_ptr().add(line).cast(), *values);
                     }
                 }

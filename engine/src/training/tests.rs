@@ -27,6 +27,7 @@ fn for_each_product(shape: &ConvShape, mut visit: impl FnMut(usize, usize, usize
     }
 }
 
+/// Checks that the largest error is at most 1e-5 of the largest expected value.
 fn assert_near(ours: &[f32], expected: &[f64], label: &str) {
     assert_eq!(ours.len(), expected.len());
     let largest = expected.iter().fold(0f64, |top, x| top.max(x.abs()));
@@ -78,7 +79,7 @@ fn conv_ops() -> impl Iterator<Item = (Isa, ConvOps)> {
     })
 }
 
-fn many(rng: &mut TestRng, count: usize) -> Vec<f32> {
+fn random(rng: &mut TestRng, count: usize) -> Vec<f32> {
     (0..count).map(|_| rng.next()).collect()
 }
 
@@ -98,21 +99,21 @@ fn convolutions_match_their_definition() {
         for (number, shape) in shapes().enumerate() {
             let mut rng = TestRng(number as u64);
             let (input_len, output_len, weights_len) = lengths(&shape);
-            let (input, gradient) = (many(&mut rng, input_len), many(&mut rng, output_len));
-            let (values, scale) = (many(&mut rng, weights_len), many(&mut rng, shape.outputs));
+            let (input, grad_output) = (random(&mut rng, input_len), random(&mut rng, output_len));
+            let (values, scale) = (random(&mut rng, weights_len), random(&mut rng, shape.outputs));
             let mut forward = vec![0f64; output_len];
-            let mut input_gradient = vec![0f64; input_len];
-            let mut weight_gradient = vec![0f64; weights_len];
+            let mut grad_input = vec![0f64; input_len];
+            let mut grad_weight = vec![0f64; weights_len];
             let (mut scale_grad, mut bias_grad) = (vec![0f64; shape.outputs], vec![0f64; shape.outputs]);
             for_each_product(&shape, |i, j, k| {
-                let (x, w, g) = (f64::from(input[j]), f64::from(values[k]), f64::from(gradient[i]));
+                let (x, w, g) = (f64::from(input[j]), f64::from(values[k]), f64::from(grad_output[i]));
                 let s = f64::from(scale[i % shape.outputs]);
                 forward[i] += x * w * s;
-                input_gradient[j] += g * w * s;
-                weight_gradient[k] += g * x * s;
+                grad_input[j] += g * w * s;
+                grad_weight[k] += g * x * s;
                 scale_grad[i % shape.outputs] += g * x * w;
             });
-            gradient.iter().enumerate().for_each(|(i, g)| bias_grad[i % shape.outputs] += f64::from(*g));
+            grad_output.iter().enumerate().for_each(|(i, g)| bias_grad[i % shape.outputs] += f64::from(*g));
             let weights = ScaledWeights { values: &values, scale: Some(&scale) };
             let label = |part: &str| format!("{isa}, {shape:?}, {part}");
 
@@ -120,18 +121,18 @@ fn convolutions_match_their_definition() {
             ops.forward(&shape, &input, weights, TrainEpilogue::default(), &mut out).unwrap();
             assert_near(&out, &forward, &label("forward"));
             let mut out = vec![f32::NAN; input_len];
-            ops.backward_input(&shape, &gradient, weights, TrainEpilogue::default(), &mut out).unwrap();
-            assert_near(&out, &input_gradient, &label("input gradient"));
+            ops.backward_input(&shape, &grad_output, weights, TrainEpilogue::default(), &mut out).unwrap();
+            assert_near(&out, &grad_input, &label("input gradient"));
             let mut out = vec![f32::NAN; weights_len];
             let grad = WeightGrad { values: &mut out, accumulate: false };
-            let found = ops.backward_weights(&shape, &input, &gradient, weights, grad).unwrap();
-            assert_near(&out, &weight_gradient, &label("weight gradient"));
+            let found = ops.backward_weights(&shape, &input, &grad_output, weights, grad).unwrap();
+            assert_near(&out, &grad_weight, &label("weight gradient"));
             assert_near(&found.scale, &scale_grad, &label("scale gradient"));
             assert_near(&found.bias, &bias_grad, &label("bias gradient"));
             let grad = WeightGrad { values: &mut out, accumulate: true };
-            ops.backward_weights(&shape, &input, &gradient, weights, grad).unwrap();
-            weight_gradient.iter_mut().for_each(|x| *x *= 2.0);
-            assert_near(&out, &weight_gradient, &label("accumulated weight gradient"));
+            ops.backward_weights(&shape, &input, &grad_output, weights, grad).unwrap();
+            grad_weight.iter_mut().for_each(|x| *x *= 2.0);
+            assert_near(&out, &grad_weight, &label("accumulated weight gradient"));
         }
     }
 }
@@ -142,19 +143,20 @@ fn the_epilogue_is_applied_in_order() {
         for (number, shape) in shapes().enumerate() {
             let mut rng = TestRng(number as u64);
             let (input_len, output_len, weights_len) = lengths(&shape);
-            let (input, gradient) = (many(&mut rng, input_len), many(&mut rng, output_len));
-            let values = many(&mut rng, weights_len);
+            let (input, grad_output) = (random(&mut rng, input_len), random(&mut rng, output_len));
+            let values = random(&mut rng, weights_len);
             let weights = ScaledWeights { values: &values, scale: None };
             let (mut forward, mut backward) = (vec![0.0; output_len], vec![0.0; input_len]);
             ops.forward(&shape, &input, weights, TrainEpilogue::default(), &mut forward).unwrap();
-            ops.backward_input(&shape, &gradient, weights, TrainEpilogue::default(), &mut backward).unwrap();
+            ops.backward_input(&shape, &grad_output, weights, TrainEpilogue::default(), &mut backward)
+                .unwrap();
             for (is_backward, sums) in [(false, &forward), (true, &backward)] {
                 let channels = if is_backward { shape.inputs } else { shape.outputs };
-                let (addend, mut mask) = (many(&mut rng, sums.len()), many(&mut rng, sums.len()));
+                let (addend, mut mask) = (random(&mut rng, sums.len()), random(&mut rng, sums.len()));
                 // The gradient of a ReLU whose output is 0 is 0, for both signs of that 0.
                 mask.iter_mut().skip(1).step_by(5).for_each(|value| *value = 0.0);
                 mask.iter_mut().skip(3).step_by(7).for_each(|value| *value = -0.0);
-                let (bias, initial) = (many(&mut rng, channels), many(&mut rng, sums.len()));
+                let (bias, initial) = (random(&mut rng, channels), random(&mut rng, sums.len()));
                 let initial: Vec<f32> =
                     initial.iter().zip(&mask).map(|(x, m)| if *m > 0.0 { *x } else { 0.0 }).collect();
                 for combination in 0..32 {
@@ -168,7 +170,7 @@ fn the_epilogue_is_applied_in_order() {
                     };
                     let mut out = initial.clone();
                     if is_backward {
-                        ops.backward_input(&shape, &gradient, weights, epilogue, &mut out).unwrap();
+                        ops.backward_input(&shape, &grad_output, weights, epilogue, &mut out).unwrap();
                     } else {
                         ops.forward(&shape, &input, weights, epilogue, &mut out).unwrap();
                     }
@@ -202,16 +204,16 @@ fn results_are_bit_identical_on_any_number_of_threads() {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let mut rng = TestRng(7);
             let (input_len, output_len, weights_len) = lengths(&shape);
-            let (input, gradient) = (many(&mut rng, input_len), many(&mut rng, output_len));
-            let values = many(&mut rng, weights_len);
+            let (input, grad_output) = (random(&mut rng, input_len), random(&mut rng, output_len));
+            let values = random(&mut rng, weights_len);
             let (weights, epilogue) =
                 (ScaledWeights { values: &values, scale: None }, TrainEpilogue::default());
             let mut outs = [vec![0.0; output_len], vec![0.0; input_len], vec![0.0; weights_len]];
             let grads = pool.install(|| {
                 ops.forward(&shape, &input, weights, epilogue, &mut outs[0]).unwrap();
-                ops.backward_input(&shape, &gradient, weights, epilogue, &mut outs[1]).unwrap();
+                ops.backward_input(&shape, &grad_output, weights, epilogue, &mut outs[1]).unwrap();
                 let grad = WeightGrad { values: &mut outs[2], accumulate: false };
-                ops.backward_weights(&shape, &input, &gradient, weights, grad).unwrap()
+                ops.backward_weights(&shape, &input, &grad_output, weights, grad).unwrap()
             });
             (outs, grads)
         };

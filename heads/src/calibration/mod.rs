@@ -1,7 +1,7 @@
 //! Calibration: maps logits to probabilities that match observed frequencies.
 //!
 //! The logits of a head rank the classes, but their scale says little about confidence. A [`Calibration`] is
-//! fitted on logits of photos that the head was not fitted on.
+//! fitted on logits of images that the head was not fitted on.
 
 mod isotonic;
 mod platt;
@@ -19,19 +19,21 @@ pub use platt::Sigmoid;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum CalibrationMethod {
-    /// Softmax of the logits divided by a temperature (Guo et al. 2017). Keeps the order of the classes.
+    /// Softmax of the logits divided by a temperature, one number for all classes (Guo et al. 2017). The
+    /// order of the classes does not change.
     #[default]
     Temperature,
-    /// Softmax of the raw logits.
+    /// Softmax of the raw logits, without calibration.
     None,
-    /// Isotonic regression of each class's logit: non-decreasing, piecewise linear (Zadrozny and Elkan 2002).
+    /// A non-decreasing, piecewise linear function of the logit of each class, by isotonic regression
+    /// (Zadrozny and Elkan 2002); needs many photos per class.
     Isotonic,
-    /// A sigmoid of each class's logit (Platt 1999), suited to margins.
+    /// A sigmoid of the logit of each class (Platt 1999), which suits support vector machines.
     Platt,
 }
 
 impl CalibrationMethod {
-    /// Name in the config.
+    /// The name of the method in the config and in messages.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -63,9 +65,10 @@ pub enum Calibration {
 }
 
 impl Calibration {
-    /// Fits on logits `[N, C]` of photos that the head was not fitted on, and their labels `[N]`.
+    /// Fits a calibration of the given method on logits `[N, C]` of images that the head was not fitted on,
+    /// and their labels `[N]`.
     ///
-    /// The temperature minimizes the log-loss. If the loss has no minimum (all photos are predicted
+    /// The temperature minimizes the log-loss. If the loss has no minimum (all images are predicted
     /// correctly), the temperature is the lowest with a mean log-loss of at least `ln((N + 2) / (N + 1))`: by
     /// Laplace's rule of succession, `N` correct of `N` support a probability of `(N + 1) / (N + 2)`. The
     /// temperature also stays within a factor of `e¹⁰` of the standard deviation of the logits. It is 1 if
@@ -103,7 +106,7 @@ impl Calibration {
         })
     }
 
-    /// The method of this calibration.
+    /// The method by which this calibration was fitted.
     #[must_use]
     pub fn method(&self) -> CalibrationMethod {
         match self {
@@ -114,7 +117,7 @@ impl Calibration {
         }
     }
 
-    /// The temperature, if the method is `temperature`.
+    /// The fitted temperature, if the method is `temperature`; `None` for the other methods.
     #[must_use]
     pub fn temperature(&self) -> Option<f64> {
         match self {
@@ -123,7 +126,7 @@ impl Calibration {
         }
     }
 
-    /// Logits `[N, C]` to probabilities `[N, C]`, row-major; each row sums to 1.
+    /// Converts logits `[N, C]` to calibrated probabilities `[N, C]`, row-major; each row sums to 1.
     ///
     /// # Errors
     /// [`HeadError::Data`] for a logit that is NaN or infinite, or a number of classes other than in the fit.
@@ -142,7 +145,8 @@ impl Calibration {
         })
     }
 
-    /// Validates a calibration that was loaded: parameters in range, functions for `classes` classes.
+    /// Validates a calibration that was loaded from a file: its parameters must be in range, and a
+    /// one-vs-rest method must have the right number of functions (curves or sigmoids) for `classes` classes.
     ///
     /// # Errors
     /// [`HeadError::Data`] for an invalid parameter or a wrong number of functions.
@@ -156,12 +160,12 @@ impl Calibration {
         if !valid {
             let method = self.method().as_str();
             return Err(HeadError::Data(format!(
-                "the {method} calibration has parameters that are out of range"
+                "the saved {method} calibration has values that are out of range: the file is damaged; train again"
             )));
         }
         match functions {
             Some(found) if found != n_functions(classes) => Err(HeadError::Data(format!(
-                "the calibration has {found} functions, expected {} for {classes} classes",
+                "the saved calibration has {found} functions, expected {} for {classes} classes: the file is damaged; train again",
                 n_functions(classes)
             ))),
             _ => Ok(()),
@@ -169,12 +173,15 @@ impl Calibration {
     }
 }
 
-/// Number of one-vs-rest functions: two classes share one.
+/// Number of functions (sigmoids or curves) that a one-vs-rest calibration has: one per class, but a single
+/// one for two classes, whose probabilities add up to 1.
 fn n_functions(classes: usize) -> usize {
     if classes == 2 { 1 } else { classes }
 }
 
-/// The logit of a class against the rest; with two classes, the difference of their logits.
+/// The number that the one-vs-rest function with index `function` maps to a probability, from a row of logits
+/// `[C]`: the logit of class `function`. With two classes there is one function, of the second logit minus
+/// the first.
 fn one_vs_rest_logit(row: &[f32], function: usize) -> f64 {
     match *row {
         [first, second] => f64::from(second) - f64::from(first),
@@ -182,20 +189,26 @@ fn one_vs_rest_logit(row: &[f32], function: usize) -> f64 {
     }
 }
 
-/// Fits one function per class to its logits and whether each sample is of the class.
+/// Fits a one-vs-rest calibration: a function `F` (a sigmoid or curve) for each class, or only for the second
+/// of two classes. `fit` is called for each with the logits of its class, `[N]` (see [`one_vs_rest_logit`]),
+/// and with whether each row is of that class, `[N]`.
 fn fit_per_class<F>(logits: &Logits, labels: &[u32], fit: impl Fn(&[f64], &[bool]) -> F) -> Vec<F> {
     let classes = logits.classes();
     (0..n_functions(classes))
         .map(|function| {
             let class = if classes == 2 { 1 } else { function as u32 };
             let values: Vec<f64> = logits.rows().map(|row| one_vs_rest_logit(row, function)).collect();
-            let positive: Vec<bool> = labels.iter().map(|&label| label == class).collect();
-            fit(&values, &positive)
+            let is_positive: Vec<bool> = labels.iter().map(|&label| label == class).collect();
+            fit(&values, &is_positive)
         })
         .collect()
 }
 
-/// Applies `probability(function, logit)` to each class and normalizes each row to sum to 1.
+/// The probabilities `[N, C]` of a one-vs-rest calibration. `probability(index, logit)` applies the fitted
+/// function number `index`, that of the class `index`, to the logit of the class. The probabilities of a row
+/// are then divided by their sum; if all are 0, every class gets `1 / C`. Two classes have only one function,
+/// number 0: it takes the logit of the second class against the first and gives the probability of the
+/// second.
 fn one_vs_rest_probabilities(logits: &Logits, probability: impl Fn(usize, f64) -> f64) -> Vec<f32> {
     let classes = logits.classes();
     let mut out = Vec::with_capacity(logits.as_slice().len());
@@ -214,20 +227,21 @@ fn one_vs_rest_probabilities(logits: &Logits, probability: impl Fn(usize, f64) -
     out
 }
 
-/// Checks that there is at least one row, and one label below `classes` per row.
+/// Checks the data that a calibration is fitted on: there must be at least one row, and for each row one
+/// label, below `classes`.
 pub(crate) fn check_labels(rows: usize, classes: usize, labels: &[u32]) -> Result<(), HeadError> {
     if rows == 0 {
-        return Err(HeadError::Data("there are no samples to calibrate on".into()));
+        return Err(HeadError::Data("there are no photos to calibrate on: hold out at least one".into()));
     }
     if rows != labels.len() {
         return Err(HeadError::Data(format!(
-            "there are {rows} rows to calibrate on, but {} labels",
+            "the numbers of rows to calibrate on ({rows}) and labels ({}) differ: each row needs one label",
             labels.len()
         )));
     }
     match labels.iter().enumerate().find(|&(_, &label)| label as usize >= classes) {
         Some((row, label)) => Err(HeadError::Data(format!(
-            "label {label} in row {row} is out of range: there are {classes} classes"
+            "label {label} in row {row} is out of range: labels must be below the number of classes, {classes}"
         ))),
         None => Ok(()),
     }

@@ -19,19 +19,23 @@ const TOLERANCE: f64 = 1e-13;
 const MAX_ITERATIONS: usize = 200;
 
 /// Rows per partial sum; fixed, so that sums do not depend on the number of threads.
-const BLOCK: usize = 256;
+const ROWS_PER_BLOCK: usize = 256;
 
-/// The temperature as described in [`Calibration::fit`](super::Calibration::fit). Logits must be finite and
-/// labels in range.
+/// The temperature by which logits must be divided so that their softmax is calibrated: that with the lowest
+/// mean log-loss on `logits` `[N, C]` of images with `labels` `[N]`, limited as
+/// [`Calibration::fit`](super::Calibration::fit) says. Logits must be finite and labels in range. The search
+/// is in the inverse temperature, the factor of the logits, because the loss is convex in it.
 pub(super) fn fit(logits: &Logits, labels: &[u32]) -> f64 {
     let loss = TemperatureLoss { logits, labels };
     let logit_std = loss.logit_std();
     if logit_std == 0.0 {
         return 1.0;
     }
+    // The inverse temperature is searched within a factor of exp(LOG_BRACKET) around 1 / logit_std.
     let (low, high) = ((-LOG_BRACKET).exp() / logit_std, LOG_BRACKET.exp() / logit_std);
     let best = loss.minimize(low, high);
     let n = labels.len() as f64;
+    // A lower loss would claim more certainty than `n` correct images of `n` support.
     let loss_floor = ((n + 2.0) / (n + 1.0)).ln();
     let inverse = if loss.evaluate(best).value < loss_floor {
         loss.inverse_temperature_at_loss(loss_floor, low, best)
@@ -41,13 +45,14 @@ pub(super) fn fit(logits: &Logits, labels: &[u32]) -> f64 {
     inverse.recip()
 }
 
-/// The mean log-loss as a function of the inverse temperature.
+/// The mean log-loss (cross-entropy) of the softmax of `inverse temperature · logits`, as a function of the
+/// inverse temperature.
 struct TemperatureLoss<'a> {
     logits: &'a Logits,
     labels: &'a [u32],
 }
 
-/// The loss and its first two derivatives at one inverse temperature.
+/// The loss and its first and second derivative (slope and curvature) at one inverse temperature.
 #[derive(Clone, Copy, Debug, Default)]
 struct LossPoint {
     value: f64,
@@ -56,7 +61,8 @@ struct LossPoint {
 }
 
 impl TemperatureLoss<'_> {
-    /// Standard deviation of the logits within a row, over all rows.
+    /// Root mean square over the rows of the standard deviation of the logits within a row: the scale of the
+    /// logits, from which the search for the temperature starts.
     fn logit_std(&self) -> f64 {
         let classes = self.logits.classes() as f64;
         let variance = self.mean_over_rows(|row, _| {
@@ -66,28 +72,33 @@ impl TemperatureLoss<'_> {
         variance.sqrt()
     }
 
-    /// The loss and its derivatives at an inverse temperature.
+    /// The mean log-loss at an inverse temperature and its first two derivatives with respect to it, for
+    /// Newton's method. With softmax probabilities `p`, the loss of a row of logits `z` has the first
+    /// derivative `Σ p z - z_label`, and its second derivative is the variance of `z` under `p`.
     fn evaluate(&self, inverse: f64) -> LossPoint {
         self.mean_over_rows(|row, label| {
+            // Subtracting the maximum changes no probability and keeps the exponentials from overflowing.
             let max = f64::from(row.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-            let (mut sum, mut first, mut second) = (0.0, 0.0, 0.0);
+            let (mut sum, mut sum_z, mut sum_z_squared) = (0.0, 0.0, 0.0);
             for &z in row {
                 let z = f64::from(z) - max;
                 let weight = (inverse * z).exp();
                 sum += weight;
-                first += weight * z;
-                second += weight * z * z;
+                sum_z += weight * z;
+                sum_z_squared += weight * z * z;
             }
-            let (mean, label_logit) = (first / sum, f64::from(row[label as usize]) - max);
+            let (mean, label_logit) = (sum_z / sum, f64::from(row[label as usize]) - max);
             LossPoint {
                 value: sum.ln() - inverse * label_logit,
                 slope: mean - label_logit,
-                curvature: second / sum - mean * mean,
+                curvature: sum_z_squared / sum - mean * mean,
             }
         })
     }
 
-    /// The inverse temperature between `low` and `high` with the lowest loss.
+    /// The inverse temperature between `low` and `high` with the lowest loss: where the slope of the (convex)
+    /// loss is 0, or `low` or `high` if it is 0 nowhere between them. Newton's method, with a bracket
+    /// `low..high` that shrinks around the minimum.
     fn minimize(&self, mut low: f64, mut high: f64) -> f64 {
         if self.evaluate(low).slope >= 0.0 {
             return low;
@@ -114,8 +125,9 @@ impl TemperatureLoss<'_> {
         inverse
     }
 
-    /// The inverse temperature in `low..high` at which the loss falls to `target_loss`, by bisection on a log scale. The
-    /// loss must decrease from `low` to `high`. It bounds the temperature where the optimum is infinitely low.
+    /// The inverse temperature in `low..high` at which the loss falls to `target_loss`, by bisection on a log
+    /// scale; the loss must decrease from `low` to `high`. Used where all images are predicted correctly, so
+    /// that the loss has no minimum: it falls forever as the temperature goes to 0.
     fn inverse_temperature_at_loss(&self, target_loss: f64, mut low: f64, mut high: f64) -> f64 {
         for _ in 0..MAX_ITERATIONS {
             let middle = (low * high).sqrt();
@@ -127,14 +139,15 @@ impl TemperatureLoss<'_> {
         high
     }
 
-    /// Mean of `f` over all rows and their labels.
+    /// The mean of `f(row of logits, label)`, such as the loss of an image, over all rows, in parallel. The
+    /// bits do not depend on the number of threads, because partial sums of fixed blocks are added in order.
     fn mean_over_rows<T: Averageable>(&self, f: impl Fn(&[f32], u32) -> T + Sync) -> T {
         let classes = self.logits.classes();
         let blocks: Vec<T> = self
             .logits
             .as_slice()
-            .par_chunks(BLOCK * classes)
-            .zip(self.labels.par_chunks(BLOCK))
+            .par_chunks(ROWS_PER_BLOCK * classes)
+            .zip(self.labels.par_chunks(ROWS_PER_BLOCK))
             .map(|(rows, labels)| {
                 let rows = rows.chunks_exact(classes).zip(labels);
                 rows.fold(T::default(), |sum, (row, &label)| sum.add(f(row, label)))
@@ -145,23 +158,28 @@ impl TemperatureLoss<'_> {
     }
 }
 
-/// A value that can be averaged.
+/// A value that [`TemperatureLoss::mean_over_rows`] can average: a number or a [`LossPoint`].
 trait Averageable: Copy + Default + Send {
+    /// The sum of two values, or of each of their fields.
     fn add(self, other: Self) -> Self;
+    /// The value, or each of its fields, times `factor`. Turns a sum into a mean.
     fn scale(self, factor: f64) -> Self;
 }
 
 impl Averageable for f64 {
+    /// The sum of two numbers.
     fn add(self, other: Self) -> Self {
         self + other
     }
 
+    /// The number times `factor`.
     fn scale(self, factor: f64) -> Self {
         self * factor
     }
 }
 
 impl Averageable for LossPoint {
+    /// The sum of the losses of two rows and of their derivatives, field by field.
     fn add(self, other: Self) -> Self {
         Self {
             value: self.value + other.value,
@@ -170,6 +188,7 @@ impl Averageable for LossPoint {
         }
     }
 
+    /// Multiplies the loss and its derivatives by `factor`.
     fn scale(self, factor: f64) -> Self {
         Self { value: self.value * factor, slope: self.slope * factor, curvature: self.curvature * factor }
     }

@@ -195,9 +195,15 @@ fn invalid_calibration_data_is_refused_with_row_and_class() {
         Calibration::fit(CalibrationMethod::Temperature, &logits(values, 2), labels).unwrap_err().to_string()
     };
     let cases = [
-        (fit(&[], &[]), "there are no samples to calibrate on"),
-        (fit(&[1.0, 2.0], &[0, 1]), "there are 1 rows to calibrate on, but 2 labels"),
-        (fit(&[1.0, 2.0], &[2]), "label 2 in row 0 is out of range: there are 2 classes"),
+        (fit(&[], &[]), "there are no photos to calibrate on: hold out at least one"),
+        (
+            fit(&[1.0, 2.0], &[0, 1]),
+            "the numbers of rows to calibrate on (1) and labels (2) differ: each row needs one label",
+        ),
+        (
+            fit(&[1.0, 2.0], &[2]),
+            "label 2 in row 0 is out of range: labels must be below the number of classes, 2",
+        ),
         (
             fit(&[1.0, 2.0, f32::NAN, 0.0], &[0, 1]),
             "the logit of class 0 in row 1 is NaN: logits must be finite",

@@ -123,14 +123,14 @@ fn a_coverage_outside_0_to_1_is_refused() {
 #[test]
 fn invalid_probabilities_or_scores_are_refused() {
     let message = |error: HeadError| error.to_string();
-    assert!(message(ConformalScores::fit(&[], &[]).unwrap_err()).contains("no samples"));
+    assert!(message(ConformalScores::fit(&[], &[]).unwrap_err()).contains("no photos"));
     assert!(
         message(ConformalScores::fit(&[0.5; 5], &[0, 1]).unwrap_err())
-            .contains("do not divide into 2 rows, one per label")
+            .contains("cannot be split into rows of equal length for 2 labels")
     );
     assert!(message(ConformalScores::fit(&[0.5; 4], &[0, 2]).unwrap_err()).contains("label 2 in row 1"));
     let not_a_number = ConformalScores::fit(&[0.5, 0.5, f32::NAN, 0.5], &[0, 1]).unwrap_err();
-    assert_eq!(message(not_a_number), "NaN is not a probability (row 1, class 0)");
+    assert!(message(not_a_number).starts_with("NaN is not a probability (row 1, class 0): "));
 
     let good = ConformalScores::fit(&[0.5, 0.5, 0.25, 0.75], &[0, 1]).unwrap();
     let scores = |method| good.scores(method).to_vec();

@@ -11,14 +11,21 @@ use crate::head::{FitContext, Head, HeadConfig, Tensors};
 /// Relative difference allowed between `f32` gradients and finite differences.
 const TOLERANCE: f64 = 0.05;
 
+/// Checks the candle operations of a head that supports gradients: initial parameters, logits and gradients.
+/// Does nothing for other heads; panics if a property does not hold.
 pub(super) fn check_differentiable<C: HeadConfig>(config: &C) {
-    let Some(head) = config.differentiable() else { return };
-    if let Err(error) = check_properties(config, head) {
+    let Some(differentiable) = config.differentiable() else { return };
+    if let Err(error) = check_properties(config, differentiable) {
         fail(C::KIND, "a differentiable head can be evaluated on tensors", error);
     }
 }
 
-/// The checks that may fail with an error of candle.
+/// Checks that the candle operations of a differentiable head agree with the head that `config` fits: same
+/// parameters, same logits, repeatable training steps, correct gradients. Panics through `fail` if a property
+/// does not hold.
+///
+/// # Errors
+/// When the fit or a tensor operation fails.
 fn check_properties<C: HeadConfig>(config: &C, differentiable: &dyn Differentiable) -> Result<(), HeadError> {
     let samples = SyntheticData::overlapping();
     let head = config.fit(&samples.training_set(), &FitContext::silent())?.head;
@@ -59,7 +66,9 @@ fn check_properties<C: HeadConfig>(config: &C, differentiable: &dyn Differentiab
     check_gradients::<C>(differentiable, &parameters, &features)
 }
 
-/// Compares the gradient of each parameter and of the features with a finite difference along it.
+/// Compares the gradients that candle's autograd computes with finite differences, for each parameter and for
+/// the features. The objective is a weighted sum of the logits; its slope along the gradient, as a finite
+/// difference, must equal the norm of the gradient. Panics through `fail` if they differ.
 fn check_gradients<C: HeadConfig>(
     differentiable: &dyn Differentiable,
     parameters: &Tensors,
@@ -69,7 +78,8 @@ fn check_gradients<C: HeadConfig>(
     let property = "gradients match finite differences";
     let mut inputs = parameters.clone();
     inputs.insert(FEATURES.into(), features.clone());
-    // A plain sum of all logits would hide errors that cancel between classes.
+    // The weights of the logits are arbitrary but differ: a plain sum would hide errors that cancel between
+    // classes.
     let objective = |inputs: &Tensors| -> Result<Tensor, HeadError> {
         let logits = differentiable.forward(inputs, &inputs[FEATURES], ForwardMode::Evaluate)?;
         let coefficients: Vec<f32> = (0..logits.elem_count()).map(|i| (i as f32 * 0.7).sin()).collect();
@@ -108,6 +118,7 @@ fn check_gradients<C: HeadConfig>(
     Ok(())
 }
 
+/// The Euclidean norm of all values of a tensor.
 fn tensor_norm(tensor: &Tensor) -> Result<f64, HeadError> {
     Ok(f64::from(tensor.sqr()?.sum_all()?.to_scalar::<f32>()?).sqrt())
 }

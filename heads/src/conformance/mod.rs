@@ -46,7 +46,8 @@ pub fn check_head<C: HeadConfig>() {
     check_head_with(&C::default());
 }
 
-/// As [`check_head`], with a given configuration, for example another solver of the same head.
+/// Checks the properties that [`check_head`] lists with the given configuration in place of the default, for
+/// example with a different solver of the same head.
 ///
 /// # Panics
 /// When a property does not hold; the message says which one and how.
@@ -75,16 +76,19 @@ struct HeadChecker<'a, C> {
 }
 
 impl<C: HeadConfig> HeadChecker<'_, C> {
+    /// Fails with `detail` unless `condition` holds.
     fn require(&self, condition: bool, property: &str, detail: impl Display) {
         if !condition {
             fail(C::KIND, property, detail);
         }
     }
 
+    /// The value of a result; fails with its error.
     fn expect_ok<T>(&self, property: &str, result: Result<T, impl Display>) -> T {
         result.unwrap_or_else(|error| fail(C::KIND, property, error))
     }
 
+    /// The head fitted on synthetic data; fails if the fit does.
     fn fit(&self, property: &str, samples: &SyntheticData) -> Fitted<C::Head> {
         self.expect_ok(property, self.config.fit(&samples.training_set(), &FitContext::silent()))
     }
@@ -111,10 +115,12 @@ impl<C: HeadConfig> HeadChecker<'_, C> {
         logits
     }
 
+    /// The configuration as the table `[head]`.
     fn to_table(&self) -> toml::Table {
         self.expect_ok("a configuration serializes to a TOML table", toml::Table::try_from(self.config))
     }
 
+    /// Defaults, documented keys, the TOML round trip and unknown keys.
     fn check_configuration(&self) {
         self.expect_ok("the configuration passes its own check", self.config.check());
         let table = self.to_table();
@@ -154,6 +160,8 @@ impl<C: HeadConfig> HeadChecker<'_, C> {
         }
     }
 
+    /// Shapes of the head and its logits, correct predictions for separable classes, and features of a wrong
+    /// width.
     fn check_shapes(&self) {
         let property = "a head has the width and number of classes of its training set";
         let samples = SyntheticData::separable();
@@ -186,6 +194,7 @@ impl<C: HeadConfig> HeadChecker<'_, C> {
         }
     }
 
+    /// The same bits from every fit, on one thread and on two.
     fn check_determinism(&self) {
         let samples = SyntheticData::overlapping();
         let fit_on = |property: &str, threads: usize| -> (Vec<u8>, Vec<u64>) {
@@ -211,6 +220,7 @@ impl<C: HeadConfig> HeadChecker<'_, C> {
         self.expect_ok(property, safetensors::serialize(tensors.iter(), None))
     }
 
+    /// Saving and loading, and a missing tensor.
     fn check_persistence(&self) {
         let property = "a head is the same to the bit after saving and loading";
         let samples = SyntheticData::overlapping();
@@ -231,6 +241,7 @@ impl<C: HeadConfig> HeadChecker<'_, C> {
         }
     }
 
+    /// The logits of a row alone and in a batch, also beside rows that are not finite.
     fn check_row_independence(&self) {
         let property = "a row's logits do not depend on the other rows";
         let samples = SyntheticData::overlapping();
@@ -264,6 +275,7 @@ impl<C: HeadConfig> HeadChecker<'_, C> {
         }
     }
 
+    /// Small, empty, constant and huge data.
     fn check_edge_cases(&self) {
         let cases = [
             ("a set with one class can be fitted", SyntheticData::one_class(1)),
@@ -290,6 +302,7 @@ impl<C: HeadConfig> HeadChecker<'_, C> {
         self.require(result.is_ok(), property, "it panics");
     }
 
+    /// The effect of `class_weight`, if the head has this key.
     fn check_class_weights(&self) {
         let mut table = self.to_table();
         if !table.contains_key("class_weight") {
@@ -321,6 +334,7 @@ impl<C: HeadConfig> HeadChecker<'_, C> {
         self.require(rare_with > rare_without, property, detail);
     }
 
+    /// Warm starts with new classes and with a wrong width, if the head supports them.
     fn check_warm_starts(&self) {
         if !C::SUPPORTS_WARM_START {
             return;
@@ -345,6 +359,7 @@ impl<C: HeadConfig> HeadChecker<'_, C> {
         self.require(result.is_err(), property, "it is accepted: compare the widths");
     }
 
+    /// The predictions of a fit on the same data with other class numbers.
     fn check_renumbered_classes(&self) {
         let property = "renumbering the classes renumbers the predictions";
         let samples = SyntheticData::overlapping();
@@ -369,6 +384,7 @@ impl<C: HeadConfig> HeadChecker<'_, C> {
     }
 }
 
+/// The bits of all logits, in which NaN equals itself and -0 differs from 0.
 fn bits(logits: &Logits) -> Vec<u32> {
     logits.as_slice().iter().map(|value| value.to_bits()).collect()
 }

@@ -3,26 +3,33 @@
 use crate::data::{FeatureMatrix, TrainingSet};
 use crate::random::KeyedRng;
 
-/// Features `[N, F]` and labels `[N]`.
+/// A small generated data set on which the conformance suite fits a head.
 #[derive(Clone, Debug)]
 pub(super) struct SyntheticData {
+    /// Features, `[N, F]`, row-major.
     pub(super) values: Vec<f32>,
+    /// The class of each sample, `[N]`.
     pub(super) labels: Vec<u32>,
+    /// Number of features, `F`.
     pub(super) width: usize,
+    /// Number of classes, some of which may have no samples.
     pub(super) classes: usize,
 }
 
 impl SyntheticData {
+    /// The features as a matrix `[N, F]`.
     pub(super) fn features(&self) -> FeatureMatrix<'_> {
         FeatureMatrix::from_valid_rows(&self.values, self.width)
     }
 
+    /// The features and labels as a training set.
     pub(super) fn training_set(&self) -> TrainingSet<'_> {
         TrainingSet::new(self.features(), &self.labels, self.classes).expect("the suite's samples are valid")
     }
 
-    /// Uniform values from 0 to 1 (like after a ReLU); feature `c` is higher by `distance` for samples of
-    /// class `c`.
+    /// Generates `width` random features for each label: uniform from 0 to 1 (not negative, as after a ReLU),
+    /// and for a sample of class `c` feature `c` is higher by `distance`. The distance decides how much the
+    /// classes overlap: above 1 they are separable.
     fn shifted_uniform(labels: Vec<u32>, width: usize, classes: usize, distance: f32) -> Self {
         let mut rng = KeyedRng::new(&[labels.len() as u64, width as u64]);
         let mut values = Vec::with_capacity(labels.len() * width);
@@ -35,7 +42,8 @@ impl SyntheticData {
         Self { values, labels, width, classes }
     }
 
-    /// `n` samples with labels 0, 1, .., `classes - 1`, 0, 1, ..
+    /// Generates `n` samples with labels 0, 1, .., `classes - 1`, 0, 1, ..; see
+    /// [`shifted_uniform`](Self::shifted_uniform) for the features.
     fn cycling_classes(n: usize, width: usize, classes: usize, distance: f32) -> Self {
         Self::shifted_uniform((0..n).map(|i| (i % classes) as u32).collect(), width, classes, distance)
     }
@@ -50,7 +58,7 @@ impl SyntheticData {
         Self::cycling_classes(90, 7, 3, 0.4)
     }
 
-    /// The same samples with zero features appended.
+    /// The same samples with zeros appended to each row up to `width` features, to match another data set.
     pub(super) fn zero_padded(&self, width: usize) -> Self {
         let pad = |row: &[f32]| -> Vec<f32> {
             row.iter().copied().chain(std::iter::repeat(0.0)).take(width).collect()
@@ -59,20 +67,23 @@ impl SyntheticData {
         Self { values, width, labels: self.labels.clone(), classes: self.classes }
     }
 
-    /// Samples of the first class only, out of `classes`.
+    /// Ten samples of class 0 only, out of `classes`: the other classes have no samples.
     pub(super) fn one_class(classes: usize) -> Self {
         Self::shifted_uniform(vec![0; 10], 4, classes, 1.0)
     }
 
+    /// Three classes with one sample each.
     pub(super) fn one_sample_per_class() -> Self {
         Self::cycling_classes(3, 5, 3, 1.0)
     }
 
+    /// 40 features of only 6 samples.
     pub(super) fn more_features_than_samples() -> Self {
         Self::cycling_classes(6, 40, 3, 1.0)
     }
 
-    /// Two of four features are constant; one of them is 0.
+    /// Two of four features have the same value in all samples, 0 and 3: their standard deviation is 0, by
+    /// which a head must not divide.
     pub(super) fn constant_features() -> Self {
         let mut samples = Self::cycling_classes(30, 4, 2, 2.0);
         for row in samples.values.chunks_exact_mut(4) {
@@ -81,7 +92,7 @@ impl SyntheticData {
         samples
     }
 
-    /// Values near the largest `f32`.
+    /// Values near the largest `f32`, about 3.4e38, to test that a head does not panic when sums overflow.
     pub(super) fn huge() -> Self {
         let mut samples = Self::cycling_classes(30, 4, 2, 2.0);
         for value in &mut samples.values {
@@ -90,7 +101,7 @@ impl SyntheticData {
         samples
     }
 
-    /// Two overlapping classes; the second is a tenth as frequent.
+    /// Two overlapping classes; the second is a tenth as frequent as the first.
     pub(super) fn unbalanced() -> Self {
         Self::shifted_uniform((0..220).map(|i| u32::from(i % 11 == 0)).collect(), 5, 2, 0.3)
     }

@@ -156,7 +156,7 @@ impl<const FAULT: u8> HeadConfig for FaultyConfig<FAULT> {
         if FAULT == STAYS
             && let Some(start) = context.warm_start
         {
-            return Ok(Fitted::without_history(FaultyHead(Affine::warm_start(start, data)?)));
+            return Ok(Fitted::without_history(FaultyHead(Affine::load_warm_start(start, data)?)));
         }
         let (features, counts) = (data.features(), data.class_counts());
         let (width, classes) = (features.width(), data.classes());

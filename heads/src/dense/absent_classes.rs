@@ -3,8 +3,9 @@
 use crate::affine::{ABSENT_CLASS_LOGIT, Affine};
 use crate::error::HeadError;
 
-/// An affine head for `classes` classes from the weights `[K, F]` and biases `[K]` of the classes in
-/// `present`.
+/// Makes an affine head for all `classes` classes from the weights `[K, F]` and biases `[K]` of the `K`
+/// classes in `present` (ascending) that have samples. Closed-form heads need it, because they are solved for
+/// the classes with samples only.
 ///
 /// A class without samples gets the mean weights and bias plus [`ABSENT_CLASS_LOGIT`]: it never has the
 /// highest logit, and a softmax gives it probability 0.
@@ -17,13 +18,17 @@ pub(crate) fn expand_to_all_classes(
     bias: &[f64],
     classes: usize,
 ) -> Result<Affine, HeadError> {
-    let count = present.len();
-    let width = weight.len() / count;
+    let n_present = present.len();
+    let width = weight.len() / n_present;
+    // The mean over the present classes of a column of `[K, columns]` values.
     let mean = |values: &[f64], column: usize| {
-        values.iter().skip(column).step_by(values.len() / count).sum::<f64>() / count as f64
+        values.iter().skip(column).step_by(values.len() / n_present).sum::<f64>() / n_present as f64
     };
-    let mean_weight: Vec<f64> =
-        if count < classes { (0..width).map(|column| mean(weight, column)).collect() } else { Vec::new() };
+    let mean_weight: Vec<f64> = if n_present < classes {
+        (0..width).map(|column| mean(weight, column)).collect()
+    } else {
+        Vec::new()
+    };
     let (mut all_weights, mut all_biases) =
         (Vec::with_capacity(classes * width), Vec::with_capacity(classes));
     for class in 0..classes {
@@ -35,8 +40,9 @@ pub(crate) fn expand_to_all_classes(
             all_biases.push(mean(bias, 0) + ABSENT_CLASS_LOGIT);
         }
     }
-    Affine::from_f64(&all_weights, &all_biases, width)
-        .map_err(|_| HeadError::Diverged("the fitted weights overflow f32: scale the features".into()))
+    Affine::from_f64(&all_weights, &all_biases, width).map_err(|_| {
+        HeadError::Diverged("the fitted weights are too large for 32-bit numbers: scale the features".into())
+    })
 }
 
 #[cfg(test)]

@@ -12,37 +12,41 @@ pub(crate) const BANDWIDTH: usize = 16;
 /// products, each of which needs the previous one.
 pub(crate) const LANES: usize = 32;
 
-/// The factor `L` of `B = L Lᵀ`.
+/// The Cholesky factor `L` of a band matrix `B = L Lᵀ`, `[n, n]`. `L` is a band too, so a factorization or a
+/// solution takes time proportional to `n`.
 #[derive(Clone, Debug)]
 pub(crate) struct BandCholesky {
-    /// The entries left of the diagonal of each row, the nearest last.
+    /// The [`BANDWIDTH`] entries of `L` left of the diagonal of each row, the nearest to the diagonal last;
+    /// entries that would be left of the first column are 0.
     off_diagonal: Vec<[f64; BANDWIDTH]>,
-    /// Reciprocals of the diagonal.
+    /// Reciprocals of the diagonal of `L`, `[n]`.
     inverse_diagonal: Vec<f64>,
 }
 
 impl BandCholesky {
-    /// Factors the lower diagonals of a matrix (the others count as 0) with `shift` added to its diagonal.
-    ///
-    /// `None` if the matrix is not positive definite beyond rounding: if a pivot is at most `n ε` times the
-    /// largest diagonal value.
-    pub(crate) fn new(matrix: &LowerTriangular, shift: f64) -> Option<Self> {
+    /// Computes the Cholesky factor `L` of a band matrix `B = L Lᵀ` `[n, n]`, to solve systems with `B`. `B`
+    /// has the main and the lower [`BANDWIDTH`] diagonals of `matrix` (other entries count as 0), with
+    /// `shift`, such as the penalty of a ridge regression, added to the main diagonal. `None` if `B` is not
+    /// positive definite beyond rounding: if a pivot is at most `n ε` times the largest diagonal value.
+    pub(crate) fn factorize(matrix: &LowerTriangular, shift: f64) -> Option<Self> {
         let size = matrix.size();
-        let floor = size as f64 * f64::EPSILON * (matrix.diagonal().fold(0.0, f64::max) + shift);
+        let min_pivot = size as f64 * f64::EPSILON * (matrix.diagonal().fold(0.0, f64::max) + shift);
         let matrix = matrix.as_ref();
         let (mut off_diagonal, mut inverse_diagonal) =
             (Vec::<[f64; BANDWIDTH]>::with_capacity(size), Vec::with_capacity(size));
         for i in 0..size {
+            // Row i of `L` left of the diagonal, and the square of its diagonal entry.
             let mut row = [0.0; BANDWIDTH];
             let mut pivot = matrix[(i, i)] + shift;
             for j in i.saturating_sub(BANDWIDTH)..i {
-                // Row j ends where column j of row i begins.
+                // `row[k]` is entry (i, j) of `L`. Rows i and j both have entries for the columns from
+                // `i - BANDWIDTH` to `j - 1`: at the start of `row`, and from `i - j` on in row j.
                 let (k, overlap) = (j + BANDWIDTH - i, &off_diagonal[j][i - j..]);
                 let sum: f64 = row.iter().zip(overlap).map(|(a, b)| a * b).sum();
                 row[k] = (matrix[(i, j)] - sum) * inverse_diagonal[j];
                 pivot -= row[k] * row[k];
             }
-            if pivot.is_nan() || pivot <= floor {
+            if pivot.is_nan() || pivot <= min_pivot {
                 return None;
             }
             off_diagonal.push(row);
@@ -51,20 +55,23 @@ impl BandCholesky {
         Some(Self { off_diagonal, inverse_diagonal })
     }
 
-    /// `n`
+    /// Number of rows, `n`.
     pub(crate) fn size(&self) -> usize {
         self.off_diagonal.len()
     }
 
-    /// Forward substitution: writes `L⁻¹` times columns `[n, m]` (row-major) to `out`, and the squared norm
-    /// of each result column to `squares` `[m]`. `m` is a multiple of [`LANES`]. The bits of a column depend
-    /// on that column only.
+    /// Solves `L X = columns` by forward substitution, for `columns` `[n, m]` (row-major). Writes `X`
+    /// `[n, m]` to `out` and the squared norm of each column of `X` to `squares` `[m]`; leave-one-out errors
+    /// of a ridge regression are computed from both. `m` is a multiple of [`LANES`]. The bits of a column
+    /// depend on that column only.
     pub(crate) fn forward_substitute(&self, columns: &[f64], out: &mut [f64], squares: &mut [f64]) {
         Arch::new().dispatch(ForwardSubstitution { factor: self, columns, out, squares });
     }
 
-    /// Replaces a column `b` `[n]` by `B⁻¹ b`.
+    /// Solves `B x = b` with the factored band matrix `B = L Lᵀ`, for one `column` `b` `[n]`, which is
+    /// replaced by `x`: forward substitution with `L`, then backward substitution with `Lᵀ`.
     pub(crate) fn solve(&self, mut column: ColMut<'_, f64>) {
+        // Row i of `off_diagonal` holds columns i - BANDWIDTH to i - 1; `start` is the first that exists.
         for (i, (off_diagonal, inverse_diagonal)) in
             self.off_diagonal.iter().zip(&self.inverse_diagonal).enumerate()
         {
@@ -83,33 +90,41 @@ impl BandCholesky {
     }
 }
 
-/// The SIMD operation of [`BandCholesky::forward_substitute`].
+/// The arguments of [`BandCholesky::forward_substitute`], for pulp, which compiles the computation for
+/// several SIMD instruction sets and picks one at run time.
 struct ForwardSubstitution<'a> {
     factor: &'a BandCholesky,
+    /// Right-hand sides, `[n, m]`, row-major.
     columns: &'a [f64],
+    /// Receives the solutions, `[n, m]`, row-major.
     out: &'a mut [f64],
+    /// Receives the squared norm of each solution, `[m]`.
     squares: &'a mut [f64],
 }
 
 impl ForwardSubstitution<'_> {
-    /// A row of [`LANES`] columns takes `V` registers.
+    /// Solves `L X = columns` by forward substitution with the SIMD instructions `S`, for the right-hand
+    /// sides `self.columns` `[n, m]`. Writes `X` `[n, m]` to `self.out` and the squared norm of each column
+    /// of `X` to `self.squares` `[m]`; matrices are row-major. [`LANES`] columns are solved at a time: their
+    /// values in one row take `V` SIMD registers.
     #[inline(always)]
     fn substitute<S: Simd, const V: usize>(self, simd: S) {
         let width = self.squares.len();
-        for first in (0..width).step_by(LANES) {
+        for first_column in (0..width).step_by(LANES) {
             let mut squares = [simd.splat_f64s(0.0); V];
             for (i, (off_diagonal, &inverse_diagonal)) in
                 self.factor.off_diagonal.iter().zip(&self.factor.inverse_diagonal).enumerate()
             {
-                let (solved, rest) = self.out.split_at_mut(i * width);
+                let (solved, unsolved) = self.out.split_at_mut(i * width);
                 let mut sums = [simd.splat_f64s(0.0); V];
-                sums.copy_from_slice(registers::<S>(&self.columns[i * width + first..]));
+                sums.copy_from_slice(registers::<S>(&self.columns[i * width + first_column..]));
+                // Subtracts the earlier rows of the solution times their entries in row i of L.
                 let start = i.saturating_sub(BANDWIDTH);
                 let rows = solved[start * width..].chunks_exact(width);
-                for (row, &factor) in rows.zip(&off_diagonal[start + BANDWIDTH - i..]) {
-                    let (factor, row) = (simd.splat_f64s(-factor), registers::<S>(&row[first..]));
+                for (row, &entry) in rows.zip(&off_diagonal[start + BANDWIDTH - i..]) {
+                    let (minus_entry, row) = (simd.splat_f64s(-entry), registers::<S>(&row[first_column..]));
                     for v in 0..V {
-                        sums[v] = simd.mul_add_f64s(factor, row[v], sums[v]);
+                        sums[v] = simd.mul_add_f64s(minus_entry, row[v], sums[v]);
                     }
                 }
                 let inverse_diagonal = simd.splat_f64s(inverse_diagonal);
@@ -117,14 +132,17 @@ impl ForwardSubstitution<'_> {
                     sums[v] = simd.mul_f64s(sums[v], inverse_diagonal);
                     squares[v] = simd.mul_add_f64s(sums[v], sums[v], squares[v]);
                 }
-                S::as_mut_simd_f64s(&mut rest[first..first + LANES]).0.copy_from_slice(&sums);
+                S::as_mut_simd_f64s(&mut unsolved[first_column..first_column + LANES])
+                    .0
+                    .copy_from_slice(&sums);
             }
-            S::as_mut_simd_f64s(&mut self.squares[first..first + LANES]).0.copy_from_slice(&squares);
+            let out = &mut self.squares[first_column..first_column + LANES];
+            S::as_mut_simd_f64s(out).0.copy_from_slice(&squares);
         }
     }
 }
 
-/// The first [`LANES`] values as SIMD registers.
+/// The first [`LANES`] values as SIMD vectors.
 #[inline(always)]
 fn registers<S: Simd>(values: &[f64]) -> &[S::f64s] {
     S::as_simd_f64s(&values[..LANES]).0
@@ -133,12 +151,19 @@ fn registers<S: Simd>(values: &[f64]) -> &[S::f64s] {
 impl WithSimd for ForwardSubstitution<'_> {
     type Output = ();
 
+    /// Runs the forward substitution with the SIMD instructions `S` that pulp chose for the processor. The
+    /// generic constant is the number of registers that hold [`LANES`] values (one row of the columns that
+    /// are solved at a time). It must be a constant, so there is a case for each.
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         match LANES / S::F64_LANES {
+            // AVX-512
             4 => self.substitute::<S, 4>(simd),
+            // AVX2
             8 => self.substitute::<S, 8>(simd),
+            // NEON
             16 => self.substitute::<S, 16>(simd),
+            // No SIMD: one value per register.
             _ => self.substitute::<S, LANES>(simd),
         }
     }
@@ -192,7 +217,8 @@ mod tests {
         for size in [1, 2, BANDWIDTH, BANDWIDTH + 1, 5 * BANDWIDTH + 3] {
             let lower = band(size);
             let factor =
-                BandCholesky::new(&LowerTriangular::from_column_major(lower.clone(), size), 1.5).unwrap();
+                BandCholesky::factorize(&LowerTriangular::from_column_major(lower.clone(), size), 1.5)
+                    .unwrap();
             let rhs = test_columns(size);
             let rhs = MatRef::from_row_major_slice(&rhs, size, 2 * LANES);
             let mut solution = rhs.to_owned();
@@ -207,7 +233,7 @@ mod tests {
     fn forward_substitution_alone_gives_the_quadratic_form() {
         for size in [1, BANDWIDTH + 1, 5 * BANDWIDTH + 3] {
             let factor =
-                BandCholesky::new(&LowerTriangular::from_column_major(band(size), size), 0.0).unwrap();
+                BandCholesky::factorize(&LowerTriangular::from_column_major(band(size), size), 0.0).unwrap();
             let rhs = test_columns(size);
             let (half, squares) = forward_substitute_on(&factor, &rhs, Arch::new());
             let half = MatRef::from_row_major_slice(&half, size, 2 * LANES);
@@ -225,7 +251,8 @@ mod tests {
     #[test]
     fn bits_do_not_depend_on_processor_or_column_position() {
         let size = 3 * BANDWIDTH + 1;
-        let factor = BandCholesky::new(&LowerTriangular::from_column_major(band(size), size), 0.0).unwrap();
+        let factor =
+            BandCholesky::factorize(&LowerTriangular::from_column_major(band(size), size), 0.0).unwrap();
         let rhs = test_columns(size);
         let (out, squares) = forward_substitute_on(&factor, &rhs, Arch::new());
         for arch in available_archs() {
@@ -249,10 +276,12 @@ mod tests {
     fn a_band_that_is_not_positive_definite_beyond_rounding_has_no_factor() {
         let ones = |size: usize| LowerTriangular::from_column_major(vec![1.0; size * size], size);
         for size in [2, BANDWIDTH + 1] {
-            assert!(BandCholesky::new(&ones(size), 1e-16).is_none());
-            assert!(BandCholesky::new(&ones(size), 1e-12).is_some());
-            assert!(BandCholesky::new(&ones(size), -2.0).is_none());
+            assert!(BandCholesky::factorize(&ones(size), 1e-16).is_none());
+            assert!(BandCholesky::factorize(&ones(size), 1e-12).is_some());
+            assert!(BandCholesky::factorize(&ones(size), -2.0).is_none());
         }
-        assert!(BandCholesky::new(&LowerTriangular::from_column_major(vec![f64::NAN], 1), 1.0).is_none());
+        assert!(
+            BandCholesky::factorize(&LowerTriangular::from_column_major(vec![f64::NAN], 1), 1.0).is_none()
+        );
     }
 }

@@ -29,7 +29,12 @@ const ROWS_PER_TASK: usize = 128;
 const TILE_SIDE: usize = 192;
 
 /// `Q` and `B` of `A = Q B Qᵀ`, with `Q` orthogonal and `B` a band matrix (Bischof, Lang and Sun 2000, *A
-/// framework for symmetric band reduction*).
+/// framework for symmetric band reduction*). Computed once, it solves `(A + shift I) X = Y` for many shifts,
+/// such as the `alphas` of a ridge regression: `A + shift I = Q (B + shift I) Qᵀ`.
+///
+/// `Q` is a product of Householder reflectors `I - v vᵀ / tau`, one per column of `A` that is reduced. A
+/// block of them is stored in compact WY form `I - V T⁻¹ Vᵀ`, where `V` has the vectors `v` as columns and
+/// `T` is a small triangular matrix, so that `Q` is applied by matrix products.
 ///
 /// A tridiagonal `B`, or eigenvalues, would be faster to solve with but slower to find: at this bandwidth
 /// nearly all the work is matrix products. For 2,048 rows it takes a third of the time of faer's
@@ -44,25 +49,31 @@ pub(crate) struct BandReduction {
 }
 
 impl BandReduction {
-    /// Reduces a matrix in place.
-    pub(crate) fn new(mut matrix: LowerTriangular) -> Self {
+    /// Factors a symmetric matrix `A` as `Q B Qᵀ` with a band matrix `B`, in the memory of `matrix`, to solve
+    /// systems with many shifts of `A`. Takes [`BANDWIDTH`] columns (a panel) at a time: a QR factorization
+    /// makes the part of the panel below the band zero. The Householder reflectors of the QR factorization
+    /// are then applied from both sides to the trailing matrix (the rows and columns after the panel), which
+    /// is reduced next.
+    pub(crate) fn reduce(mut matrix: LowerTriangular) -> Self {
         let mut taus = Vec::with_capacity(matrix.size());
-        let mut rest = matrix.as_mut();
-        while rest.nrows() > BANDWIDTH {
-            let (left, right) = rest.split_at_col_mut(BANDWIDTH);
-            let below = left.split_at_row_mut(BANDWIDTH).1;
-            let mut trailing = right.split_at_row_mut(BANDWIDTH).1;
-            let vectors = triangularize_panel(below, &mut taus);
+        let mut unreduced = matrix.as_mut();
+        while unreduced.nrows() > BANDWIDTH {
+            let (panel, other_columns) = unreduced.split_at_col_mut(BANDWIDTH);
+            let below_band = panel.split_at_row_mut(BANDWIDTH).1;
+            let mut trailing = other_columns.split_at_row_mut(BANDWIDTH).1;
+            let vectors = triangularize_panel(below_band, &mut taus);
             let count = vectors.ncols();
-            let vwv = two_sided_update(trailing.as_ref(), &vectors, &taus[taus.len() - count..]);
-            let (left, right) = (vwv.subcols(0, 2 * count), vwv.subcols(count, 2 * count));
+            let factors = two_sided_update_factors(trailing.as_ref(), &vectors, &taus[taus.len() - count..]);
+            // Subtracts V Wᵀ + W Vᵀ = [V, W] [W, V]ᵀ from the trailing matrix.
+            let (v_and_w, w_and_v) = (factors.subcols(0, 2 * count), factors.subcols(count, 2 * count));
             tiles(trailing.as_mut(), TILE_SIDE).into_par_iter().for_each(|mut tile| {
                 let (rows, columns) = (tile.rows(), tile.columns());
-                let left = left.subrows(rows.start, rows.len());
-                tile.add_product(left, right.subrows(columns.start, columns.len()), -1.0);
+                let v_and_w = v_and_w.subrows(rows.start, rows.len());
+                tile.add_product(v_and_w, w_and_v.subrows(columns.start, columns.len()), -1.0);
             });
-            rest = trailing;
+            unreduced = trailing;
         }
+        // The factor T of each block of reflectors, with which `apply_q` applies the block at once.
         let count = taus.len();
         let mut wy_factors = Mat::zeros(REFLECTORS_PER_BLOCK.min(count), count);
         let vectors = reflectors(&matrix);
@@ -76,12 +87,16 @@ impl BandReduction {
         Self { matrix, wy_factors }
     }
 
-    /// Replaces columns `[n, m]` by `Qᵀ` times them, on the calling thread.
+    /// Multiplies `columns` `[n, m]` by `Qᵀ` from the left, in place and on the calling thread. With
+    /// `A = Q B Qᵀ`, it turns right-hand sides of systems with `A` into those of systems with the band matrix
+    /// `B`, which are cheap to solve. The first [`BANDWIDTH`] rows do not change, because no Householder
+    /// reflector of `Q` touches them.
     pub(crate) fn apply_q_transpose(&self, columns: MatMut<'_, f64>) {
         let count = self.wy_factors.ncols();
         if count > 0 {
             let mut memory =
                 MemBuffer::new(apply_qt_scratch::<f64>(count, REFLECTORS_PER_BLOCK, columns.ncols()));
+            // The reflectors act on the rows from BANDWIDTH on.
             let (stack, below) = (MemStack::new(&mut memory), columns.split_at_row_mut(BANDWIDTH).1);
             apply_qt_in_place(
                 reflectors(&self.matrix),
@@ -94,7 +109,10 @@ impl BandReduction {
         }
     }
 
-    /// `Qᵀ` times columns `[n, m]`.
+    /// Returns `Qᵀ · columns`, as large as `columns` `[n, m]`, for the orthogonal matrix `Q` of this
+    /// reduction `A = Q B Qᵀ`; in parallel over the columns. It prepares the systems `(A + αI) X = columns`
+    /// of a ridge regression for many penalties `α`: they become `(B + αI) QᵀX = Qᵀ columns`, which are cheap
+    /// to solve for each `α`, as `B` is a band matrix.
     pub(crate) fn q_transpose_times(&self, columns: &Mat<f64>) -> Mat<f64> {
         let mut out = columns.clone();
         column_chunks(out.as_mut(), LANES)
@@ -103,12 +121,16 @@ impl BandReduction {
         out
     }
 
-    /// Replaces columns `[n, m]` by `Q` times them, on the calling thread.
+    /// Multiplies `columns` `[n, m]` by `Q` from the left, in place and on the calling thread. With
+    /// `A = Q B Qᵀ`, it turns the solutions of systems with the band matrix `B` back into those of systems
+    /// with `A`. The first [`BANDWIDTH`] rows do not change, because no Householder reflector of `Q` touches
+    /// them.
     fn apply_q(&self, columns: MatMut<'_, f64>) {
         let count = self.wy_factors.ncols();
         if count > 0 {
             let mut memory =
                 MemBuffer::new(apply_q_scratch::<f64>(count, REFLECTORS_PER_BLOCK, columns.ncols()));
+            // The reflectors act on the rows from BANDWIDTH on.
             let (stack, below) = (MemStack::new(&mut memory), columns.split_at_row_mut(BANDWIDTH).1);
             apply_q_in_place(
                 reflectors(&self.matrix),
@@ -121,13 +143,16 @@ impl BandReduction {
         }
     }
 
-    /// The Cholesky factor of `B + shift`; `None` if that is not positive definite beyond rounding.
+    /// The Cholesky factor of the band matrix `B + shift I`, to solve systems with this shift; `None` if that
+    /// matrix is not positive definite beyond rounding.
     pub(crate) fn cholesky(&self, shift: f64) -> Option<BandCholesky> {
-        BandCholesky::new(&self.matrix, shift)
+        BandCholesky::factorize(&self.matrix, shift)
     }
 
-    /// `(A + shift)⁻¹` times columns `[n, m]`; `None` if `A + shift` is not positive definite beyond
-    /// rounding.
+    /// Solves `(A + shift I) X = rhs` for the matrix `A = Q B Qᵀ` of this reduction, such as a ridge
+    /// regression with the penalty `shift`; `rhs` and the returned `X` are `[n, m]`. Computed as
+    /// `X = Q (B + shift I)⁻¹ Qᵀ rhs`, in parallel over the columns. `None` if `A + shift I` is not positive
+    /// definite beyond rounding.
     pub(crate) fn solve(&self, shift: f64, rhs: &Mat<f64>) -> Option<Mat<f64>> {
         let factor = self.cholesky(shift)?;
         let mut out = rhs.clone();
@@ -140,34 +165,40 @@ impl BandReduction {
     }
 }
 
-/// The vectors of the reflectors, unit lower triangular, starting at the diagonal below the band.
+/// A view of the part of the matrix below the band, where the vectors `v` of the Householder reflectors are
+/// stored, one per column. As faer expects, they are unit lower triangular: the diagonal of the view counts
+/// as 1, and what is above it as 0.
 fn reflectors(matrix: &LowerTriangular) -> MatRef<'_, f64> {
     let count = matrix.size().saturating_sub(BANDWIDTH);
     matrix.as_ref().submatrix(matrix.size() - count, 0, count, count)
 }
 
-/// QR-factors a panel `[m, BANDWIDTH]` in place with reflectors `I - v vᵀ / tau`: the upper triangle becomes
-/// `R`, and below it are the `v` without their leading 1. Appends the `tau`; returns the `v`,
-/// `[m, min(m, BANDWIDTH)]`.
-fn triangularize_panel(mut out: MatMut<'_, f64>, taus: &mut Vec<f64>) -> Mat<f64> {
-    let (height, width) = out.shape();
+/// QR-factors `panel` `[m, BANDWIDTH]`, the part of a panel below the band in [`BandReduction::reduce`], in
+/// place. It applies Householder reflectors `I - v vᵀ / tau`, one per column: the upper triangle becomes `R`,
+/// and below it are the vectors `v` without their leading 1. Appends the `tau` of each reflector to `taus`.
+/// Returns the vectors as columns of a matrix `[m, min(m, BANDWIDTH)]`, with the leading 1 and zeros above
+/// it.
+fn triangularize_panel(mut panel: MatMut<'_, f64>, taus: &mut Vec<f64>) -> Mat<f64> {
+    let (height, width) = panel.shape();
     let count = height.min(width);
     let vectors = VectorOps::new();
-    let mut columns: Vec<f64> = out.as_ref().col_iter().flat_map(|column| column.iter().copied()).collect();
+    let mut columns: Vec<f64> = panel.as_ref().col_iter().flat_map(|column| column.iter().copied()).collect();
     for k in 0..count {
+        // Column k becomes a reflector, which is then applied to the columns after it.
         let (done, trailing) = columns.split_at_mut((k + 1) * height);
+        // The vector `v` of the reflector is a 1, in the place of `head[k]`, and `tail`.
         let (head, tail) = done[k * height..].split_at_mut(k + 1);
         let tau = make_householder_in_place(&mut head[k], ColMut::from_slice_mut(tail)).tau;
         for column in trailing.chunks_exact_mut(height) {
-            let (head, rest) = column.split_at_mut(k + 1);
-            let coefficient = (head[k] + vectors.dot::<f64, f64>(tail, rest)) / tau;
-            head[k] -= coefficient;
-            vectors.add_scaled::<f64>(rest, -coefficient, tail);
+            let (column_head, column_tail) = column.split_at_mut(k + 1);
+            let coefficient = (column_head[k] + vectors.dot::<f64, f64>(tail, column_tail)) / tau;
+            column_head[k] -= coefficient;
+            vectors.add_scaled::<f64>(column_tail, -coefficient, tail);
         }
         taus.push(tau);
     }
     let columns = MatRef::from_column_major_slice(&columns, height, width);
-    out.copy_from(columns);
+    panel.copy_from(columns);
     Mat::from_fn(height, count, |i, j| match i.cmp(&j) {
         Ordering::Less => 0.0,
         Ordering::Equal => 1.0,
@@ -175,14 +206,19 @@ fn triangularize_panel(mut out: MatMut<'_, f64>, taus: &mut Vec<f64>) -> Mat<f64
     })
 }
 
-/// `T` of a product of reflectors `I - V T⁻¹ Vᵀ`: `VᵀV` above the diagonal, the `tau` on it (Puglisi 1992,
-/// *Modification of the Householder method based on the compact WY representation*). Reads only the part of
-/// `vectors` below the diagonal; does not write below the diagonal of `out`.
+/// Computes the upper triangular factor `T` `[k, k]` with which the product of `k` Householder reflectors
+/// `I - v vᵀ / tau` is `I - V T⁻¹ Vᵀ`: so they are applied at once, by matrix products. `vectors` `[m, k]` is
+/// `V`, with the vectors `v` as columns, unit lower triangular: only its part below the diagonal is read.
+/// `taus` `[k]` has the `tau` of each. `T` is written to the upper triangle of `out`; the rest of `out` does
+/// not change.
 fn compact_wy_factor(vectors: MatRef<'_, f64>, taus: &[f64], mut out: MatMut<'_, f64>) {
     let (top, below) = vectors.split_at_row(vectors.ncols());
     let (upper, full) = (BlockStructure::TriangularUpper, BlockStructure::Rectangular);
     let (top_structure, transposed_structure) =
         (BlockStructure::UnitTriangularLower, BlockStructure::UnitTriangularUpper);
+    // T is VᵀV above the diagonal and has the taus on it (Puglisi 1992, *Modification of the Householder
+    // method based on the compact WY representation*). VᵀV is the sum of the products of the triangular top
+    // of V and of the rest.
     let transposed = top.transpose();
     triangular::matmul(
         out.as_mut(),
@@ -202,31 +238,38 @@ fn compact_wy_factor(vectors: MatRef<'_, f64>, taus: &[f64], mut out: MatMut<'_,
     }
 }
 
-/// `[V, W, V]` side by side, with `(I - V T⁻¹ Vᵀ)ᵀ A (I - V T⁻¹ Vᵀ) = A - V Wᵀ - W Vᵀ`.
-fn two_sided_update(matrix: MatRef<'_, f64>, vectors: &Mat<f64>, taus: &[f64]) -> Mat<f64> {
+/// Computes the factors of the update `A - V Wᵀ - W Vᵀ`, with which [`BandReduction::reduce`] applies the `k`
+/// reflectors of a panel from both sides to the trailing matrix `A`, here `matrix` `[m, m]`. `vectors`
+/// `[m, k]` is `V`, with the vector of each reflector as a column; `taus` `[k]` has their `tau`. Returns
+/// `[V, W, V]` side by side, `[m, 3k]`: the first `2k` columns are `[V, W]` and the last `2k` are `[W, V]`,
+/// so that the update is a single product, `A - [V, W] [W, V]ᵀ`.
+fn two_sided_update_factors(matrix: MatRef<'_, f64>, vectors: &Mat<f64>, taus: &[f64]) -> Mat<f64> {
+    // The product of the reflectors is P = I - V T⁻¹ Vᵀ; W is such that Pᵀ A P = A - V Wᵀ - W Vᵀ.
     let (height, count) = vectors.shape();
     let mut factor = Mat::zeros(count, count);
     compact_wy_factor(vectors.as_ref(), taus, factor.as_mut());
-    let factor = factor.transpose();
-    let mut vwv = Mat::zeros(height, 3 * count);
-    vwv.subcols_mut(0, count).copy_from(vectors);
-    vwv.subcols_mut(2 * count, count).copy_from(vectors);
-    // A V T⁻¹
-    let mut product = vwv.subcols_mut(count, count);
-    row_chunks(product.as_mut(), ROWS_PER_TASK).into_par_iter().for_each(|(first, mut out)| {
+    let t_transpose = factor.transpose();
+    let mut v_w_v = Mat::zeros(height, 3 * count);
+    v_w_v.subcols_mut(0, count).copy_from(vectors);
+    v_w_v.subcols_mut(2 * count, count).copy_from(vectors);
+    // W starts as A V T⁻¹.
+    let mut w = v_w_v.subcols_mut(count, count);
+    row_chunks(w.as_mut(), ROWS_PER_TASK).into_par_iter().for_each(|(first, mut out)| {
         symmetric_times(matrix, vectors.as_ref(), first, out.as_mut());
-        solve_lower_triangular_in_place(factor, out.transpose_mut(), Par::Seq);
+        solve_lower_triangular_in_place(t_transpose, out.transpose_mut(), Par::Seq);
     });
-    // Subtract half of V T⁻ᵀ Vᵀ times it.
+    // Then half of V T⁻ᵀ Vᵀ (A V T⁻¹) is subtracted: the update has this term once, but V Wᵀ and W Vᵀ
+    // both contain it.
     let mut half_correction = Mat::zeros(count, count);
-    matmul(half_correction.as_mut(), Accum::Replace, vectors.transpose(), product.as_ref(), 1.0, Par::Seq);
-    solve_lower_triangular_in_place(factor, half_correction.as_mut(), Par::Seq);
-    matmul(product, Accum::Add, vectors.as_ref(), half_correction.as_ref(), -0.5, Par::Seq);
-    vwv
+    matmul(half_correction.as_mut(), Accum::Replace, vectors.transpose(), w.as_ref(), 1.0, Par::Seq);
+    solve_lower_triangular_in_place(t_transpose, half_correction.as_mut(), Par::Seq);
+    matmul(w, Accum::Add, vectors.as_ref(), half_correction.as_ref(), -0.5, Par::Seq);
+    v_w_v
 }
 
-/// Rows of the product of a symmetric matrix (of which the lower triangle is read) and `columns`, starting at
-/// row `first`.
+/// Computes a block of rows of the product of a symmetric `matrix` `[m, m]` and `columns` `[m, k]`, and
+/// overwrites `out` with it: the rows from `first` on, as many as `out` has. Only the lower triangle of the
+/// matrix is read. [`two_sided_update_factors`] computes `A V` with it, one block per parallel task.
 fn symmetric_times(
     matrix: MatRef<'_, f64>,
     columns: MatRef<'_, f64>,
@@ -234,11 +277,12 @@ fn symmetric_times(
     mut out: MatMut<'_, f64>,
 ) {
     let rows = out.nrows();
-    let (last, below) = (first + rows, columns.nrows() - first - rows);
-    let left = matrix.submatrix(first, 0, rows, first);
-    matmul(out.as_mut(), Accum::Replace, left, columns.subrows(0, first), 1.0, Par::Seq);
+    let (end, rows_below) = (first + rows, columns.nrows() - first - rows);
+    let left_of_diagonal = matrix.submatrix(first, 0, rows, first);
+    matmul(out.as_mut(), Accum::Replace, left_of_diagonal, columns.subrows(0, first), 1.0, Par::Seq);
     let (diagonal_block, block_columns) =
         (matrix.submatrix(first, first, rows, rows), columns.subrows(first, rows));
+    // The diagonal block is its lower triangle plus the transpose of that, without the diagonal.
     let full = BlockStructure::Rectangular;
     for (block, structure) in [
         (diagonal_block, BlockStructure::TriangularLower),
@@ -247,8 +291,9 @@ fn symmetric_times(
         let (out, add) = (out.as_mut(), Accum::Add);
         triangular::matmul(out, full, add, block, structure, block_columns, full, 1.0, Par::Seq);
     }
-    let (lower, rest) = (matrix.submatrix(last, first, below, rows), columns.subrows(last, below));
-    matmul(out, Accum::Add, lower.transpose(), rest, 1.0, Par::Seq);
+    // What is right of the diagonal block is the transpose of what is below.
+    let below_diagonal = matrix.submatrix(end, first, rows_below, rows);
+    matmul(out, Accum::Add, below_diagonal.transpose(), columns.subrows(end, rows_below), 1.0, Par::Seq);
 }
 
 #[cfg(test)]
@@ -278,7 +323,7 @@ mod tests {
         for size in SIZES {
             let (values, rhs) =
                 (random_positive_semidefinite(size, size + 20), random_matrix(size, LANES + 3));
-            let reduced = BandReduction::new(LowerTriangular::from_column_major(values.clone(), size));
+            let reduced = BandReduction::reduce(LowerTriangular::from_column_major(values.clone(), size));
             for shift in [0.0, 0.01, 100.0] {
                 let solution = reduced.solve(shift, &rhs).unwrap();
                 let residual = residual(&values, shift, &solution, &rhs);
@@ -292,7 +337,7 @@ mod tests {
         for size in SIZES {
             let values = random_positive_semidefinite(size, size);
             let matrix = MatRef::from_column_major_slice(&values, size, size);
-            let reduced = BandReduction::new(LowerTriangular::from_column_major(values.clone(), size));
+            let reduced = BandReduction::reduce(LowerTriangular::from_column_major(values.clone(), size));
             let q = reduced.q_transpose_times(&Mat::identity(size, size));
             let assert_near = |found: Mat<f64>, expected: Mat<f64>, name: &str| {
                 let error = (found - &expected).norm_l2() / expected.norm_l2();
@@ -322,7 +367,7 @@ mod tests {
             .map(|(k, v)| if [k % size, k / size].iter().any(|k| k.is_multiple_of(3)) { 0.0 } else { v });
         let constant = vec![3.0; size * size];
         for values in [vec![0.0; size * size], diagonal.collect(), sparse.collect(), constant] {
-            let reduced = BandReduction::new(LowerTriangular::from_column_major(values.clone(), size));
+            let reduced = BandReduction::reduce(LowerTriangular::from_column_major(values.clone(), size));
             assert!(reduced.solve(0.0, &rhs).is_none());
             let residual = residual(&values, 0.1, &reduced.solve(0.1, &rhs).unwrap(), &rhs);
             assert!(residual < 1e-10, "{residual:e}");

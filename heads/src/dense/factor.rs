@@ -20,48 +20,57 @@ const PANEL_COLUMNS: usize = 192;
 /// Columns of a result per parallel task.
 const COLUMNS_PER_TASK: usize = 64;
 
-/// The factor `L` of `A = L Lᵀ`.
+/// The Cholesky factor `L` of a symmetric positive definite matrix `A = L Lᵀ`, to solve `A X = B`.
 #[derive(Clone, Debug)]
-pub(crate) struct Cholesky<T = f64>(LowerTriangular<T>);
+pub(crate) struct Cholesky<T = f64> {
+    lower: LowerTriangular<T>,
+}
 
 impl<T: Real> Cholesky<T> {
-    /// Factors in place. `None` if `A` is not positive definite beyond rounding: if a pivot is at most `n ε`
-    /// times the largest diagonal value, the relative tolerance of numpy's `matrix_rank`.
-    pub(crate) fn new(matrix: LowerTriangular<T>) -> Option<Self> {
+    /// Computes the Cholesky factor `L` of a symmetric positive definite matrix `A = L Lᵀ` in the memory of
+    /// `matrix`, to solve systems with `A`. `None` if `A` is not positive definite beyond rounding: if a
+    /// pivot (the square of a diagonal entry of `L`) is at most `n ε` times the largest diagonal value of
+    /// `A`, the relative tolerance of numpy's `matrix_rank`.
+    pub(crate) fn factorize(matrix: LowerTriangular<T>) -> Option<Self> {
         let largest = matrix.diagonal().fold(0.0, f64::max);
-        let floor = matrix.size() as f64 * T::epsilon_impl().into() * largest;
-        let factor = Self::for_preconditioning(matrix)?;
-        let definite = factor.0.diagonal().all(|root| root * root > floor);
-        definite.then_some(factor)
+        let min_pivot = matrix.size() as f64 * T::epsilon_impl().into() * largest;
+        let factor = Self::factorize_roughly(matrix)?;
+        let is_definite = factor.lower.diagonal().all(|root| root * root > min_pivot);
+        is_definite.then_some(factor)
     }
 
-    /// Factors in place any matrix with positive pivots, even if they are only rounding: enough for a
-    /// preconditioner.
-    pub(crate) fn for_preconditioning(mut matrix: LowerTriangular<T>) -> Option<Self> {
-        let mut rest = matrix.as_mut();
-        while rest.nrows() > 0 {
-            let width = rest.nrows().min(PANEL_COLUMNS);
-            let (left, right) = rest.split_at_col_mut(width);
-            let (mut diagonal, mut below) = left.split_at_row_mut(width);
+    /// Computes the Cholesky factor `L` of a symmetric matrix `A = L Lᵀ` in the memory of `matrix`, by blocks
+    /// of columns and in parallel. Unlike [`factorize`](Self::factorize) it accepts any positive pivots
+    /// (squares of the diagonal entries of `L`), even if they are only rounding errors: good enough for the
+    /// preconditioner of an iterative solver. `None` if a pivot is not positive.
+    pub(crate) fn factorize_roughly(mut matrix: LowerTriangular<T>) -> Option<Self> {
+        let mut unfactored = matrix.as_mut();
+        while unfactored.nrows() > 0 {
+            let width = unfactored.nrows().min(PANEL_COLUMNS);
+            let (panel, other_columns) = unfactored.split_at_col_mut(width);
+            let (mut diagonal, mut below) = panel.split_at_row_mut(width);
             factor_tile(diagonal.as_mut())?;
             let diagonal = diagonal.as_ref();
             row_chunks(below.as_mut(), COLUMNS_PER_TASK).into_par_iter().for_each(|(_, chunk)| {
                 solve_lower_triangular_in_place(diagonal, chunk.transpose_mut(), Par::Seq);
             });
-            let (mut trailing, below) = (right.split_at_row_mut(width).1, below.as_ref());
+            // The rest of the matrix, minus the product of the finished columns.
+            let (mut trailing, below) = (other_columns.split_at_row_mut(width).1, below.as_ref());
             tiles(trailing.as_mut(), PANEL_COLUMNS).into_par_iter().for_each(|mut tile| {
                 let (rows, columns) = (tile.rows(), tile.columns());
-                let left = below.subrows(rows.start, rows.len());
-                tile.add_product(left, below.subrows(columns.start, columns.len()), T::from_f64(-1.0));
+                let row_factors = below.subrows(rows.start, rows.len());
+                let column_factors = below.subrows(columns.start, columns.len());
+                tile.add_product(row_factors, column_factors, T::from_f64(-1.0));
             });
-            rest = trailing;
+            unfactored = trailing;
         }
-        Some(Self(matrix))
+        Some(Self { lower: matrix })
     }
 
-    /// `A⁻¹ B` for `B` `[n, m]`.
+    /// Solves `A X = rhs` with the factored matrix `A = L Lᵀ`, by forward substitution with `L` and backward
+    /// substitution with `Lᵀ`; `rhs` and the returned `X` are `[n, m]`. In parallel over the columns.
     pub(crate) fn solve(&self, mut rhs: Mat<T>) -> Mat<T> {
-        let factor = self.0.as_ref();
+        let factor = self.lower.as_ref();
         column_chunks(rhs.as_mut(), COLUMNS_PER_TASK).into_par_iter().for_each(|(_, mut chunk)| {
             solve_lower_triangular_in_place(factor, chunk.as_mut(), Par::Seq);
             solve_upper_triangular_in_place(factor.transpose(), chunk, Par::Seq);
@@ -70,7 +79,8 @@ impl<T: Real> Cholesky<T> {
     }
 }
 
-/// The Cholesky factor of one tile, in place; `None` when a pivot is not positive.
+/// Replaces a tile on the diagonal by its Cholesky factor, on the calling thread; `None` when a pivot is not
+/// positive.
 fn factor_tile<T: Real>(matrix: MatMut<'_, T>) -> Option<()> {
     let params = Spec::<LltParams, T>::new(Auto::<T>::auto());
     let mut memory = MemBuffer::new(cholesky_in_place_scratch::<T>(matrix.nrows(), Par::Seq, params));
@@ -78,7 +88,8 @@ fn factor_tile<T: Real>(matrix: MatMut<'_, T>) -> Option<()> {
     cholesky_in_place(matrix, Default::default(), Par::Seq, stack, params).ok().map(drop)
 }
 
-/// Eigenvectors `V` and ascending eigenvalues `λ` of `A = V diag(λ) Vᵀ`.
+/// Eigenvectors `V` and ascending eigenvalues `λ` of a symmetric matrix `A = V diag(λ) Vᵀ`, to solve systems
+/// for which `A` is too close to singular for a Cholesky factor.
 #[derive(Clone, Debug)]
 pub(crate) struct EigenDecomposition {
     /// `λ`, `[n]`; values that are negative by rounding are set to 0.
@@ -88,11 +99,13 @@ pub(crate) struct EigenDecomposition {
 }
 
 impl EigenDecomposition {
-    /// Decomposes a positive semidefinite matrix.
+    /// Computes all eigenvalues and eigenvectors of a symmetric positive semidefinite matrix, on the calling
+    /// thread, to solve systems for which a Cholesky factor does not exist. Eigenvalues that are negative by
+    /// rounding become 0.
     ///
     /// # Errors
     /// [`HeadError::Diverged`] when the iteration does not converge.
-    pub(crate) fn new(matrix: &LowerTriangular) -> Result<Self, HeadError> {
+    pub(crate) fn decompose(matrix: &LowerTriangular) -> Result<Self, HeadError> {
         let size = matrix.size();
         let (mut values, mut vectors) = (vec![0.0; size], Mat::zeros(size, size));
         let params = Spec::<SelfAdjointEvdParams, f64>::new(Auto::<f64>::auto());
@@ -102,39 +115,47 @@ impl EigenDecomposition {
         let diagonal = DiagMut::from_slice_mut(&mut values);
         self_adjoint_evd(matrix.as_ref(), diagonal, Some(vectors.as_mut()), Par::Seq, stack, params)
             .map_err(|_| {
-                HeadError::Diverged("the eigenvalues of the features' covariance did not converge".into())
+                let problem =
+                    "the eigenvalues of the features' covariance did not converge: use a different head";
+                HeadError::Diverged(problem.into())
             })?;
         values.iter_mut().for_each(|value| *value = value.max(0.0));
         Ok(Self { values, vectors })
     }
 
-    /// `V diag(f(λ)) Vᵀ B` for `B` `[n, m]`.
+    /// Returns `f(A) · rhs` `[n, m]` for `rhs` `[n, m]`, where `A = V diag(λ) Vᵀ` is the decomposed matrix
+    /// and `f(A) = V diag(f(λ)) Vᵀ` has the same eigenvectors, but `f` of each eigenvalue. With
+    /// `f(λ) = 1 / λ` it solves a system: `A⁻¹ rhs`.
     fn apply_spectral(&self, f: impl Fn(f64) -> f64, rhs: MatRef<'_, f64>) -> Mat<f64> {
-        let mut inner = parallel_matmul(self.vectors.transpose(), rhs);
+        let mut coordinates = parallel_matmul(self.vectors.transpose(), rhs);
         let factors: Vec<f64> = self.values.iter().map(|&value| f(value)).collect();
-        for column in inner.col_iter_mut() {
+        for column in coordinates.col_iter_mut() {
             for (value, factor) in column.iter_mut().zip(&factors) {
                 *value *= factor;
             }
         }
-        parallel_matmul(self.vectors.as_ref(), inner.as_ref())
+        parallel_matmul(self.vectors.as_ref(), coordinates.as_ref())
     }
 
-    /// `A⁺ B` as in LAPACK's `gelsd` (scipy's `lstsq`), but with the cutoff for eigenvalues at `n ε` times
-    /// the largest one (there `ε` times).
+    /// The least-squares solution `A⁺ · rhs` `[n, m]` of `A X = rhs` `[n, m]` with the pseudo-inverse `A⁺`,
+    /// as in LAPACK's `gelsd` (scipy's `lstsq`). But eigenvalues up to `n ε` times the largest one count as
+    /// 0; there it is `ε` times.
     pub(crate) fn pseudo_solve(&self, rhs: MatRef<'_, f64>) -> Mat<f64> {
-        self.pseudo_solve_shifted(0.0, rhs)
+        self.pseudo_solve_shifted(/* shift */ 0.0, rhs)
     }
 
-    /// `(A + shift)⁻¹ B` for `shift >= 0` and `B` in the span of `A`. Directions with a zero eigenvalue are
-    /// left out: `B` has only rounding errors there.
+    /// Solves `(A + shift I) X = rhs` for a matrix `A` that may be singular, with `shift >= 0` and columns
+    /// `rhs` `[n, m]` in the span of `A`; returns `X`. Eigenvectors whose eigenvalue is 0 up to rounding are
+    /// left out: along them `rhs` has only rounding errors, which a division would blow up.
     pub(crate) fn pseudo_solve_shifted(&self, shift: f64, rhs: MatRef<'_, f64>) -> Mat<f64> {
-        let floor = self.values.len() as f64 * f64::EPSILON * self.values.last().copied().unwrap_or_default();
-        self.apply_spectral(|value| if value > floor { 1.0 / (value + shift) } else { 0.0 }, rhs)
+        let largest = self.values.last().copied().unwrap_or_default();
+        let rounding = self.values.len() as f64 * f64::EPSILON * largest;
+        self.apply_spectral(|value| if value > rounding { 1.0 / (value + shift) } else { 0.0 }, rhs)
     }
 }
 
-/// `A B`, in parallel over the columns of the result.
+/// Returns the matrix product `left · right`, computed in parallel over blocks of its columns, for products
+/// with all eigenvectors of a matrix.
 fn parallel_matmul(left: MatRef<'_, f64>, right: MatRef<'_, f64>) -> Mat<f64> {
     let mut out = Mat::zeros(left.nrows(), right.ncols());
     column_chunks(out.as_mut(), COLUMNS_PER_TASK).into_par_iter().for_each(|(first, chunk)| {
@@ -144,7 +165,8 @@ fn parallel_matmul(left: MatRef<'_, f64>, right: MatRef<'_, f64>) -> Mat<f64> {
     out
 }
 
-/// Splits a matrix into column blocks of at most `max_columns`, each with the index of its first column.
+/// Splits a matrix into blocks of at most `max_columns` columns for parallel tasks. Returns pairs of the
+/// index of a block's first column, and the block.
 pub(super) fn column_chunks<T>(matrix: MatMut<'_, T>, max_columns: usize) -> Vec<(usize, MatMut<'_, T>)> {
     let (mut chunks, mut rest, mut first) = (Vec::new(), matrix, 0);
     while rest.ncols() > 0 {
@@ -156,13 +178,15 @@ pub(super) fn column_chunks<T>(matrix: MatMut<'_, T>, max_columns: usize) -> Vec
     chunks
 }
 
-/// Splits a matrix into row blocks of at most `max_rows`, each with the index of its first row.
+/// Splits a matrix into blocks of at most `max_rows` rows for parallel tasks. Returns pairs of the index of a
+/// block's first row, and the block.
 pub(super) fn row_chunks<T>(matrix: MatMut<'_, T>, max_rows: usize) -> Vec<(usize, MatMut<'_, T>)> {
     let transposed = column_chunks(matrix.transpose_mut(), max_rows);
     transposed.into_iter().map(|(first, chunk)| (first, chunk.transpose_mut())).collect()
 }
 
-/// `B Bᵀ` for random `B` `[size, rank]`, column-major.
+/// A test matrix `B Bᵀ` `[size, size]`, column-major, for a random `B` `[size, rank]`: positive semidefinite
+/// with this rank.
 #[cfg(test)]
 pub(super) fn random_positive_semidefinite(size: usize, rank: usize) -> Vec<f64> {
     let mut rng = crate::random::KeyedRng::new(&[size as u64, rank as u64]);
@@ -187,9 +211,9 @@ mod tests {
             let values = random_positive_semidefinite(size, size + 50);
             let rhs = Mat::from_fn(size, COLUMNS_PER_TASK + 3, |i, j| ((i * 7 + j * 3) % 11) as f64 - 5.0);
             let matrix = LowerTriangular::from_column_major(values.clone(), size);
-            let by_eigen = EigenDecomposition::new(&matrix).unwrap().pseudo_solve(rhs.as_ref());
+            let by_eigen = EigenDecomposition::decompose(&matrix).unwrap().pseudo_solve(rhs.as_ref());
             assert!(residual(&values, &by_eigen, &rhs) < 1e-9, "{size} by eigenvectors");
-            let by_cholesky = Cholesky::new(matrix).unwrap().solve(rhs.clone());
+            let by_cholesky = Cholesky::factorize(matrix).unwrap().solve(rhs.clone());
             assert!(residual(&values, &by_cholesky, &rhs) < 1e-9, "{size} by Cholesky");
         }
     }
@@ -197,10 +221,10 @@ mod tests {
     #[test]
     fn a_singular_matrix_has_no_cholesky_factor_and_is_solved_where_it_can_be() {
         let values = random_positive_semidefinite(40, 12);
-        assert!(Cholesky::new(LowerTriangular::from_column_major(values.clone(), 40)).is_none());
+        assert!(Cholesky::factorize(LowerTriangular::from_column_major(values.clone(), 40)).is_none());
         let matrix = MatRef::from_column_major_slice(&values, 40, 40);
         let rhs = parallel_matmul(matrix, Mat::from_fn(40, 2, |i, j| (i + j) as f64).as_ref());
-        let solution = EigenDecomposition::new(&LowerTriangular::from_column_major(values.clone(), 40))
+        let solution = EigenDecomposition::decompose(&LowerTriangular::from_column_major(values.clone(), 40))
             .unwrap()
             .pseudo_solve(rhs.as_ref());
         assert!(residual(&values, &solution, &rhs) < 1e-10);

@@ -17,31 +17,36 @@ const TILE_SIDE: usize = 384;
 /// Terms of the sums that are added at a time.
 const TERMS_PER_STEP: usize = 256;
 
-/// Which vectors of the matrix are multiplied with each other.
+/// Which vectors of a matrix `X` a Gram matrix has the dot products of.
 #[derive(Clone, Copy)]
 enum GramAxis {
+    /// Columns: `XᵀX`.
     Columns,
+    /// Rows: `XXᵀ`.
     Rows,
 }
 
 impl GramAxis {
-    /// A block of the factor, `[paired, terms]`.
+    /// Reads one of the two factors of a block of a Gram matrix. The Gram matrix holds dot products of
+    /// vectors: of the columns of `X` (`XᵀX`) or of its rows (`XXᵀ`), according to this axis. Of the vectors
+    /// with the indices `vectors`, this reads the entries `terms`, some of the terms of the dot products.
+    /// `rows` computes them. Returns a matrix `[vectors, terms]`, a view of the buffer `out`.
     fn read_factor<'a, T: Real>(
         self,
         rows: &impl RowSource,
-        paired: Range<usize>,
+        vectors: Range<usize>,
         terms: Range<usize>,
         out: &'a mut Vec<T>,
     ) -> MatRef<'a, T> {
-        let shape = (paired.len(), terms.len());
+        let (n_vectors, n_terms) = (vectors.len(), terms.len());
         match self {
             Self::Columns => {
-                rows.read_block(terms, paired, out);
-                MatRef::from_row_major_slice(out, shape.1, shape.0).transpose()
+                rows.read_block(terms, vectors, out);
+                MatRef::from_row_major_slice(out, n_terms, n_vectors).transpose()
             }
             Self::Rows => {
-                rows.read_block(paired, terms, out);
-                MatRef::from_row_major_slice(out, shape.0, shape.1)
+                rows.read_block(vectors, terms, out);
+                MatRef::from_row_major_slice(out, n_vectors, n_terms)
             }
         }
     }
@@ -56,41 +61,47 @@ pub(crate) struct LowerTriangular<T = f64> {
 }
 
 impl<T: Real> LowerTriangular<T> {
-    /// `Xᵀ X`, `[F, F]`.
+    /// The Gram matrix `XᵀX` `[F, F]` of the columns of `X` `[N, F]`: their dot products with each other.
+    /// Covariances and least-squares problems need it.
     pub(crate) fn column_gram(rows: &impl RowSource) -> Self {
         Self::gram(rows, GramAxis::Columns)
     }
 
-    /// `X Xᵀ`, `[N, N]`.
+    /// The Gram matrix `XXᵀ` `[N, N]` of the rows of `X` `[N, F]`: their dot products with each other. It
+    /// replaces `XᵀX` in problems with fewer samples than features.
     pub(crate) fn row_gram(rows: &impl RowSource) -> Self {
         Self::gram(rows, GramAxis::Rows)
     }
 
-    /// The Gram matrix along an axis, in parallel over tiles.
+    /// Computes the Gram matrix of the columns (`XᵀX`) or of the rows (`XXᵀ`) of the matrix `X`, whose rows
+    /// `rows` computes on demand. Only the lower triangle is computed, in parallel over square tiles of it.
+    /// The sums of a tile are added [`TERMS_PER_STEP`] terms at a time, so that only small blocks of `X` are
+    /// in memory.
     fn gram(rows: &impl RowSource, axis: GramAxis) -> Self {
-        let (size, depth) = match axis {
+        let (size, n_terms) = match axis {
             GramAxis::Columns => (rows.width(), rows.n_rows()),
             GramAxis::Rows => (rows.n_rows(), rows.width()),
         };
         let mut gram = Self { values: vec![T::default(); size * size], size };
         tiles(gram.as_mut(), TILE_SIDE).into_par_iter().for_each_init(
+            // Buffers that a thread uses again for each of its tiles.
             || (Vec::new(), Vec::new(), Vec::new()),
-            |(left, right, sums), tile| {
-                // Columns of the matrix are far apart in memory, often by a power of two; a separate tile
-                // stays in the cache.
+            |(left_buffer, right_buffer, sums), tile| {
+                // The tile is summed in a buffer of its own and copied at the end. Columns of the result are
+                // far apart in memory, often by a power of two; a separate tile stays in the cache.
                 let (height, width) = (tile.values.nrows(), tile.values.ncols());
                 sums.clear();
                 sums.resize(height * width, T::default());
                 let values = MatMut::from_column_major_slice_mut(sums, height, width);
                 let Tile { first_row, first_column, values: mut out } = tile;
                 let mut tile = Tile { first_row, first_column, values };
-                for start in (0..depth).step_by(TERMS_PER_STEP) {
-                    let terms = start..depth.min(start + TERMS_PER_STEP);
-                    let left = axis.read_factor(rows, tile.rows(), terms.clone(), left);
+                for start in (0..n_terms).step_by(TERMS_PER_STEP) {
+                    let terms = start..n_terms.min(start + TERMS_PER_STEP);
+                    let left = axis.read_factor(rows, tile.rows(), terms.clone(), left_buffer);
                     if tile.is_on_diagonal() {
                         tile.add_product(left, left, T::from_f64(1.0));
                     } else {
-                        let right = axis.read_factor(rows, tile.columns(), terms, right);
+                        let right = axis.read_factor(rows, tile.columns(), terms, right_buffer);
                         tile.add_product(left, right, T::from_f64(1.0));
                     }
                 }
@@ -100,20 +111,23 @@ impl<T: Real> LowerTriangular<T> {
         gram
     }
 
-    /// Wraps values `[n, n]`, column-major.
+    /// Wraps the values of a matrix `[n, n]`, column-major, with `n = size`; those above the diagonal are
+    /// never read.
     pub(crate) fn from_column_major(values: Vec<T>, size: usize) -> Self {
         Self { values, size }
     }
 
-    /// `n`
+    /// Number of rows, `n`.
     pub(crate) fn size(&self) -> usize {
         self.size
     }
 
+    /// The matrix as a view of faer; entries above the diagonal have no meaning.
     pub(crate) fn as_ref(&self) -> MatRef<'_, T> {
         MatRef::from_column_major_slice(&self.values, self.size, self.size)
     }
 
+    /// The matrix as a mutable view of faer; entries above the diagonal have no meaning.
     pub(crate) fn as_mut(&mut self) -> MatMut<'_, T> {
         MatMut::from_column_major_slice_mut(&mut self.values, self.size, self.size)
     }
@@ -123,7 +137,8 @@ impl<T: Real> LowerTriangular<T> {
         self.values.iter().step_by(self.size + 1).map(|&value| value.into())
     }
 
-    /// Adds values to the diagonal, `[n]`.
+    /// Adds one value to each entry of the diagonal, `[n]`, such as the regularization of a least-squares
+    /// problem.
     pub(crate) fn add_to_diagonal(&mut self, values: impl IntoIterator<Item = f64>) {
         for (sum, value) in self.values.iter_mut().step_by(self.size + 1).zip(values) {
             *sum = T::from_f64((*sum).into() + value);
@@ -137,7 +152,9 @@ impl LowerTriangular {
         self.values.iter_mut().for_each(|value| *value *= factor);
     }
 
-    /// The sum of squares of all entries of the symmetric matrix (squared Frobenius norm).
+    /// The sum of squares of all entries of the symmetric matrix (squared Frobenius norm), which Ledoit and
+    /// Wolf's shrinkage needs. Entries below the diagonal count twice, for themselves and for those above it,
+    /// which are not stored.
     pub(crate) fn sum_of_squares(&self) -> f64 {
         let column_sum = |(column, values): (usize, &[f64])| {
             let below: f64 = values[column + 1..].iter().map(|value| value * value).sum();
@@ -147,10 +164,13 @@ impl LowerTriangular {
     }
 }
 
-/// A tile of a lower triangle.
+/// A rectangular tile of the lower triangle of a square matrix, the unit of parallel work; see [`tiles`].
 pub(crate) struct Tile<'a, T> {
+    /// Row of the matrix where the tile begins.
     first_row: usize,
+    /// Column of the matrix where the tile begins.
     first_column: usize,
+    /// The entries of the matrix in the tile, to be changed.
     values: MatMut<'a, T>,
 }
 
@@ -165,11 +185,16 @@ impl<T: Real> Tile<'_, T> {
         self.first_column..self.first_column + self.values.ncols()
     }
 
+    /// Whether the tile contains a part of the matrix's diagonal; of such a tile only the lower triangle
+    /// counts.
     fn is_on_diagonal(&self) -> bool {
         self.first_row == self.first_column
     }
 
-    /// Adds `factor · left · rightᵀ`: `left` `[rows, terms]`, `right` `[columns, terms]`.
+    /// Adds the product `factor · left · rightᵀ` to this tile, with `left` `[rows, terms]` and `right`
+    /// `[columns, terms]` for the rows and columns of the tile. Gram matrices, and the updates in matrix
+    /// factorizations, are sums of such products. Of a tile on the diagonal only the lower triangle is
+    /// computed, as the matrix is symmetric.
     pub(crate) fn add_product(&mut self, left: MatRef<'_, T>, right: MatRef<'_, T>, factor: T) {
         let on_diagonal = self.is_on_diagonal();
         let (out, right) = (self.values.as_mut(), right.transpose());
@@ -183,13 +208,16 @@ impl<T: Real> Tile<'_, T> {
     }
 }
 
-/// The tiles of the lower triangle of a square matrix, with at most `side` rows and columns each.
+/// Splits the lower triangle of a square matrix into tiles of at most `side` rows and columns, which are
+/// computed in parallel in Gram matrices and matrix factorizations. Tiles on the diagonal are square and
+/// include entries above it, which do not count.
 pub(crate) fn tiles<T: Real>(matrix: MatMut<'_, T>, side: usize) -> Vec<Tile<'_, T>> {
     let mut tiles = Vec::new();
-    let (mut rest, mut first_column) = (matrix, 0);
-    while rest.ncols() > 0 {
-        let width = rest.ncols().min(side);
-        let (panel, right) = rest.split_at_col_mut(width);
+    let (mut remaining, mut first_column) = (matrix, 0);
+    while remaining.ncols() > 0 {
+        let width = remaining.ncols().min(side);
+        // The next columns; from the diagonal on they are cut into tiles.
+        let (panel, right) = remaining.split_at_col_mut(width);
         let (mut below, mut first_row) = (panel.split_at_row_mut(first_column).1, first_column);
         while below.nrows() > 0 {
             let height = below.nrows().min(side);
@@ -197,7 +225,7 @@ pub(crate) fn tiles<T: Real>(matrix: MatMut<'_, T>, side: usize) -> Vec<Tile<'_,
             tiles.push(Tile { first_row, first_column, values });
             (below, first_row) = (next, first_row + height);
         }
-        (rest, first_column) = (right, first_column + width);
+        (remaining, first_column) = (right, first_column + width);
     }
     tiles
 }
@@ -211,7 +239,7 @@ mod tests {
 
     /// Small integers make every order of summation exact. The sizes need several tiles and term blocks.
     #[test]
-    fn products_of_many_tiles_are_the_schoolbook_ones() {
+    fn products_of_many_tiles_match_sums_over_single_entries() {
         for (count, width) in [(300, 2 * TILE_SIDE + 7), (2 * TILE_SIDE + 7, 300)] {
             let mut rng = KeyedRng::new(&[count as u64]);
             let values: Vec<f32> = (0..count * width).map(|_| rng.below(9) as f32 - 4.0).collect();

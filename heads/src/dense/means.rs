@@ -4,7 +4,7 @@ use crate::data::{FeatureMatrix, TrainingSet};
 use crate::gemm::par_fill_columns;
 use crate::vector::VectorOps;
 
-/// The classes that have samples, and their means.
+/// The classes that have samples, and the mean feature vector of each.
 #[derive(Clone, Debug)]
 pub(crate) struct ClassMeans {
     /// Classes with samples, ascending; `K` of them.
@@ -20,15 +20,18 @@ pub(crate) struct ClassMeans {
 }
 
 impl ClassMeans {
-    /// Computes the means in one pass over the features.
-    pub(crate) fn new(data: &TrainingSet<'_>) -> Self {
+    /// Computes the mean of the features of each class that has samples.
+    pub(crate) fn compute(data: &TrainingSet<'_>) -> Self {
         Self::with_row_scales(data, None)
     }
 
-    /// As [`new`](Self::new), with each row multiplied by its entry of `scales` `[N]`.
+    /// Computes the mean feature vector of each class that has samples, after row `i` of the features is
+    /// multiplied by `scales[i]` (`scales` is `[N]`), if given: reciprocal norms give the means of the
+    /// normalized rows, which nearest mean needs with cosine similarity.
     pub(crate) fn with_row_scales(data: &TrainingSet<'_>, scales: Option<&[f64]>) -> Self {
         let counts = data.class_counts();
         let present: Vec<usize> = (0..data.classes()).filter(|&class| counts[class] > 0).collect();
+        // Index into `present` of each class; not used for classes without samples.
         let present_index: Vec<u32> =
             (0..data.classes()).map(|class| present.partition_point(|&p| p < class) as u32).collect();
         let class_of_row: Vec<u32> =
@@ -46,7 +49,8 @@ impl ClassMeans {
         &self.means[k * self.width..(k + 1) * self.width]
     }
 
-    /// The mean of the class means, weighted by `weights` `[K]`; `[F]`.
+    /// The average of the means of the `K` classes that have samples, weighted by `weights` `[K]`; a vector
+    /// `[F]`. Heads subtract it from the features as their common center.
     pub(crate) fn mean_of_means(&self, weights: impl IntoIterator<Item = f64>) -> Vec<f64> {
         let (mut mean, mut weight_sum) = (vec![0.0; self.width], 0.0);
         for (k, weight) in weights.into_iter().enumerate() {
@@ -58,7 +62,9 @@ impl ClassMeans {
     }
 }
 
-/// Sums of the rows of each class, `[K, F]`, in parallel over columns; each sum in row order.
+/// The sum of the feature rows of each class, `[classes, F]`, from which class means are computed. Row `i`
+/// has the class `class_of_row[i]`, below `classes`, and is multiplied by `scales[i]`, if given. In parallel
+/// over columns; each sum is in row order, so its bits do not depend on the number of threads.
 fn class_sums(
     features: FeatureMatrix<'_>,
     class_of_row: &[u32],

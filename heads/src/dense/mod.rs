@@ -15,9 +15,9 @@ pub(crate) mod gram;
 pub(crate) mod means;
 pub(crate) mod rows;
 
-/// The floating-point type of a computation.
+/// The floating-point type in which a matrix computation is done: `f32` or `f64`.
 pub(crate) trait Real: RealField + Copy + Default + Send + Sync + Into<f64> {
-    /// Rounds to the nearest value.
+    /// Converts a number to this type: rounded to the nearest `f32`, or unchanged for `f64`.
     fn from_f64(value: f64) -> Self;
 }
 

@@ -7,16 +7,20 @@ use pulp::Arch;
 use super::Real;
 use crate::data::FeatureMatrix;
 
-/// A matrix `[N, F]` whose rows are computed in `f64` when they are read.
+/// A matrix `[N, F]`, such as centered features, whose rows are computed in `f64` when they are read, so that
+/// the whole matrix is never in memory. [`super::gram`] reads its Gram matrices from it block by block.
 pub(crate) trait RowSource: Sync {
-    /// `N`
+    /// Number of rows, `N`.
     fn n_rows(&self) -> usize;
-    /// `F`
+    /// Number of columns, `F`.
     fn width(&self) -> usize;
-    /// Writes `columns` of a row to `out`.
+    /// Computes the entries of row `row` in the range `columns` and writes them to `out` (of the same
+    /// length), with the SIMD instructions of `arch`.
     fn read_row<T: Real>(&self, arch: Arch, row: usize, columns: Range<usize>, out: &mut [T]);
 
-    /// Reads `columns` of several rows into `out`, row-major.
+    /// Computes a block of the matrix for a matrix product: the columns `columns` of the rows with the
+    /// indices `rows`. `out`, a buffer that callers reuse, then holds exactly this block, `[rows, columns]`,
+    /// row-major.
     fn read_block<T: Real>(
         &self,
         rows: impl IntoIterator<Item = usize>,
@@ -34,9 +38,10 @@ pub(crate) trait RowSource: Sync {
     }
 }
 
-/// Rows minus a mean and times a scale, both of the row's group.
+/// Features whose rows belong to groups, such as classes: the mean of its group is subtracted from a row, and
+/// the result is multiplied by the scale of its group.
 pub(crate) struct CenteredRows<'a> {
-    /// `[N, F]`
+    /// The raw features, `[N, F]`.
     pub(crate) features: FeatureMatrix<'a>,
     /// The group of each row, `[N]`.
     pub(crate) group: &'a [u32],
@@ -55,8 +60,12 @@ impl RowSource for CenteredRows<'_> {
         self.features.width()
     }
 
+    /// Computes the centered and scaled features of row `row` in the range `columns`, and writes them to
+    /// `out` (of the same length): `(x - mean) · scale` for each feature `x`, with the mean of the feature
+    /// and the scale in the row's group (such as its class).
     fn read_row<T: Real>(&self, arch: Arch, row: usize, columns: Range<usize>, out: &mut [T]) {
         let group = self.group[row] as usize;
+        // `means` is `[groups, F]`, or `[F]` if all groups share one mean.
         let start = if self.means.len() == self.width() { 0 } else { group * self.width() };
         let mean = &self.means[start + columns.start..start + columns.end];
         let (values, scale) = (&self.features.row(row)[columns], self.scales[group]);
@@ -71,13 +80,14 @@ impl RowSource for CenteredRows<'_> {
     }
 }
 
-/// A subset of rows, with each feature centered and divided by its scale.
+/// A subset of the rows of a feature matrix, such as those of a class, standardized: each feature minus its
+/// mean, divided by its scale (the standard deviation).
 pub(crate) struct StandardizedRows<'a> {
     /// All features.
     pub(crate) features: FeatureMatrix<'a>,
-    /// Indices of the rows.
+    /// Indices into `features` of the rows of the subset.
     pub(crate) row_indices: &'a [usize],
-    /// `[F]`
+    /// Mean of each feature, `[F]`.
     pub(crate) mean: &'a [f64],
     /// Reciprocal scale of each feature, `[F]`.
     pub(crate) inverse_scale: &'a [f64],
@@ -92,14 +102,16 @@ impl RowSource for StandardizedRows<'_> {
         self.features.width()
     }
 
+    /// Computes the standardized features of a row in the range `columns`, `(x - mean) / scale` for each
+    /// feature `x`, and writes them to `out` (of the same length). `row` is a position in the subset.
     fn read_row<T: Real>(&self, arch: Arch, row: usize, columns: Range<usize>, out: &mut [T]) {
         let values = &self.features.row(self.row_indices[row])[columns.clone()];
         let (mean, inverse_scale) = (&self.mean[columns.clone()], &self.inverse_scale[columns]);
         arch.dispatch(
             #[inline(always)]
             || {
-                for (((out, &x), mean), scale) in out.iter_mut().zip(values).zip(mean).zip(inverse_scale) {
-                    *out = T::from_f64((f64::from(x) - mean) * scale);
+                for (((out, &x), mean), factor) in out.iter_mut().zip(values).zip(mean).zip(inverse_scale) {
+                    *out = T::from_f64((f64::from(x) - mean) * factor);
                 }
             },
         );

@@ -162,7 +162,7 @@ proptest! {
     /// Views of photos: groups of one class and equal size are assigned round-robin, class by class, each
     /// class continuing where the previous one ended.
     #[test]
-    fn equal_groups_are_dealt_round_robin(
+    fn equal_groups_are_assigned_round_robin(
         groups_per_class in prop::collection::vec(0usize..15, 1..4), size in 1usize..5, count in 2usize..7,
     ) {
         let (labels, groups) = equal_groups(&groups_per_class, size);

@@ -29,7 +29,7 @@ const COUNTS: &str = "counts";
 /// Maximum number of rows per parallel task.
 const MAX_ROWS_PER_TASK: usize = 256;
 
-/// Weighting of the neighbors' votes.
+/// How much the vote of each neighbor counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum VoteWeights {
@@ -68,15 +68,16 @@ pub enum VoteWeights {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct KnnConfig {
-    /// Number of voting neighbors.
+    /// Number of nearest training photos that vote on the class of a photo, at least 1.
     pub k: u64,
-    /// Weighting of the votes.
+    /// How much the vote of each of these photos counts.
     pub weights: VoteWeights,
-    /// Distance between photos.
+    /// How the distance between two photos is measured.
     pub metric: Metric,
 }
 
 impl Default for KnnConfig {
+    /// The hyperparameters of a `knn` head when the config does not set them: the defaults of scikit-learn.
     fn default() -> Self {
         Self { k: 5, weights: VoteWeights::Uniform, metric: Metric::Euclidean }
     }
@@ -84,13 +85,16 @@ impl Default for KnnConfig {
 
 impl HeadConfig for KnnConfig {
     const KIND: &'static str = "knn";
-    const ABOUT: &'static str = "a vote of the nearest training photos";
+    const ABOUT: &'static str = "a vote of the most similar training photos";
     type Head = KnnHead;
 
+    /// Checks that the number of neighbors is at least 1.
     fn check(&self) -> Result<(), HeadError> {
         require_at_least_one("k", self.k)
     }
 
+    /// Copies the training set, among which a fitted head searches, and computes the norms of its rows, which
+    /// the search needs; there is nothing to optimize.
     fn fit(&self, data: &TrainingSet<'_>, _: &FitContext<'_>) -> Result<Fitted<KnnHead>, HeadError> {
         let counts = data.class_counts().into_iter().map(|count| count as u32).collect();
         let (features, width) = (data.features(), data.features().width());
@@ -112,6 +116,8 @@ impl HeadConfig for KnnConfig {
         )))
     }
 
+    /// Restores a fitted head from its saved training set. Checks that features, labels and counts have
+    /// matching sizes, that the counts are those of the labels, and that the features are finite.
     fn load(&self, tensors: &Tensors) -> Result<KnnHead, HeadError> {
         let features = typed_tensor(tensors, FEATURES, DType::F32, 2)?;
         let labels: Vec<u32> = typed_tensor(tensors, LABELS, DType::U32, 1)?.to_vec1()?;
@@ -120,7 +126,7 @@ impl HeadConfig for KnnConfig {
         if rows != labels.len() {
             return Err(tensor_error(
                 LABELS,
-                format!("has {} values for {rows} rows of features", labels.len()),
+                format!("has length {}, expected {rows} (one label per row of features)", labels.len()),
             ));
         }
         let mut label_counts = vec![0; counts.len()];
@@ -129,12 +135,12 @@ impl HeadConfig for KnnConfig {
             *count.ok_or_else(|| {
                 tensor_error(
                     LABELS,
-                    format!("contains label {label}, but there are {} classes", counts.len()),
+                    format!("contains label {label}, but labels must be below {}", counts.len()),
                 )
             })? += 1;
         }
         if label_counts != counts {
-            return Err(tensor_error(COUNTS, "does not match the counts of the labels".into()));
+            return Err(tensor_error(COUNTS, "does not match the number of labels of each class".into()));
         }
         let features = features.to_device(&Device::Cpu)?.contiguous()?;
         let norms: Vec<f64> = {
@@ -147,19 +153,24 @@ impl HeadConfig for KnnConfig {
         Ok(KnnHead::new(self, features, width, labels, counts, norms))
     }
 
-    fn grid(&self) -> Vec<Self> {
+    /// The configurations that the command `compare` fits to find the best: few and many
+    /// neighbors, each with both kinds of votes.
+    fn candidate_configs(&self) -> Vec<Self> {
         let with_k = |k| {
             [VoteWeights::Uniform, VoteWeights::Distance].map(|weights| Self { k, weights, ..self.clone() })
         };
         [with_k(5), with_k(15)].concat()
     }
 
+    /// Estimated memory of a fit in bytes for data of this `shape`, to warn the user before it starts.
     fn memory_bytes(&self, shape: HeadShape) -> u64 {
+        // Of each sample the features in `f32`, the label (4 bytes) and the norm (8 bytes).
         (4 * shape.features + 12) as u64 * shape.samples as u64
     }
 }
 
-/// Looks up a saved tensor and checks its dtype and rank.
+/// Looks up the saved tensor `name`, and checks that it has this dtype and rank (number of dimensions) and is
+/// not empty.
 fn typed_tensor<'a>(
     tensors: &'a Tensors,
     name: &str,
@@ -175,10 +186,7 @@ fn typed_tensor<'a>(
     }
     if tensor.rank() != rank || tensor.elem_count() == 0 {
         let shape = tensor.dims();
-        return Err(tensor_error(
-            name,
-            format!("has shape {shape:?}, expected {rank} dimensions, none of them empty"),
-        ));
+        return Err(tensor_error(name, format!("has shape {shape:?}, expected {rank} nonzero dimensions")));
     }
     Ok(tensor)
 }
@@ -188,7 +196,8 @@ fn row_norm(row: &[f32]) -> f64 {
     VectorOps::new().dot(row, row).sqrt()
 }
 
-/// The values of a contiguous tensor on the CPU.
+/// Borrows the values of a contiguous tensor on the CPU from its storage and layout, so that the training
+/// features are not copied for each search.
 fn contiguous_values<'a>(storage: &'a Storage, layout: &Layout) -> Result<&'a [f32], HeadError> {
     match (storage, layout.contiguous_offsets()) {
         (Storage::Cpu(storage), Some((start, end))) => Ok(&storage.as_slice()?[start..end]),
@@ -212,6 +221,8 @@ pub struct KnnHead {
 }
 
 impl KnnHead {
+    /// A head from the training features `[N, width]`, the labels `[N]`, the number of samples of each class
+    /// `[C]` and the norms of the rows of features `[N]`. With fewer than `k` samples, all of them vote.
     fn new(
         config: &KnnConfig,
         features: Tensor,
@@ -224,7 +235,8 @@ impl KnnHead {
         Self { features, width, labels, counts, norms, k, votes: config.weights, metric: config.metric }
     }
 
-    /// The logits `[C]` of a row with these neighbors.
+    /// Counts the votes of the neighbors of a row (at least one), and writes the logarithms of the vote
+    /// shares to `logits` `[C]`; [`KnnConfig`] explains the votes and shares.
     fn vote_logits(&self, neighbors: &[Neighbor], logits: &mut [f32]) {
         let has_exact_match =
             self.votes == VoteWeights::Distance && neighbors.iter().any(|neighbor| neighbor.distance == 0.0);
@@ -240,6 +252,7 @@ impl KnnHead {
         let n_present = self.counts.iter().filter(|count| **count > 0).count() as f64;
         let n_voters = neighbors.len() as f64;
         for ((logit, vote), &count) in logits.iter_mut().zip(votes).zip(&self.counts) {
+            // Including one vote that the classes with samples share.
             let share = (vote / sum * n_voters + 1.0 / n_present) / (n_voters + 1.0);
             *logit = if count > 0 { share.ln() } else { ABSENT_CLASS_LOGIT } as f32;
         }
@@ -255,14 +268,17 @@ impl Head for KnnHead {
         self.counts.len()
     }
 
+    /// The logits `[N, C]` of features `[N, F]`: searches the nearest training rows of each row, in parallel
+    /// over blocks of rows, and turns their votes into logits.
     fn logits(&self, features: FeatureMatrix<'_>) -> Result<Logits, HeadError> {
         features.expect_width(self.width)?;
         let (storage, layout) = self.features.storage_and_layout();
         let stored = FeatureMatrix::from_valid_rows(contiguous_values(&storage, layout)?, self.width);
         let search = NeighborSearch { stored, norms: &self.norms, metric: self.metric, k: self.k };
+        // Rows without neighbors keep NaN.
         let mut out = vec![f32::NAN; features.len() * self.classes()];
-        // A row's neighbors do not depend on the other rows of its block, so the block size may suit the
-        // threads.
+        // All threads get the same number of blocks of equal size. A row's neighbors do not depend on the
+        // other rows of its block, so the size may depend on the number of threads.
         let threads = rayon::current_num_threads();
         let rounds = features.len().div_ceil(threads * MAX_ROWS_PER_TASK).max(1);
         let block = features.len().div_ceil(threads * rounds).max(1);
@@ -277,6 +293,8 @@ impl Head for KnnHead {
         Logits::new(out, self.classes())
     }
 
+    /// The training set: features, labels, and number of samples of each class. The norms are computed again
+    /// when the head is loaded.
     fn tensors(&self) -> Result<Tensors, HeadError> {
         let labels = Tensor::from_slice(&self.labels, self.labels.len(), &Device::Cpu)?;
         let counts = Tensor::from_slice(&self.counts, self.counts.len(), &Device::Cpu)?;
@@ -362,14 +380,15 @@ mod tests {
         let config = KnnConfig::default();
         let good = fit(&config).tensors().unwrap();
         for (name, values, message) in [
-            (LABELS, vec![0u32, 2, 2], "tensor `labels`: has 3 values for 4 rows of features"),
-            (LABELS, vec![0, 2, 3, 0], "tensor `labels`: contains label 3, but there are 3 classes"),
-            (COUNTS, vec![2, 1, 1], "tensor `counts`: does not match the counts of the labels"),
+            (LABELS, vec![0u32, 2, 2], "`labels` has length 3, expected 4 (one label per row of features)"),
+            (LABELS, vec![0, 2, 3, 0], "`labels` contains label 3, but labels must be below 3"),
+            (COUNTS, vec![2, 1, 1], "`counts` does not match the number of labels of each class"),
         ] {
             let mut tensors = good.clone();
             let count = values.len();
             tensors.insert(name.into(), Tensor::from_vec(values, count, &Device::Cpu).unwrap());
-            assert_eq!(config.load(&tensors).unwrap_err().to_string(), message);
+            let error = config.load(&tensors).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("the head's tensor {message}: ")), "{error}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Nearest-neighbor search for other uses than the head: outliers, duplicates.
+//! Nearest-neighbor search for other uses than the head, such as finding outliers and duplicates.
 
 use rayon::prelude::*;
 
@@ -7,9 +7,10 @@ use super::{MAX_ROWS_PER_TASK, row_norm};
 use crate::data::FeatureMatrix;
 use crate::metric::Metric;
 
-/// The `k` nearest rows of `stored` `[N, F]` for each row of `queries` `[M, F]`, nearest first; ties go to
-/// the lowest row. Non-finite query rows have no neighbors; `stored` must be finite. `on_rows_done` is called
-/// from the worker threads with the number of rows that were completed.
+/// Finds the `k` nearest rows of `stored` `[N, F]` for each row of `queries` `[M, F]`, nearest first; ties go
+/// to the lowest index. Non-finite query rows have no neighbors; `stored` must be finite. `on_rows_done` is
+/// called from the worker threads with the number of rows that were completed. Outliers and duplicates are
+/// found with it.
 ///
 /// The search is exact and parallel. It takes `N M F` multiplications and memory for a few blocks of rows.
 ///

@@ -44,15 +44,17 @@ struct QueryState {
     terms: bounds::QueryTerms,
     /// The `k` smallest upper bounds so far, the largest on top.
     smallest_upper_bounds: BinaryHeap<UpperBound>,
-    /// The `k`-th smallest upper bound: no neighbor is farther away.
+    /// The `k`-th smallest upper bound, infinite before there are `k`: no neighbor is farther away.
     limit: f64,
-    /// Rows that may be neighbors, with their lower bounds.
+    /// Stored rows that may be neighbors: the lower bound of the distance, and the index.
     candidates: Vec<(f64, usize)>,
 }
 
 impl NeighborSearch<'_> {
-    /// The `k` nearest stored rows of each of `rows` `[n, F]`, nearest first; ties go to the lowest row. A
-    /// non-finite row has no neighbors.
+    /// Finds the `k` nearest stored rows of each query row in `rows` `[n, F]`, nearest first; ties go to the
+    /// lowest index. A non-finite query row has no neighbors. Matrix products in `f32` give bounds on all
+    /// distances; only for the candidates, stored rows that may be among the nearest by these bounds, is the
+    /// distance computed in `f64`.
     pub(super) fn find(&self, rows: &[f32]) -> Vec<Vec<Neighbor>> {
         let (width, arch) = (self.stored.width(), Arch::new());
         let params = BoundParams::new(self.metric, width);
@@ -68,7 +70,8 @@ impl NeighborSearch<'_> {
         };
         let mut queries: Vec<QueryState> = rows.chunks_exact(width).map(new_query).collect();
         let mut lanes: Vec<QueryLanes> = queries.chunks(LANES).map(to_lanes).collect();
-        // The products of a stored row are adjacent, so that it is compared with many query rows at once.
+        // Dot products `[stored rows of a block, stride]`: those of a stored row with all query rows are
+        // adjacent, so that it is compared with many at once.
         let stride = lanes.len() * LANES;
         let mut products = vec![0.0f32; stride * STORED_PER_BLOCK.min(self.stored.len())];
         for (block, first) in
@@ -99,8 +102,11 @@ impl NeighborSearch<'_> {
         queries.into_iter().zip(rows).map(|(query, row)| self.rank_candidates(&query, row)).collect()
     }
 
-    /// Orders the candidates by their `f64` distance and returns the nearest.
+    /// The last step of [`find`](Self::find) for the query row `row` `[F]`: computes the distances of its
+    /// candidates (stored rows that may be among the nearest) in `f64` and returns the `k` nearest, nearest
+    /// first.
     fn rank_candidates(&self, query: &QueryState, row: &[f32]) -> Vec<Neighbor> {
+        // The limit, beyond which no neighbor can be, may have become lower since a candidate was added.
         let candidates = query.candidates.iter().filter(|(lower, _)| *lower <= query.limit);
         let mut neighbors: Vec<Neighbor> = candidates
             .map(|&(_, stored)| Neighbor { row: stored, distance: self.distance(query.norm, row, stored) })
@@ -110,14 +116,16 @@ impl NeighborSearch<'_> {
         neighbors
     }
 
-    /// The exact distance of a query row and a stored row, in `f64`.
+    /// Computes in `f64` the distance of the query row `row` `[F]`, whose norm is `query_norm`, to the stored
+    /// row with the index `stored`. Candidates are ranked by it.
     fn distance(&self, query_norm: f64, row: &[f32], stored: usize) -> f64 {
-        let (vectors, other) = (VectorOps::new(), self.stored.row(stored));
+        let (vectors, stored_row) = (VectorOps::new(), self.stored.row(stored));
         match self.metric {
-            Metric::Euclidean => vectors.squared_distance(row, other).sqrt(),
+            Metric::Euclidean => vectors.squared_distance(row, stored_row).sqrt(),
             Metric::Cosine => {
                 let scale = inverse_or_zero(query_norm) * inverse_or_zero(self.norms[stored]);
-                let distance = 1.0 - vectors.dot(row, other) * scale;
+                let distance = 1.0 - vectors.dot(row, stored_row) * scale;
+                // Rows in the same direction have the distance 0, not a rounding error.
                 let rounding = row.len() as f64 * f64::EPSILON;
                 if distance <= rounding { 0.0 } else { distance }
             }
@@ -125,22 +133,33 @@ impl NeighborSearch<'_> {
     }
 }
 
-/// Updates the candidates with the products of the stored rows from `first` on.
+/// The SIMD operation of [`NeighborSearch::find`]: updates the candidates of all query rows with a block of
+/// stored rows, which starts at row `first`; `products` are the dot products of each stored row with all
+/// query rows.
 ///
 /// A struct, not a closure: `with_simd` must be inlined to use the processor's instructions.
 struct UpdateCandidates<'a> {
     params: &'a BoundParams,
+    /// The norms of all stored rows.
     norms: &'a [f64],
+    /// Number of neighbors to find.
     k: usize,
     queries: &'a mut [QueryState],
+    /// A copy of the bounds of each [`LANES`] of the `queries`, for SIMD instructions.
     lanes: &'a mut [QueryLanes],
+    /// Index of the first stored row of the block.
     first: usize,
+    /// `[stored rows of the block, lanes.len() * LANES]`.
     products: &'a [f32],
 }
 
 impl WithSimd for UpdateCandidates<'_> {
     type Output = ();
 
+    /// Adds stored rows of the block to the candidates (possible neighbors) of the query rows, compiled by
+    /// pulp for the SIMD instructions `S`. By bounds on the distances, it tests each stored row against
+    /// [`LANES`] query rows at once. Only if the row may be a neighbor of one of them is it considered for
+    /// each of them.
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
         let Self { params, norms, k, queries, lanes, first, products } = self;
@@ -149,8 +168,9 @@ impl WithSimd for UpdateCandidates<'_> {
             for ((queries, lanes), products) in queries.chunks_mut(LANES).zip(&mut *lanes).zip(products) {
                 if lanes.may_be_neighbor(stored, products) {
                     for (query, &product) in queries.iter_mut().zip(products) {
-                        query.update(row, stored, product, k);
+                        query.consider(row, stored, product, k);
                     }
+                    // Their limits may have become lower.
                     *lanes = to_lanes(queries);
                 }
             }
@@ -158,14 +178,17 @@ impl WithSimd for UpdateCandidates<'_> {
     }
 }
 
-/// Packs the terms and limits of up to [`LANES`] query rows.
+/// Copies the terms and limits of up to [`LANES`] query rows into SIMD lanes.
 fn to_lanes(queries: &[QueryState]) -> QueryLanes {
     QueryLanes::from_queries(queries.iter().map(|query| (query.terms, query.limit)))
 }
 
 impl QueryState {
-    /// Updates the candidates with the product of one stored row.
-    fn update(&mut self, row: usize, stored: bounds::StoredTerms, product: f32, k: usize) {
+    /// Adds the stored row with the index `row` to the candidates (possible neighbors) of this query row,
+    /// unless the lower bound of its distance shows that `k` other rows are nearer. Then lowers the limit,
+    /// beyond which no neighbor can be, to the `k`-th smallest upper bound of a distance. `stored` has the
+    /// terms of the stored row for the bounds, `product` is its dot product with the query row.
+    fn consider(&mut self, row: usize, stored: bounds::StoredTerms, product: f32, k: usize) {
         let (lower, upper) = distance_bounds(self.terms, stored, product);
         if !self.norm.is_finite() || exceeds_limit(lower, self.limit) {
             return;
@@ -188,7 +211,7 @@ impl QueryState {
     }
 }
 
-/// An upper bound with a total order.
+/// An upper bound of a distance, with the total order that a heap needs.
 #[derive(Clone, Copy, PartialEq)]
 struct UpperBound(f64);
 
@@ -280,7 +303,7 @@ mod tests {
 
     /// The second row's product is -1.5e38; an intermediate sum may reach -4.5e38, which overflows `f32`.
     #[test]
-    fn a_product_that_leaves_the_range_of_f32_on_its_way_hides_no_neighbour() {
+    fn a_product_that_overflows_f32_midway_hides_no_neighbor() {
         let (low, high) = (-1.5e19, 1e19);
         for near in [[low, low, high, high], [low, high, low, high], [high, low, low, high]] {
             let stored = [[-2e19, 0.0, 0.0, 0.0], near].concat();

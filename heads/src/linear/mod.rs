@@ -19,7 +19,7 @@ use crate::solver::gradient::{self, LrSchedule, Recipe, WeightedSamples};
 use crate::standardize::PreparedFeatures;
 use objective::LogisticProblem;
 
-/// Candidate values of `C` for `"auto"`, in half decades.
+/// The regularization path: the values of `C` that `"auto"` compares, two per decade.
 const PATH: [f64; 9] = [1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0];
 
 /// Tolerance of the fits that `"auto"` compares; a tighter one does not change which is best.
@@ -29,23 +29,23 @@ const PATH_TOLERANCE: f64 = 1e-4;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum LinearSolver {
-    /// L-BFGS on all samples, to convergence.
+    /// L-BFGS on all photos, to convergence.
     #[default]
     Lbfgs,
-    /// Adam on minibatches, for a number of epochs.
+    /// Adam on batches of photos, for a number of epochs.
     Adam,
 }
 
-/// Regularization of the weights.
+/// Penalty on large weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Penalty {
-    /// `½ |w|²`
+    /// Half the sum of squares of the weights, `½ |w|²`.
     #[default]
     L2,
-    /// `Σ |w_i|`, which gives sparse weights.
+    /// The sum of the absolute weights, `Σ |w_i|`: many weights become exactly 0.
     L1,
-    /// `l1_ratio Σ |w_i| + (1 - l1_ratio) ½ |w|²`
+    /// A mixture of the L1 and the L2 penalty, `l1_ratio Σ |w_i| + (1 - l1_ratio) ½ |w|²`.
     ElasticNet,
 }
 
@@ -60,35 +60,38 @@ pub enum Penalty {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LinearConfig {
-    /// Optimizer.
+    /// Optimizer that minimizes the objective.
     pub solver: LinearSolver,
-    /// Weight of the losses relative to the penalty (inverse regularization strength).
+    /// Weight of the losses relative to the penalty (inverse regularization strength): a number greater than
+    /// 0, or `"auto"` for the one of nine values from 1e-3 to 10 with the lowest log-loss in
+    /// cross-validation.
     #[serde(rename = "C")]
     pub c: Regularization,
-    /// Regularization of the weights.
+    /// Penalty on large weights; with `adam` only `l2`.
     pub penalty: Penalty,
-    /// `elastic-net`: share of the L1 penalty.
+    /// `elastic-net`: share of the L1 penalty, from 0 to 1.
     pub l1_ratio: f64,
-    /// Weighting of the classes in the loss.
+    /// How much the photos of each class count in the loss.
     pub class_weight: ClassWeight,
-    /// Whether to standardize features to mean 0 and variance 1.
+    /// Whether to standardize the features to mean 0 and variance 1 before the fit.
     pub standardize: bool,
     /// `lbfgs`: stop when the largest gradient component of the objective divided by `C Σ s_i` is at most
     /// this.
     pub tol: f64,
     /// `lbfgs`: maximum number of iterations.
     pub max_iter: u64,
-    /// `adam`: passes over the samples.
+    /// `adam`: number of epochs (passes over the training photos).
     pub epochs: u64,
-    /// `adam`: samples per step.
+    /// `adam`: number of photos per step.
     pub batch_size: u64,
-    /// `adam`: learning rate.
+    /// `adam`: learning rate, the same in every step.
     pub lr: f64,
-    /// `adam`: random seed of the sample order.
+    /// `adam`: random seed of the order of the photos.
     pub seed: u64,
 }
 
 impl Default for LinearConfig {
+    /// The hyperparameters of a `linear` head when the config does not set them.
     fn default() -> Self {
         Self {
             solver: LinearSolver::Lbfgs,
@@ -113,6 +116,7 @@ impl HeadConfig for LinearConfig {
     const SUPPORTS_WARM_START: bool = true;
     type Head = Affine;
 
+    /// Checks that the hyperparameters are in range, and that the solver `adam` supports the others.
     fn check(&self) -> Result<(), HeadError> {
         self.c.check("C")?;
         let in_range = (0.0..=1.0).contains(&self.l1_ratio);
@@ -133,11 +137,13 @@ impl HeadConfig for LinearConfig {
         require_positive("lr", self.lr)
     }
 
+    /// Fits with the configured solver, from the warm start of `context` if there is one; with `C = "auto"`
+    /// it first chooses `C`.
     fn fit(&self, data: &TrainingSet<'_>, context: &FitContext<'_>) -> Result<Fitted<Affine>, HeadError> {
         let Some(c) = self.c.fixed() else { return self.fit_choosing_c(data, context) };
         let prepared = PreparedFeatures::new(data.features(), self.standardize);
         let weights = data.class_weights(self.class_weight);
-        let start = context.warm_start.map(|start| Affine::warm_start(start, data)).transpose()?;
+        let start = context.warm_start.map(|start| Affine::load_warm_start(start, data)).transpose()?;
         let (map, history) = match self.solver {
             LinearSolver::Lbfgs => {
                 let problem = LogisticProblem::new(self, data, &prepared, &weights);
@@ -149,22 +155,28 @@ impl HeadConfig for LinearConfig {
         Ok(Fitted::with_history(map, history))
     }
 
+    /// Restores a fitted head from its saved tensors.
     fn load(&self, tensors: &Tensors) -> Result<Affine, HeadError> {
         Affine::load(tensors, "")
     }
 
+    /// The head as a function that candle differentiates, for fine-tuning a backbone.
     fn differentiable(&self) -> Option<&dyn Differentiable> {
         Some(self)
     }
 
-    fn grid(&self) -> Vec<Self> {
+    /// The configurations that the command `compare` fits to find the best: this one with
+    /// three values of `C` in place of its own; with Adam, whose penalty is not `C`, this one only.
+    fn candidate_configs(&self) -> Vec<Self> {
         if self.solver == LinearSolver::Adam {
             return vec![self.clone()];
         }
         [0.01, 0.1, 1.0].map(|c| Self { c: Regularization::Fixed(c), ..self.clone() }).into()
     }
 
-    /// L-BFGS holds a point, its gradient, ten steps of both and the gradients of the logits, in `f64`.
+    /// Estimated memory of a fit in bytes. L-BFGS holds about 30 vectors of the size of the weights (points,
+    /// gradients and the steps of its history) and the gradients of the logits, in `f64`. Standardized
+    /// features are a copy in `f32`.
     fn memory_bytes(&self, HeadShape { samples, features, classes }: HeadShape) -> u64 {
         let weights = (features * classes) as u64;
         let standardized_bytes = if self.standardize { 4 * (samples * features) as u64 } else { 0 };
@@ -180,17 +192,21 @@ impl HeadConfig for LinearConfig {
 }
 
 impl LinearConfig {
-    /// Chooses `C` by cross-validation, then fits with it.
+    /// Fits a head for `C = "auto"`: chooses the inverse regularization strength `C` of [`PATH`] with the
+    /// lowest log-loss in cross-validation, then fits on all samples with it. The history of the result has
+    /// the held-out loss of each candidate.
     fn fit_choosing_c(
         &self,
         data: &TrainingSet<'_>,
         context: &FitContext<'_>,
     ) -> Result<Fitted<Affine>, HeadError> {
+        // A looser tolerance is enough to find the best `C`.
         let quick_config = Self { tol: self.tol.max(PATH_TOLERANCE), ..self.clone() };
         let choice = choose_by_cross_validation(data, "C", &PATH, |FoldData { fit, held_out }| {
             let prepared = PreparedFeatures::new(fit.features(), self.standardize);
             let weights = fit.class_weights(self.class_weight);
             let problem = LogisticProblem::new(&quick_config, fit, &prepared, &weights);
+            // The fit for each `C` leaves its optimum here, where the next fit starts.
             let mut point = problem.zero_point();
             PATH.iter().map(|&c| problem.held_out_loss(c, &mut point, held_out)).collect()
         })?;
@@ -199,7 +215,10 @@ impl LinearConfig {
         Ok(fitted.with_chosen("C", Some(choice.value)))
     }
 
-    /// Fits with Adam on minibatches, optionally from a warm start.
+    /// Fits with Adam on minibatches, with the inverse regularization strength `c`, from the affine map
+    /// `start` of a warm start or else from 0. `class_weights` `[C]` has the weight in the loss of a sample
+    /// of each class. Returns the fitted map and the history, one row per epoch. Both maps are for the raw
+    /// features; Adam works on the `prepared` (possibly standardized) ones.
     fn fit_adam(
         &self,
         c: f64,
@@ -214,6 +233,8 @@ impl LinearConfig {
             lr: self.lr,
             schedule: LrSchedule::Constant,
             weight_decay: 0.0,
+            // The objective, divided by `C` times the sum of the sample weights, is the mean loss plus this
+            // factor times `½ |W|²`.
             penalty: l2_factor(data.classes()) / (c * sum),
             epochs: self.epochs,
             batch_size: usize::try_from(self.batch_size).unwrap_or(usize::MAX),
@@ -225,8 +246,8 @@ impl LinearConfig {
             None => Affine::load(&self.initial_parameters(data.features().width(), data.classes())?, "")?,
         };
         let samples = WeightedSamples { data, features: prepared.features(), class_weights };
-        let stack = MlpLearner::new(vec![initial], None);
-        let (maps, history) = gradient::fit(stack, samples, &recipe, context)?;
+        let learner = MlpLearner::new(vec![initial], None);
+        let (maps, history) = gradient::fit(learner, samples, &recipe, context)?;
         Ok((maps[0].for_raw_features(prepared)?, history))
     }
 }
@@ -238,6 +259,7 @@ fn l2_factor(classes: usize) -> f64 {
 }
 
 impl std::fmt::Display for Penalty {
+    /// Writes the value of the key `penalty`, for error messages.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::L2 => "l2",
@@ -248,7 +270,8 @@ impl std::fmt::Display for Penalty {
 }
 
 impl Differentiable for LinearConfig {
-    /// Zeros: the objective is convex, and no class is preferred.
+    /// The weights `[C, F]` and biases `[C]` from which Adam and fine-tuning start, all 0: no class is
+    /// preferred, and as the objective is convex, a fit of this head alone may start anywhere.
     fn initial_parameters(&self, width: usize, classes: usize) -> Result<Tensors, HeadError> {
         Ok(Tensors::from([
             (WEIGHT.into(), Tensor::zeros((classes, width), DType::F32, &Device::Cpu)?),

@@ -18,15 +18,19 @@ use crate::solver::cross_validation::Choice;
 
 /// Rows per parallel task, unless a single group has more.
 const ROWS_PER_BLOCK: usize = 128;
-/// Feature columns transposed at a time.
+/// Feature columns that [`LeaveOneOut::rotated_rows`] transposes at a time.
 const COLUMNS_PER_BLOCK: usize = 64;
 /// Number of `alpha` per pass over all rows. Each pass projects the rows again; 16 covers the default list,
 /// and the memory per pass is small compared to the matrix.
 const ALPHAS_PER_PASS: usize = 16;
 
-/// Chooses the `alpha` with the lowest mean squared error over all rows and targets when each group is
-/// predicted from the others; ties go to the first. With fewer than two groups it is the middle value, and if
-/// no error is finite the largest; a warning is logged in both cases.
+/// Chooses the `alpha` of ridge regression for `alpha = "auto"`: the one with the lowest leave-one-out error,
+/// the mean squared error over all samples and targets when each group is predicted by a fit on the others.
+/// Returns it with the errors of all `alphas` as history. Ties go to the first. With fewer than two groups it
+/// is the middle value, and if no error is finite the largest; a warning is logged in both cases.
+///
+/// `reduction` is the Gram matrix of `problem` in band form, in which each `alpha` is cheap to solve.
+/// `groups` `[N]` has the group of each sample; without it each is a group.
 pub(super) fn choose_alpha(
     problem: &RidgeProblem<'_>,
     reduction: &BandReduction,
@@ -34,9 +38,9 @@ pub(super) fn choose_alpha(
     groups: Option<&[u32]>,
     context: &FitContext<'_>,
 ) -> Choice {
-    let count = problem.centered_rows().n_rows();
+    let n_rows = problem.centered_rows().n_rows();
     let group_rows = match groups {
-        None => (0..count).map(|row| vec![row]).collect(),
+        None => (0..n_rows).map(|row| vec![row]).collect(),
         Some(groups) => {
             let mut rows: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
             groups.iter().enumerate().for_each(|(row, &group)| rows.entry(group).or_default().push(row));
@@ -45,7 +49,10 @@ pub(super) fn choose_alpha(
     };
     if group_rows.len() < 2 {
         let value = alphas[alphas.len() / 2];
-        tracing::warn!("`alpha = \"auto\"` falls back to {value}: leave-one-out needs two photos");
+        tracing::warn!(
+            "`alpha = \"auto\"` needs at least two photos to compare values: `alpha = {value}` is used; add photos, or \
+             set `alpha` to a number"
+        );
         return Choice { value, history: History::default() };
     }
     let errors = mean_squared_errors(problem, reduction, alphas, &group_rows, context);
@@ -54,14 +61,18 @@ pub(super) fn choose_alpha(
     if !errors[best].is_finite() {
         value = alphas.iter().copied().fold(value, f64::max);
         tracing::warn!(
-            "`alpha = \"auto\"` falls back to {value}: all `alphas` are too small for these features"
+            "all values of `alphas` are too small for these features: the largest, `alpha = {value}`, is used; add \
+             larger values to `alphas`"
         );
     }
     let rows = alphas.iter().zip(&errors).map(|(&alpha, &error)| vec![alpha, error]).collect();
     Choice { value, history: History { columns: vec!["alpha", "leave_one_out_error"], rows } }
 }
 
-/// The mean squared error of each `alpha`.
+/// Computes the leave-one-out mean squared error of ridge regression for each `alpha`, `[alphas]`, over all
+/// rows (samples) and targets (the columns of `Y`: ±1 for a class against the rest). `group_rows` has the row
+/// indices of each group, which is left out as a whole; `reduction` is the Gram matrix of `problem` in band
+/// form. Reports progress to `context` after each block of groups.
 fn mean_squared_errors(
     problem: &RidgeProblem<'_>,
     reduction: &BandReduction,
@@ -69,21 +80,22 @@ fn mean_squared_errors(
     group_rows: &[Vec<usize>],
     context: &FitContext<'_>,
 ) -> Vec<f64> {
-    let blocks = blocks(group_rows);
+    let blocks = split_into_blocks(group_rows);
     let alpha_chunks = alphas.chunks(ALPHAS_PER_PASS);
-    let (done, steps) = (AtomicU64::new(0), (alpha_chunks.len() * blocks.len()) as u64);
+    let (done, total) = (AtomicU64::new(0), (alpha_chunks.len() * blocks.len()) as u64);
     let width = problem.n_targets().next_multiple_of(LANES);
     let rotated_rhs = padded_row_major(reduction.q_transpose_times(&problem.rhs).as_ref(), width);
     let mut sums = Vec::with_capacity(alphas.len());
     for alphas in alpha_chunks {
-        let shift = |&alpha| ShiftedFactor::new(reduction, alpha, &rotated_rhs, problem.n_targets());
+        let factorize =
+            |&alpha| ShiftedFactor::factorize(reduction, alpha, &rotated_rhs, problem.n_targets());
         let leave_one_out =
-            LeaveOneOut { problem, reduction, factors: alphas.par_iter().map(shift).collect() };
+            LeaveOneOut { problem, reduction, factors: alphas.par_iter().map(factorize).collect() };
         let block_sums: Vec<Vec<f64>> = blocks
             .par_iter()
             .map(|block| {
                 let sums = leave_one_out.sum_squared_errors(block);
-                (context.on_step)(done.fetch_add(1, Ordering::Relaxed) + 1, steps);
+                (context.on_step)(done.fetch_add(1, Ordering::Relaxed) + 1, total);
                 sums
             })
             .collect();
@@ -93,66 +105,83 @@ fn mean_squared_errors(
     sums.iter().map(|sum| sum / n_values).collect()
 }
 
-/// Splits the groups into blocks of at most [`ROWS_PER_BLOCK`] rows, or of one larger group.
-fn blocks(groups: &[Vec<usize>]) -> Vec<&[Vec<usize>]> {
-    let (mut blocks, mut rest) = (Vec::new(), groups);
-    while !rest.is_empty() {
+/// Splits the groups, given by their row indices, into blocks of consecutive groups: at most
+/// [`ROWS_PER_BLOCK`] rows, or one larger group. Each block is a parallel task of the leave-one-out
+/// computation.
+fn split_into_blocks(groups: &[Vec<usize>]) -> Vec<&[Vec<usize>]> {
+    let (mut blocks, mut remaining) = (Vec::new(), groups);
+    while !remaining.is_empty() {
         let mut rows = 0;
         let fits = |group: &&Vec<usize>| {
             rows += group.len();
             rows <= ROWS_PER_BLOCK
         };
-        let (block, remaining) = rest.split_at(rest.iter().take_while(fits).count().max(1));
+        let (block, later) = remaining.split_at(remaining.iter().take_while(fits).count().max(1));
         blocks.push(block);
-        rest = remaining;
+        remaining = later;
     }
     blocks
 }
 
-/// Number of `f64` values that choosing among `alphas` needs for a matrix of this `side`: per `alpha`, and
-/// per thread.
-pub(super) fn scratch_values(side: u64, classes: u64, alphas: u64) -> u64 {
-    let alpha_values = alphas.min(ALPHAS_PER_PASS as u64) * (BANDWIDTH as u64 + 1 + classes);
+/// Size of the workspace of [`choose_alpha`], in `f64` values, for a Gram matrix `[side, side]` and
+/// `n_alphas` values of `alpha`, to estimate the memory of a fit.
+pub(super) fn scratch_values(side: u64, classes: u64, n_alphas: u64) -> u64 {
+    // A `ShiftedFactor` for each `alpha` of a pass: the diagonals of the band, and `rhs`.
+    let alpha_values = n_alphas.min(ALPHAS_PER_PASS as u64) * (BANDWIDTH as u64 + 1 + classes);
+    // For each thread, the rotated rows of a block and the solved ones.
     let row_values = 2 * (ROWS_PER_BLOCK * rayon::current_num_threads()) as u64;
     side * (alpha_values + row_values)
 }
 
-/// The factorization for one `alpha`, shared by all blocks.
+/// The Cholesky factorization of `B + alpha` for one `alpha`, where `B` is the band matrix of the Gram matrix
+/// `Q B Qᵀ`, and `alpha` is added to its diagonal. It is computed once and serves all blocks of groups.
 struct ShiftedFactor {
     alpha: f64,
     /// `L` of `L Lᵀ = B + alpha`.
     factor: BandCholesky,
-    /// `L⁻¹ Qᵀ` times the right-hand side, row-major, `[n, T]`.
+    /// `L⁻¹ Qᵀ` times the right-hand side of the problem, row-major, `[n, T]`.
     rhs: Vec<f64>,
 }
 
 impl ShiftedFactor {
-    /// From `Qᵀ` times the right-hand side (row-major, padded); only the first `targets` columns are used.
-    fn new(reduced: &BandReduction, alpha: f64, rotated_rhs: &[f64], targets: usize) -> Option<Self> {
-        let factor = reduced.cholesky(alpha)?;
+    /// Factorizes `B + alpha` as `L Lᵀ`, where the Gram matrix is `Q B Qᵀ` with the band matrix `B`, and
+    /// multiplies the right-hand side of ridge regression by `L⁻¹ Qᵀ`. `rotated_rhs` is `Qᵀ` times that side,
+    /// row-major: `T = n_targets` columns, then columns of zeros up to a multiple of [`LANES`], which are not
+    /// kept. `None` if `B + alpha` is singular up to rounding.
+    fn factorize(band: &BandReduction, alpha: f64, rotated_rhs: &[f64], n_targets: usize) -> Option<Self> {
+        let factor = band.cholesky(alpha)?;
         let (mut solved, width) = (vec![0.0; rotated_rhs.len()], rotated_rhs.len() / factor.size());
+        // The squared norms of the columns, the last argument, are not needed.
         factor.forward_substitute(rotated_rhs, &mut solved, &mut vec![0.0; width]);
-        let rhs = solved.chunks_exact(width).flat_map(|row| row[..targets].iter().copied()).collect();
+        let rhs = solved.chunks_exact(width).flat_map(|row| row[..n_targets].iter().copied()).collect();
         Some(Self { alpha, factor, rhs })
     }
 }
 
-/// With the hat matrix `H = X (XᵀX + alpha)⁻¹ Xᵀ + s sᵀ / Σ s²`, where `s` are the roots of the sample
-/// weights (for the intercept), the residuals of the rows `b` of a left-out group are
-/// `(I - H_bb)⁻¹ (Y - H Y)_b`.
+/// The leave-one-out computation for the values of `alpha` of a pass, without a refit for each group.
+///
+/// The hat matrix `H = X (XᵀX + alpha)⁻¹ Xᵀ + s sᵀ / Σ s²` turns `Y` into the predictions `H Y` of a fit on
+/// all rows; its second term is the intercept's part, where `s` are the roots of the sample weights. For the
+/// rows `b` of a left-out group, let `r_b` be the rows `b` of the residuals `(I - H) Y`, and `(I - H)_bb` the
+/// rows and columns `b` of `I - H`. Then a fit on the other rows has the residuals `(I - H)_bb⁻¹ r_b`.
 struct LeaveOneOut<'a> {
     problem: &'a RidgeProblem<'a>,
+    /// `Q` and `B` of the Gram matrix `Q B Qᵀ`.
     reduction: &'a BandReduction,
     /// The factorization for each `alpha`; `None` if the shifted matrix is singular.
     factors: Vec<Option<ShiftedFactor>>,
 }
 
 impl LeaveOneOut<'_> {
-    /// The sum of the squared errors of these groups for each `alpha`. It is infinite if the shifted matrix
-    /// is singular, or if the remaining rows do not determine the intercept.
+    /// The sum of the squared leave-one-out errors of these groups (lists of row indices) for each `alpha`,
+    /// `[alphas]`; each group is predicted by a ridge regression on all other rows. Infinite if the system of
+    /// the `alpha` is singular, or if the remaining rows do not determine the intercept.
     ///
-    /// In the primal form, `I - H` is computed as is. In the dual form it is `alpha (XXᵀ + alpha)⁻¹` minus
-    /// the intercept's part, which avoids the cancellation of small residuals.
+    /// The *solved column* of a row is `L⁻¹ Qᵀ` times the row of `X` (primal) or of the identity (dual),
+    /// where `Q L Lᵀ Qᵀ` is the Gram matrix plus `alpha`. The product of two solved columns is the entry of
+    /// `X (XᵀX + alpha)⁻¹ Xᵀ` (primal) or `(XXᵀ + alpha)⁻¹` (dual) for the two rows. From it follows `I - H`
+    /// of [`LeaveOneOut`]: in the dual as `alpha (XXᵀ + alpha)⁻¹` minus the intercept's part, without
+    /// cancellation.
     fn sum_squared_errors(&self, groups: &[Vec<usize>]) -> Vec<f64> {
         let rows: Vec<usize> = groups.iter().flatten().copied().collect();
         let (size, targets) = (self.problem.rhs.nrows(), self.problem.n_targets());
@@ -163,10 +192,13 @@ impl LeaveOneOut<'_> {
         let sum_for_alpha = |shifted: &Option<ShiftedFactor>| {
             let Some(ShiftedFactor { alpha, factor, rhs }) = shifted else { return f64::INFINITY };
             factor.forward_substitute(&rotated_rows, &mut solved, &mut squares);
+            // I - H is `identity` times I, plus `scale` times products of solved columns, minus the
+            // intercept's part.
             let (identity, scale) = match self.problem.formulation {
                 Formulation::Primal => (1.0, -1.0),
                 Formulation::Dual => (0.0, *alpha),
             };
+            // The residuals `(I - H) Y`. The intercept's part of them is 0, because `Y` is centered.
             for (residuals, &row) in residuals.chunks_exact_mut(targets).zip(&rows) {
                 for (t, residual) in residuals.iter_mut().enumerate() {
                     *residual = identity * self.problem.target_value(row, t);
@@ -179,6 +211,7 @@ impl LeaveOneOut<'_> {
 
             let (mut sum, mut first) = (0.0, 0);
             for group in groups {
+                // The products of the group's solved columns; for one row, its squared norm.
                 let mut block = vec![squares[first]];
                 if group.len() > 1 {
                     block.resize(group.len() * group.len(), 0.0);
@@ -196,10 +229,13 @@ impl LeaveOneOut<'_> {
         self.factors.iter().map(sum_for_alpha).collect()
     }
 
-    /// Turns the products of a group's solved rows into `(I - H)_bb`, `[rows, rows]`: `identity` plus `scale`
-    /// times them, minus the intercept's part.
+    /// Computes `(I - H)_bb`, from which [`group_squared_error`] gets the leave-one-out errors of a group:
+    /// the rows and columns of the group in `I - H`, where the hat matrix `H` turns the targets into
+    /// predictions. Overwrites `products` `[rows, rows]`, those of the group's solved columns: the result is
+    /// `identity` times `I`, plus `scale` times the products, minus the intercept's part. `group` has the row
+    /// indices.
     fn to_residual_block(&self, products: &mut [f64], group: &[usize], identity: f64, scale: f64) {
-        let sqrt_weight = |view: usize| self.problem.sqrt_weight(group[view]);
+        let sqrt_weight = |member: usize| self.problem.sqrt_weight(group[member]);
         for (k, value) in products.iter_mut().enumerate() {
             let (i, j) = (k / group.len(), k % group.len());
             let diagonal = if i == j { identity } else { 0.0 };
@@ -207,8 +243,10 @@ impl LeaveOneOut<'_> {
         }
     }
 
-    /// `Qᵀ` times the rows of `X` (primal) or of the identity (dual), one per column: `[n, padded]`,
-    /// row-major, padded with zero columns.
+    /// Multiplies these rows of the centered features `X` (primal form) or of the identity (dual form) by
+    /// `Qᵀ`, where the Gram matrix is `Q B Qᵀ` with a band matrix `B`: the part of the leave-one-out errors
+    /// that is the same for every `alpha`. Each row becomes a column of the result `[n, padded]`, row-major;
+    /// the columns after them are 0.
     fn rotated_rows(&self, rows: &[usize], padded: usize) -> Vec<f64> {
         let size = self.problem.rhs.nrows();
         let mut out = vec![0.0; size * padded];
@@ -219,6 +257,7 @@ impl LeaveOneOut<'_> {
                 }
             }
             Formulation::Primal => {
+                // Reads a few features of all rows at a time and transposes them.
                 let mut block = Vec::<f64>::new();
                 for (first, panel) in
                     (0..size).step_by(COLUMNS_PER_BLOCK).zip(out.chunks_mut(COLUMNS_PER_BLOCK * padded))
@@ -229,8 +268,8 @@ impl LeaveOneOut<'_> {
                         first..first + width,
                         &mut block,
                     );
-                    for (k, out) in panel.chunks_exact_mut(padded).enumerate() {
-                        for (out, value) in out.iter_mut().zip(block[k..].iter().step_by(width)) {
+                    for (k, feature) in panel.chunks_exact_mut(padded).enumerate() {
+                        for (out, value) in feature.iter_mut().zip(block[k..].iter().step_by(width)) {
                             *out = *value;
                         }
                     }
@@ -242,20 +281,25 @@ impl LeaveOneOut<'_> {
     }
 }
 
-/// `|(I - H)_bb⁻¹ r|²` for residuals `r` `[rows, T]`.
+/// The sum of the squared leave-one-out errors of a group over its rows and targets, which are
+/// `block⁻¹ residuals`. `residuals` `[rows, T]` are those of the group in a fit on all rows. `block`
+/// `[rows, rows]` is the group's part of `I - H`, where the hat matrix `H` turns the targets into predictions
+/// (see [`LeaveOneOut`]). Infinite if the block is singular up to rounding.
 fn group_squared_error(block: Vec<f64>, residuals: &[f64], n_rows: usize) -> f64 {
-    if let [factor] = block[..] {
+    // A group of one row.
+    if let [entry] = block[..] {
         let squares: f64 = residuals.iter().map(|residual| residual * residual).sum();
-        return if factor > 0.0 { squares / (factor * factor) } else { f64::INFINITY };
+        return if entry > 0.0 { squares / (entry * entry) } else { f64::INFINITY };
     }
-    let Some(factor) = Cholesky::new(LowerTriangular::from_column_major(block, n_rows)) else {
+    let Some(factor) = Cholesky::factorize(LowerTriangular::from_column_major(block, n_rows)) else {
         return f64::INFINITY;
     };
     let residuals = MatRef::from_row_major_slice(residuals, n_rows, residuals.len() / n_rows);
     factor.solve(residuals.to_owned()).squared_norm_l2()
 }
 
-/// The values row by row, padded with zero columns up to `width`.
+/// Copies a matrix row by row, padded with columns of zeros to `width` columns, as
+/// [`BandCholesky::forward_substitute`] needs.
 fn padded_row_major(matrix: MatRef<'_, f64>, width: usize) -> Vec<f64> {
     let mut values = vec![0.0; matrix.nrows() * width];
     MatMut::from_row_major_slice_mut(&mut values, matrix.nrows(), width)
@@ -352,8 +396,8 @@ mod tests {
             row_list(ROWS_PER_BLOCK + 1..3 * ROWS_PER_BLOCK),
             row_list(0..2),
         ];
-        let sizes: Vec<usize> = blocks(&groups).iter().map(|block| block.len()).collect();
-        assert_eq!((sizes, blocks(&groups).concat()), (vec![2, 1, 1, 1], groups.to_vec()));
+        let sizes: Vec<usize> = split_into_blocks(&groups).iter().map(|block| block.len()).collect();
+        assert_eq!((sizes, split_into_blocks(&groups).concat()), (vec![2, 1, 1, 1], groups.to_vec()));
     }
 
     #[test]

@@ -56,18 +56,21 @@ use problem::RidgeProblem;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RidgeConfig {
-    /// Weight of `|w|²`.
+    /// Regularization strength, the weight of `|w|²`: a number greater than 0, or `"auto"` for the value of
+    /// `alphas` with the lowest leave-one-out squared error. Larger values give smaller weights.
     pub alpha: Regularization,
-    /// Candidate values for `alpha = "auto"`.
+    /// Values that `alpha = "auto"` compares, each greater than 0.
     pub alphas: Vec<f64>,
-    /// Weighting of the classes in the loss.
+    /// How much the photos of each class count in the loss.
     pub class_weight: ClassWeight,
 }
 
 impl Default for RidgeConfig {
+    /// The values of the keys that a config leaves out.
     fn default() -> Self {
         Self {
             alpha: Regularization::Auto,
+            // Two values per decade, from weak to strong regularization.
             alphas: vec![0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5],
             class_weight: ClassWeight::None,
         }
@@ -76,9 +79,10 @@ impl Default for RidgeConfig {
 
 impl HeadConfig for RidgeConfig {
     const KIND: &'static str = "ridge";
-    const ABOUT: &'static str = "least squares on ±1, one class against the rest, in closed form";
+    const ABOUT: &'static str = "ridge regression to ±1, one class against the rest, in closed form";
     type Head = Affine;
 
+    /// Checks that there is at least one `alpha` to choose from, and that each is greater than 0.
     fn check(&self) -> Result<(), HeadError> {
         self.alpha.check("alpha")?;
         let listed = self.alphas.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
@@ -91,15 +95,18 @@ impl HeadConfig for RidgeConfig {
         self.alphas.iter().try_for_each(|&alpha| require_positive("alphas", alpha))
     }
 
+    /// Solves the least-squares problem for the fixed `alpha`, or for the one of `alphas` with the lowest
+    /// leave-one-out error. Returns the affine head; `"auto"` also gives the errors as history.
     fn fit(&self, data: &TrainingSet<'_>, context: &FitContext<'_>) -> Result<Fitted<Affine>, HeadError> {
-        let classes = ClassMeans::new(data);
+        let classes = ClassMeans::compute(data);
         let width = data.features().width();
         if classes.present.len() == 1 {
+            // Nothing to solve: the only class has the logit 1 for every row.
             let head = expand_to_all_classes(&classes.present, &vec![0.0; width], &[1.0], data.classes())?;
             return Ok(Fitted::without_history(head));
         }
-        let weights = data.class_weights(self.class_weight);
-        let weights: Vec<f64> = classes.present.iter().map(|&class| weights[class]).collect();
+        let class_weights = data.class_weights(self.class_weight);
+        let weights: Vec<f64> = classes.present.iter().map(|&class| class_weights[class]).collect();
         let problem = RidgeProblem::new(data.features(), &classes, &weights);
         let (solution, history, chosen) = match self.alpha {
             Regularization::Fixed(alpha) => (problem.solve(alpha)?, History::default(), None),
@@ -108,15 +115,18 @@ impl HeadConfig for RidgeConfig {
                 let choice =
                     leave_one_out::choose_alpha(&problem, &reduction, &self.alphas, data.groups(), context);
                 let solution = reduction.solve(choice.value, &problem.rhs);
+                // Frees its memory before another matrix may be computed.
                 drop(reduction);
                 let solution = match solution {
                     Some(solution) => solution,
+                    // Singular up to rounding.
                     None => problem.solve(choice.value)?,
                 };
                 (solution, choice.history, Some(choice.value))
             }
         };
         let (mut weight, mut bias) = problem.weights_and_intercepts(&solution);
+        // Two classes share one target, the second class; the logits of the first are the negated ones.
         if let [intercept] = bias[..] {
             weight = weight.iter().map(|w| -w).chain(weight.iter().copied()).collect();
             bias = vec![-intercept, intercept];
@@ -125,10 +135,14 @@ impl HeadConfig for RidgeConfig {
         Ok(Fitted::with_history(head, history).with_chosen("alpha", chosen))
     }
 
+    /// Restores a fitted head from its saved tensors.
     fn load(&self, tensors: &Tensors) -> Result<Affine, HeadError> {
         Affine::load(tensors, "")
     }
 
+    /// Estimated memory of a fit in bytes for data of this `shape`, to warn the user before it starts: the
+    /// Gram matrix `[side, side]` in `f64`, and for `"auto"` the workspace in which the values of `alpha` are
+    /// compared.
     fn memory_bytes(&self, shape: HeadShape) -> u64 {
         let side = shape.samples.min(shape.features) as u64;
         let (width, classes) = (shape.features as u64, shape.classes as u64);

@@ -21,13 +21,18 @@ const MIN_REFINED_SIZE: usize = 512;
 /// Rows per parallel task.
 const ROWS_PER_TASK: usize = 128;
 
-/// `X` `[N, F]` and `Y` `[N, T]`, both centered by their weighted means and multiplied by the roots of the
-/// sample weights. This eliminates the free intercept and the weights: `|Y - X W|² + alpha |W|²`.
+/// The least-squares problem of ridge regression: the weights `W` `[F, T]` shall minimize
+/// `|Y - X W|² + alpha |W|²`. Each of the `T` targets is 1 for the samples of a class and -1 for the others.
+///
+/// `X` `[N, F]` are the features and `Y` `[N, T]` the targets, both centered by their weighted means and
+/// multiplied by the square roots of the sample weights. So the problem needs neither an intercept nor
+/// weights. `X` is never stored: the methods compute what they need from the raw features.
 pub(super) struct RidgeProblem<'a> {
     classes: &'a ClassMeans,
     features: FeatureMatrix<'a>,
-    /// The sample weight of each present class, `[K]`, and its square root.
+    /// The sample weight of each present class, `[K]`.
     weights: &'a [f64],
+    /// The square roots of `weights`, `[K]`.
     sqrt_class_weights: Vec<f64>,
     /// The sum of the sample weights.
     pub(super) weight_sum: f64,
@@ -40,17 +45,19 @@ pub(super) struct RidgeProblem<'a> {
     pub(super) formulation: Formulation,
 }
 
-/// The form with the smaller matrix.
+/// Which of two equivalent linear systems is solved: the one with the smaller matrix.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Formulation {
-    /// `XᵀX`, `[F, F]`
+    /// With the Gram matrix of the features, `XᵀX` `[F, F]`; the unknowns are the weights `W`.
     Primal,
-    /// `XXᵀ`, `[N, N]`
+    /// With the Gram matrix of the samples, `XXᵀ` `[N, N]`; the unknowns are `A`, which gives `W = XᵀA`.
     Dual,
 }
 
 impl<'a> RidgeProblem<'a> {
-    /// The problem of at least two `classes`, whose samples have the weights `weights` `[K]`.
+    /// Sets up a ridge regression for at least two `classes`; `weights` `[K]` is the sample weight of each.
+    /// Chooses the linear system with the smaller matrix, primal (of features) or dual (of samples), and
+    /// computes its right-hand side; neither depends on `alpha`.
     pub(super) fn new(features: FeatureMatrix<'a>, classes: &'a ClassMeans, weights: &'a [f64]) -> Self {
         let class_weight_sums: Vec<f64> =
             weights.iter().zip(&classes.counts).map(|(w, &n)| w * n as f64).collect();
@@ -69,7 +76,8 @@ impl<'a> RidgeProblem<'a> {
             formulation,
         };
         problem.rhs = match formulation {
-            // X is centered, so only the 2 of the class's own samples remains of Y.
+            // The target is 2 for samples of the class and 0 for others, minus a constant. X is centered, so
+            // the constant vanishes in XᵀY, which leaves twice the sum over the centered rows of the class.
             Formulation::Primal => {
                 Mat::from_fn(features.width(), problem.target_classes.len(), |feature, t| {
                     let class = problem.target_classes.start + t;
@@ -83,7 +91,9 @@ impl<'a> RidgeProblem<'a> {
         problem
     }
 
-    /// `X`
+    /// The matrix `X` `[N, F]` of the least-squares problem: the features, centered and multiplied by the
+    /// roots of the sample weights. Its rows are computed when they are read, for example for the Gram
+    /// matrix, so it never has to fit in memory.
     pub(super) fn centered_rows(&self) -> impl RowSource {
         CenteredRows {
             features: self.features,
@@ -103,19 +113,20 @@ impl<'a> RidgeProblem<'a> {
         self.target_classes.len()
     }
 
-    /// An entry of `Y`.
+    /// The entry of `Y` of a sample and a target: ±1, centered and weighted.
     pub(super) fn target_value(&self, row: usize, t: usize) -> f64 {
         let is_positive = self.classes.class_of_row[row] as usize == self.target_classes.start + t;
         self.sqrt_weight(row) * (if is_positive { 1.0 } else { -1.0 } - self.target_mean(t))
     }
 
-    /// The weighted mean of a target.
+    /// The weighted mean over the samples of the ±1 of a target.
     fn target_mean(&self, t: usize) -> f64 {
         let class = self.target_classes.start + t;
         2.0 * self.weights[class] * self.classes.counts[class] as f64 / self.weight_sum - 1.0
     }
 
-    /// The Gram matrix: `XᵀX` (primal) or `XXᵀ` (dual).
+    /// The Gram matrix, the left-hand side of the linear system without `alpha`: `XᵀX` `[F, F]` (primal) or
+    /// `XXᵀ` `[N, N]` (dual), in `f32` or `f64`.
     fn gram<T: Real>(&self) -> LowerTriangular<T> {
         match self.formulation {
             Formulation::Primal => LowerTriangular::column_gram(&self.centered_rows()),
@@ -123,34 +134,44 @@ impl<'a> RidgeProblem<'a> {
         }
     }
 
-    /// The band reduction of the Gram matrix, from which every `alpha` is solved.
+    /// Reduces the Gram matrix to a band matrix, once for all `alpha`: after that, each `alpha` is cheap to
+    /// solve.
     pub(super) fn reduce_to_band(&self) -> BandReduction {
-        BandReduction::new(self.gram())
+        BandReduction::reduce(self.gram())
     }
 
-    /// The solution for one `alpha`, `[F, T]` or `[N, T]`.
+    /// Solves the ridge regression for one `alpha`; returns the weights `W` `[F, T]` (primal), or `A`
+    /// `[N, T]` with `W = XᵀA` (dual). Tries the fastest method first: for large problems a Cholesky factor
+    /// in `f32`, refined to `f64` accuracy; then a factor in `f64`; then, as the matrix must be singular, an
+    /// eigendecomposition.
     pub(super) fn solve(&self, alpha: f64) -> Result<Mat<f64>, HeadError> {
         if self.rhs.nrows() >= MIN_REFINED_SIZE
-            && let Some(factor) = Cholesky::for_preconditioning(self.shifted_gram(alpha))
+            && let Some(factor) = Cholesky::factorize_roughly(self.shifted_gram(alpha))
             && let Some(solution) = refine::solve(self, &factor, alpha)
         {
             return Ok(solution);
         }
-        match Cholesky::new(self.shifted_gram(alpha)) {
+        match Cholesky::factorize(self.shifted_gram(alpha)) {
             Some(factor) => Ok(factor.solve(self.rhs.clone())),
             // In dual form Y is not entirely in the span of XXᵀ, but the rest vanishes in W = XᵀA.
-            None => Ok(EigenDecomposition::new(&self.gram())?.pseudo_solve_shifted(alpha, self.rhs.as_ref())),
+            None => {
+                Ok(EigenDecomposition::decompose(&self.gram())?
+                    .pseudo_solve_shifted(alpha, self.rhs.as_ref()))
+            }
         }
     }
 
-    /// The Gram matrix plus `alpha`.
+    /// The matrix of the linear system to solve: the Gram matrix, `XᵀX` (primal) or `XXᵀ` (dual), plus
+    /// `alpha` on its diagonal.
     pub(super) fn shifted_gram<T: Real>(&self, alpha: f64) -> LowerTriangular<T> {
         let mut matrix = self.gram();
         matrix.add_to_diagonal(std::iter::repeat(alpha));
         matrix
     }
 
-    /// The Gram matrix plus `alpha` times columns, without forming the matrix.
+    /// The product, `[n, T]`, of the matrix of the linear system `[n, n]`, `XᵀX + alpha` (primal) or
+    /// `XXᵀ + alpha` (dual), and `columns` `[n, T]`. It is computed in `f64` from the features without
+    /// forming the matrix: [`refine`] needs it in each step of conjugate gradients.
     pub(super) fn apply_shifted_gram(&self, alpha: f64, columns: &Mat<f64>) -> Mat<f64> {
         let n_targets = columns.ncols();
         let mut product = match self.formulation {
@@ -161,15 +182,17 @@ impl<'a> RidgeProblem<'a> {
                 Mat::from_fn(columns.nrows(), n_targets, |feature, t| weights[t * self.mean.len() + feature])
             }
             Formulation::Dual => {
-                let values = self.x_times(&self.xt_times(&row_major_values(columns)));
-                Mat::from_fn(columns.nrows(), n_targets, |row, t| values[row * n_targets + t])
+                let products = self.x_times(&self.xt_times(&row_major_values(columns)));
+                Mat::from_fn(columns.nrows(), n_targets, |row, t| products[row * n_targets + t])
             }
         };
         product += faer::Scale(alpha) * columns;
         product
     }
 
-    /// `X` times weights `[T, F]`, `[N, T]`.
+    /// The product of `X` `[N, F]`, the centered and weighted features, and the `weights` `[T, F]` of each
+    /// target: `[N, T]`, in parallel over rows, for [`apply_shifted_gram`](Self::apply_shifted_gram). `X`
+    /// itself is never formed: the mean's part is subtracted from the products of the raw features.
     fn x_times(&self, weights: &[f64]) -> Vec<f64> {
         let (width, arch, vectors) = (self.mean.len(), Arch::new(), VectorOps::new());
         let offsets: Vec<f64> = weights.chunks_exact(width).map(|w| vectors.dot(w, &self.mean)).collect();
@@ -183,19 +206,22 @@ impl<'a> RidgeProblem<'a> {
                 converted.resize(rows.len(), 0.0);
                 copy_to_f64(arch, rows, converted);
                 gemm_nt(converted, weights, width, out);
-                for (row, values) in out.chunks_exact_mut(n_targets).enumerate() {
+                for (row, products) in out.chunks_exact_mut(n_targets).enumerate() {
                     let sqrt_weight = self.sqrt_weight(first + row);
-                    values
+                    products
                         .iter_mut()
                         .zip(&offsets)
-                        .for_each(|(value, offset)| *value = sqrt_weight * (*value - offset));
+                        .for_each(|(product, offset)| *product = sqrt_weight * (*product - offset));
                 }
             },
         );
         out
     }
 
-    /// `Xᵀ` times values `[N, T]`, `[T, F]`.
+    /// The product of `Xᵀ`, the transposed centered and weighted features, and `values` `[N, T]` (one for
+    /// each sample and target), transposed to `[T, F]`. It turns a dual solution into weights, and serves
+    /// [`apply_shifted_gram`](Self::apply_shifted_gram). `X` itself is never formed: the mean's part is
+    /// subtracted from the products of the raw features.
     fn xt_times(&self, values: &[f64]) -> Vec<f64> {
         let n_targets = values.len() / self.features.len();
         let mut sums = vec![0.0; n_targets];
@@ -214,7 +240,8 @@ impl<'a> RidgeProblem<'a> {
         out
     }
 
-    /// The weights `[T, F]` and intercepts `[T]` of a solution.
+    /// Converts a result of [`solve`](Self::solve) to what the head stores: the weights `[T, F]`, then the
+    /// intercepts `[T]`, both for the raw features.
     pub(super) fn weights_and_intercepts(&self, solution: &Mat<f64>) -> (Vec<f64>, Vec<f64>) {
         let vectors = VectorOps::new();
         let weight: Vec<f64> = match self.formulation {
@@ -227,7 +254,7 @@ impl<'a> RidgeProblem<'a> {
     }
 }
 
-/// The values of a matrix, row by row.
+/// Copies a matrix, which faer stores column by column, to a list row by row.
 fn row_major_values(matrix: &Mat<f64>) -> Vec<f64> {
     matrix.row_iter().flat_map(|row| row.iter().copied()).collect()
 }

@@ -11,44 +11,54 @@ const TOLERANCE: f64 = 1e-7;
 /// Maximum number of steps; if more are needed, a factor in `f64` is cheaper.
 const MAX_STEPS: usize = 5;
 
-/// Conjugate gradients for each target, preconditioned by the factor of the problem's matrix; `None` if they
-/// take too many steps.
+/// Solves the problem for one `alpha` by conjugate gradients (CG) for each target, preconditioned by a
+/// Cholesky `factor` in `f32` of the matrix [`RidgeProblem::shifted_gram`]. Returns the solution `[n, T]` as
+/// [`RidgeProblem::solve`] does; `None` if more than [`MAX_STEPS`] steps are needed.
 ///
-/// A step takes two products with the features in `f64`, cheap compared to the Gram matrix. It reduces the
-/// error to about `ε κ` of it, where `ε` is `f32`'s and `κ` the condition number: one to three steps suffice.
+/// This is faster than a factor in `f64`: a step takes two products with the features, which is little next
+/// to the Gram matrix. Each step multiplies the error by about `ε κ`, where `ε` is the rounding error of
+/// `f32` and `κ` the condition number of the matrix: one to three steps suffice.
 pub(super) fn solve(problem: &RidgeProblem<'_>, factor: &Cholesky<f32>, alpha: f64) -> Option<Mat<f64>> {
-    let (size, count) = (problem.rhs.nrows(), problem.rhs.ncols());
-    let mut systems: Vec<CgState> = (0..count).map(|t| CgState::new(problem.rhs.col_as_slice(t))).collect();
+    let (size, n_targets) = (problem.rhs.nrows(), problem.rhs.ncols());
+    let mut systems: Vec<CgState> =
+        (0..n_targets).map(|t| CgState::new(problem.rhs.col_as_slice(t))).collect();
     precondition(factor, &mut systems);
     let mut previous_error = 1.0;
     for _ in 0..MAX_STEPS {
         systems.iter_mut().for_each(CgState::update_direction);
         let products =
-            problem.apply_shifted_gram(alpha, &Mat::from_fn(size, count, |i, t| systems[t].direction[i]));
+            problem.apply_shifted_gram(alpha, &Mat::from_fn(size, n_targets, |i, t| systems[t].direction[i]));
         systems.iter_mut().enumerate().for_each(|(t, system)| system.step(products.col_as_slice(t)));
         precondition(factor, &mut systems);
         let error = systems.iter().map(CgState::relative_error).fold(0.0, max_or_nan);
         // The error after the correction shrinks at about the rate of the last step.
         if error * (error / previous_error) <= TOLERANCE {
-            return Some(Mat::from_fn(size, count, |i, t| systems[t].solution[i] + systems[t].correction[i]));
+            let corrected = |i: usize, t: usize| systems[t].solution[i] + systems[t].correction[i];
+            return Some(Mat::from_fn(size, n_targets, corrected));
         }
         previous_error = error;
     }
     None
 }
 
-/// Conjugate gradient state of one target.
+/// The state of preconditioned conjugate gradients for the linear system of one target; all vectors are
+/// `[n]`.
 struct CgState {
+    /// The current approximation of the solution.
     solution: Vec<f64>,
+    /// The right-hand side minus the matrix times the solution.
     residual: Vec<f64>,
     /// The preconditioned residual: an estimate of the error of the solution.
     correction: Vec<f64>,
+    /// Along which the next step moves the solution.
     direction: Vec<f64>,
     /// `residual · correction` at the last direction update.
     residual_dot_correction: f64,
 }
 
 impl CgState {
+    /// The state of conjugate gradients before the first step, for a linear system with the right-hand side
+    /// `rhs` `[n]`; the first estimate of the solution is 0.
     fn new(rhs: &[f64]) -> Self {
         let zero = vec![0.0; rhs.len()];
         Self {
@@ -56,11 +66,13 @@ impl CgState {
             residual: rhs.to_vec(),
             correction: zero.clone(),
             direction: zero,
+            // Makes the first `beta` 0, as there is no previous direction.
             residual_dot_correction: f64::INFINITY,
         }
     }
 
-    /// Updates the direction, conjugate to the previous one.
+    /// Starts a step of conjugate gradients: computes the direction to move along, the correction plus `beta`
+    /// times the previous direction, so that the two are conjugate.
     fn update_direction(&mut self) {
         let vectors = VectorOps::new();
         let residual_dot_correction = vectors.dot(&self.residual, &self.correction);
@@ -71,7 +83,9 @@ impl CgState {
         self.residual_dot_correction = residual_dot_correction;
     }
 
-    /// Steps to the minimum along the direction, whose product with the matrix is `product`.
+    /// Completes a step of conjugate gradients: moves the solution along the direction to where the quadratic
+    /// objective is least, and updates the residual. `product` `[n]` is the matrix of the linear system times
+    /// the direction.
     fn step(&mut self, product: &[f64]) {
         let vectors = VectorOps::new();
         let curvature = vectors.dot(&self.direction, product);
@@ -82,7 +96,8 @@ impl CgState {
         }
     }
 
-    /// The norm of the correction relative to that of the corrected solution.
+    /// An estimate of the relative error of the solution, which decides when to stop: the norm of the
+    /// correction divided by the norm of the corrected solution.
     fn relative_error(&self) -> f64 {
         let vectors = VectorOps::new();
         let squared_correction = vectors.dot(&self.correction, &self.correction);
@@ -95,9 +110,11 @@ impl CgState {
     }
 }
 
-/// Computes the corrections of all residuals with the factor.
+/// Sets the correction of each system, an estimate of the error of its solution, from which conjugate
+/// gradients get the next direction: the inverse of the factorized matrix times the residual, in `f32`.
 fn precondition(factor: &Cholesky<f32>, systems: &mut [CgState]) {
-    // Residuals shrink from step to step, and features have any scale: each is scaled to at most 1 for f32.
+    // Each residual is divided by its largest value, since `f32` could overflow or underflow: features may
+    // have any scale, and residuals shrink from step to step.
     let scales: Vec<f64> = systems
         .iter()
         .map(|system| system.residual.iter().fold(0.0, |top: f64, value| top.max(value.abs())))
@@ -113,7 +130,7 @@ fn precondition(factor: &Cholesky<f32>, systems: &mut [CgState]) {
     }
 }
 
-/// The larger value, or NaN if either is NaN.
+/// The larger value, or NaN if either is NaN (`f64::max` would hide it).
 fn max_or_nan(a: f64, b: f64) -> f64 {
     if a.is_nan() || a > b { a } else { b }
 }
@@ -135,7 +152,7 @@ mod tests {
         }
         let labels: Vec<u32> = (0..count).map(|row| (row % 3) as u32).collect();
         let data = TrainingSet::new(FeatureMatrix::new(&values, width).unwrap(), &labels, 3).unwrap();
-        let classes = ClassMeans::new(&data);
+        let classes = ClassMeans::compute(&data);
         check(&RidgeProblem::new(data.features(), &classes, &[0.5, 1.0, 2.0]));
     }
 
@@ -144,10 +161,11 @@ mod tests {
         for (count, width) in [(90, 60), (60, 90)] {
             with_problem(count, width, 1.0, |problem| {
                 for alpha in [10.0, 0.1] {
-                    let rough = Cholesky::for_preconditioning(problem.shifted_gram(alpha)).unwrap();
+                    let rough = Cholesky::factorize_roughly(problem.shifted_gram(alpha)).unwrap();
                     let refined = solve(problem, &rough, alpha).unwrap();
-                    let exact =
-                        Cholesky::<f64>::new(problem.shifted_gram(alpha)).unwrap().solve(problem.rhs.clone());
+                    let exact = Cholesky::<f64>::factorize(problem.shifted_gram(alpha))
+                        .unwrap()
+                        .solve(problem.rhs.clone());
                     let error = (&refined - &exact).norm_l2() / exact.norm_l2();
                     assert!(error < TOLERANCE, "{count} rows, alpha {alpha}: {error:e}");
                     // Without refinement f32 must not be accurate enough, or the test would be vacuous.
@@ -165,10 +183,10 @@ mod tests {
     fn refinement_gives_up_where_f32_cannot_precondition() {
         // Products that overflow f32, and a matrix that is singular up to f32 rounding.
         with_problem(90, 60, 1e20, |problem| {
-            assert!(Cholesky::<f32>::for_preconditioning(problem.shifted_gram(1.0)).is_none());
+            assert!(Cholesky::<f32>::factorize_roughly(problem.shifted_gram(1.0)).is_none());
         });
         with_problem(60, 60, 1.0, |problem| {
-            let rough = Cholesky::for_preconditioning(problem.shifted_gram(1e-9));
+            let rough = Cholesky::factorize_roughly(problem.shifted_gram(1e-9));
             assert!(rough.and_then(|rough| solve(problem, &rough, 1e-9)).is_none());
         });
     }

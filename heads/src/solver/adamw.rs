@@ -2,7 +2,9 @@
 
 use pulp::Arch;
 
+/// Decay rate of the moving average of the gradient.
 const BETA1: f32 = AdamW::BETAS[0];
+/// Decay rate of the moving average of the squared gradient.
 const BETA2: f32 = AdamW::BETAS[1];
 /// Keeps the denominator away from 0.
 const EPSILON: f32 = 1e-8;
@@ -11,7 +13,7 @@ const EPSILON: f32 = 1e-8;
 /// as PyTorch's `AdamW`.
 #[derive(Clone, Copy, Debug)]
 pub struct AdamW {
-    /// Factor of the weight decay.
+    /// Factor of the parameters: 1 minus learning rate times weight decay.
     decay: f32,
     /// Learning rate with the bias correction of the first moment.
     step_size: f32,
@@ -26,9 +28,12 @@ impl AdamW {
     /// PyTorch.
     pub const BETAS: [f32; 2] = [0.9, 0.999];
 
-    /// The step after `steps_done` others. `weight_decay` is the decoupled one; `penalty` is the `λ` of a
-    /// loss term `½ λ |W|²`, like `weight_decay` of PyTorch's `Adam`.
+    /// Computes the factors of one optimizer step, the one after `steps_done` others, with learning rate
+    /// `lr`; [`update`](Self::update) then applies the step to parameters. `weight_decay` is decoupled: it
+    /// shrinks the parameters directly. `penalty` is the `λ` of a loss term `½ λ |W|²`, whose gradient is
+    /// added, as for `weight_decay` of PyTorch's `Adam`.
     pub fn for_step(steps_done: u64, lr: f64, weight_decay: f64, penalty: f64) -> Self {
+        // The bias corrections count steps from 1.
         let step = i32::try_from(steps_done).unwrap_or(i32::MAX).saturating_add(1);
         Self {
             decay: (1.0 - lr * weight_decay) as f32,
@@ -38,8 +43,9 @@ impl AdamW {
         }
     }
 
-    /// Updates `slot` on the calling thread, in one pass over its memory. Products are not fused with sums,
-    /// so that every processor gives the same bits.
+    /// Applies this AdamW step to the parameters of `slot`: updates the moving averages of the gradient and
+    /// of its square, and from them the values, on the calling thread and in one pass over memory. Products
+    /// are not fused with sums (FMA), so that every processor gives the same bits.
     pub fn update(self, slot: AdamWSlot<'_>) {
         let Self { decay, step_size, second_moment_correction, penalty } = self;
         Arch::new().dispatch(

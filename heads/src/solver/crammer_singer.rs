@@ -54,7 +54,8 @@ pub(crate) struct CrammerSingerSolution {
     pub(crate) converged: bool,
 }
 
-/// Solves the problem, optionally from initial dual coefficients.
+/// Solves the problem, optionally from initial dual coefficients `[N, C]`. A round is a few sweeps over the
+/// samples and an evaluation of the duality gap.
 pub(crate) fn solve(
     problem: CrammerSingerProblem<'_>,
     initial_dual_coef: Option<&[f64]>,
@@ -79,6 +80,7 @@ pub(crate) fn solve(
     CrammerSingerSolution { weight, constant_weights, dual_coef, progress, converged }
 }
 
+/// The problem and the current state of the solver; fields are as in [`CrammerSingerSolution`].
 struct CrammerSingerSolver<'a> {
     problem: CrammerSingerProblem<'a>,
     vectors: VectorOps,
@@ -93,7 +95,7 @@ struct CrammerSingerSolver<'a> {
 #[derive(Clone, Copy)]
 struct FreeCoef {
     class: u32,
-    /// Derivative of the dual with respect to the coefficient.
+    /// Derivative of the dual objective, which is minimized, with respect to the coefficient.
     gradient: f64,
     /// The coefficient.
     value: f64,
@@ -102,6 +104,7 @@ struct FreeCoef {
 }
 
 impl<'a> CrammerSingerSolver<'a> {
+    /// Starts from zero coefficients, all of which may change.
     fn new(problem: CrammerSingerProblem<'a>) -> Self {
         let (samples, classes) = (problem.features.len(), problem.cost.len());
         Self {
@@ -114,13 +117,14 @@ impl<'a> CrammerSingerSolver<'a> {
         }
     }
 
-    /// Starts from the feasible multiple of `initial_dual_coef` with the lowest dual; returns whether it
-    /// differs from zero. So a warm start is never worse than a cold start.
+    /// Starts from the multiple of `initial_dual_coef` `[N, C]` within the bounds with the lowest dual
+    /// objective, so that a warm start is never worse than a cold start. Returns whether that multiple
+    /// differs from zero.
     fn warm_start(&mut self, initial_dual_coef: &[f64]) -> bool {
         let classes = self.problem.cost.len();
         let (mut max_multiple, mut linear) = (f64::INFINITY, 0.0);
-        for (values, &label) in initial_dual_coef.chunks_exact(classes).zip(self.problem.labels) {
-            let label_coef = values[label as usize];
+        for (coefs, &label) in initial_dual_coef.chunks_exact(classes).zip(self.problem.labels) {
+            let label_coef = coefs[label as usize];
             linear += label_coef;
             if label_coef > 0.0 {
                 max_multiple = max_multiple.min(self.problem.cost[label as usize] / label_coef);
@@ -141,19 +145,21 @@ impl<'a> CrammerSingerSolver<'a> {
     fn recompute_weights(&mut self) {
         self.weight = gemm_tn(&self.dual_coef, self.problem.features);
         let mut sums = vec![0.0; self.constant_weights.len()];
-        for values in self.dual_coef.chunks_exact(sums.len()) {
-            for (sum, value) in sums.iter_mut().zip(values) {
-                *sum += value;
+        for coefs in self.dual_coef.chunks_exact(sums.len()) {
+            for (sum, coef) in sums.iter_mut().zip(coefs) {
+                *sum += coef;
             }
         }
         self.constant_weights = sums.into_iter().map(|sum| sum * self.problem.intercept_scaling).collect();
     }
 
+    /// `Σ_m |w_m|²`, including the weights of the constant feature.
     fn squared_norm(&self) -> f64 {
         self.vectors.dot(&self.weight, &self.weight)
             + self.vectors.dot(&self.constant_weights, &self.constant_weights)
     }
 
+    /// Optimizes the coefficients of each sample that may change, a few times, in random orders.
     fn sweep(&mut self, mut rng: KeyedRng) {
         let mut active: Vec<usize> =
             (0..self.free_classes.len()).filter(|&i| self.free_classes[i].len() > 1).collect();
@@ -164,8 +170,8 @@ impl<'a> CrammerSingerSolver<'a> {
         }
     }
 
-    /// Optimizes the coefficients of sample `i`, keeping the others; returns whether any may still change.
-    /// `row` is scratch space for its features.
+    /// Optimizes the coefficients of sample `i` while those of the other samples stay, and updates the
+    /// weights; returns whether any may still change. `row` is scratch space for the features of the sample.
     fn update_sample(&mut self, i: usize, row: &mut [f64]) -> bool {
         let (width, classes) = (self.problem.features.width(), self.problem.cost.len());
         for (value, &x) in row.iter_mut().zip(self.problem.features.row(i)) {
@@ -184,7 +190,7 @@ impl<'a> CrammerSingerSolver<'a> {
             .collect();
         let violation = shrink(&mut free);
         self.free_classes[i].clear();
-        self.free_classes[i].extend(free.iter().map(|m| m.class));
+        self.free_classes[i].extend(free.iter().map(|coef| coef.class));
         if free.len() < 2 {
             return false;
         }
@@ -202,47 +208,50 @@ impl<'a> CrammerSingerSolver<'a> {
         true
     }
 
-    /// Evaluates all samples: the objective and duality gap, and which coefficients may change.
+    /// Evaluates all samples with recomputed weights: returns the objective and the duality gap, and updates
+    /// which coefficients may change.
     fn evaluate(&mut self) -> Progress {
         self.recompute_weights();
         let CrammerSingerProblem { features, labels, cost, intercept_scaling, .. } = self.problem;
         let classes = cost.len();
-        let packed = PackedWeights::new(&self.weight, features.width());
+        let packed = PackedWeights::pack(&self.weight, features.width());
         let offsets: Vec<f64> = self.constant_weights.iter().map(|w| w * intercept_scaling).collect();
         let blocks = features.as_slice().par_chunks(ROWS_PER_TASK * features.width());
         let losses: Vec<f64> = blocks
             .zip(labels.par_chunks(ROWS_PER_TASK))
             .zip(self.dual_coef.par_chunks(ROWS_PER_TASK * classes))
             .zip(self.free_classes.par_chunks_mut(ROWS_PER_TASK))
-            .map(|(((rows, labels), dual_coef), all_free_classes)| {
+            .map(|(((rows, labels), dual_coef), block_free_classes)| {
                 let mut scores = vec![0.0; labels.len() * classes];
                 packed.multiply(rows, &mut scores);
                 let rows = scores.chunks_exact_mut(classes).zip(dual_coef.chunks_exact(classes));
                 let mut loss = 0.0;
-                for (((scores, values), &label), out) in rows.zip(labels).zip(all_free_classes) {
+                for (((scores, coefs), &label), free_classes) in rows.zip(labels).zip(block_free_classes) {
                     scores.iter_mut().zip(&offsets).for_each(|(score, offset)| *score += offset);
                     let cost = cost[label as usize];
                     let mut free: Vec<FreeCoef> = (0..classes)
-                        .map(|m| FreeCoef::new(m as u32, label, scores[m], values[m], cost))
+                        .map(|m| FreeCoef::new(m as u32, label, scores[m], coefs[m], cost))
                         .collect();
-                    let largest = free.iter().map(|m| m.gradient).fold(f64::NEG_INFINITY, f64::max);
+                    let largest = free.iter().map(|coef| coef.gradient).fold(f64::NEG_INFINITY, f64::max);
                     loss += cost * (largest - scores[label as usize]);
                     shrink(&mut free);
-                    out.clear();
-                    out.extend(free.iter().map(|m| m.class));
+                    free_classes.clear();
+                    free_classes.extend(free.iter().map(|coef| coef.class));
                 }
                 loss
             })
             .collect();
         let half_norm = 0.5 * self.squared_norm();
         let label_coefs =
-            self.dual_coef.chunks_exact(classes).zip(labels).map(|(values, &l)| values[l as usize]);
+            self.dual_coef.chunks_exact(classes).zip(labels).map(|(coefs, &label)| coefs[label as usize]);
         let (primal, dual) = (half_norm + losses.iter().sum::<f64>(), label_coefs.sum::<f64>() - half_norm);
         Progress { primal, gap: primal - dual }
     }
 }
 
 impl FreeCoef {
+    /// The coefficient of `class` of a sample with this `label` and `C_i`: `score` is `w·x_i` for the class,
+    /// `value` the coefficient.
     fn new(class: u32, label: u32, score: f64, value: f64, cost: f64) -> Self {
         let is_label = class == label;
         Self {
@@ -254,21 +263,21 @@ impl FreeCoef {
     }
 }
 
-/// Removes the coefficients that are at their bound and would stay there. Returns the violation of optimality
-/// among the others: by how much the largest gradient exceeds the smallest one of a coefficient that may
-/// grow.
+/// Removes the coefficients of a sample that are at their bound and would stay there. Returns by how much the
+/// others violate optimality: the largest gradient minus the smallest one of a coefficient that may grow.
 fn shrink(free: &mut Vec<FreeCoef>) -> f64 {
-    let growable = free.iter().filter(|m| m.value < m.upper).map(|m| m.gradient);
+    let growable = free.iter().filter(|coef| coef.value < coef.upper).map(|coef| coef.gradient);
     let smallest = growable.fold(f64::INFINITY, f64::min);
-    free.retain(|m| m.value < m.upper || m.gradient >= smallest);
-    free.iter().map(|m| m.gradient).fold(f64::NEG_INFINITY, f64::max) - smallest
+    free.retain(|coef| coef.value < coef.upper || coef.gradient >= smallest);
+    free.iter().map(|coef| coef.gradient).fold(f64::NEG_INFINITY, f64::max) - smallest
 }
 
-/// The minimum of `Σ ½ A α_m² + B_m α_m` within the bounds with coefficients that sum to 0, where `A` is
-/// `curvature` and `B` gives the gradients in `free`: algorithm 3.1 of the sequential dual method paper.
+/// The new values of the `free` coefficients of a sample: the minimum of `Σ ½ A α_m² + B_m α_m` within the
+/// bounds with coefficients that sum to 0, where `A` is `curvature` and `B` gives the gradients in `free`;
+/// `cost` is `C_i` (algorithm 3.1 of the sequential dual method paper).
 fn solve_subproblem(free: &[FreeCoef], curvature: f64, cost: f64) -> Vec<f64> {
-    let linear = |m: &FreeCoef| m.gradient - curvature * m.value;
-    let mut breakpoints: Vec<f64> = free.iter().map(|m| linear(m) + curvature * m.upper).collect();
+    let linear = |coef: &FreeCoef| coef.gradient - curvature * coef.value;
+    let mut breakpoints: Vec<f64> = free.iter().map(|coef| linear(coef) + curvature * coef.upper).collect();
     breakpoints.sort_unstable_by(|a, b| b.total_cmp(a));
     let mut sum = breakpoints[0] - curvature * cost;
     let mut count = 1;
@@ -277,21 +286,21 @@ fn solve_subproblem(free: &[FreeCoef], curvature: f64, cost: f64) -> Vec<f64> {
         count += 1;
     }
     let threshold = sum / count as f64;
-    free.iter().map(|m| ((threshold - linear(m)) / curvature).min(m.upper)).collect()
+    free.iter().map(|coef| ((threshold - linear(coef)) / curvature).min(coef.upper)).collect()
 }
 
-/// Dual coefficients `[N, C]` for weights with these `scores` `[N, C]`: a sample with a positive loss has its
-/// whole `C_i` on its own class and on the class with the largest loss, as at the optimum if that class is
-/// unique.
+/// Dual coefficients `[N, C]` for a warm start from weights with these `scores` `[N, C]`: a sample with a
+/// positive loss has its whole `C_i` on its own class and on the class with the largest loss, as at the
+/// optimum if that class is unique.
 pub(crate) fn dual_coef_from_scores(scores: &[f64], labels: &[u32], cost: &[f64]) -> Vec<f64> {
     let mut dual_coef = vec![0.0; scores.len()];
     let rows = scores.chunks_exact(cost.len()).zip(dual_coef.chunks_exact_mut(cost.len()));
-    for ((scores, values), &label) in rows.zip(labels) {
+    for ((scores, coefs), &label) in rows.zip(labels) {
         let label = label as usize;
         let margin = |m: usize| scores[m] + f64::from(u8::from(m != label));
         let worst = (0..cost.len()).fold(label, |worst, m| if margin(m) > margin(worst) { m } else { worst });
-        values[label] += cost[label];
-        values[worst] -= cost[label];
+        coefs[label] += cost[label];
+        coefs[worst] -= cost[label];
     }
     dual_coef
 }

@@ -25,12 +25,13 @@ pub(crate) struct FoldData<'a> {
     pub(crate) held_out: &'a TrainingSet<'a>,
 }
 
-/// Chooses among `candidates` by stratified cross-validation that keeps groups together. `path_losses` fits
-/// the candidates on a fold, in order (so that each fit may start from the previous one), and returns the sum
-/// of each one's loss over the held-out samples.
+/// Chooses the value of a hyperparameter for `"auto"`, such as `C`: the one of `candidates` with the lowest
+/// loss in stratified cross-validation that keeps groups together. `parameter` is its name in messages and in
+/// the history. `path_losses` fits the candidates on a fold, in order (so that each fit may start from the
+/// previous one), and returns for each the sum of its losses over the held-out samples.
 ///
-/// If no class has two photos, nothing can be held out: the middle candidate is taken, and a warning is
-/// logged.
+/// If nothing can be held out, as no class has two images of different groups, the middle candidate is taken
+/// and a warning is logged.
 pub(crate) fn choose_by_cross_validation(
     data: &TrainingSet<'_>,
     parameter: &'static str,
@@ -54,10 +55,12 @@ pub(crate) fn choose_by_cross_validation(
     if n_held_out == 0 {
         let value = candidates[candidates.len() / 2];
         tracing::warn!(
-            "`{parameter} = \"auto\"` falls back to {value}: cross-validation needs a class with two photos"
+            "`{parameter} = \"auto\"` needs a class with at least two photos to compare values: `{parameter} = {value}` is used; add \
+             photos, or set `{parameter}` to a number"
         );
         return Ok(Choice { value, history: History::default() });
     }
+    // A loss of NaN must never be the lowest.
     let comparable = |loss: f64| if loss.is_finite() { loss } else { f64::INFINITY };
     let best = (0..losses.len()).min_by(|&a, &b| comparable(losses[a]).total_cmp(&comparable(losses[b])));
     let rows =
@@ -66,14 +69,19 @@ pub(crate) fn choose_by_cross_validation(
     Ok(Choice { value: candidates[best.unwrap_or_default()], history })
 }
 
-/// A copy of some rows of a training set.
+/// A copy of some samples of a training set: the part of a fold that is fitted or held out. A
+/// [`TrainingSet`] needs contiguous features, which those samples do not have in the original.
 struct OwnedSet {
+    /// Features, row by row.
     values: Vec<f32>,
+    /// The class of each row.
     labels: Vec<u32>,
+    /// The group of each row, if the original has groups.
     groups: Option<Vec<u32>>,
 }
 
 impl OwnedSet {
+    /// Copies features, labels and groups of the samples with the indices `rows`: one side of a fold.
     fn from_rows(data: &TrainingSet<'_>, rows: &[usize]) -> Self {
         Self {
             values: rows.iter().flat_map(|&row| data.features().row(row)).copied().collect(),
@@ -82,6 +90,8 @@ impl OwnedSet {
         }
     }
 
+    /// Borrows the copied samples as a training set that heads can be fitted on or evaluated with. `data` is
+    /// the original, which gives the number of features and of classes.
     fn training_set(&self, data: &TrainingSet<'_>) -> Result<TrainingSet<'_>, HeadError> {
         let features = FeatureMatrix::from_valid_rows(&self.values, data.features().width());
         let set = TrainingSet::new(features, &self.labels, data.classes())?;

@@ -8,8 +8,8 @@ use std::collections::VecDeque;
 
 use crate::vector::VectorOps;
 
-/// Number of steps that the inverse Hessian is built from.
-const HISTORY: usize = 10;
+/// Number of latest steps that the inverse Hessian is built from.
+const MAX_PAIRS: usize = 10;
 /// Sufficient decrease: fraction of the decrease predicted by the slope.
 pub(crate) const SUFFICIENT_DECREASE: f64 = 1e-4;
 /// Curvature condition: fraction of the initial slope that may remain.
@@ -17,7 +17,7 @@ const CURVATURE: f64 = 0.9;
 /// Maximum number of evaluations per line search.
 const MAX_EVALUATIONS: usize = 30;
 
-/// Stopping rule.
+/// When L-BFGS and OWL-QN stop.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LbfgsStopping {
     /// Largest gradient component at which to stop.
@@ -26,7 +26,7 @@ pub(crate) struct LbfgsStopping {
     pub(crate) iterations: u64,
 }
 
-/// The result of [`minimize`].
+/// The result of L-BFGS or OWL-QN.
 #[derive(Clone, Debug)]
 pub(crate) struct Minimum {
     /// The best point.
@@ -37,9 +37,10 @@ pub(crate) struct Minimum {
     pub(crate) converged: bool,
 }
 
-/// Minimizes `evaluate`, which returns the value at a point and fills in the gradient, from `start`.
-///
-/// `on_iteration` is called with the number of iterations done.
+/// Minimizes a smooth function by the quasi-Newton method L-BFGS, from the point `start` until `stopping` is
+/// met. `evaluate` is the function: it gets a point, returns the value there and writes the gradient to its
+/// second argument. `inverse` multiplies a vector by an approximate inverse Hessian: the better it is, the
+/// fewer iterations are needed. `on_iteration` is called with the number of iterations done.
 pub(crate) fn minimize(
     start: Vec<f64>,
     inverse: &InverseHessian<'_>,
@@ -50,16 +51,17 @@ pub(crate) fn minimize(
     let vectors = VectorOps::new();
     let mut start_point = Evaluation { gradient: vec![0.0; start.len()], point: start, value: 0.0 };
     start_point.value = evaluate(&start_point.point, &mut start_point.gradient);
-    let slope = |point: &Evaluation| point.gradient.clone();
+    let gradient_at = |point: &Evaluation| point.gradient.clone();
     let step = |current: &Evaluation, _: &[f64], direction: Vec<f64>| {
         line_search(current, &direction, vectors, &mut evaluate)
     };
-    minimize_with(start_point, inverse, stopping, slope, step, on_iteration)
+    minimize_with(start_point, inverse, stopping, gradient_at, step, on_iteration)
 }
 
-/// The shared iteration of L-BFGS and OWL-QN: steps until the largest component of the (pseudo-)gradient is
-/// small enough. `step` gets a point, its gradient and the quasi-Newton direction; it returns a lower point,
-/// if it finds one.
+/// The loop that L-BFGS and OWL-QN share: takes steps from `current` until the largest component of the
+/// gradient (OWL-QN's pseudo-gradient) is small enough. `gradient_at` returns that gradient. `step` gets a
+/// point, its gradient and the quasi-Newton direction; it returns a point with a lower value, or `None` if it
+/// finds none. `inverse` multiplies a vector by an approximate inverse Hessian.
 pub(crate) fn minimize_with(
     mut current: Evaluation,
     inverse: &InverseHessian<'_>,
@@ -79,8 +81,8 @@ pub(crate) fn minimize_with(
             if memory.is_empty() {
                 break;
             }
-            // The stored curvature is misleading, as may happen where the value is dominated by rounding:
-            // restart without it.
+            // Rounding errors in the gradients may have made the stored curvature, and so the direction,
+            // wrong: try again without it.
             memory.clear();
             continue;
         };
@@ -93,19 +95,20 @@ pub(crate) fn minimize_with(
     Minimum { converged: max_abs(&gradient) <= stopping.tolerance, point: current.point, progress }
 }
 
-/// The largest absolute value.
+/// The largest absolute value of a gradient, which is near 0 at a minimum; solvers stop by it.
 fn max_abs(vector: &[f64]) -> f64 {
     vector.iter().fold(0.0, |top, g| g.abs().max(top))
 }
 
-/// A point with its value and gradient.
+/// A point with the value and the gradient of the objective there.
 pub(crate) struct Evaluation {
     pub(crate) point: Vec<f64>,
     pub(crate) value: f64,
     pub(crate) gradient: Vec<f64>,
 }
 
-/// A step and the change of the gradient along it.
+/// What L-BFGS remembers of an iteration: the step and the change of the gradient along it, which tell the
+/// curvature in that direction.
 struct CurvaturePair {
     step: Vec<f64>,
     gradient_change: Vec<f64>,
@@ -116,45 +119,52 @@ struct CurvaturePair {
 /// An approximate inverse Hessian, up to a factor, as its product with a vector.
 pub(crate) type InverseHessian<'a> = dyn Fn(&[f64]) -> Vec<f64> + 'a;
 
-/// The curvature of the last steps, which defines the inverse Hessian.
+/// The approximate inverse Hessian of L-BFGS: the curvature of the last steps, on top of the caller's
+/// approximation.
 struct LbfgsMemory<'a> {
+    /// Oldest first, at most [`MAX_PAIRS`].
     pairs: VecDeque<CurvaturePair>,
+    /// The caller's approximation.
     inverse_hessian: &'a InverseHessian<'a>,
     vectors: VectorOps,
 }
 
 impl<'a> LbfgsMemory<'a> {
-    /// An empty history.
+    /// A memory without steps: the inverse Hessian is `inverse_hessian` alone.
     fn new(inverse_hessian: &'a InverseHessian<'a>) -> Self {
         Self { pairs: VecDeque::new(), inverse_hessian, vectors: VectorOps::new() }
     }
 
-    /// Whether there are no steps.
+    /// Whether no step is stored.
     fn is_empty(&self) -> bool {
         self.pairs.is_empty()
     }
 
-    /// Removes all steps.
+    /// Removes all stored steps.
     fn clear(&mut self) {
         self.pairs.clear();
     }
 
-    /// Adds the step between two points.
+    /// Stores the curvature along the step from the point `previous` to `current`, to improve the next
+    /// directions; of more than [`MAX_PAIRS`] steps the oldest is removed. A step without positive curvature
+    /// is ignored: with it the inverse Hessian might not be positive definite.
     fn push(&mut self, previous: &Evaluation, current: &Evaluation) {
         let difference =
             |to: &[f64], from: &[f64]| -> Vec<f64> { to.iter().zip(from).map(|(a, b)| a - b).collect() };
         let (step, gradient_change) =
             (difference(&current.point, &previous.point), difference(&current.gradient, &previous.gradient));
-        let product = self.vectors.dot(&step, &gradient_change);
-        if product > 0.0 {
-            self.pairs.push_back(CurvaturePair { step, gradient_change, rho: 1.0 / product });
-            if self.pairs.len() > HISTORY {
+        let curvature = self.vectors.dot(&step, &gradient_change);
+        if curvature > 0.0 {
+            self.pairs.push_back(CurvaturePair { step, gradient_change, rho: 1.0 / curvature });
+            if self.pairs.len() > MAX_PAIRS {
                 self.pairs.pop_front();
             }
         }
     }
 
-    /// Minus the inverse Hessian times the gradient.
+    /// The direction of the next step: minus the approximate inverse Hessian times `gradient`. The two loops,
+    /// over the stored steps from the last to the first and back, add their curvature to the caller's inverse
+    /// Hessian, without forming a matrix (two-loop recursion, algorithm 7.4 of Nocedal and Wright).
     fn direction(&self, gradient: &[f64]) -> Vec<f64> {
         let mut direction: Vec<f64> = gradient.iter().map(|g| -g).collect();
         let mut alphas = Vec::with_capacity(self.pairs.len());
@@ -163,6 +173,7 @@ impl<'a> LbfgsMemory<'a> {
             self.vectors.add_scaled(&mut direction, -alpha, &pair.gradient_change);
             alphas.push(alpha);
         }
+        // Makes the caller's inverse Hessian match the curvature of the last step (7.20).
         let scale = self.pairs.back().map_or(1.0, |last| {
             1.0 / (last.rho
                 * self.vectors.dot(&last.gradient_change, &(self.inverse_hessian)(&last.gradient_change)))
@@ -177,7 +188,8 @@ impl<'a> LbfgsMemory<'a> {
     }
 }
 
-/// A tried step length with its value and slope.
+/// A step length that the line search tried, with the value of the objective there and its slope along the
+/// direction.
 #[derive(Clone, Copy)]
 struct Trial {
     length: f64,
@@ -185,8 +197,10 @@ struct Trial {
     slope: f64,
 }
 
-/// A point along `direction` that satisfies the strong Wolfe conditions; else the lowest one tried, if
-/// rounding hides them; `None` if none is lower.
+/// Decides how far a step of L-BFGS goes: returns a point along `direction` from `current` that satisfies the
+/// strong Wolfe conditions (the value falls enough, and the slope flattens enough). If it finds none, as
+/// close to the minimum where rounding errors dominate, it returns the lowest point tried; `None` if no point
+/// is lower than `current`.
 fn line_search(
     current: &Evaluation,
     direction: &[f64],
@@ -217,6 +231,7 @@ fn line_search(
         } else if trial.slope.abs() <= -CURVATURE * start.slope {
             return lowest;
         } else {
+            // Where the value rises from here toward `high`, the minimum lies back toward the old `low`.
             if trial.slope * (high.map_or(f64::INFINITY, |high| high.length) - length) >= 0.0 {
                 high = Some(low);
             }
@@ -231,7 +246,9 @@ fn line_search(
     lowest
 }
 
-/// The minimum of the cubic through both trials (3.59), at least a tenth of the interval away from its ends.
+/// The next step length that the line search tries, between the trials `low` and `high`: the minimum of the
+/// cubic polynomial with their values and slopes (equation 3.59 of Nocedal and Wright), but at least a tenth
+/// of the interval away from its ends, so that the interval shrinks. The middle if there is no minimum.
 fn cubic_minimum(low: Trial, high: Trial) -> f64 {
     let width = high.length - low.length;
     let d1 = low.slope + high.slope - 3.0 * (low.value - high.value) / (low.length - high.length);

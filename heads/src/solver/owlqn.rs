@@ -12,10 +12,13 @@ use crate::vector::VectorOps;
 /// Maximum number of halvings of a step.
 const MAX_HALVINGS: usize = 40;
 
-/// Minimizes `evaluate(x) + Σ l1_weights_i |x_i|` from `start`, where `evaluate` returns the value of the
-/// smooth part and fills in its gradient. `inverse` approximates the smooth part's inverse Hessian and must
-/// be diagonal, so that weights do not affect each other. The progress holds the full objective and the
-/// largest component of the pseudo-gradient.
+/// Minimizes a function with an L1 penalty, `evaluate(x) + Σ l1_weights_i |x_i|`, by OWL-QN from `start`.
+/// `evaluate` is the smooth part: it gets a point, returns the value there and writes the gradient to its
+/// second argument. `inverse` multiplies a vector by an approximate inverse Hessian of the smooth part, which
+/// must be diagonal, so that weights do not affect each other. `on_iteration` is called with the number of
+/// iterations done.
+///
+/// The progress holds the objective with the penalty and the largest component of the pseudo-gradient.
 pub(crate) fn minimize(
     start: Vec<f64>,
     l1_weights: &[f64],
@@ -28,21 +31,25 @@ pub(crate) fn minimize(
     let penalty = |point: &[f64]| -> f64 { point.iter().zip(l1_weights).map(|(x, a)| a * x.abs()).sum() };
     let mut start_point = Evaluation { gradient: vec![0.0; start.len()], point: start, value: 0.0 };
     start_point.value = evaluate(&start_point.point, &mut start_point.gradient) + penalty(&start_point.point);
-    let slope = |point: &Evaluation| pseudo_gradient(point, l1_weights);
-    let step = |current: &Evaluation, slope: &[f64], mut direction: Vec<f64>| {
-        for (d, slope) in direction.iter_mut().zip(slope) {
+    let gradient_at = |point: &Evaluation| pseudo_gradient(point, l1_weights);
+    let step = |current: &Evaluation, pseudo_grad: &[f64], mut direction: Vec<f64>| {
+        // As in the paper, a component that would go uphill becomes 0.
+        for (d, slope) in direction.iter_mut().zip(pseudo_grad) {
             if *d * slope >= 0.0 {
                 *d = 0.0;
             }
         }
-        backtracking_step(current, slope, &direction, vectors, |point, gradient| {
+        backtracking_step(current, pseudo_grad, &direction, vectors, |point, gradient| {
             evaluate(point, gradient) + penalty(point)
         })
     };
-    minimize_with(start_point, inverse, stopping, slope, step, on_iteration)
+    minimize_with(start_point, inverse, stopping, gradient_at, step, on_iteration)
 }
 
-/// The pseudo-gradient: the one-sided derivative of smallest magnitude for each weight (equation 4).
+/// What OWL-QN uses at `point` in place of the gradient of the objective, as the L1 penalty,
+/// `Σ l1_weights_i |x_i|`, has none where a weight is 0. For each weight it is the one-sided derivative of
+/// smallest magnitude: 0 where the weight is 0 and the penalty outweighs the gradient of the smooth part, and
+/// so keeps it at 0 (equation 4 of Andrew and Gao).
 fn pseudo_gradient(point: &Evaluation, l1_weights: &[f64]) -> Vec<f64> {
     let component = |((&x, &g), &a): ((&f64, &f64), &f64)| {
         if x != 0.0 {
@@ -58,10 +65,13 @@ fn pseudo_gradient(point: &Evaluation, l1_weights: &[f64]) -> Vec<f64> {
     point.point.iter().zip(&point.gradient).zip(l1_weights).map(component).collect()
 }
 
-/// Backtracking line search with projection on the orthant.
+/// Takes a step of OWL-QN by backtracking line search: halves the step from `current` along `direction` until
+/// the objective with the penalty, which `evaluate` returns, decreases enough. A weight whose sign would
+/// change becomes 0; one that is 0 now may only move against its pseudo-gradient. Returns the new point;
+/// `None` if no step decreases the objective.
 fn backtracking_step(
     current: &Evaluation,
-    slope: &[f64],
+    pseudo_grad: &[f64],
     direction: &[f64],
     vectors: VectorOps,
     mut evaluate: impl FnMut(&[f64], &mut [f64]) -> f64,
@@ -69,13 +79,14 @@ fn backtracking_step(
     let mut length = 1.0;
     for _ in 0..MAX_HALVINGS {
         let projected = |((&x, &d), &slope): ((&f64, &f64), &f64)| {
+            // Only its sign matters.
             let orthant = if x != 0.0 { x } else { -slope };
-            let to = x + length * d;
-            if to * orthant > 0.0 { to } else { 0.0 }
+            let moved = x + length * d;
+            if moved * orthant > 0.0 { moved } else { 0.0 }
         };
-        let point: Vec<f64> = current.point.iter().zip(direction).zip(slope).map(projected).collect();
+        let point: Vec<f64> = current.point.iter().zip(direction).zip(pseudo_grad).map(projected).collect();
         let change: Vec<f64> = point.iter().zip(&current.point).map(|(to, from)| to - from).collect();
-        let expected_change = vectors.dot(slope, &change);
+        let expected_change = vectors.dot(pseudo_grad, &change);
         let mut gradient = vec![0.0; point.len()];
         let value = evaluate(&point, &mut gradient);
         if expected_change < 0.0 && value <= current.value + SUFFICIENT_DECREASE * expected_change {

@@ -4,16 +4,19 @@ use pulp::{Arch, Simd, WithSimd};
 
 use crate::dense::Real;
 
-/// Values reduced together; fixed, so that every processor gives the same bits.
+/// Number of partial sums or maxima in a reduction, which a processor computes at the same time. It is fixed,
+/// so that every processor gives the same bits.
 const LANES: usize = 16;
 
-/// The floating-point type of logits.
+/// A floating-point type in which solvers compute logits: `f64`, or `f32` where speed matters more.
 pub(crate) trait LogitFloat: Real {
-    /// `e` to the power of a number from `-∞` to 0.
+    /// `e` to the power of this number, which must be at most 0, as softmax needs it after it has subtracted
+    /// the largest logit.
     fn exp_non_positive(self) -> Self;
 }
 
 impl LogitFloat for f64 {
+    /// `e` to the power of this number, which must be at most 0, by the standard library.
     #[inline(always)]
     fn exp_non_positive(self) -> Self {
         self.exp()
@@ -21,27 +24,34 @@ impl LogitFloat for f64 {
 }
 
 impl LogitFloat for f32 {
-    /// `2ⁿ eʳ` with integer `n` and `|r| <= ½ ln 2`, with the polynomial of the Cephes library (Moshier 1989)
-    /// for `eʳ`: accurate to two units in the last place, without branches. Arguments below -87 are clamped.
+    /// `e` to the power of this number, which must be at most 0, accurate to two units in the last place. Own
+    /// code without branches, as a loop of it can be compiled to SIMD instructions, unlike one of `f32::exp`.
+    /// Computes `2ⁿ eʳ` with integer `n` and `|r| <= ½ ln 2`, where `eʳ` is the polynomial of the Cephes
+    /// library (Moshier 1989). Arguments below -87, whose result would be too small for a normal `f32`, count
+    /// as -87.
     #[inline(always)]
     fn exp_non_positive(self) -> Self {
-        /// Adding this rounds a number to an integer in its last bits.
+        /// `1.5 · 2²³`: adding this rounds a number to an integer in its last bits.
         const ROUND: f32 = 12_582_912.0;
-        /// ln 2, split into a part with few bits and the rest.
+        /// ln 2, split into a part with few bits, whose product with `n` is exact, and the rest.
         const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
         let x = self.max(-87.0);
         let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUND);
         let n = shifted - ROUND;
         let r = n.mul_add(-LN_2[1], n.mul_add(-LN_2[0], x));
+        // `eʳ` is `1 + r + r² tail`.
         let terms = [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_65, 0.5];
         let tail = terms.iter().fold(1.987_569_1e-4f32, |sum, &term| sum.mul_add(r, term));
+        // 2ⁿ: the last bits of `shifted` are n, which is added to the exponent of 1.
         let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(1.0f32.to_bits()));
         power * tail.mul_add(r * r, r + 1.0)
     }
 }
 
-/// Adds `bias` to the logits `[K]` of a row and replaces them by `sample_weight (softmax - one-hot)`; returns
-/// the log-loss.
+/// Computes the log-loss of one sample of class `label` in logistic regression, and its gradient with respect
+/// to the sample's logits. `logits` `[K]` come without the intercepts `bias` `[K]`, which are added first.
+/// Returns the log-loss without the weight. Overwrites `logits` with the gradient of the weighted loss,
+/// `sample_weight (softmax - one-hot)`. `arch` is the SIMD level to compute with.
 pub(crate) fn softmax_residual<T: LogitFloat>(
     arch: Arch,
     logits: &mut [T],
@@ -52,7 +62,8 @@ pub(crate) fn softmax_residual<T: LogitFloat>(
     arch.dispatch(SoftmaxResidual { logits, bias, label, sample_weight })
 }
 
-/// A struct, not a closure: `with_simd` must be inlined to use the processor's instructions.
+/// The arguments of [`softmax_residual`]. A struct, not a closure: `with_simd` must be inlined to use the
+/// processor's instructions.
 struct SoftmaxResidual<'a, T> {
     logits: &'a mut [T],
     bias: &'a [T],
@@ -63,6 +74,9 @@ struct SoftmaxResidual<'a, T> {
 impl<T: LogitFloat> WithSimd for SoftmaxResidual<'_, T> {
     type Output = f64;
 
+    /// Adds the intercepts to the logits, returns the log-loss of the sample, and overwrites the logits with
+    /// the gradient of the weighted loss, as [`softmax_residual`] describes. Subtracts the largest logit
+    /// first, so that no exponential overflows.
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) -> f64 {
         let Self { logits, bias, label, sample_weight } = self;
@@ -85,18 +99,21 @@ impl<T: LogitFloat> WithSimd for SoftmaxResidual<'_, T> {
     }
 }
 
-/// Reduces all mapped values with `combine`, starting from `start`, which must be neutral.
+/// The sum or the maximum of `map(value)` over the `values`: `combine` adds two numbers or takes the larger.
+/// Computes [`LANES`] partial results (each over every `LANES`-th value), which can run in SIMD instructions,
+/// then combines these. `start` must be neutral, such as 0 for a sum. The order is fixed, so that every
+/// processor gives the same bits.
 #[inline(always)]
 fn reduce_lanes<T, U: Copy>(values: &[T], start: U, map: impl Fn(&T) -> U, combine: impl Fn(U, U) -> U) -> U {
     let mut lanes = [start; LANES];
-    let (blocks, rest) = values.as_chunks::<LANES>();
+    let (blocks, remainder) = values.as_chunks::<LANES>();
     for block in blocks {
         for (lane, value) in lanes.iter_mut().zip(block) {
             *lane = combine(*lane, map(value));
         }
     }
-    let rest = rest.iter().fold(start, |sum, value| combine(sum, map(value)));
-    lanes.into_iter().fold(rest, combine)
+    let combined = remainder.iter().fold(start, |combined, value| combine(combined, map(value)));
+    lanes.into_iter().fold(combined, combine)
 }
 
 #[cfg(test)]

@@ -6,13 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rayon::prelude::*;
 
 use super::{MultiClass, SvmConfig, SvmLoss};
-use crate::affine::{Affine, BIAS, WEIGHT};
+use crate::affine::Affine;
 use crate::data::TrainingSet;
 use crate::error::HeadError;
 use crate::gemm::PackedWeights;
-use crate::head::{Head, Tensors};
+use crate::head::Tensors;
 use crate::solver::crammer_singer;
 use crate::solver::dual_coordinate_descent::{MarginLoss, Progress, SvmStopping};
+use crate::solver::gradient::check_warm_start;
 use crate::solver::one_vs_rest::{OneVsRest, SvmSolution};
 use crate::standardize::PreparedFeatures;
 use crate::vector::VectorOps;
@@ -20,19 +21,24 @@ use crate::vector::VectorOps;
 /// Rows per parallel task.
 const ROWS_PER_TASK: usize = 64;
 
-/// Samples prepared for fits with any `C`.
+/// The training samples of `svm`, prepared for the solver: fits with any `C` share it, also those on a fold
+/// of a cross-validation.
 pub(super) struct SvmProblem<'a> {
     config: &'a SvmConfig,
     labels: &'a [u32],
     prepared: PreparedFeatures<'a>,
     /// `|x_i|²` including the constant feature, `[N]`.
     squared_norms: Vec<f64>,
+    /// The weight in the loss of a sample of each class, `[classes]`.
     class_weights: Vec<f64>,
 }
 
 impl<'a> SvmProblem<'a> {
+    /// Prepares the samples of `data` for fits with any `C`: standardizes the features if `config` says so,
+    /// and computes class weights and squared norms.
     pub(super) fn new(config: &'a SvmConfig, data: &TrainingSet<'a>) -> Self {
         let prepared = PreparedFeatures::new(data.features(), config.standardize);
+        // `constant` is the value of the constant feature, whose weight gives the intercept.
         let (vectors, constant) = (VectorOps::new(), config.intercept_scaling);
         let features = prepared.features();
         let rows = features.as_slice().par_chunks_exact(features.width());
@@ -41,8 +47,10 @@ impl<'a> SvmProblem<'a> {
         Self { config, labels: data.labels(), prepared, squared_norms, class_weights }
     }
 
-    /// Solves for this `C`, optionally from initial dual coefficients. `on_done` is called with the number of
-    /// solved problems and their total.
+    /// Fits the SVM with the regularization `c`, until the duality gap is at most `tolerance` times the
+    /// objective. `initial_dual_coef`, if given, are the dual coefficients to start from, in the order of
+    /// [`SvmSolution`]: of a solution with another `C`, or of a warm start. `on_done` is called for progress,
+    /// with the number of binary problems that are solved and their total.
     pub(super) fn solve(
         &self,
         c: f64,
@@ -80,6 +88,8 @@ impl<'a> SvmProblem<'a> {
         }
     }
 
+    /// The input of the solver for `multi_class = "ovr"` with the regularization `c`: one binary problem per
+    /// class, against the rest.
     fn one_vs_rest(&self, c: f64) -> OneVsRest<'_> {
         OneVsRest {
             features: self.prepared.features(),
@@ -95,11 +105,12 @@ impl<'a> SvmProblem<'a> {
         }
     }
 
-    /// Initial dual coefficients from the tensors of an earlier fit: those that its weights would have at the
-    /// optimum. New classes have zero weights.
+    /// Converts the tensors of an earlier head to dual coefficients, from which [`solve`](Self::solve) can
+    /// start with the regularization `c` (warm start): those that its weights would have if they were
+    /// optimal. Classes that the earlier head lacks start with zero weights.
     ///
     /// # Errors
-    /// When it is not a head of this kind, or has another width or more classes.
+    /// When the tensors are not those of an `svm`, or have a different width or more classes.
     pub(super) fn warm_start_dual_coef(&self, warm_start: &Tensors, c: f64) -> Result<Vec<f64>, HeadError> {
         let (weight, bias) = self.load_warm_start(warm_start)?;
         let classes = self.class_weights.len();
@@ -118,34 +129,22 @@ impl<'a> SvmProblem<'a> {
         })
     }
 
-    /// Weights `[C, F]` and intercepts `[C]` of the warm start, for the prepared features.
+    /// Reads an earlier head; returns its weights `[classes, F]` and, second, its intercepts `[classes]`.
+    /// They are converted to take the prepared features, and are 0 for classes that the earlier head lacks.
     fn load_warm_start(&self, warm_start: &Tensors) -> Result<(Vec<f64>, Vec<f64>), HeadError> {
         let (width, classes) = (self.prepared.features().width(), self.class_weights.len());
         let head = Affine::load(warm_start, "")?;
-        if head.width() != width {
-            return Err(HeadError::Width { expected: head.width(), found: width });
-        }
-        if head.classes() > classes {
-            return Err(HeadError::Data(format!(
-                "the warm-start head has {} classes, but the data has {classes}",
-                head.classes()
-            )));
-        }
-        let values = |name: &str, length: usize| -> Result<Vec<f64>, HeadError> {
-            let values: Vec<f32> = warm_start[name].flatten_all()?.to_vec1()?;
-            let mut values: Vec<f64> = values.into_iter().map(f64::from).collect();
-            values.resize(length, 0.0);
-            Ok(values)
-        };
-        let (mut weight, mut bias) = (values(WEIGHT, classes * width)?, values(BIAS, classes)?);
+        check_warm_start(&head, width, classes)?;
+        let (mut weight, mut bias) = head.with_classes(classes).to_f64();
         self.prepared.standardize_weights(&mut weight, &mut bias);
         Ok((weight, bias))
     }
 
-    /// `w·x + b` of all samples, `[N, K]`.
+    /// The scores `w·x + b` of all training samples, `[N, K]`, for `K` weight vectors `[K, F]` and intercepts
+    /// `[K]`. In parallel; a warm start gets its dual coefficients from them.
     fn scores(&self, weight: &[f64], bias: &[f64]) -> Vec<f64> {
         let features = self.prepared.features();
-        let packed = PackedWeights::new(weight, features.width());
+        let packed = PackedWeights::pack(weight, features.width());
         let mut scores = vec![0.0; features.len() * bias.len()];
         let blocks = features.as_slice().par_chunks(ROWS_PER_TASK * features.width());
         scores.par_chunks_mut(ROWS_PER_TASK * bias.len()).zip(blocks).for_each(|(scores, rows)| {
@@ -157,13 +156,15 @@ impl<'a> SvmProblem<'a> {
         scores
     }
 
-    /// The affine head of a solution, for the raw features.
+    /// Converts a solution of the solver to the head that is saved, with weights and intercepts for all
+    /// classes that take the raw features.
     pub(super) fn to_affine(&self, solution: &SvmSolution) -> Result<Affine, HeadError> {
         let width = self.prepared.features().width();
         let mut weight = solution.weight.clone();
         let mut bias: Vec<f64> =
             solution.constant_weights.iter().map(|w| w * self.config.intercept_scaling).collect();
         if bias.len() < self.class_weights.len() {
+            // Two classes share one hyperplane: class 0 gets its negative.
             weight = weight.iter().map(|w| -w).chain(weight.iter().copied()).collect();
             bias = vec![-bias[0], bias[0]];
         }
@@ -171,24 +172,25 @@ impl<'a> SvmProblem<'a> {
         Affine::from_f64(&weight, &bias, width)
     }
 
-    /// Logs a warning for each problem that did not converge.
+    /// Logs a warning for each binary problem (or the single one) whose duality gap did not reach the
+    /// tolerance of the config.
     pub(super) fn warn_unless_converged(&self, solution: &SvmSolution) {
-        let first = match self.config.multi_class {
+        let first_class = match self.config.multi_class {
             MultiClass::Ovr if self.class_weights.len() == 2 => 1,
             _ => 0,
         };
-        for (class, (progress, converged)) in (first..).zip(&solution.outcomes) {
+        for (class, (progress, converged)) in (first_class..).zip(&solution.outcomes) {
             let (false, Some(Progress { primal, gap })) = (*converged, progress.last()) else { continue };
             let suffix = match self.config.multi_class {
                 MultiClass::Ovr => format!(" for class {class}"),
                 MultiClass::CrammerSinger => String::new(),
             };
             tracing::warn!(
-                "svm has not converged{suffix}: after {} rounds the duality gap is {:.1e} of the objective, above tol = {:.1e}; \
-                 raise `max_iter`, lower `C`, or set `standardize = true`",
-                progress.len(),
+                "the head `svm` has not converged{suffix} and may be less accurate: the duality gap is {:.1e} of the objective, \
+                 above tol = {:.1e} (rounds: {}); raise `max_iter`, lower `C`, or set `standardize = true`",
                 gap / primal,
-                self.config.tol
+                self.config.tol,
+                progress.len()
             );
         }
     }

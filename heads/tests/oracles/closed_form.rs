@@ -229,7 +229,7 @@ fn features_near_f32_max_are_fitted_to_finite_logits_or_refused() {
     let huge = DataSet { values, ..golden.set("three") };
     let registry = Registry::builtin();
     for kind in ["ridge", "lda", "nearest-mean", "knn"] {
-        for config in registry.get(kind).unwrap().configure(toml::Table::new()).unwrap().grid() {
+        for config in registry.get(kind).unwrap().configure(toml::Table::new()).unwrap().candidate_configs() {
             match config.fit(&huge.training_set(), &FitContext::silent()) {
                 Ok(fitted) => {
                     let logits = fitted.head.logits(huge.features()).unwrap();
@@ -242,17 +242,21 @@ fn features_near_f32_max_are_fitted_to_finite_logits_or_refused() {
 }
 
 #[test]
-fn grids_and_memory_estimates() {
+fn candidate_configs_and_memory_estimates() {
     let registry = Registry::builtin();
-    let grid = |kind: &str| -> Vec<String> {
+    let candidates = |kind: &str| -> Vec<String> {
         let config = registry.get(kind).unwrap().configure(toml::Table::new()).unwrap();
-        config.grid().iter().map(|config| config.table().to_string().replace('\n', " ")).collect()
+        config
+            .candidate_configs()
+            .iter()
+            .map(|config| config.table().to_string().replace('\n', " "))
+            .collect()
     };
-    assert_eq!(grid("ridge").len(), 1);
-    assert_eq!(grid("lda"), ["shrinkage = \"auto\" ", "shrinkage = 0.1 "]);
-    assert_eq!(grid("nearest-mean"), ["metric = \"euclidean\" ", "metric = \"cosine\" "]);
+    assert_eq!(candidates("ridge").len(), 1);
+    assert_eq!(candidates("lda"), ["shrinkage = \"auto\" ", "shrinkage = 0.1 "]);
+    assert_eq!(candidates("nearest-mean"), ["metric = \"euclidean\" ", "metric = \"cosine\" "]);
     assert_eq!(
-        grid("knn"),
+        candidates("knn"),
         [
             "k = 5 weights = \"uniform\" metric = \"euclidean\" ",
             "k = 5 weights = \"distance\" metric = \"euclidean\" ",

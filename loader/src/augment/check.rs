@@ -1,4 +1,5 @@
-//! Checks of the values of `[augment]`.
+//! Checks of the values of `[augment]`, so that a config with a value out of range is rejected before
+//! training.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -17,7 +18,8 @@ pub struct AugmentError {
     pub expected: &'static str,
 }
 
-/// An error for `value` unless it is valid.
+/// An error that names `key` (within `[augment]`) and its `value` and says what was `expected`, unless the
+/// value is valid.
 pub(super) fn require(
     is_valid: bool,
     key: &'static str,
@@ -27,10 +29,12 @@ pub(super) fn require(
     if is_valid { Ok(()) } else { Err(AugmentError { key, value: value.to_string(), expected }) }
 }
 
+/// An error unless `p` is a probability.
 pub(super) fn check_probability(key: &'static str, p: f64) -> Result<(), AugmentError> {
-    require((0.0..=1.0).contains(&p), key, p, "must be a probability, from 0 to 1")
+    require((0.0..=1.0).contains(&p), key, p, "must be a probability from 0 to 1")
 }
 
+/// An error if `p` is given and not a probability.
 pub(super) fn check_optional_probability(key: &'static str, p: Option<f64>) -> Result<(), AugmentError> {
     p.map_or(Ok(()), |p| check_probability(key, p))
 }

@@ -25,27 +25,30 @@ impl Default for RandomResizedCrop {
 }
 
 impl RandomResizedCrop {
+    /// Checks the config of this step; the error names the first value that is out of range.
     pub(super) fn check(&self) -> Result<(), AugmentError> {
         let Self { scale, ratio } = *self;
         require(
             is_positive_range(scale) && scale[1] <= 1.0,
             "random_resized_crop.scale",
             format_args!("{scale:?}"),
-            "must be two fractions of the area in ascending order, above 0 and at most 1",
+            "must be two fractions of the photo's area, above 0 and at most 1, in ascending order",
         )?;
         require(
             is_positive_range(ratio),
             "random_resized_crop.ratio",
             format_args!("{ratio:?}"),
-            "must be two ratios above 0, in ascending order",
+            "must be two aspect ratios above 0, in ascending order",
         )
     }
 
-    /// torchvision's `RandomResizedCrop.get_params`, for a photo of (width, height).
+    /// Draws a crop for an image of (width, height), as torchvision's `RandomResizedCrop.get_params`: ten
+    /// attempts at a random area and aspect ratio, then the largest central crop of an allowed ratio.
     pub(super) fn draw(&self, (width, height): (u32, u32), random: &mut KeyedRandom) -> Crop {
         let area = f64::from(width) * f64::from(height);
         for _ in 0..10 {
             let target_area = area * random.uniform(self.scale[0], self.scale[1]);
+            // Uniform in its logarithm: twice as wide is as likely as twice as high.
             let aspect = random.uniform(self.ratio[0].ln(), self.ratio[1].ln()).exp();
             let w = (target_area * aspect).sqrt().round_ties_even() as u32;
             let h = (target_area / aspect).sqrt().round_ties_even() as u32;

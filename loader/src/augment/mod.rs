@@ -1,13 +1,13 @@
-//! Augmented views of a photo: torchvision's random transforms (`transforms.v2`) on PIL images.
+//! Augmented views of an image: torchvision's random transforms (`transforms.v2`) on PIL images.
 //!
 //! The steps are applied in this order: random resized crop (or the evaluation transform), horizontal flip,
 //! vertical flip, policy, rotation, affine map, perspective, color jitter, grayscale, Gaussian blur,
 //! sharpness, posterize, solarize, equalize, autocontrast, invert, erasing.
 //!
 //! All parameters are drawn first and then applied. The draws depend on the seed, the view's index and the
-//! photo. Each step has its own random stream, so adding a step does not change the draws of the others. (The
-//! crop, the horizontal flip and the rotation share one stream.) Parameters have the same distributions as in
-//! torchvision.
+//! image. Each step has its own random stream, so adding a step does not change the draws of the other steps.
+//! (The crop, the horizontal flip and the rotation share one stream.) Parameters have the same distributions
+//! as in torchvision.
 //!
 //! For given parameters, a view equals torchvision's:
 //!
@@ -15,8 +15,8 @@
 //!   posterize, solarize, equalize, autocontrast, invert, erasing with a color, and `RandAugment`,
 //!   `TrivialAugmentWide` and `AutoAugment`, which consist of these;
 //! - within 1 of 255: the crop and the evaluation transform; Gaussian blur, which adds single-precision
-//!   numbers in another order; perspective, which truncates values that may be just below an integer because
-//!   of the last digits of the coefficients (torchvision solves for them by least squares);
+//!   numbers in a different order; perspective, which truncates values that may be just below an integer
+//!   because of the last digits of the coefficients (torchvision solves for them by least squares);
 //! - `AugMix`: each operation within 1 of 255. torchvision applies them to tensors in single precision, in an
 //!   order that depends on the processor; a difference of 1 can grow when a later operation of the chain
 //!   stretches the histogram or reduces the levels. Of 180 mixes of 224 x 160, three had such values: at most
@@ -59,20 +59,20 @@ use crate::transform::{EvalTransform, RenderSpec, Resampling};
 /// order: `random_resized_crop`, `horizontal_flip`, `vertical_flip`, `policy`, `rotation`, `affine`,
 /// `perspective`, `color_jitter`, `grayscale`, `gaussian_blur`, `sharpness`, `posterize`, `solarize`,
 /// `equalize`, `autocontrast`, `invert`, `erasing`. Each step has its own random stream: adding a step does
-/// not change what the others do.
+/// not change what the other steps do.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Augment {
     /// A crop of random area and aspect ratio, resized to the input size of the backbone
-    /// (`RandomResizedCrop`). Without it, views start from the photo as it is resized and cropped for
+    /// (`RandomResizedCrop`). Without this step, views start from the photo as it is resized and cropped for
     /// evaluation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub random_resized_crop: Option<RandomResizedCrop>,
     /// Probability of a horizontal flip, left to right (`RandomHorizontalFlip`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub horizontal_flip: Option<f64>,
-    /// Largest rotation in degrees, from 0 to 180: the angle is uniform between minus this and this; pixels
-    /// outside the photo are black (`RandomRotation`).
+    /// Largest rotation in degrees, from 0 to 180: with `rotation = 30`, the angle is uniform
+    /// between -30 and 30. Pixels outside the photo are black (`RandomRotation`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rotation: Option<f64>,
     /// Probability of a vertical flip, top to bottom (`RandomVerticalFlip`).
@@ -117,11 +117,12 @@ pub struct Augment {
     /// Erasing of a random rectangle (`RandomErasing`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub erasing: Option<RandomErasing>,
-    /// Random seed, 0 by default. A view depends on the seed, its index and the photo, and on nothing else.
+    /// Random seed, 0 by default. A view depends on the seed, the view's number, the photo and these
+    /// settings, and on nothing else.
     pub seed: u64,
 }
 
-/// The view index of epoch 0. Cached views are numbered below it.
+/// The view index of epoch 0. Cached views have lower indices, so that their random streams differ.
 const FIRST_EPOCH_VIEW: u64 = 1 << 32;
 
 impl Augment {
@@ -131,7 +132,7 @@ impl Augment {
         *self == Self { seed: self.seed, ..Self::default() }
     }
 
-    /// Checks that all values are in range.
+    /// Checks that all values of `[augment]` are in range, before training starts.
     ///
     /// # Errors
     /// [`AugmentError`] names the first key whose value is out of range.
@@ -158,9 +159,9 @@ impl Augment {
         self.erasing.as_ref().map_or(Ok(()), RandomErasing::check)
     }
 
-    /// Renders view `view` of `photo`, of the size of `eval`'s crop. It depends on the seed, the view's
-    /// index, the hash of the photo's bytes and the settings, and on nothing else. Settings that
-    /// [`Augment::check`] rejects give an arbitrary view and do not panic.
+    /// Renders the augmented view with index `view` of `image`, of the size of `eval`'s crop. The view
+    /// depends on the seed, its index, `hash` (the hash of the image file's bytes) and the settings, and on
+    /// nothing else. Settings that [`Augment::check`] rejects give an arbitrary view and do not panic.
     ///
     /// ```
     /// use headstock_loader::augment::{Augment, ColorJitter, Policy, RandomResizedCrop, TrivialAugmentWide};
@@ -175,9 +176,9 @@ impl Augment {
     /// };
     /// augment.check()?;
     /// let eval = EvalTransform { resize: 32, crop: (28, 28), interpolation: Resampling::Bilinear };
-    /// let photo = image::RgbImage::new(60, 40);
-    /// let first = augment.view(&photo, &eval, 1, &[7; 32]);
-    /// assert_eq!(first, augment.view(&photo, &eval, 1, &[7; 32]));
+    /// let image = image::RgbImage::new(60, 40);
+    /// let first = augment.view(&image, &eval, 1, &[7; 32]);
+    /// assert_eq!(first, augment.view(&image, &eval, 1, &[7; 32]));
     /// assert_eq!(first.dimensions(), (28, 28));
     /// # Ok::<(), headstock_loader::AugmentError>(())
     /// ```
@@ -186,8 +187,9 @@ impl Augment {
         self.render_spec(image.dimensions(), eval, view, hash).render(image)
     }
 
-    /// Renders a view of `photo` for epoch `epoch` of a training with new views in each epoch. Like
-    /// [`view`](Self::view), with the epoch in place of the view's index; independent of all indexed views.
+    /// Renders the augmented view of `image` for the training epoch `epoch`, of the size of `eval`'s crop,
+    /// for a training that draws a new view in each epoch instead of caching a few. Its random numbers differ
+    /// from those of every cached [`view`](Self::view). `hash` is the hash of the image file's bytes.
     #[must_use]
     pub fn epoch_view(
         &self,
@@ -199,7 +201,9 @@ impl Augment {
         self.epoch_render_spec(image.dimensions(), eval, epoch, hash).render(image)
     }
 
-    /// Draws [`view`](Self::view) for a photo of `size` (width, height) that is not decoded yet.
+    /// Draws the random parameters of the cached [`view`](Self::view) with index `view`, for an image of
+    /// `size` (width, height) that is not decoded yet, so that only the region that the view needs is
+    /// decoded. `hash` is the hash of the image file's bytes.
     #[must_use]
     pub fn render_spec(
         &self,
@@ -211,7 +215,9 @@ impl Augment {
         self.draw(size, eval, view.into(), hash)
     }
 
-    /// Draws [`epoch_view`](Self::epoch_view) for a photo of `size` (width, height) that is not decoded yet.
+    /// Draws the random parameters of the [`epoch_view`](Self::epoch_view) for `epoch`, for an image of
+    /// `size` (width, height) that is not decoded yet, so that only the region that the view needs is
+    /// decoded. `hash` is the hash of the image file's bytes.
     #[must_use]
     pub fn epoch_render_spec(
         &self,
@@ -223,14 +229,18 @@ impl Augment {
         self.draw(size, eval, epoch.wrapping_add(FIRST_EPOCH_VIEW), hash)
     }
 
-    /// Draws the parameters of a view of a photo of `size` (width, height). Epochs come after the indexed
-    /// views.
+    /// Draws the random parameters of all configured steps for a view of an image of `size` (width, height).
+    /// The draws depend only on the seed, `view_index` (a cached view's number, or [`FIRST_EPOCH_VIEW`] plus
+    /// the epoch) and `hash`, the hash of the image file's bytes. In the result, the operations are in the
+    /// order in which they are applied; `eval` gives the size of the view.
     fn draw(&self, size: (u32, u32), eval: &EvalTransform, view_index: u64, hash: &[u8; 32]) -> RenderSpec {
-        let mut random = KeyedRandom::new(self.seed, view_index, hash);
+        // The stream that the crop, the horizontal flip and the rotation share.
+        let mut random = KeyedRandom::for_view(self.seed, view_index, hash);
         let crop = self.random_resized_crop.map(|crop| crop.draw(size, &mut random));
         let flips = self.horizontal_flip.is_some_and(|p| random.bernoulli(p));
         let degrees = self.rotation.map(|max_degrees| random.uniform(-max_degrees, max_degrees));
 
+        // Each of the other steps has its own stream.
         let random_for = |step: &str| KeyedRandom::for_step(self.seed, view_index, hash, step);
         let occurs = |step: &str, p: Option<f64>| p.is_some_and(|p| random_for(step).bernoulli(p));
         let output_size = view_size(eval);
@@ -259,7 +269,7 @@ impl Augment {
     }
 }
 
-/// Width and height of a view.
+/// Width and height of a view: those of the evaluation crop, whose size is (height, width).
 fn view_size(eval: &EvalTransform) -> (u32, u32) {
     (eval.crop.1.max(1), eval.crop.0.max(1))
 }

@@ -29,7 +29,8 @@ impl<const N: usize> From<[f64; N]> for NumberOrList {
 }
 
 impl NumberOrList {
-    /// `[low, high]`: `center` minus and plus the number, or the list of two numbers.
+    /// The range `[low, high]` from which a parameter is drawn: `center` minus and plus the number, or the
+    /// list of two numbers; `None` for a list of a different length.
     pub(super) fn range_around(&self, center: f64) -> Option<[f64; 2]> {
         match self {
             Self::Number(radius) => Some([center - radius, center + radius]),
@@ -37,7 +38,8 @@ impl NumberOrList {
         }
     }
 
-    /// The number repeated `N` times, or the list of `N` numbers.
+    /// One number for each of `N` elements, such as color channels: the number repeated, or the list of `N`
+    /// numbers; `None` for a list of a different length.
     pub(super) fn to_array<const N: usize>(&self) -> Option<[f64; N]> {
         match self {
             Self::Number(number) => Some([*number; N]),
@@ -70,6 +72,7 @@ impl<'de> Deserialize<'de> for NumberOrList {
     }
 }
 
+/// Deserializes a [`NumberOrList`]; accepts integers as well as floating-point numbers, alone or in a list.
 struct NumberOrListVisitor;
 
 impl<'de> Visitor<'de> for NumberOrListVisitor {
@@ -91,6 +94,7 @@ impl<'de> Visitor<'de> for NumberOrListVisitor {
         Ok(NumberOrList::Number(number as f64))
     }
 
+    /// Reads a list of numbers of any length, such as the range `[0.8, 1.2]` of a parameter in the config.
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<NumberOrList, A::Error> {
         let mut numbers = Vec::new();
         while let Some(number) = list.next_element()? {
@@ -100,7 +104,7 @@ impl<'de> Visitor<'de> for NumberOrListVisitor {
     }
 }
 
-/// What fills an erased rectangle: a number or three from 0 to 255, or `"random"`.
+/// What fills an erased rectangle: one number or a list of three from 0 to 255, or `"random"`.
 #[derive(Clone, Debug, PartialEq, JsonSchema)]
 #[schemars(untagged)]
 pub enum ErasingValue {
@@ -111,6 +115,7 @@ pub enum ErasingValue {
     Random,
 }
 
+/// The JSON schema of the string `"random"`.
 fn random_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "const": "random" })
 }
@@ -130,6 +135,7 @@ impl<'de> Deserialize<'de> for ErasingValue {
     }
 }
 
+/// Deserializes an [`ErasingValue`]; accepts what [`NumberOrListVisitor`] accepts, and the string `"random"`.
 struct ErasingValueVisitor;
 
 impl<'de> Visitor<'de> for ErasingValueVisitor {
@@ -139,10 +145,10 @@ impl<'de> Visitor<'de> for ErasingValueVisitor {
         f.write_str("a number, a list of numbers or \"random\"")
     }
 
-    fn visit_str<E: Error>(self, text: &str) -> Result<ErasingValue, E> {
-        match text {
+    fn visit_str<E: Error>(self, value: &str) -> Result<ErasingValue, E> {
+        match value {
             "random" => Ok(ErasingValue::Random),
-            _ => Err(E::invalid_value(serde::de::Unexpected::Str(text), &self)),
+            _ => Err(E::invalid_value(serde::de::Unexpected::Str(value), &self)),
         }
     }
 
@@ -158,6 +164,7 @@ impl<'de> Visitor<'de> for ErasingValueVisitor {
         NumberOrListVisitor.visit_u64(number).map(ErasingValue::Color)
     }
 
+    /// Reads a list of numbers, such as the color `[255, 0, 0]` in the config.
     fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<ErasingValue, A::Error> {
         NumberOrListVisitor.visit_seq(list).map(ErasingValue::Color)
     }

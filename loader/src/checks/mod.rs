@@ -28,7 +28,7 @@ pub struct Inspection {
     pub orientation: u8,
 }
 
-/// Stored pixel format.
+/// The pixel format in which an image is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ColorMode {
     /// Color space.
@@ -41,7 +41,7 @@ pub struct ColorMode {
     pub is_float: bool,
 }
 
-/// Stored color space.
+/// The color space in which an image is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ColorSpace {
     /// Grayscale, or black and white.
@@ -65,6 +65,8 @@ impl ColorMode {
 }
 
 impl fmt::Display for ColorMode {
+    /// Writes the color mode for messages, such as `16-bit gray` or `RGB, transparent`; the usual 8 bits are
+    /// not mentioned.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_float {
             f.write_str("floating-point ")?;

@@ -27,7 +27,7 @@ pub enum NameDifference {
 }
 
 impl NameDifference {
-    /// What differs, for messages: "they differ by {description}".
+    /// What differs, for messages: "the names differ by {description}".
     #[must_use]
     pub fn description(self) -> &'static str {
         match self {
@@ -41,8 +41,8 @@ impl NameDifference {
 /// Minimum length of names that may differ by a typo: `cat` and `car` are different words.
 const MIN_WORD_LENGTH: usize = 4;
 
-/// Pairs of similar names, sorted by `(a, b)`. Names with different digits, such as `cat1` and `cat2`, are
-/// not similar.
+/// Pairs of similar class names, which may mean the same class, sorted by their indices `(a, b)` in `names`.
+/// Names with different digits, such as `cat1` and `cat2`, are not similar.
 ///
 /// Candidates are found in an index of all names with one letter removed, which is fast for thousands of
 /// classes.
@@ -57,6 +57,7 @@ const MIN_WORD_LENGTH: usize = 4;
 #[must_use]
 pub fn similar_names(names: &[impl AsRef<str>]) -> Vec<SimilarNames> {
     let folded_names: Vec<String> = names.iter().map(|name| fold_name(name.as_ref())).collect();
+    // The indices of the names that are equal to the key, or become so when one letter is removed.
     let mut by_variant: BTreeMap<String, Vec<usize>> = BTreeMap::new();
     for (index, name) in folded_names.iter().enumerate() {
         by_variant.entry(name.clone()).or_default().push(index);
@@ -83,12 +84,14 @@ pub fn similar_names(names: &[impl AsRef<str>]) -> Vec<SimilarNames> {
     pairs.into_iter().map(|((a, b), difference)| SimilarNames { a, b, difference }).collect()
 }
 
-/// The name in lower case with only its letters and digits.
+/// The name in lower case with only its letters and digits, so that case and punctuation do not count.
 fn fold_name(name: &str) -> String {
     name.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
 }
 
-/// How two names and their folded forms differ; `None` if they are not similar.
+/// How two similar class names differ; `None` if they are not similar. `names` are the names as written,
+/// `[a, b]` their [folded](fold_name) forms. Names with different digits are not similar, because their
+/// classes are numbered on purpose.
 fn name_difference(names: [&str; 2], [a, b]: [&str; 2]) -> Option<NameDifference> {
     let digits = |name: &str| name.chars().filter(char::is_ascii_digit).collect::<String>();
     if digits(names[0]) != digits(names[1]) || a.is_empty() || b.is_empty() {
@@ -104,6 +107,7 @@ fn name_difference(names: [&str; 2], [a, b]: [&str; 2]) -> Option<NameDifference
     let is_plural = |singular: &str, plural: &str| {
         plural.strip_suffix('s') == Some(singular) && singular.chars().count() + 1 >= MIN_WORD_LENGTH
     };
+    // The distance counts inserted, removed and replaced letters, and swaps of two adjacent ones.
     let is_typo = is_word(a) && is_word(b) && osa_distance(a, b) == 1;
     (is_typo || is_plural(a, b) || is_plural(b, a)).then_some(NameDifference::Letter)
 }

@@ -9,7 +9,7 @@ pub const MAX_ASPECT_RATIO: f64 = 3.0;
 /// Ratio to the median number of pixels, in either direction, above which an image is unusual.
 const EXTREME_PIXEL_RATIO: u64 = 25;
 
-/// Statistics of image sizes.
+/// The median image size of a data set, with which unusual images are found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SizeStats {
     /// Median number of pixels; the lower one of two.
@@ -17,7 +17,7 @@ pub struct SizeStats {
 }
 
 impl SizeStats {
-    /// Computes the statistics of sizes (width, height); `None` if there are none.
+    /// Computes the median of the images' sizes (width, height); `None` if there are no images.
     ///
     /// ```
     /// use headstock_loader::checks::SizeStats;
@@ -35,8 +35,8 @@ impl SizeStats {
         Some(Self { median_pixels })
     }
 
-    /// Whether the shorter side is below [`MIN_SIDE`], or the number of pixels is more than 25 times below or
-    /// above the median.
+    /// Whether an image of `size` (width, height) is unusually small or large for the data set: its shorter
+    /// side is below [`MIN_SIDE`], or its number of pixels is more than 25 times below or above the median.
     #[must_use]
     pub fn is_extreme(self, size: (u32, u32)) -> bool {
         let area = n_pixels(size);
@@ -45,13 +45,14 @@ impl SizeStats {
             || area > self.median_pixels.saturating_mul(EXTREME_PIXEL_RATIO)
     }
 
-    /// Whether one side is more than [`MAX_ASPECT_RATIO`] times the other.
+    /// Whether one side of `size` (width, height) is more than [`MAX_ASPECT_RATIO`] times the other.
     #[must_use]
     pub fn is_elongated(size: (u32, u32)) -> bool {
         f64::from(size.0.max(size.1)) > MAX_ASPECT_RATIO * f64::from(size.0.min(size.1))
     }
 }
 
+/// Number of pixels of an image.
 fn n_pixels((width, height): (u32, u32)) -> u64 {
     u64::from(width) * u64::from(height)
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Order in which classes are numbered.
+/// Order in which classes are numbered from 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ClassOrder {
@@ -29,12 +29,14 @@ pub enum ClassOrder {
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClassMap {
+    /// The name of each label, `[C]`.
     names: Vec<String>,
+    /// The label of each name.
     labels: HashMap<String, u32>,
 }
 
 impl ClassMap {
-    /// Labels the distinct names of `names` in `order`.
+    /// Numbers the classes from 0 in `order`. `names` are the class names of the samples, with duplicates.
     #[must_use]
     pub fn new<'a>(names: impl IntoIterator<Item = &'a str>, order: ClassOrder) -> Self {
         let mut labels = HashMap::new();
@@ -79,7 +81,7 @@ impl ClassMap {
         &self.names[label as usize]
     }
 
-    /// The label of class `name`.
+    /// The label of class `name`; `None` if there is no such class.
     #[must_use]
     pub fn label(&self, name: &str) -> Option<u32> {
         self.labels.get(name).copied()

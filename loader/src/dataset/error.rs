@@ -6,15 +6,17 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-/// Names, displayed as the first ten and the number of the others.
+/// Names, displayed in messages as the first ten and the number of the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NameList(pub Vec<String>);
 
 impl NameList {
+    /// Number of names that are displayed.
     const MAX_SHOWN: usize = 10;
 }
 
 impl fmt::Display for NameList {
+    /// Writes the names for messages, such as `akita, boxer, pug`, or ten names followed by `and 5 more`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = self.0.len().min(Self::MAX_SHOWN);
         f.write_str(&self.0[..shown].join(", "))?;
@@ -38,13 +40,17 @@ pub enum DatasetError {
         source: io::Error,
     },
     /// The folder does not exist.
-    #[error("there is no folder {}", .0.display())]
+    #[error("there is no folder {}: check the spelling of the path", .0.display())]
     NoFolder(PathBuf),
     /// A name is not UTF-8.
-    #[error("{} has a name that is not UTF-8: rename it", .0.display())]
+    #[error("{} has a name that is not valid UTF-8 text: rename the file or folder", .0.display())]
     NotUtf8(PathBuf),
     /// A link or an id points outside the image folder.
-    #[error("{subject} points outside {}: photos must be inside that folder", root.display())]
+    #[error(
+        "{subject} points outside the folder {}: photos must be inside that folder; copy the photos there, \
+         then remove the link or correct the id",
+        root.display()
+    )]
     LeavesRoot {
         /// Description of the link, or of the row and its id.
         subject: String,
@@ -53,26 +59,32 @@ pub enum DatasetError {
     },
     /// A link makes an image or a folder appear twice.
     #[error(
-        "{first} and {second} are the same because of a link: each photo may be in the data only once, remove one"
+        "{first} and {second} are the same file or folder, reached through a link: each photo may be in the \
+         data only once; remove the link, not the photo"
     )]
     SameFile {
-        /// Its first path or row.
+        /// The first path or row that leads to it.
         first: String,
-        /// Its second path or row.
+        /// The second path or row that leads to it.
         second: String,
     },
-    /// No class folder, or no row.
+    /// No class folder, no photo, no header or no row.
     #[error("{} has no {missing}: {hint}", path.display())]
     Empty {
         /// The folder or the CSV.
         path: PathBuf,
-        /// What is missing, in the plural.
+        /// What is missing, without article.
         missing: &'static str,
         /// What to do.
         hint: &'static str,
     },
     /// Class folders without images.
-    #[error("no photos in the class folders {classes} of {}: add photos, or remove the folders{}", root.display(), found_instead(.extensions))]
+    #[error(
+        "{} has class folders without photos: {classes}; add photos to these folders, or remove the \
+         folders{}",
+        root.display(),
+        found_instead(.extensions)
+    )]
     EmptyClass {
         /// The folder of the classes.
         root: PathBuf,
@@ -82,19 +94,26 @@ pub enum DatasetError {
         extensions: Vec<String>,
     },
     /// Only one class.
-    #[error("{} has only one class, `{class}`: training needs at least two", path.display())]
+    #[error(
+        "{} has only one class, `{class}`: training needs at least two; add photos of a second class",
+        path.display()
+    )]
     SingleClass {
         /// The folder or the CSV.
         path: PathBuf,
         /// The class.
         class: String,
     },
-    /// A test folder has a class that the training data lacks.
-    #[error("the class folders {classes} of {} are not among the training classes: {known}", root.display())]
+    /// The test data has a class that the training data lacks.
+    #[error(
+        "{} has classes that the training data lacks: {classes}; rename these classes or remove them; the \
+         training classes are {known}",
+        root.display()
+    )]
     UnknownClass {
-        /// The test folder.
+        /// The folder or file of the test data.
         root: PathBuf,
-        /// Its unknown classes.
+        /// The unknown classes.
         classes: NameList,
         /// The training classes.
         known: NameList,
@@ -123,20 +142,20 @@ pub enum DatasetError {
         /// The parser's message, with the line.
         message: String,
     },
-    /// A column is not in the header.
-    #[error("{} has no column `{column}` (`{key}`); its columns: {columns}{}", path.display(), did_you_mean(column, columns))]
+    /// A column that the config file names is not in the header.
+    #[error("{}: {}", path.display(), no_column_message(column, key, columns))]
     NoColumn {
         /// The CSV.
         path: PathBuf,
         /// The config key that names the column, such as `data.label`.
         key: &'static str,
-        /// The column asked for.
+        /// The missing column.
         column: String,
         /// The existing columns.
         columns: NameList,
     },
     /// A row has no id, label or group.
-    #[error("{}, line {line}: `{column}` is empty", path.display())]
+    #[error("{}, line {line}: the column `{column}` is empty: add a value, or remove the line", path.display())]
     EmptyField {
         /// The CSV.
         path: PathBuf,
@@ -146,20 +165,25 @@ pub enum DatasetError {
         column: String,
     },
     /// Two rows have the same id.
-    #[error("{}: `{id}` is on line {first} and on line {second}: each photo may be listed only once", path.display())]
+    #[error(
+        "{}: `{id}` is on line {first} and on line {second}: each photo may be listed only once; remove one \
+         of the two lines",
+        path.display()
+    )]
     DuplicateId {
         /// The CSV.
         path: PathBuf,
         /// The id.
         id: String,
-        /// Its first line.
+        /// The first line with the id.
         first: u64,
-        /// Its second line.
+        /// The second line with the id.
         second: u64,
     },
     /// Listed images do not exist.
     #[error(
-        "{} lists photos that are not in {} ({count}): {missing}; check `data.images`, `data.id` and `data.extension`",
+        "{} lists photos that are not in the folder {} ({count}): {missing}; check `data.images`, `data.id` \
+         and `data.extension` in the config file",
         csv.display(),
         images.display()
     )]
@@ -170,12 +194,21 @@ pub enum DatasetError {
         images: PathBuf,
         /// Number of missing images.
         count: usize,
-        /// Their ids.
+        /// Ids of the missing images.
         missing: NameList,
     },
 }
 
-/// A suggestion for a misspelled column, to append to an error message; empty if no column is similar.
+/// The message for a missing `column` that the config key `key` names; `columns` are the existing ones.
+pub(crate) fn no_column_message(column: &str, key: &str, columns: &NameList) -> String {
+    let hint = did_you_mean(column, columns);
+    format!(
+        "there is no column `{column}`: set `{key}` in the config file to one of the columns {columns}{hint}"
+    )
+}
+
+/// A suggestion for a misspelled column, to append to an error message; empty if no column is similar: less
+/// than half of its letters would change.
 pub(crate) fn did_you_mean(column: &str, columns: &NameList) -> String {
     let distance =
         |known: &String| strsim::damerau_levenshtein(&known.to_lowercase(), &column.to_lowercase());
@@ -187,10 +220,20 @@ pub(crate) fn did_you_mean(column: &str, columns: &NameList) -> String {
     }
 }
 
+/// The file types in class folders without photos, to append to an error message; empty if there are none.
 fn found_instead(extensions: &[String]) -> String {
     if extensions.is_empty() {
         String::new()
     } else {
-        format!(" (files found there end in {})", extensions.join(", "))
+        format!(" (file types found there: {}; convert photos to JPEG or PNG)", extensions.join(", "))
+    }
+}
+
+/// `count` with the matching form of a noun, for messages: "no photo", "1 photo", "2 photos".
+pub(crate) fn counted(count: usize, singular: &str, plural: &str) -> String {
+    match count {
+        0 => format!("no {singular}"),
+        1 => format!("1 {singular}"),
+        _ => format!("{count} {plural}"),
     }
 }

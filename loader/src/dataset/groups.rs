@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Maps each group name to its index in sorted order.
+/// The index of each sample's group among the distinct groups in sorted order, `[N]`: splits take groups as
+/// numbers. `groups[i]` is the group of sample `i`.
 ///
 /// ```
 /// use headstock_loader::dataset::number_groups;
@@ -16,16 +17,16 @@ use std::collections::{BTreeMap, BTreeSet};
 #[must_use]
 pub fn number_groups<T: Ord>(groups: &[T]) -> Vec<u32> {
     let distinct: Vec<&T> = groups.iter().collect::<BTreeSet<_>>().into_iter().collect();
-    let number = |group: &T| distinct.partition_point(|known| *known < group);
+    let index_of = |group: &T| distinct.partition_point(|known| *known < group);
     groups
         .iter()
-        .map(|group| u32::try_from(number(group)).expect("a data set has fewer than 2^32 groups"))
+        .map(|group| u32::try_from(index_of(group)).expect("a data set has fewer than 2^32 groups"))
         .collect()
 }
 
-/// Merges groups that are connected by `links`, pairs of sample indices such as near-duplicates. `groups[i]`
-/// is the current group of sample `i`, if any. In the result each sample has a group, numbered in order of
-/// first appearance.
+/// Merges groups that are connected by `links`, pairs of sample indices such as near-duplicates, so that a
+/// split by group keeps linked samples together. `groups[i]` is the current group of sample `i`, if any. In
+/// the result `[N]` each sample has a group; groups are numbered in order of first appearance.
 ///
 /// ```
 /// use headstock_loader::dataset::join_groups;
@@ -54,6 +55,7 @@ pub fn join_groups(groups: &[Option<u32>], links: &[(usize, usize)]) -> Vec<u32>
     let mut next = 0u32;
     for sample in 0..groups.len() {
         let root = find_root(&mut parents, sample);
+        // A group gets its number at its first sample, the root.
         if root < sample {
             numbers.push(numbers[root]);
         } else {
@@ -64,13 +66,15 @@ pub fn join_groups(groups: &[Option<u32>], links: &[(usize, usize)]) -> Vec<u32>
     numbers
 }
 
-/// Merges the groups of samples `a` and `b`.
+/// Merges the groups of samples `a` and `b` in the union-find forest `parents`; the root is the earlier
+/// sample.
 fn merge_groups(parents: &mut [usize], a: usize, b: usize) {
     let (a, b) = (find_root(parents, a), find_root(parents, b));
     parents[a.max(b)] = a.min(b);
 }
 
-/// The first sample of a sample's group, with path halving.
+/// The root of a sample's group in the union-find forest `parents`, which is the first sample of the group.
+/// Shortens the path to it (path halving), so that later calls are fast.
 fn find_root(parents: &mut [usize], mut sample: usize) -> usize {
     while parents[sample] != sample {
         parents[sample] = parents[parents[sample]];

@@ -8,8 +8,8 @@ mod unreadable;
 use std::collections::BTreeSet;
 
 pub use class_map::{ClassMap, ClassOrder};
-pub(crate) use error::did_you_mean;
 pub use error::{DatasetError, NameList};
+pub(crate) use error::{counted, did_you_mean, no_column_message};
 pub use groups::{join_groups, number_groups};
 pub use unreadable::find_unreadable;
 
@@ -43,7 +43,7 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Lists the samples of `source` and assigns class indices.
+    /// Lists the samples of `source` for training and numbers their classes in `class_order`.
     ///
     /// # Errors
     /// [`DatasetError`] of the source, or of [`Dataset::from_raw`].
@@ -51,7 +51,7 @@ impl Dataset {
         Self::from_raw(source.list()?, class_order)
     }
 
-    /// Assigns class indices to the listed samples.
+    /// The training data set of the listed samples `raw`, with the classes numbered in `class_order`.
     ///
     /// # Errors
     /// [`DatasetError`]: the first of `raw.errors`, no samples, or only one class.
@@ -60,7 +60,7 @@ impl Dataset {
             return Err(raw.errors.swap_remove(0));
         }
         if raw.samples.is_empty() {
-            let hint = "training needs photos";
+            let hint = "training needs photos with a class; add photos, or check the path";
             return Err(DatasetError::Empty { path: raw.origin, missing: "photos", hint });
         }
         let classes = ClassMap::new(raw.samples.iter().map(|sample| sample.class.as_str()), class_order);
@@ -70,7 +70,8 @@ impl Dataset {
         Ok(Self::with_classes(raw, classes))
     }
 
-    /// Lists test samples of `source`, labeled with the indices of `classes`. A class may have no samples.
+    /// Lists test samples of `source` and labels them with the indices of the training classes `classes`, so
+    /// that a trained model can be tested on them. A class may have no samples.
     ///
     /// # Errors
     /// [`DatasetError`] of the source, the first of its [`RawDataset::errors`] except for empty classes, no
@@ -89,28 +90,31 @@ impl Dataset {
             return Err(DatasetError::UnknownClass { root, classes: NameList(unknown), known });
         }
         if raw.samples.is_empty() {
-            let hint = "testing needs photos";
+            let hint = "testing needs photos with a class; add photos, or check the path";
             return Err(DatasetError::Empty { path: raw.origin, missing: "photos", hint });
         }
         Ok(Self::with_classes(raw, classes.clone()))
     }
 
-    /// Builds the data set from samples whose classes are all in `classes`.
+    /// Builds the data set from the listed samples `raw`. Their labels are the numbers of their classes in
+    /// `classes`, which must contain every class. Group names become numbers too; the data set has no groups
+    /// unless each sample has one.
     fn with_classes(raw: RawDataset, classes: ClassMap) -> Self {
-        let names: Option<Vec<&str>> = raw.samples.iter().map(|sample| sample.group.as_deref()).collect();
-        let groups = names.as_ref().map(|names| number_groups(names));
-        let distinct: BTreeSet<&str> = names.into_iter().flatten().collect();
-        let distinct: Vec<String> = distinct.into_iter().map(str::to_owned).collect();
+        let sample_groups: Option<Vec<&str>> =
+            raw.samples.iter().map(|sample| sample.group.as_deref()).collect();
+        let group_indices = sample_groups.as_ref().map(|names| number_groups(names));
+        let distinct_groups: BTreeSet<&str> = sample_groups.into_iter().flatten().collect();
+        let group_names = distinct_groups.into_iter().map(str::to_owned).collect();
         let samples = (raw.samples.into_iter().enumerate())
             .map(|(i, raw_sample)| Sample {
                 label: classes.label(&raw_sample.class).expect("every class is in the map"),
-                group: groups.as_ref().map(|groups| groups[i]),
+                group: group_indices.as_ref().map(|indices| indices[i]),
                 id: raw_sample.id,
                 image: raw_sample.image,
                 split: raw_sample.split,
             })
             .collect();
-        Self { classes, samples, group_names: distinct }
+        Self { classes, samples, group_names }
     }
 
     /// The label of each sample, `[N]`.
@@ -119,7 +123,7 @@ impl Dataset {
         self.samples.iter().map(|sample| sample.label).collect()
     }
 
-    /// Number of samples of each class, `[C]`.
+    /// Number of samples of each class, by label, `[C]` for C classes.
     #[must_use]
     pub fn class_counts(&self) -> Vec<usize> {
         let mut counts = vec![0; self.classes.len()];
@@ -129,7 +133,9 @@ impl Dataset {
         counts
     }
 
-    /// Prepends `prefix` and `/` to every id, which makes the ids relative to an ancestor of the data root.
+    /// Prepends `prefix` and `/` to every id, which makes the ids relative to a folder above the data root.
+    /// So ids of data sets in two folders, such as for training and for testing, differ. An empty prefix
+    /// changes nothing.
     pub fn prefix_ids(&mut self, prefix: &str) {
         if !prefix.is_empty() {
             for sample in &mut self.samples {

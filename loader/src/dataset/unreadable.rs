@@ -1,15 +1,16 @@
-//! Finds unreadable images before the expensive work starts.
+//! Finds unreadable images before the network runs.
 
 use rayon::prelude::*;
 
 use crate::decode::{DecodeError, decode};
 use crate::image_ref::ImageRef;
 
-/// Returns the index and the error of each image that cannot be read or decoded, sorted by index.
+/// Returns the index and the error of each image that cannot be read or decoded, sorted by index, so that all
+/// of them can be reported at once.
 ///
-/// Decodes every image in full, in parallel on the current rayon pool. Each thread holds one image at a time,
-/// so memory does not grow with their number. `on_image_done` is called once per image, from the decoding
-/// threads.
+/// Decodes every image in full, in parallel on the current rayon pool; an image with more than `max_pixels`
+/// pixels is an error. Each thread holds one image at a time, so memory does not grow with the number of
+/// images. `on_image_done` is called once per image, from the decoding threads.
 ///
 /// ```
 /// use std::path::PathBuf;

@@ -2,14 +2,15 @@
 
 use image::metadata::Orientation;
 
-/// The orientation in the EXIF chunk of a PNG, which may come after the pixels; `None` if the file is
-/// truncated.
+/// The EXIF orientation of a PNG, by which the decoded image is turned upright (`NoTransforms` without an
+/// EXIF chunk); `None` if the file is truncated. All chunks are scanned, because the EXIF chunk may come
+/// after the pixels.
 pub(super) fn png_orientation(bytes: &[u8]) -> Option<Orientation> {
     const CHECKSUM: usize = 4;
     let mut orientation = Orientation::NoTransforms;
-    let (_signature, mut rest) = bytes.split_first_chunk::<8>()?;
+    let (_signature, mut chunks) = bytes.split_first_chunk::<8>()?;
     loop {
-        let (&length, chunk) = rest.split_first_chunk()?;
+        let (&length, chunk) = chunks.split_first_chunk()?;
         let (chunk_type, data) = chunk.split_first_chunk::<4>()?;
         let length = u32::from_be_bytes(length) as usize;
         match chunk_type {
@@ -17,28 +18,31 @@ pub(super) fn png_orientation(bytes: &[u8]) -> Option<Orientation> {
             b"eXIf" => orientation = Orientation::from_exif_chunk(data.get(..length)?).unwrap_or(orientation),
             _ => {}
         }
-        rest = data.get(length..)?.get(CHECKSUM..)?;
+        chunks = data.get(length..)?.get(CHECKSUM..)?;
     }
 }
 
-/// Whether a WebP has fewer bytes than its RIFF header or one of its chunks declares. The decoder would not
-/// notice missing metadata after the pixels, and would allocate as much memory as a chunk declares.
+/// Whether a WebP has fewer bytes than its RIFF header or one of its chunks declares. Checked before
+/// decoding, because the decoder would not notice missing metadata after the pixels, and would allocate as
+/// much memory as a chunk declares.
 pub(super) fn is_truncated_webp(bytes: &[u8]) -> bool {
+    /// Bytes of `RIFF`, the file length and `WEBP`.
     const HEADER: usize = 12;
-    let length = |offset: usize| {
+    let read_length = |offset: usize| {
         let length = bytes.get(offset..)?.first_chunk()?;
         usize::try_from(u32::from_le_bytes(*length)).ok()
     };
-    let Some(end) = length(4).and_then(|length| length.checked_add(8)) else { return true };
-    if bytes.len() < end {
+    let Some(riff_end) = read_length(4).and_then(|length| length.checked_add(8)) else { return true };
+    if bytes.len() < riff_end {
         return true;
     }
-    let mut chunk_offset = HEADER;
-    while let Some(length) = length(chunk_offset + 4).filter(|_| chunk_offset < end) {
-        let Some(next) = length.checked_add(chunk_offset + 8).filter(|&next| next <= bytes.len()) else {
+    // A chunk has a type and a length of 4 bytes each, and data that is padded to an even length.
+    let mut chunk_start = HEADER;
+    while let Some(length) = read_length(chunk_start + 4).filter(|_| chunk_start < riff_end) {
+        let Some(data_end) = length.checked_add(chunk_start + 8).filter(|&end| end <= bytes.len()) else {
             return true;
         };
-        chunk_offset = next + length % 2;
+        chunk_start = data_end + length % 2;
     }
     false
 }

@@ -1,4 +1,4 @@
-//! JPEG. Baseline and progressive photos are decoded by our own decoder, which gives the same pixels as
+//! JPEG. Baseline and progressive files are decoded by our own decoder, which gives the same pixels as
 //! libjpeg and can decode a region at a reduced scale. Other kinds are decoded by `zune-jpeg` (as in
 //! `image`), in strict mode.
 
@@ -23,12 +23,15 @@ use super::{Crop, DecodeError, TRUNCATED, check_size};
 
 const JPEG: &str = "JPEG";
 
-/// A JPEG whose header was read.
+/// A JPEG whose header was read, ready to be decoded by our own decoder or by the fallback decoder
+/// `zune-jpeg`.
 pub(super) struct OpenedJpeg<'a> {
     bytes: &'a [u8],
+    /// The fallback decoder.
     decoder: JpegDecoder<ZCursor<&'a [u8]>>,
-    /// RGB or CMYK: what `decoder` outputs.
+    /// The color space that `decoder` outputs: RGB or CMYK.
     out_colorspace: ColorSpace,
+    /// Width and height as stored, before the EXIF orientation is applied.
     pub(super) size: (u32, u32),
     pub(super) orientation: Orientation,
 }
@@ -36,25 +39,30 @@ pub(super) struct OpenedJpeg<'a> {
 /// Why our own decoder fails.
 #[derive(Debug)]
 enum JpegError {
+    /// The file is damaged, with a message for users.
     Damaged(&'static str),
     /// A kind of JPEG that only the fallback decoder may support.
     Unsupported,
 }
 
+/// The error for a file that ends too early, for `ok_or_else`.
 fn truncated() -> JpegError {
     JpegError::Damaged(TRUNCATED)
 }
 
+/// The error for a damaged or unsupported JPEG.
 fn damaged(message: String) -> DecodeError {
     DecodeError::Damaged { format: JPEG, message }
 }
 
+/// The error for a JPEG that the fallback decoder rejects.
 fn from_zune_error(error: &DecodeErrors) -> DecodeError {
     damaged(zune_message(error))
 }
 
-/// Reads the header and checks that the end marker exists. Bytes between header segments are skipped, as in
-/// libjpeg; damage in the compressed data is always an error.
+/// Reads the header of a JPEG and checks that it has at most `max_pixels` pixels and an end marker, before
+/// any pixel is decoded. Bytes between header segments are skipped, as in libjpeg; damage in the compressed
+/// data is an error when the pixels are decoded.
 pub(super) fn open(bytes: &[u8], max_pixels: u64) -> Result<OpenedJpeg<'_>, DecodeError> {
     let options =
         DecoderOptions::default().set_strict_mode(false).set_max_width(usize::MAX).set_max_height(usize::MAX);
@@ -65,12 +73,13 @@ pub(super) fn open(bytes: &[u8], max_pixels: u64) -> Result<OpenedJpeg<'_>, Deco
     let out_colorspace = match decoder.input_colorspace() {
         Some(ColorSpace::Luma | ColorSpace::YCbCr | ColorSpace::RGB | ColorSpace::YCCK) => ColorSpace::RGB,
         Some(ColorSpace::CMYK) => ColorSpace::CMYK,
-        colorspace => return Err(damaged(format!("unsupported color space ({colorspace:?})"))),
+        colorspace => return Err(damaged(format!("the color space is not supported ({colorspace:?})"))),
     };
     if !has_end_marker(bytes) {
         return Err(damaged(TRUNCATED.into()));
     }
     let orientation = decoder.exif().and_then(|exif| Orientation::from_exif_chunk(exif));
+    // In strict mode, damage in the compressed data is an error.
     decoder.set_options(options.set_strict_mode(true).jpeg_set_out_colorspace(out_colorspace));
     Ok(OpenedJpeg {
         bytes,
@@ -83,14 +92,16 @@ pub(super) fn open(bytes: &[u8], max_pixels: u64) -> Result<OpenedJpeg<'_>, Deco
 
 /// The result of decoding a region at a reduced scale.
 pub(super) enum DecodedJpeg {
+    /// The region at the scale.
     Region(RgbImage),
-    /// The whole photo at full size: the fallback decoder supports neither regions nor scales.
+    /// The whole image at full size: the fallback decoder supports neither regions nor scales.
     Full(RgbImage),
 }
 
 impl OpenedJpeg<'_> {
-    /// Decodes `window` of the stored (not yet rotated) photo, reduced by `scale` (1, 2, 4 or 8). The window
-    /// is in pixels of the reduced photo.
+    /// Decodes `window` of the stored (not yet rotated) image, reduced by `scale` (1, 2, 4 or 8). The window
+    /// is in pixels of the reduced image. If our own decoder does not support this kind of JPEG, the result
+    /// is the whole image instead ([`DecodedJpeg::Full`]).
     pub(super) fn decode(self, scale: u32, window: Crop) -> Result<DecodedJpeg, DecodeError> {
         let pixel_range = |start: u32, length: u32| start as usize..start as usize + length as usize;
         let area = PixelArea {
@@ -98,14 +109,15 @@ impl OpenedJpeg<'_> {
             y: pixel_range(window.top, window.height),
         };
         let size = (self.size.0 as usize, self.size.1 as usize);
-        match codec::decode(self.bytes, size, 8 / scale as usize, &area) {
+        match codec::decode(self.bytes, size, /* eighths */ 8 / scale as usize, &area) {
             Ok(image) => Ok(DecodedJpeg::Region(image)),
             Err(JpegError::Damaged(message)) => Err(damaged(message.into())),
             Err(JpegError::Unsupported) => self.decode_with_zune().map(DecodedJpeg::Full),
         }
     }
 
-    /// Decodes the whole photo with the fallback decoder.
+    /// Decodes the whole image with the fallback decoder, for the kinds of JPEG that our decoder does not
+    /// support.
     fn decode_with_zune(self) -> Result<RgbImage, DecodeError> {
         let Self { mut decoder, out_colorspace, size: (width, height), .. } = self;
         let mut pixels = decoder.decode().map_err(|error| from_zune_error(&error))?;
@@ -113,11 +125,12 @@ impl OpenedJpeg<'_> {
             pixels = cmyk_to_rgb(&pixels);
         }
         RgbImage::from_raw(width, height, pixels)
-            .ok_or_else(|| damaged("fewer pixels than the header declares".into()))
+            .ok_or_else(|| damaged("the file has fewer pixels than its header declares".into()))
     }
 }
 
-/// The fallback decoder's message, without the quotes that its `Display` adds.
+/// The message of the fallback decoder's error, for users: without the quotes that its `Display` adds, and
+/// the same for every truncated file.
 fn zune_message(error: &DecodeErrors) -> String {
     match error {
         DecodeErrors::Format(message) => message.clone(),
@@ -128,16 +141,17 @@ fn zune_message(error: &DecodeErrors) -> String {
     }
 }
 
-/// Whether the file has an end-of-image marker. Without this check the decoder would fill missing rows with
-/// gray.
+/// Whether the file has an end-of-image marker. Without this check the decoder would fill the missing rows of
+/// a truncated file with gray. Skips header segments, because an EXIF thumbnail has an end marker of its own.
 fn has_end_marker(bytes: &[u8]) -> bool {
     const END_OF_IMAGE: u8 = 0xD9;
-    let mut rest = bytes.get(2..).unwrap_or_default();
-    while let Some(skipped) = memchr(0xFF, rest) {
-        rest = &rest[skipped..];
-        let Some(fill) = rest.iter().position(|&byte| byte != 0xFF) else { return false };
-        let marker = rest[fill];
-        rest = &rest[fill + 1..];
+    let mut rest = bytes.get(2..).unwrap_or_default(); // after the start-of-image marker
+    while let Some(marker_start) = memchr(0xFF, rest) {
+        rest = &rest[marker_start..];
+        // A marker is one or more bytes 0xFF and the byte that names it.
+        let Some(n_fill_bytes) = rest.iter().position(|&byte| byte != 0xFF) else { return false };
+        let marker = rest[n_fill_bytes];
+        rest = &rest[n_fill_bytes + 1..];
         match marker {
             END_OF_IMAGE => return true,
             // An escaped 0xFF in the compressed data, a restart, or another marker without a segment.
@@ -151,15 +165,17 @@ fn has_end_marker(bytes: &[u8]) -> bool {
     false
 }
 
-/// Pillow's `cmyk2rgb` for inverted inks. Like Pillow, this assumes that every CMYK JPEG is inverted, as
-/// Adobe's are.
+/// Converts CMYK pixels `[N, 4]` with inverted inks, as the fallback decoder gives them, to RGB `[N, 3]` as
+/// Pillow's `cmyk2rgb`: red is `k - (255 - c) k / 255`, rounded, where `c` and `k` are the inverted cyan and
+/// black. Like Pillow, this assumes that every CMYK JPEG is inverted, as Adobe's are.
 fn cmyk_to_rgb(pixels: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(pixels.len() / 4 * 3);
     for pixel in pixels.chunks_exact(4) {
         let inverted_black = u32::from(pixel[3]);
         out.extend(pixel[..3].iter().map(|&inverted_ink| {
-            let shade = u32::from(255 - inverted_ink) * inverted_black + 128;
-            inverted_black.saturating_sub(((shade >> 8) + shade) >> 8) as u8
+            let product = u32::from(255 - inverted_ink) * inverted_black + 128;
+            // The product divided by 255 and rounded, in Pillow's way.
+            inverted_black.saturating_sub(((product >> 8) + product) >> 8) as u8
         }));
     }
     out

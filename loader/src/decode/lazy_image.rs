@@ -1,4 +1,4 @@
-//! A photo whose header was read and whose pixels are decoded on demand.
+//! An image whose header was read and whose pixels are decoded on demand.
 
 use std::io::Cursor;
 
@@ -20,21 +20,22 @@ pub enum DecodeMode {
     /// Photos are decoded at full size.
     #[default]
     Exact,
-    /// JPEGs are decoded at 1/2, 1/4 or 1/8 of their size: the smallest that is not smaller, along either
-    /// axis, than the size that the decoded region is resized to (as in Pillow's `draft`). A photo of 12
-    /// megapixels takes a fraction of the time. Pixels differ slightly, so features are cached separately.
+    /// JPEGs are decoded at 1/2, 1/4 or 1/8 of their size: the smallest at which the decoded region is still
+    /// at least as wide and as high as the size that it is then resized to (as in Pillow's `draft`). A photo
+    /// of 12 megapixels takes a fraction of the time. Pixels differ slightly, so features are cached
+    /// separately.
     Scaled,
 }
 
 impl DecodeMode {
-    /// Whether this is the default.
+    /// Whether this is the default mode, which written configs and cache keys leave out.
     #[must_use]
     pub fn is_exact(&self) -> bool {
         *self == Self::Exact
     }
 }
 
-/// A rectangle of an upright photo, in pixels.
+/// A rectangle of an upright image, in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Crop {
     /// Rows above the rectangle.
@@ -48,62 +49,59 @@ pub struct Crop {
 }
 
 impl Crop {
-    /// The whole of a photo of `size` (width, height).
+    /// The whole of an image of `size` (width, height).
     pub(crate) fn whole((width, height): (u32, u32)) -> Self {
         Self { top: 0, left: 0, height, width }
     }
 
-    /// The part that lies within a photo of `size` (width, height).
+    /// The part of the rectangle within an image of `size` (width, height); may be empty.
     pub(crate) fn clipped_to(self, (width, height): (u32, u32)) -> Self {
         let (left, top) = (self.left.min(width), self.top.min(height));
         Self { top, left, height: self.height.min(height - top), width: self.width.min(width - left) }
     }
 
-    /// The smallest crop that contains both.
+    /// The smallest rectangle that contains `self` and `other`, for decoding the regions of several views at
+    /// once.
     pub(crate) fn union(self, other: Self) -> Self {
         let (left, top) = (self.left.min(other.left), self.top.min(other.top));
-        let end = |a: (u32, u32), b: (u32, u32)| (a.0 + a.1).max(b.0 + b.1);
-        Self {
-            top,
-            left,
-            height: end((self.top, self.height), (other.top, other.height)) - top,
-            width: end((self.left, self.width), (other.left, other.width)) - left,
-        }
+        let bottom = (self.top + self.height).max(other.top + other.height);
+        let right = (self.left + self.width).max(other.left + other.width);
+        Self { top, left, height: bottom - top, width: right - left }
     }
 }
 
-/// Position and scale of decoded pixels within the full photo.
+/// Position and scale of decoded pixels within the full image.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct DecodedRegion {
-    /// The factor by which the photo is reduced.
+    /// The factor by which the image is reduced.
     pub(crate) scale: u32,
-    /// Width and height of the upright, reduced photo.
+    /// Width and height of the upright, reduced image.
     pub(crate) image_size: (u32, u32),
-    /// Position of the first decoded pixel in the reduced photo (x, y).
+    /// Position of the first decoded pixel in the reduced image (x, y).
     pub(crate) origin: (u32, u32),
-    /// The part (x, y) of the first column and row that lies outside the photo. It is not 0 if the EXIF
-    /// orientation flips a photo whose size is not a multiple of `scale`: the incomplete last column is then
-    /// the first.
+    /// The fraction (x, y) of the first column and row of the reduced image that lies outside the full image.
+    /// It is not 0 if the EXIF orientation flips an image whose size is not a multiple of `scale`: the
+    /// incomplete last column is then the first.
     pub(crate) shift: (f64, f64),
 }
 
 impl DecodedRegion {
-    /// The region of a whole photo of `size` (width, height) at full scale.
+    /// The region of a whole image of `size` (width, height) that is not reduced.
     pub(crate) fn whole(size: (u32, u32)) -> Self {
         Self { scale: 1, image_size: size, origin: (0, 0), shift: (0.0, 0.0) }
     }
 }
 
-/// A photo whose header was read; its pixels are decoded on demand.
+/// An image whose header was read; its pixels are decoded on demand, only where they are needed.
 ///
 /// ```
 /// use headstock_loader::{Crop, LazyImage};
 ///
 /// let mut file = std::io::Cursor::new(Vec::new());
 /// image::RgbImage::new(40, 30).write_to(&mut file, image::ImageFormat::Jpeg)?;
-/// let photo = LazyImage::open(file.get_ref(), 1_000_000)?;
-/// assert_eq!(photo.size(), (40, 30));
-/// let part = photo.decode_window(Crop { top: 4, left: 8, height: 10, width: 20 })?;
+/// let image = LazyImage::open(file.get_ref(), 1_000_000)?;
+/// assert_eq!(image.size(), (40, 30));
+/// let part = image.decode_window(Crop { top: 4, left: 8, height: 10, width: 20 })?;
 /// assert_eq!(part.dimensions(), (20, 10));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -113,20 +111,22 @@ pub struct LazyImage<'a> {
     format: ImageFormat,
     decoder: FormatDecoder<'a>,
     orientation: ExifOrientation,
-    /// Width and height of the upright photo.
+    /// Width and height of the upright image.
     size: (u32, u32),
 }
 
+/// The decoder of an opened file: our own for JPEG, that of the `image` crate for other formats.
 enum FormatDecoder<'a> {
     Jpeg(Box<jpeg::OpenedJpeg<'a>>),
     Other(Box<dyn ImageDecoder + 'a>),
 }
 
 impl<'a> LazyImage<'a> {
-    /// Reads the header of a photo.
+    /// Opens the image file with the contents `bytes`: reads its header (format, size and EXIF orientation)
+    /// but no pixels.
     ///
     /// # Errors
-    /// [`DecodeError`] if the header cannot be read, a JPEG, PNG or WebP is truncated, or the photo has more
+    /// [`DecodeError`] if the header cannot be read, a JPEG, PNG or WebP is truncated, or the image has more
     /// than `max_pixels` pixels.
     pub fn open(bytes: &'a [u8], max_pixels: u64) -> Result<Self, DecodeError> {
         let format = require_known_format(bytes)?;
@@ -149,13 +149,13 @@ impl<'a> LazyImage<'a> {
         })
     }
 
-    /// Width and height of the upright photo.
+    /// Width and height of the upright image.
     #[must_use]
     pub fn size(&self) -> (u32, u32) {
         self.size
     }
 
-    /// Decodes the whole photo to `[H, W, 3]`.
+    /// Decodes the whole image to `[H, W, 3]`.
     ///
     /// # Errors
     /// [`DecodeError::Damaged`] if the pixels cannot be decoded.
@@ -164,8 +164,8 @@ impl<'a> LazyImage<'a> {
         self.decode_window(whole)
     }
 
-    /// Decodes `window` of the photo to `[H, W, 3]`: the pixels that [`decode`](Self::decode) has there. The
-    /// window is clipped to the photo. The compressed data of a JPEG is read completely, so damage outside
+    /// Decodes `window` of the image to `[H, W, 3]`: the pixels that [`decode`](Self::decode) has there. The
+    /// window is clipped to the image. The compressed data of a JPEG is read completely, so damage outside
     /// the window is still an error, but only the window's pixels are computed; other formats are decoded
     /// completely.
     ///
@@ -182,20 +182,18 @@ impl<'a> LazyImage<'a> {
     }
 
     /// Renders the views described by `specs`, each `[H, W, 3]`; a view does not depend on the other specs.
-    /// The photo is decoded once for each scale that a view uses, and only in the region that the views of
-    /// that scale need.
+    /// The image is decoded once for each scale that a view uses, and only in the region that the views of
+    /// this scale need.
     ///
     /// ```
     /// use headstock_loader::{Augment, DecodeMode, EvalTransform, LazyImage, RandomResizedCrop, Resampling};
     ///
-    /// let mut file = std::io::Cursor::new(Vec::new());
-    /// image::RgbImage::new(400, 300).write_to(&mut file, image::ImageFormat::Jpeg)?;
-    /// let photo = LazyImage::open(file.get_ref(), 1_000_000)?;
-    /// let eval = EvalTransform { resize: 64, crop: (56, 56), interpolation: Resampling::Bilinear };
-    /// let augment = Augment { random_resized_crop: Some(RandomResizedCrop::default()), ..Augment::default() };
-    /// let specs = [eval.render_spec(), augment.render_spec(photo.size(), &eval, 1, &[7; 32])];
-    /// let pixels = photo.render(DecodeMode::Scaled, &specs)?;
-    /// assert_eq!(pixels[1].dimensions(), (56, 56));
+    /// let mut file = std::io::Cursor::new(Vec::new()); image::RgbImage::new(400, 300).write_to(&mut file,
+    /// image::ImageFormat::Jpeg)?; let image = LazyImage::open(file.get_ref(), 1_000_000)?; let eval =
+    /// EvalTransform { resize: 64, crop: (56, 56), interpolation: Resampling::Bilinear }; let augment =
+    /// Augment { random_resized_crop: Some(RandomResizedCrop::default()), ..Augment::default() }; let specs =
+    /// [eval.render_spec(), augment.render_spec(image.size(), &eval, 1, &[7; 32])]; let pixels =
+    /// image.render(DecodeMode::Scaled, &specs)?; assert_eq!(pixels[1].dimensions(), (56, 56));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
@@ -212,14 +210,15 @@ impl<'a> LazyImage<'a> {
             if specs_at_scale().next().is_none() {
                 continue;
             }
-            let decoder = match opened.take() {
-                Some(decoder) => decoder,
+            // Decoding consumes the opened image, so every further scale opens the bytes again.
+            let image = match opened.take() {
+                Some(image) => image,
                 None => Self::open(bytes, max_pixels)?,
             };
-            let full_region = decoder.region_at_scale(scale);
+            let full_region = image.region_at_scale(scale);
             let needed =
                 specs_at_scale().map(|(_, spec)| spec.needed_region(size, full_region)).reduce(Crop::union);
-            let (pixels, region) = decoder.decode_region(scale, needed.expect("a spec has this scale"))?;
+            let (pixels, region) = image.decode_region(scale, needed.expect("a spec has this scale"))?;
             for (index, spec) in specs_at_scale() {
                 rendered[index] = spec.render_region(&pixels, size, region);
             }
@@ -227,10 +226,12 @@ impl<'a> LazyImage<'a> {
         Ok(rendered)
     }
 
-    /// The region of the whole photo, reduced by `scale`.
+    /// Describes the whole image when it is decoded at 1 / `scale` of its size: its size, and how a flip
+    /// shifts it.
     fn region_at_scale(&self, scale: u32) -> DecodedRegion {
         let (width, height) = self.size;
         let (flips_x, flips_y) = self.orientation.flips();
+        // A flip moves the incomplete last column or row to the front, so the image starts within it.
         let shift = |flips: bool, size: u32| {
             if flips { f64::from(size.div_ceil(scale)) - f64::from(size) / f64::from(scale) } else { 0.0 }
         };
@@ -242,8 +243,9 @@ impl<'a> LazyImage<'a> {
         }
     }
 
-    /// Decodes at least `needed`, which is in pixels of the photo reduced by `scale`. Formats that cannot be
-    /// reduced or decoded in part give the whole photo at full size.
+    /// Decodes at least `needed`, which is in pixels of the image reduced by `scale`; returns the upright
+    /// pixels and where they lie. Formats that cannot be reduced or decoded in part give the whole image at
+    /// full size.
     pub(crate) fn decode_region(
         self,
         scale: u32,
@@ -276,7 +278,7 @@ impl<'a> LazyImage<'a> {
     }
 }
 
-/// How a stored photo is rotated and flipped to be upright.
+/// How a stored image is rotated and flipped to be upright.
 #[derive(Clone, Copy)]
 struct ExifOrientation(Orientation);
 
@@ -287,7 +289,8 @@ impl ExifOrientation {
         matches!(self.0, Rotate90 | Rotate270 | Rotate90FlipH | Rotate270FlipH)
     }
 
-    /// Whether the x and y axes of the upright photo run in the opposite direction of the stored ones.
+    /// Whether the (x, y) axes of the upright image run opposite to the axes of the stored image that they
+    /// come from, so that regions can be converted.
     fn flips(self) -> (bool, bool) {
         match self.0 {
             Orientation::NoTransforms | Orientation::Rotate90FlipH => (false, false),
@@ -297,11 +300,13 @@ impl ExifOrientation {
         }
     }
 
+    /// The size of the upright image whose stored size is (width, height).
     fn upright_size(self, (width, height): (u32, u32)) -> (u32, u32) {
         if self.transposes() { (height, width) } else { (width, height) }
     }
 
-    /// The region of the stored photo that `crop` of the upright photo of (width, height) comes from.
+    /// The region of the stored image that becomes `crop` of the upright image, whose size is (width,
+    /// height). Only this region has to be decoded.
     fn stored_crop(self, crop: Crop, (width, height): (u32, u32)) -> Crop {
         let (flips_x, flips_y) = self.flips();
         let left = if flips_x { width - crop.left - crop.width } else { crop.left };
@@ -314,7 +319,8 @@ impl ExifOrientation {
     }
 }
 
-/// Opens a photo that is not a JPEG, after checking its size and, for PNG and WebP, that it is not truncated.
+/// Opens an image that is not a JPEG, after checking that it has at most `max_pixels` pixels and that a PNG
+/// or WebP is not truncated. Returns its decoder and its EXIF orientation.
 pub(super) fn open_other(
     bytes: &[u8],
     format: ImageFormat,
@@ -326,7 +332,8 @@ pub(super) fn open_other(
         return Err(truncated());
     }
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
-    // A pixel takes at most 16 bytes, and decoders keep at most two copies.
+    // A pixel takes at most 16 bytes, and decoders hold at most two copies of the image; 16 MiB are for the
+    // rest.
     let mut limits = Limits::no_limits();
     limits.max_alloc = Some(max_pixels.saturating_mul(32).saturating_add(1 << 24));
     reader.limits(limits);

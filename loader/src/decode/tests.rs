@@ -8,7 +8,7 @@ use super::*;
 use crate::golden::{self, pixel_difference};
 use crate::{EvalTransform, RenderSpec, Resampling};
 
-/// More pixels than any photo of the corpus has.
+/// More pixels than any image of `reference/decode/photos` has.
 const MAX_PIXELS: u64 = 10_000;
 
 /// The files of a folder of `reference/decode`, by name.
@@ -111,7 +111,7 @@ fn rendered_regions_match_the_whole_image() {
     }
 }
 
-/// Windows of a photo of (width, height): the whole, corners, the center, a pixel, a row.
+/// Windows of an image of (width, height): the whole, corners, the center, a pixel, a row.
 fn windows((width, height): (u32, u32)) -> Vec<Crop> {
     let (half, third) = ((width.div_ceil(2), height.div_ceil(2)), (width.div_ceil(3), height.div_ceil(3)));
     vec![
@@ -151,7 +151,7 @@ fn a_window_has_the_pixels_of_the_whole_image() {
                     .map(|(part, part_region)| (part, part_region.origin))
                     .unwrap();
                 if region.scale == 1 {
-                    assert!(part == whole, "{name}: neither the window nor the whole photo");
+                    assert!(part == whole, "{name}: neither the window nor the whole image");
                     continue;
                 }
                 let Crop { top, left, height, width } = window;
@@ -227,7 +227,7 @@ fn a_truncated_image_is_an_error_or_has_all_its_pixels() {
 #[test]
 fn a_truncated_jpeg_png_or_webp_is_an_error() {
     for (name, bytes) in files("photos") {
-        // These two files have bytes after the photo.
+        // These two files have bytes after the image.
         if matches!(extension(&name), "jpg" | "png" | "webp")
             && !["bytes_behind_the_end.jpg", "two_pictures.jpg"].contains(&&*name)
         {
@@ -255,21 +255,21 @@ fn probe_accepts_what_can_be_decoded() {
 #[test]
 fn every_refusal_says_why() {
     let message = |name: &str, bytes: &[u8]| decode(bytes, MAX_PIXELS).expect_err(name).to_string();
-    assert_eq!(message("no bytes", b""), "the file is empty");
+    assert_eq!(message("no bytes", b""), "the file is empty: copy or download the photo again");
     for (name, bytes) in files("refused") {
         let message = message(&name, &bytes);
         let expected = match name.as_str() {
             "text.jpg" | "page.png" | "drawing.webp" | "sound.webp" | "icon.bmp" => {
-                "not a photo of a known format (JPEG, PNG, WebP, GIF, BMP, TIFF)"
+                "not a photo in a supported format (JPEG, PNG, WebP, GIF, BMP or TIFF): convert the file"
             }
-            "too_large.webp" => "16384 x 16384 pixels are more than `data.max_pixels` = 10000",
+            "too_large.webp" => "the photo has 16384 x 16384 pixels, more than `data.max_pixels` = 10000",
             name if name.starts_with("too_large") => {
-                "65535 x 65535 pixels are more than `data.max_pixels` = 10000"
+                "the photo has 65535 x 65535 pixels, more than `data.max_pixels` = 10000"
             }
             "palette.tif" => {
-                "TIFF: Photometric interpretation RGBPalette with bits per sample [8] is unsupported"
+                "damaged or unsupported TIFF file: Photometric interpretation RGBPalette with bits per sample [8]"
             }
-            "arithmetic.jpg" => "JPEG: ",
+            "arithmetic.jpg" => "damaged or unsupported JPEG file: ",
             _ => "",
         };
         assert!(message.starts_with(expected), "{name}: {message}");
@@ -328,7 +328,8 @@ fn a_jpeg_of_a_hundred_scans_is_decoded_and_one_of_more_is_refused() {
         decode(&[&bytes[..first_scan], &copies, &bytes[first_scan..]].concat(), MAX_PIXELS)
     };
     assert!(with_repeated_scan(100 - scans.len()).unwrap() == decode(bytes, MAX_PIXELS).unwrap());
-    assert_eq!(with_repeated_scan(101 - scans.len()).unwrap_err().to_string(), "JPEG: more than 100 scans");
+    let error = with_repeated_scan(101 - scans.len()).unwrap_err().to_string();
+    assert!(error.contains("JPEG file: the file has more than 100 scans"), "{error}");
 }
 
 // effect: data.max_pixels
@@ -343,7 +344,7 @@ fn the_limit_counts_pixels() {
 fn a_decoder_that_panics_gives_an_error() {
     let error =
         without_panic("PNG", || -> Result<(), _> { panic!("index {} out of bounds", 7) }).unwrap_err();
-    assert_eq!(error.to_string(), "PNG: the decoder panicked: index 7 out of bounds");
+    assert!(error.to_string().contains("PNG file: the decoder panicked: index 7 out of bounds"), "{error}");
     assert_eq!(without_panic("PNG", || Ok(7)).unwrap(), 7);
 }
 
@@ -353,6 +354,7 @@ fn byte_change() -> impl Strategy<Value = (f64, u8, u8)> {
     (prop_oneof![0.0..0.1, 0.0..1.0], 0u8..4, any::<u8>())
 }
 
+/// `bytes` with each change: a byte set, a bit flipped, a byte inserted or removed.
 fn apply_changes(mut bytes: Vec<u8>, changes: &[(f64, u8, u8)]) -> Vec<u8> {
     for &(position, change_kind, value) in changes {
         let index = ((bytes.len() as f64 * position) as usize).min(bytes.len().saturating_sub(1));

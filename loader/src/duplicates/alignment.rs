@@ -13,7 +13,9 @@ const MIN_OVERLAP: f32 = 0.8;
 /// Maximum scale between the images.
 const MAX_SCALE: f32 = 1.2;
 
-/// Similarity of `first`, flipped by `flip`, and `second`; `None` if they clearly differ.
+/// Similarity of `first`, flipped by `flip`, and `second`: the correlation of their luma gradients, from -1
+/// to 1, after the alignment that the [module](super) describes. `None` if they clearly differ at half size,
+/// which is tested first because it is fast.
 pub(super) fn align(first: &Signature, second: &Signature, flip: Flip) -> Option<f32> {
     let half = [first.half_luma(flip), second.half_luma(Flip::None)];
     let identity = AxisTransform { scale: 1.0, offset: 0.0 };
@@ -38,13 +40,13 @@ pub(super) fn align(first: &Signature, second: &Signature, flip: Flip) -> Option
     Some(warp.resample_overlap(&full[0], SIDE, cubic_weights)?.gradient_correlation(&full[1], SIDE))
 }
 
-/// Linear interpolation weights at `fraction` between two pixels.
+/// Linear interpolation weights of two adjacent pixels for a position at `fraction` (0 to 1) between them.
 fn linear_weights(fraction: f32) -> [f32; 2] {
     [1.0 - fraction, fraction]
 }
 
-/// Catmull-Rom interpolation weights at `fraction` between the middle two of four pixels; they preserve
-/// detail.
+/// Catmull-Rom interpolation weights of four adjacent pixels for a position at `fraction` (0 to 1) between
+/// the middle two. The last comparison of two images uses them, because they preserve detail.
 fn cubic_weights(fraction: f32) -> [f32; 4] {
     [
         ((-0.5 * fraction + 1.0) * fraction - 0.5) * fraction,
@@ -54,7 +56,8 @@ fn cubic_weights(fraction: f32) -> [f32; 4] {
     ]
 }
 
-/// Maps positions of the second image to the first along one axis: `scale * position + offset`, in -0.5..0.5.
+/// Maps positions of the second image to the first along one axis: `scale * position + offset`. Positions go
+/// from -0.5 to 0.5, the edges of an image.
 #[derive(Clone, Copy)]
 struct AxisTransform {
     scale: f32,
@@ -62,10 +65,10 @@ struct AxisTransform {
 }
 
 impl AxisTransform {
-    /// The range of pixels of the second image (side `n`) that lie in the first: the first such pixel, and
-    /// for each the pixel of the first image and the fraction towards the next one. `None` if scale or
-    /// overlap are out of bounds.
-    fn overlap(self, n: usize) -> Option<(usize, Vec<(usize, f32)>)> {
+    /// Finds the pixels of the second image, of `n` along this axis, that lie in the first image. Returns the
+    /// first such pixel; and for each of them its position in the first image, as a pixel and the fraction of
+    /// the way to the next pixel. `None` if the scale or the overlap is out of bounds.
+    fn overlapping_pixels(self, n: usize) -> Option<(usize, Vec<(usize, f32)>)> {
         let size = n as f32;
         let source_position = |pixel: usize| {
             let centered = self.scale * ((pixel as f32 + 0.5) / size - 0.5) + self.offset;
@@ -85,33 +88,40 @@ impl AxisTransform {
     }
 }
 
-/// Transform from the second image to the first.
+/// The transform (scale and offset of both axes) from positions in the second image to positions in the
+/// first.
 #[derive(Clone, Copy)]
 struct Warp {
     x: AxisTransform,
     y: AxisTransform,
 }
 
-/// The overlap of both images: the first image resampled at pixels of the second.
+/// The part of both images that overlaps: the first image, resampled at the pixels of the second. `left` and
+/// `top` are the position of this part in the second image.
 struct OverlapRegion {
     left: usize,
     top: usize,
     width: usize,
     height: usize,
+    /// `[height, width]`
     values: Vec<f32>,
 }
 
 impl Warp {
-    /// Resamples `image` (`[n, n]`) where it overlaps the second image, with interpolation `weights` of
-    /// `TAPS` pixels.
+    /// Resamples `image` (`[n, n]`, a plane of the first image) at those pixels of the second image that it
+    /// overlaps, to compare both pixel by pixel. `weights` gives the interpolation weights of `TAPS` adjacent
+    /// pixels for a position at a fraction between the middle two. `None` if the scale or the overlap is out
+    /// of bounds.
     fn resample_overlap<const TAPS: usize>(
         self,
         image: &[f32],
         n: usize,
         weights: fn(f32) -> [f32; TAPS],
     ) -> Option<OverlapRegion> {
-        let (left, columns) = self.x.overlap(n)?;
-        let (top, rows) = self.y.overlap(n)?;
+        let (left, columns) = self.x.overlapping_pixels(n)?;
+        let (top, rows) = self.y.overlapping_pixels(n)?;
+        // The pixels around a position along one axis, clamped to the image, and their weights. `half` is
+        // subtracted last, so that no index is negative.
         let taps = |&(pixel, fraction): &(usize, f32)| {
             let weights = weights(fraction);
             let half = TAPS / 2;
@@ -131,10 +141,15 @@ impl Warp {
         Some(OverlapRegion { left, top, width: columns.len(), height: rows.len(), values })
     }
 
-    /// A Gauss-Newton step that fits warp, gain and bias so that the warped first image equals the second.
+    /// Improves the alignment of the first and the second image, both `[n, n]`, by one Gauss-Newton step. The
+    /// step fits warp, gain and bias so that `gain * warped first + bias` equals the second image, in the
+    /// sense of least squares. Returns the new warp; `None` if the images do not overlap enough, the
+    /// equations are singular or the contrast is nearly zero or inverted.
     fn fit_step(self, [first, second]: &[Vec<f32>; 2], n: usize) -> Option<Self> {
         let overlap = self.resample_overlap(first, n, linear_weights)?;
         let size = n as f32;
+        // For each inner pixel the derivatives by gain, bias, and the scale and offset of both axes (times
+        // the gain); then the pixel of the second image, which is the target.
         let mut terms = [(); 7].map(|()| Vec::with_capacity(overlap.values.len()));
         for y in 1..overlap.height - 1 {
             let y_centered = (overlap.top + y) as f32 / size - 0.5;
@@ -157,19 +172,20 @@ impl Warp {
                 terms.iter_mut().zip(row).for_each(|(term, value)| term.push(value));
             }
         }
-        let mut normal = [[0.0; 7]; 6];
+        let mut equations = [[0.0; 7]; 6]; // the normal equations
         for row in 0..6 {
             for column in row..7 {
-                normal[row][column] = f64::from(dot(&terms[row], &terms[column]));
+                equations[row][column] = f64::from(dot(&terms[row], &terms[column]));
                 if column < 6 {
-                    normal[column][row] = normal[row][column];
+                    equations[column][row] = equations[row][column];
                 }
             }
         }
-        let [gain, _, x_scale, x_offset, y_scale, y_offset] = solve(normal)?;
+        let [gain, _, x_scale, x_offset, y_scale, y_offset] = solve(equations)?;
         if gain < 0.1 {
             return None;
         }
+        // Each step is limited, because the derivatives hold only nearby.
         let updated = |axis: AxisTransform, scale: f64, offset: f64| AxisTransform {
             scale: axis.scale + (scale / gain).clamp(-0.1, 0.1) as f32,
             offset: axis.offset + (offset / gain).clamp(-0.1, 0.1) as f32,
@@ -179,7 +195,8 @@ impl Warp {
 }
 
 impl OverlapRegion {
-    /// Pairs of corresponding values of the two images.
+    /// For each pixel of the region of `second`, `[n, n]`, that the resampled first image covers: the values
+    /// of the first and of the second image, which the callers compare.
     fn value_pairs<'a>(&'a self, second: &'a [f32], n: usize) -> impl Iterator<Item = (f32, f32)> + 'a {
         (0..self.height).flat_map(move |y| {
             let start = (self.top + y) * n + self.left;
@@ -188,26 +205,31 @@ impl OverlapRegion {
         })
     }
 
-    /// Mean absolute difference from the second image.
+    /// Mean absolute difference from the second image, `[n, n]`, in the overlap: whether the colors are
+    /// equal.
     fn mean_abs_difference(&self, second: &[f32], n: usize) -> f32 {
         self.value_pairs(second, n).map(|(a, b)| (a - b).abs()).sum::<f32>() / self.values.len() as f32
     }
 
-    /// Pearson correlation with the second image.
+    /// Pearson correlation (-1 to 1) of the values with those of the second image, `[n, n]`, in the overlap.
+    /// It ignores differences in brightness and contrast. Images with a low correlation are no
+    /// near-duplicates.
     fn correlation(&self, second: &[f32], n: usize) -> f32 {
         let count = self.values.len() as f32;
         let (sum_a, sum_b) =
             self.value_pairs(second, n).fold((0.0, 0.0), |(sum_a, sum_b), (a, b)| (sum_a + a, sum_b + b));
         let (mean_a, mean_b) = (sum_a / count, sum_b / count);
-        normalized_correlation(self.value_pairs(second, n).map(|(a, b)| (a - mean_a, b - mean_b)))
+        cosine_similarity(self.value_pairs(second, n).map(|(a, b)| (a - mean_a, b - mean_b)))
     }
 
-    /// Correlation of the horizontal and vertical gradients with those of the second image.
+    /// Correlation (-1 to 1) of the horizontal and vertical luma gradients with those of the second image,
+    /// `[n, n]`, at the inner pixels of the overlap: the similarity by which near-duplicates are reported.
     fn gradient_correlation(&self, second: &[f32], n: usize) -> f32 {
-        normalized_correlation((1..self.height - 1).flat_map(|y| {
+        cosine_similarity((1..self.height - 1).flat_map(|y| {
             (1..self.width - 1).flat_map(move |x| {
                 let i = y * self.width + x;
                 let j = (self.top + y) * n + self.left + x;
+                // Differences of the right and the left, and of the lower and the upper neighbor.
                 let a = &self.values;
                 [
                     (a[i + 1] - a[i - 1], second[j + 1] - second[j - 1]),
@@ -218,27 +240,30 @@ impl OverlapRegion {
     }
 }
 
-/// Cosine similarity of two series, 0 if one is all zeros.
-fn normalized_correlation(pairs: impl Iterator<Item = (f32, f32)>) -> f32 {
+/// Cosine similarity of two series, given as pairs of their values: `a b / (|a| |b|)`, 0 if one is all zeros.
+fn cosine_similarity(pairs: impl Iterator<Item = (f32, f32)>) -> f32 {
     let (aa, ab, bb) =
         pairs.fold((0.0, 0.0, 0.0), |(aa, ab, bb), (a, b)| (aa + a * a, ab + a * b, bb + b * b));
     if aa > 0.0 && bb > 0.0 { ab / (aa * bb).sqrt() } else { 0.0 }
 }
 
-/// Dot product in eight partial sums, so that it vectorizes.
+/// Dot product of two series of equal length, for the normal equations of [`Warp::fit_step`]. Eight partial
+/// sums let it vectorize.
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     let (a, b) = (a.chunks_exact(8), b.chunks_exact(8));
-    let rest: f32 = a.remainder().iter().zip(b.remainder()).map(|(a, b)| a * b).sum();
+    let remainder: f32 = a.remainder().iter().zip(b.remainder()).map(|(a, b)| a * b).sum();
     let mut sums = [0.0; 8];
     for (a, b) in a.zip(b) {
         for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
             *sum += a * b;
         }
     }
-    sums.iter().sum::<f32>() + rest
+    sums.iter().sum::<f32>() + remainder
 }
 
-/// Solves six linear equations with the right-hand side in the last column; `None` if singular.
+/// Solves the normal equations of [`Warp::fit_step`]: six linear equations in six unknowns, one per row with
+/// its right-hand side in the last column, by Gauss-Jordan elimination. Returns the unknowns; `None` if the
+/// equations are nearly singular.
 fn solve(mut rows: [[f64; 7]; 6]) -> Option<[f64; 6]> {
     for column in 0..6 {
         let pivot = (column..6).max_by(|&a, &b| rows[a][column].abs().total_cmp(&rows[b][column].abs()))?;
@@ -262,17 +287,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn correlations_are_normalized_and_0_for_a_zero_series() {
+    fn cosine_similarities_are_normalized_and_0_for_a_zero_series() {
         let pairs = [(1.0, 2.0), (-3.0, 0.5), (0.25, 4.0)];
         let swapped = pairs.map(|(a, b)| (b, a));
         // (2 - 1.5 + 1) / sqrt((1 + 9 + 1/16) (4 + 1/4 + 16))
         let expected = 1.5 / (10.0625f32 * 20.25).sqrt();
         for pairs in [pairs, swapped] {
-            assert!((normalized_correlation(pairs.into_iter()) - expected).abs() < 1e-6);
+            assert!((cosine_similarity(pairs.into_iter()) - expected).abs() < 1e-6);
         }
-        assert_eq!(normalized_correlation(pairs.map(|(a, _)| (a, -2.0 * a)).into_iter()), -1.0);
+        assert_eq!(cosine_similarity(pairs.map(|(a, _)| (a, -2.0 * a)).into_iter()), -1.0);
         for pairs in [[(0.0, 1.0), (0.0, -2.0)], [(1.0, 0.0), (-2.0, 0.0)], [(0.0, 0.0); 2]] {
-            assert_eq!(normalized_correlation(pairs.into_iter()), 0.0, "{pairs:?}");
+            assert_eq!(cosine_similarity(pairs.into_iter()), 0.0, "{pairs:?}");
         }
     }
 }

@@ -3,21 +3,23 @@
 use pulp::{Arch, WithSimd};
 use rayon::prelude::*;
 
-use super::signature::{BITS_PER_HASH, PerceptualHash, Signature};
+use super::signature::{BITS_PER_PARITY, PerceptualHash, Signature};
 
-/// Maximum Hamming distance of two 128-bit hashes.
+/// Maximum Hamming distance of the 128-bit hashes of two images that are compared further.
 pub(super) const MAX_DISTANCE: u8 = 38;
 /// Images per tile; the hashes of a tile stay in the L1 cache while they are compared.
 const TILE: usize = 256;
 
-/// Orientations in which the hashes of two images are close.
+/// In which orientations the hashes of two images are close: as they are, or with one image mirrored.
 #[derive(Clone, Copy)]
 pub(super) struct CandidateOrientations {
     pub(super) direct: bool,
     pub(super) mirrored: bool,
 }
 
-/// Calls `compare` for all pairs of images with close hashes and collects its results, in parallel.
+/// Calls `compare` for all pairs of images with close hashes, the earlier image first, and collects the
+/// results that are not `None`, in parallel. `T` is what identifies an image. Hashes are compared tile by
+/// tile of [`TILE`] images.
 pub(super) fn map_candidates<T, R>(
     images: &[(T, &Signature)],
     compare: impl Fn(&(T, &Signature), &(T, &Signature), CandidateOrientations) -> Option<R> + Sync,
@@ -31,8 +33,9 @@ where
     let arch = Arch::new();
     (0..hashes.len().div_ceil(TILE))
         .into_par_iter()
-        .flat_map_iter(|rows| {
-            let rows = rows * TILE..hashes.len().min((rows + 1) * TILE);
+        .flat_map_iter(|tile| {
+            // Each image of this tile, a row, is compared with the images after it, the columns.
+            let rows = tile * TILE..hashes.len().min((tile + 1) * TILE);
             let mut results = Vec::new();
             let mut distances = [0; TILE];
             for start in (rows.start..hashes.len()).step_by(TILE) {
@@ -59,7 +62,9 @@ where
         .collect()
 }
 
-/// Distances of even and odd bits: whole to whole, whole to center, center to whole.
+/// Compares the hashes of two images, each of the whole image and of its center crop. Gives the number of
+/// different even bits and of different odd bits for three pairs of hashes: whole to whole, whole to center,
+/// center to whole. They are counted apart because mirroring an image inverts its odd bits.
 fn hash_distances(a: &[PerceptualHash; 2], b: &[PerceptualHash; 2]) -> [(u32, u32); 3] {
     let distance = |a: &PerceptualHash, b: &PerceptualHash| {
         ((a.even ^ b.even).count_ones(), (a.odd ^ b.odd).count_ones())
@@ -67,24 +72,27 @@ fn hash_distances(a: &[PerceptualHash; 2], b: &[PerceptualHash; 2]) -> [(u32, u3
     [distance(&a[0], &b[0]), distance(&a[0], &b[1]), distance(&a[1], &b[0])]
 }
 
-/// The orientations in which two images have close hashes.
+/// In which orientations two images have close hashes, so that only these are aligned. `a` and `b` are the
+/// hashes of each image: of the whole and of its center crop. Mirroring an image inverts all odd bits of its
+/// hashes.
 fn candidate_orientations(a: &[PerceptualHash; 2], b: &[PerceptualHash; 2]) -> CandidateOrientations {
     let is_near = |distance: u32| distance <= u32::from(MAX_DISTANCE);
     let distances = hash_distances(a, b);
     CandidateOrientations {
         direct: distances.iter().any(|&(even, odd)| is_near(even + odd)),
-        mirrored: distances.iter().any(|&(even, odd)| is_near(even + BITS_PER_HASH as u32 - odd)),
+        mirrored: distances.iter().any(|&(even, odd)| is_near(even + BITS_PER_PARITY as u32 - odd)),
     }
 }
 
-/// Hashes as a structure of arrays, so that comparisons vectorize.
+/// The hashes of all images as a structure of arrays, so that comparisons vectorize.
 struct HashColumns {
-    /// Of the whole image, then of its center.
+    /// Even bits of the whole images, then of their centers; `odd` likewise.
     even: [Vec<u64>; 2],
     odd: [Vec<u64>; 2],
 }
 
 impl HashColumns {
+    /// Rearranges the hashes of all images; each image has a hash of the whole and one of its center crop.
     fn from_hashes(hashes: &[[PerceptualHash; 2]]) -> Self {
         Self {
             even: [0, 1].map(|crop| hashes.iter().map(|hash| hash[crop].even).collect()),
@@ -93,30 +101,38 @@ impl HashColumns {
     }
 }
 
-/// Computes the Hamming distance of one image, in the closer orientation, to each image of a tile.
+/// The arguments of computing the Hamming distance of one image to each image of a tile, with the SIMD
+/// instructions of the processor.
 struct HammingDistances<'a> {
     hash: &'a [PerceptualHash; 2],
     columns: &'a HashColumns,
+    /// The tile is the images `start..end`.
     start: usize,
     end: usize,
+    /// The results; those beyond the tile are unchanged.
     distances: &'a mut [u8; TILE],
 }
 
 impl WithSimd for HammingDistances<'_> {
     type Output = ();
 
+    /// Writes the distances from the image with `hash` to the images of the tile `start..end` into
+    /// `distances`: the smallest Hamming distance of the pairs of hashes (whole image and center crop) that
+    /// [`hash_distances`] compares, with the image as it is or mirrored. `pulp` inlines this into a function
+    /// that it compiles for the instruction set `S`.
     #[inline(always)]
     fn with_simd<S: pulp::Simd>(self, _: S) {
         let tile = self.start..self.end;
         let distances = &mut self.distances[..tile.len()];
         distances.fill(u8::MAX);
+        // 0 is the hash of the whole image, 1 that of its center crop.
         for (a, b) in [(0, 0), (0, 1), (1, 0)] {
             let PerceptualHash { even, odd } = self.hash[a];
             let (evens, odds) = (&self.columns.even[b][tile.clone()], &self.columns.odd[b][tile.clone()]);
             for ((distance, to_even), to_odd) in distances.iter_mut().zip(evens).zip(odds) {
-                let odd = (odd ^ to_odd).count_ones();
-                let bits = (even ^ to_even).count_ones() + odd.min(BITS_PER_HASH as u32 - odd);
-                *distance = (*distance).min(bits as u8);
+                let n_odd = (odd ^ to_odd).count_ones(); // mirroring inverts the odd bits
+                let n_bits = (even ^ to_even).count_ones() + n_odd.min(BITS_PER_PARITY as u32 - n_odd);
+                *distance = (*distance).min(n_bits as u8);
             }
         }
     }

@@ -43,9 +43,9 @@ pub struct DuplicatePair {
     pub mirrored: bool,
 }
 
-/// All pairs with at least `min_similarity`, for which [`DEFAULT_SIMILARITY`] is recommended, sorted by
-/// `(a, b)`. Images that could not be read have no signature and are in no pair. The result does not depend
-/// on the number of threads.
+/// Finds all pairs of images whose similarity is at least `min_similarity`, for which [`DEFAULT_SIMILARITY`]
+/// is recommended. `signatures` has one signature per image; images that could not be read have none and are
+/// in no pair. The pairs are sorted by `(a, b)`. The result does not depend on the number of threads.
 ///
 /// An image with k copies gives k (k - 1) / 2 pairs; [`join_groups`](crate::dataset::join_groups) merges
 /// pairs into groups.

@@ -5,14 +5,15 @@ use std::sync::{Mutex, PoisonError};
 /// Maximum number of pooled readers, about one per thread.
 const MAX_CURSORS: usize = 16;
 
-/// A reader that can only move forward.
+/// A reader of the records of one shard that can only move forward, because the data is compressed.
 pub(super) trait Cursor {
-    /// The reader's position if it can still reach `record`.
+    /// The index of the record that this reader reads next, if it can still reach `record` by moving forward;
+    /// `None` if it is past `record` or ends before it.
     fn position_before(&self, record: usize) -> Option<usize>;
 }
 
-/// Readers of one shard at the positions where they stopped. Sequential reads reuse a reader; a backward read
-/// opens a new one.
+/// Readers of one shard at the positions where they stopped, for use by several threads. Sequential reads
+/// reuse a reader; a backward read opens a new one. `C` is the type of a reader.
 #[derive(Debug)]
 pub(super) struct CursorPool<C>(Mutex<Vec<C>>);
 
@@ -23,14 +24,16 @@ impl<C> Default for CursorPool<C> {
 }
 
 impl<C: Cursor> CursorPool<C> {
-    /// Calls `read` with the nearest reader before `record`, or with a new one from `open`. A reader that
-    /// fails is dropped.
+    /// Reads the record with index `record`: calls `read` with the nearest reader before it, or with a new
+    /// one from `open`, and returns the result of `read`. The reader is put back afterwards; one that fails
+    /// is dropped.
     pub(super) fn read<T, E>(
         &self,
         record: usize,
         open: impl FnOnce() -> Result<C, E>,
         read: impl FnOnce(&mut C) -> Result<T, E>,
     ) -> Result<T, E> {
+        // The reader leaves the pool while it is in use, so the lock is not held during the read.
         let nearest = {
             let mut cursors = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             let candidates = cursors

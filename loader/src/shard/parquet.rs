@@ -15,8 +15,8 @@ use parquet::schema::types::SchemaDescriptor;
 
 use self::pages::{CheckedPages, ReopeningFile};
 use super::cursor_pool::{Cursor, CursorPool};
-use super::{MAX_RECORD_BYTES, RecordReader, record_error};
-use crate::dataset::{DatasetError, NameList, did_you_mean};
+use super::{MAX_RECORD_BYTES, RecordReader, record_error, too_large_message};
+use crate::dataset::{DatasetError, NameList, counted, did_you_mean};
 use crate::decode::DecodeError;
 
 /// Rows per read when a whole column is read.
@@ -36,9 +36,10 @@ pub struct ParquetTable {
     columns: BTreeMap<String, ParquetColumn>,
 }
 
-/// A column of single values.
+/// A column of single values, where it is in the file and how to read it.
 #[derive(Clone, Copy)]
 struct ParquetColumn {
+    /// Index among the leaf columns of the schema.
     index: usize,
     /// Definition level of a non-null value.
     present_level: i16,
@@ -56,7 +57,7 @@ pub enum ParquetValue {
 }
 
 impl ParquetTable {
-    /// Opens the file `path`.
+    /// Opens the Parquet file `path` and finds its columns; reads no rows.
     ///
     /// # Errors
     /// [`DatasetError::Shard`] for a file that is missing or not Parquet.
@@ -67,6 +68,7 @@ impl ParquetTable {
             let reader = SerializedFileReader::new(file).map_err(error_message)?;
             let schema = reader.metadata().file_metadata().schema_descr();
             let columns = (schema.columns().iter().enumerate())
+                // Columns within lists have a higher repetition level.
                 .filter(|(_, column)| column.max_rep_level() == 0)
                 .map(|(index, column)| {
                     let unsigned_types = [ConvertedType::UINT_32, ConvertedType::UINT_64];
@@ -82,7 +84,8 @@ impl ParquetTable {
         catch_panic(open).map_err(|problem| DatasetError::Shard { path: path.into(), problem })
     }
 
-    /// A reader of column `column` in row group `group`.
+    /// A reader of the values of the leaf column with index `column` in the row group with index `group`;
+    /// refuses damaged pages.
     fn column_reader(&self, group: usize, column: usize) -> Result<ColumnReader, String> {
         let pages = self.reader.get_row_group(group).and_then(|group| group.get_column_page_reader(column));
         Ok(get_column_reader(
@@ -91,10 +94,12 @@ impl ParquetTable {
         ))
     }
 
+    /// The schema of the file: its leaf columns with their types.
     fn schema(&self) -> &SchemaDescriptor {
         self.reader.metadata().file_metadata().schema_descr()
     }
 
+    /// The error that this file has a `problem`.
     fn shard_error(&self, problem: String) -> DatasetError {
         DatasetError::Shard { path: self.path.clone(), problem }
     }
@@ -104,7 +109,7 @@ impl ParquetTable {
         self.columns.keys().map(String::as_str)
     }
 
-    /// Whether a column holds bytes that are not declared as text.
+    /// Whether a column holds bytes that are not declared as text, so that it may hold images.
     pub(crate) fn is_binary(&self, column: &str) -> bool {
         let column = self.schema().column(self.columns[column].index);
         column.physical_type() == PhysicalType::BYTE_ARRAY
@@ -133,7 +138,9 @@ impl ParquetTable {
         let n_rows = groups
             .iter()
             .try_fold(0usize, |total, group| total.checked_add(usize::try_from(group.num_rows()).ok()?));
-        n_rows.ok_or_else(|| self.shard_error("it claims an impossible number of rows".into()))
+        n_rows.ok_or_else(|| {
+            self.shard_error("the file is damaged: it claims an impossible number of rows".into())
+        })
     }
 
     /// Size of the file in bytes.
@@ -141,13 +148,14 @@ impl ParquetTable {
         self.file_size
     }
 
-    /// Reads a column of whole numbers or text, `[N]`; null values are `None`.
+    /// Reads a column of single values that are whole numbers, booleans or text, such as labels: `[N]` in row
+    /// order. Null values are `None`.
     ///
     /// # Errors
     /// [`DatasetError::Shard`] for a missing column or another type.
     pub fn read_values(&self, column: &str) -> Result<Vec<Option<ParquetValue>>, DatasetError> {
         let &ParquetColumn { index, present_level, is_unsigned } =
-            self.columns.get(column).ok_or_else(|| self.missing_column(column))?;
+            self.columns.get(column).ok_or_else(|| self.missing_column_error(column))?;
         let mut values = Vec::new();
         self.for_each_row_group(column, index, |reader, n_rows| {
             let n_before = values.len();
@@ -165,7 +173,9 @@ impl ParquetTable {
                 ColumnReader::Int64ColumnReader(reader) => {
                     append_values(reader, present_level, &mut values, max_len, |&value| {
                         if is_unsigned && value < 0 {
-                            return Err(format!("`{column}` has a number that does not fit in 63 bits"));
+                            return Err(format!(
+                                "`{column}` has a number above 2^63 - 1: use smaller numbers"
+                            ));
                         }
                         Ok(ParquetValue::Number(value))
                     })
@@ -177,19 +187,22 @@ impl ParquetTable {
                 }
                 ColumnReader::ByteArrayColumnReader(reader) => {
                     append_values(reader, present_level, &mut values, max_len, |value| {
-                        let text = value.as_utf8().map_err(|_| format!("`{column}` is not UTF-8"))?;
+                        let text =
+                            value.as_utf8().map_err(|_| format!("`{column}` has text that is not UTF-8"))?;
                         Ok(ParquetValue::Text(text.to_owned()))
                     })
                 }
-                _ => Err(format!("`{column}` holds neither whole numbers nor text")),
+                _ => Err(format!(
+                    "`{column}` holds neither whole numbers nor text: save it as one of these types"
+                )),
             }?;
             Ok(values.len() - n_before)
         })?;
         Ok(values)
     }
 
-    /// Reads a column of lists of FLOAT, or of DOUBLE rounded to `f32`: the values `[N, F]` in row order, and
-    /// `F`. All lists must have the same length.
+    /// Reads a column of lists of FLOAT, or of DOUBLE rounded to `f32`, such as features. Returns the values
+    /// `[N, F]` in row order, and the length `F` of the lists, which must be the same for all.
     ///
     /// # Errors
     /// [`DatasetError::Shard`] for a missing column, another type, a null list or number, or lists of
@@ -198,13 +211,16 @@ impl ParquetTable {
         let columns = self.schema().columns().iter().enumerate();
         let leaves: Vec<_> = columns.filter(|(_, leaf)| leaf.path().parts()[0] == column).collect();
         let (column_index, levels) = match leaves.as_slice() {
-            [] => return Err(self.missing_column(column)),
+            [] => return Err(self.missing_column_error(column)),
             [(index, leaf)] if leaf.max_rep_level() == 1 => (
                 *index,
                 ListLevels { present: leaf.max_def_level(), in_list: leaf.repeated_ancestor_def_level() },
             ),
             _ => {
-                let problem = format!("`{column}` does not hold a list of numbers in each row");
+                let problem = format!(
+                    "`{column}` does not hold a list of numbers in each row: save the column as lists of \
+                     float32"
+                );
                 return Err(self.shard_error(problem));
             }
         };
@@ -227,8 +243,8 @@ impl ParquetTable {
         Ok((lists.values, lists.list_length.unwrap_or(0)))
     }
 
-    /// Calls `read_group` for each row group of a column with a reader and the number of rows; it returns how
-    /// many rows it read.
+    /// Calls `read_group` for each row group of a column with a reader of its values and the number of its
+    /// rows. `read_group` returns how many rows it read; anything but all rows is an error.
     fn for_each_row_group(
         &self,
         column: &str,
@@ -239,13 +255,16 @@ impl ParquetTable {
             let n_rows = usize::try_from(self.reader.metadata().row_group(group).num_rows()).unwrap_or(0);
             let n_read = catch_panic(|| read_group(self.column_reader(group, column_index)?, n_rows));
             if n_read.map_err(|problem| self.shard_error(problem))? != n_rows {
-                return Err(self.shard_error(format!("`{column}` does not have one value per row")));
+                return Err(self.shard_error(format!(
+                    "the file is damaged: `{column}` does not have one value per row"
+                )));
             }
         }
         Ok(())
     }
 
-    fn missing_column(&self, column: &str) -> DatasetError {
+    /// The error for a column that the file lacks, with the names of the columns that exist.
+    fn missing_column_error(&self, column: &str) -> DatasetError {
         let mut names: Vec<String> = Vec::new();
         for leaf in self.schema().columns() {
             let name = &leaf.path().parts()[0];
@@ -255,11 +274,13 @@ impl ParquetTable {
         }
         let columns = NameList(names);
         let hint = did_you_mean(column, &columns);
-        self.shard_error(format!("there is no column `{column}`; its columns: {columns}{hint}"))
+        self.shard_error(format!(
+            "there is no column `{column}`: rename a column or add one; the columns are {columns}{hint}"
+        ))
     }
 }
 
-/// Definition levels of a list column.
+/// The definition levels of a list column. Parquet stores one with each number; it tells what is null.
 #[derive(Clone, Copy)]
 struct ListLevels {
     /// Level of a non-null number.
@@ -268,16 +289,21 @@ struct ListLevels {
     in_list: i16,
 }
 
-/// Values of a list column read so far.
+/// The values of a list column that were read so far.
 #[derive(Default)]
 struct ListColumn {
+    /// `[n_rows, list_length]`
     values: Vec<f32>,
+    /// Length of every list, once a row has been read.
     list_length: Option<usize>,
     n_rows: usize,
 }
 
 impl ListColumn {
-    /// Appends the remaining rows of `reader`.
+    /// Appends the remaining rows of `reader`, with values converted by `to_f32`. Parquet stores the values
+    /// of all lists one after the other and two levels with each value: the repetition level tells where a
+    /// list starts, the definition level what is null (see `levels`). Null lists, null values and lists of
+    /// another length than the first are errors.
     fn append_all<T: DataType>(
         &mut self,
         mut reader: ColumnReaderImpl<T>,
@@ -304,15 +330,16 @@ impl ListColumn {
             for (i, (&definition_level, &repetition_level)) in
                 definition_levels.iter().zip(&repetition_levels).enumerate()
             {
+                // Repetition level 0 starts the list of the next row.
                 if repetition_level == 0 && i > 0 {
                     self.finish_row(length)?;
                     length = 0;
                 }
                 if definition_level < levels.in_list {
-                    return Err(format!("row {} has no list", self.n_rows));
+                    return Err(format!("row {} has no list: each row needs a list of numbers", self.n_rows));
                 }
                 if definition_level < levels.present {
-                    return Err(format!("value {length} of row {} is null", self.n_rows));
+                    return Err(format!("value {length} of row {} is null: write a number", self.n_rows));
                 }
                 length += 1;
             }
@@ -321,20 +348,23 @@ impl ListColumn {
         }
     }
 
-    /// Counts a row after checking the length of its list.
+    /// Counts a row whose list has `length` values; an error if the lists before it have another length.
     fn finish_row(&mut self, length: usize) -> Result<(), String> {
         let expected = *self.list_length.get_or_insert(length);
         if length != expected {
-            let row = self.n_rows;
-            return Err(format!("row {row} has {length} values, but the rows before it have {expected}"));
+            let (row, values) = (self.n_rows, counted(length, "value", "values"));
+            return Err(format!(
+                "row {row} has {values}, but the rows before it have {expected}: all rows need the same number of values"
+            ));
         }
         self.n_rows += 1;
         Ok(())
     }
 }
 
-/// Appends the remaining values of a column reader to `values`; stops early once there are more than
-/// `max_len`.
+/// Appends the remaining values of a column reader, converted by `convert`, to `values`, `None` for null.
+/// `present_level` is the definition level of a value that is not null. Stops early once there are more than
+/// `max_len`, because a damaged file could claim values without end.
 fn append_values<T: DataType>(
     mut reader: ColumnReaderImpl<T>,
     present_level: i16,
@@ -356,8 +386,9 @@ fn append_values<T: DataType>(
     }
 }
 
-/// Reads up to `max_rows` rows: for each whether it is non-null, and the non-null values. Returns the number
-/// of rows.
+/// Reads up to `max_rows` rows of a column of single values and returns their number. Afterwards `is_present`
+/// has one entry per row, false for null, and `values` the values of the other rows. `present_level` is the
+/// definition level of a value that is not null; at 0 the column has no nulls.
 fn read_batch<T: DataType>(
     reader: &mut ColumnReaderImpl<T>,
     present_level: i16,
@@ -378,7 +409,7 @@ fn read_batch<T: DataType>(
     Ok(n_rows)
 }
 
-/// A column of image bytes; each row is a record.
+/// A Parquet file as a shard: each row is a record, and one column has the bytes of its image.
 pub(crate) struct ParquetShard {
     path: PathBuf,
     table: ParquetTable,
@@ -396,7 +427,7 @@ impl std::fmt::Debug for ParquetShard {
 }
 
 impl ParquetShard {
-    /// Reads records from `column`, which must exist.
+    /// A shard of the images in `column` (which must exist) of `table`, the open file `path`.
     pub(crate) fn new(path: &Path, table: ParquetTable, column: &str) -> Self {
         let column = table.columns[column];
         let mut row_group_starts = vec![0];
@@ -407,7 +438,8 @@ impl ParquetShard {
         Self { path: path.into(), table, column, row_group_starts, cursors: CursorPool::default() }
     }
 
-    /// A cursor at the start of the row group that contains `row`.
+    /// Opens a reader at the start of the row group that contains `row`, for rows that no pooled reader can
+    /// reach: rows can only be read forward within a row group.
     fn open_cursor(&self, row: usize) -> Result<RowCursor, String> {
         let group = self.row_group_starts.partition_point(|&start| start <= row) - 1;
         let (start, end) = (self.row_group_starts[group], self.row_group_starts[group + 1]);
@@ -415,7 +447,7 @@ impl ParquetShard {
             ColumnReader::ByteArrayColumnReader(reader) => {
                 Ok(RowCursor { reader, next_row: start, end_row: end })
             }
-            _ => Err("the photo column does not hold bytes".into()),
+            _ => Err("the photo column does not hold the bytes of image files".into()),
         }
     }
 }
@@ -429,21 +461,20 @@ impl RecordReader for ParquetShard {
         format!("row {index}")
     }
 
+    /// Reads the bytes of the image in row `index`, from the nearest pooled reader before it in its row
+    /// group; rows between are skipped.
     fn read(&self, index: usize) -> Result<Vec<u8>, DecodeError> {
         let read_row = |cursor: &mut RowCursor| {
             let n_skipped = index - cursor.next_row;
             if n_skipped > 0 && cursor.reader.skip_records(n_skipped).map_err(error_message)? != n_skipped {
-                return Err("the photo column has fewer values than rows".into());
+                return Err("the file is damaged: the photo column has fewer values than rows".into());
             }
             let (mut is_present, mut values): (_, Vec<ByteArray>) = (Vec::new(), Vec::new());
             read_batch(&mut cursor.reader, self.column.present_level, 1, &mut is_present, &mut values)?;
             cursor.next_row = index + 1;
             let bytes = values.first().ok_or("the row has no photo")?;
             if bytes.len() as u64 > MAX_RECORD_BYTES {
-                return Err(format!(
-                    "it has {} bytes, more than the limit of {MAX_RECORD_BYTES}",
-                    bytes.len()
-                ));
+                return Err(too_large_message(bytes.len() as u64));
             }
             Ok(bytes.data().to_vec())
         };
@@ -451,7 +482,7 @@ impl RecordReader for ParquetShard {
     }
 }
 
-/// The remaining rows of a row group.
+/// A forward-only reader of the images in the rows `next_row..end_row` of a row group.
 struct RowCursor {
     reader: ColumnReaderImpl<ByteArrayType>,
     next_row: usize,
@@ -464,9 +495,10 @@ impl Cursor for RowCursor {
     }
 }
 
+/// The message of an error of the `parquet` crate, without the kind of error that the crate puts before it.
 fn error_message(error: ParquetError) -> String {
     match error {
-        ParquetError::EOF(_) => "the file is truncated".into(),
+        ParquetError::EOF(_) => "the file is truncated: copy or download the file again".into(),
         ParquetError::General(message) => message,
         ParquetError::External(error) => error.to_string(),
         other => other.to_string(),
@@ -475,5 +507,6 @@ fn error_message(error: ParquetError) -> String {
 
 /// Turns panics of the `parquet` crate, which damaged files can cause, into errors.
 fn catch_panic<T>(read: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Err("the file is damaged".into()))
+    catch_unwind(AssertUnwindSafe(read))
+        .unwrap_or_else(|_| Err("the file is damaged: copy or download the file again".into()))
 }

@@ -6,13 +6,14 @@ use globset::GlobBuilder;
 
 use crate::dataset::DatasetError;
 
+/// Characters by which a path is a glob pattern.
 const WILDCARDS: [char; 3] = ['*', '?', '['];
 
 /// Maximum number of files that braces may expand to.
 const MAX_SHARDS: usize = 100_000;
 
-/// The shards that `pattern` matches, sorted bytewise by path: a file; a folder, for all files below it with
-/// one of `extensions`; or a pattern with `*`, `?` and ranges of numbers as in WebDataset
+/// The shards that `pattern` matches, sorted bytewise by path: a file; a folder, for all files in it and its
+/// subfolders with one of `extensions`; or a pattern with `*`, `?` and ranges of numbers as in WebDataset
 /// (`train-{000..146}.tar`). Hidden files are skipped.
 ///
 /// ```
@@ -42,26 +43,28 @@ pub fn find_shards(pattern: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>, 
     if pattern.is_dir() {
         collect_files(pattern, &|path| has_extension(path, extensions), &mut files)?;
     } else {
-        let text = pattern.to_str().ok_or_else(|| pattern_error("it is not UTF-8".into()))?;
-        for text in expand_braces(text).map_err(pattern_error)? {
-            if !text.contains(WILDCARDS) {
-                let path = PathBuf::from(&text);
+        let text =
+            pattern.to_str().ok_or_else(|| pattern_error("the path is not valid UTF-8 text".into()))?;
+        for expanded in expand_braces(text).map_err(pattern_error)? {
+            if !expanded.contains(WILDCARDS) {
+                let path = PathBuf::from(&expanded);
                 if !path.is_file() {
-                    return Err(pattern_error(format!("there is no file {text}")));
+                    return Err(pattern_error(format!("there is no file {expanded}: check the path")));
                 }
                 files.push(path);
                 continue;
             }
-            let glob = GlobBuilder::new(&text).literal_separator(true).build();
+            let glob = GlobBuilder::new(&expanded).literal_separator(true).build();
             let matcher = glob.map_err(|error| pattern_error(error.to_string()))?.compile_matcher();
             let mut matched = Vec::new();
-            collect_files(&literal_folder(&text), &|path| matcher.is_match(path), &mut matched)?;
+            collect_files(&literal_folder(&expanded), &|path| matcher.is_match(path), &mut matched)?;
             files.append(&mut matched);
         }
     }
     if files.is_empty() {
         return Err(pattern_error(format!(
-            "no file matches; give a file that ends in .{}, a folder of such files, or a pattern with `*` or `{{000..146}}`",
+            "no file matches: give a file that ends in .{}, a folder of such files, or a pattern with `*` or \
+             `{{000..146}}`",
             extensions.join(" or .")
         )));
     }
@@ -70,16 +73,17 @@ pub fn find_shards(pattern: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>, 
     Ok(files)
 }
 
-/// Appends the visible files below `folder` that satisfy `is_match`.
+/// Appends to `files` the files in `folder` and its subfolders that satisfy `is_match`, in any order. Hidden
+/// files and folders are skipped.
 fn collect_files(
     folder: &Path,
     is_match: &dyn Fn(&Path) -> bool,
     files: &mut Vec<PathBuf>,
 ) -> Result<(), DatasetError> {
-    let io = |source| DatasetError::Io { path: folder.into(), source };
-    for entry in folder.read_dir().map_err(io)? {
-        let entry = entry.map_err(io)?;
-        let (path, kind) = (entry.path(), entry.file_type().map_err(io)?);
+    let io_error = |source| DatasetError::Io { path: folder.into(), source };
+    for entry in folder.read_dir().map_err(io_error)? {
+        let entry = entry.map_err(io_error)?;
+        let (path, kind) = (entry.path(), entry.file_type().map_err(io_error)?);
         if is_hidden(&path) {
             continue;
         }
@@ -93,7 +97,8 @@ fn collect_files(
     Ok(())
 }
 
-/// The folder above the first component of a pattern with wildcards.
+/// The folder in which all files that a glob pattern can match lie, so that only it is searched: the
+/// components before the first one with wildcards (`data/a` for `data/a/*.tar`), or `.` if there are none.
 fn literal_folder(pattern: &str) -> PathBuf {
     let is_literal = |component: &Component<'_>| !component.as_os_str().to_string_lossy().contains(WILDCARDS);
     let folder: PathBuf = Path::new(pattern).components().take_while(is_literal).collect();
@@ -104,32 +109,39 @@ fn is_hidden(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
 }
 
+/// Whether the file name ends in a dot and one of `extensions`, which may have two parts (`tar.gz`); ignores
+/// case.
 fn has_extension(path: &Path, extensions: &[&str]) -> bool {
     let name = path.file_name().map(|name| name.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
-    extensions.iter().any(|extension| name.strip_suffix(extension).is_some_and(|rest| rest.ends_with('.')))
+    extensions.iter().any(|extension| name.strip_suffix(extension).is_some_and(|stem| stem.ends_with('.')))
 }
 
-/// Expands ranges in braces: `a-{08..10}` becomes `a-08`, `a-09`, `a-10`.
+/// Expands ranges in braces in a path pattern, as WebDataset does: `a-{08..10}` becomes `a-08`, `a-09`,
+/// `a-10`. Returns all patterns without braces, or a message for the user.
 fn expand_braces(text: &str) -> Result<Vec<String>, String> {
-    let Some((before, rest)) = text.split_once('{') else { return Ok(vec![text.to_owned()]) };
-    let range = rest.split_once('}').and_then(|(range, after)| Some((range.split_once("..")?, after)));
+    let Some((before, opened)) = text.split_once('{') else { return Ok(vec![text.to_owned()]) };
+    let range = opened.split_once('}').and_then(|(range, after)| Some((range.split_once("..")?, after)));
     let numbers = range.and_then(|((first, last), after)| {
+        // With a leading zero, all numbers are padded to this width.
         let width = if first.starts_with('0') { first.len() } else { 0 };
         Some((first.parse::<usize>().ok()?, last.parse::<usize>().ok()?, width, after))
     });
     let Some((first, last, width, after)) = numbers else {
-        return Err("braces must hold a range of two numbers, such as {000..146}".into());
+        return Err("braces in a path must hold a range of two numbers, such as {000..146}".into());
     };
     if last < first || last - first >= MAX_SHARDS {
-        return Err(format!("{{{first}..{last}}} is not a range of at most {MAX_SHARDS} numbers"));
+        return Err(format!(
+            "{{{first}..{last}}} must be an ascending range of at most {MAX_SHARDS} numbers"
+        ));
     }
-    let rest = expand_braces(after)?;
-    if (last - first + 1) * rest.len() > MAX_SHARDS {
-        return Err(format!("it expands to more than {MAX_SHARDS} files"));
+    // The rest of the path may have further braces.
+    let endings = expand_braces(after)?;
+    if (last - first + 1) * endings.len() > MAX_SHARDS {
+        return Err(format!("the braces expand to more than {MAX_SHARDS} files: use smaller ranges"));
     }
-    let expanded = rest
+    let expanded = endings
         .iter()
-        .flat_map(|after| (first..=last).map(move |number| format!("{before}{number:0width$}{after}")));
+        .flat_map(|ending| (first..=last).map(move |number| format!("{before}{number:0width$}{ending}")));
     Ok(expanded.collect())
 }
 
@@ -169,7 +181,7 @@ mod tests {
         assert_eq!(found, ["a/1.tar.gz", "b/2.TAR", "c.tar"].map(|name| root.path().join(name)));
         let error = find_shards(&root.path().join("e*.tar"), &["tar", "tar.gz"]).unwrap_err().to_string();
         assert!(
-            error.contains("e*.tar: no file matches; give a file that ends in .tar or .tar.gz"),
+            error.contains("e*.tar: no file matches: give a file that ends in .tar or .tar.gz"),
             "{error}"
         );
     }

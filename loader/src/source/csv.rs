@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use super::seen_paths::{SeenPaths, canonical_path};
 use super::webdataset::parse_split;
 use super::{DataSource, FieldNames, RawDataset, RawSample, Split, find_image_files};
-use crate::dataset::{DatasetError, NameList};
+use crate::dataset::{DatasetError, NameList, counted};
 
 /// A CSV with a header line and one image per row. Samples are in the order of the rows. Whitespace around a
 /// field is ignored. The delimiter is a tab if the file name ends in `.tsv`, otherwise the most frequent of
@@ -51,6 +51,8 @@ pub struct CsvSource {
 }
 
 impl DataSource for CsvSource {
+    /// Lists the rows whose image exists in the image folder.
+    ///
     /// # Errors
     /// [`DatasetError`] for a file that cannot be read or parsed, or a missing column. Among
     /// [`RawDataset::errors`] are empty fields, images that are listed twice, ids that leave the image folder
@@ -66,12 +68,12 @@ impl DataSource for CsvSource {
         let (mut first_lines, mut seen) = (HashMap::with_capacity(rows.len()), SeenPaths::default());
         let mut missing = Vec::new();
         for CsvRow { line, id, class, group, split } in rows {
-            let leaves_root = || DatasetError::LeavesRoot {
+            let leaves_root_error = || DatasetError::LeavesRoot {
                 subject: format!("{}, line {line}: the id `{}`", self.csv.display(), id.escape_debug()),
                 root: self.images.clone(),
             };
             let Some(relative) = relative_path(&with_extension(&id, &self.extension)) else {
-                raw.errors.push(leaves_root());
+                raw.errors.push(leaves_root_error());
                 continue;
             };
             if let Some(&first) = first_lines.get(&relative) {
@@ -82,7 +84,7 @@ impl DataSource for CsvSource {
             first_lines.insert(relative.clone(), line);
             let path = self.images.join(&relative);
             match path.canonicalize() {
-                Ok(canonical) if !canonical.starts_with(&root) => raw.errors.push(leaves_root()),
+                Ok(canonical) if !canonical.starts_with(&root) => raw.errors.push(leaves_root_error()),
                 Ok(canonical) if canonical.is_file() => {
                     match seen.insert(canonical, format!("{}, line {line}: `{relative}`", self.csv.display()))
                     {
@@ -107,6 +109,7 @@ impl DataSource for CsvSource {
         Ok(raw)
     }
 
+    /// Ids of the images in the image folder that no row lists.
     fn unlabeled(&self) -> Result<Vec<String>, DatasetError> {
         let (rows, _) = read_rows(self)?;
         let listed: HashSet<PathBuf> = (rows.iter())
@@ -126,8 +129,9 @@ impl DataSource for CsvSource {
 }
 
 impl CsvSource {
-    /// The CSV with only those rows whose image path, relative to the image folder, satisfies `keep`. Of
-    /// several rows with the same image only the first remains. Columns and delimiter are unchanged.
+    /// The CSV with only those rows whose image path, relative to the image folder, satisfies `keep`, to
+    /// write a table without bad photos. Of several rows with the same image only the first remains. Columns
+    /// and delimiter are unchanged.
     ///
     /// ```
     /// use headstock_loader::source::{CsvSource, FieldNames};
@@ -170,6 +174,8 @@ impl CsvSource {
     }
 }
 
+/// The file name of the image `id`: the id, followed by `.` and `extension`, which may have a dot of its own.
+/// An empty extension adds nothing, for tables whose ids are file names.
 fn with_extension(id: &str, extension: &str) -> String {
     match extension.strip_prefix('.').unwrap_or(extension) {
         "" => id.into(),
@@ -178,7 +184,7 @@ fn with_extension(id: &str, extension: &str) -> String {
 }
 
 /// `id` as a relative path with `/` as separator and without `.` components; `None` if it is absolute or has
-/// `..` or NUL.
+/// `..` or NUL, because data must not name files outside the image folder.
 pub(super) fn relative_path(id: &str) -> Option<String> {
     let mut components = Vec::new();
     for component in Path::new(id).components() {
@@ -191,16 +197,19 @@ pub(super) fn relative_path(id: &str) -> Option<String> {
     (!id.contains('\0')).then(|| components.join("/"))
 }
 
-/// A parsed row.
+/// The fields of a row that are used.
 struct CsvRow {
+    /// The line of the file, counted from 1, for messages.
     line: u64,
+    /// As in the table, without the file extension that [`CsvSource`] appends.
     id: String,
     class: String,
     group: Option<String>,
     split: Option<Split>,
 }
 
-/// Parses all rows; returns the valid rows and the errors of the others.
+/// Parses all rows of the table; returns (the valid rows, the errors of the others). A missing column or a
+/// row that the CSV parser refuses is an error of the whole table.
 fn read_rows(source: &CsvSource) -> Result<(Vec<CsvRow>, Vec<DatasetError>), DatasetError> {
     let table = CsvFile::open(&source.csv)?;
     let mut reader = table.reader();
@@ -257,7 +266,8 @@ pub struct TableHead {
     pub first_row: Vec<String>,
 }
 
-/// Reads the header and the first row of a CSV with the parser of [`CsvSource`].
+/// Reads the header and the first row of a CSV in the same way as [`CsvSource`], for example to guess from
+/// them which column is which.
 ///
 /// # Errors
 /// [`DatasetError`] for a file that cannot be read, has no rows, or whose first row cannot be parsed.
@@ -279,21 +289,25 @@ struct CsvFile<'a> {
 }
 
 impl<'a> CsvFile<'a> {
+    /// Reads the file `path` into memory.
     fn open(path: &'a Path) -> Result<Self, DatasetError> {
         let bytes = std::fs::read(path).map_err(|source| DatasetError::Io { path: path.into(), source })?;
         Ok(Self { path, bytes })
     }
 
-    /// The bytes without a byte order mark.
+    /// The bytes of the file without a byte order mark, which spreadsheets put before UTF-8 text.
     fn content(&self) -> &[u8] {
         self.bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&self.bytes)
     }
 
+    /// A parser of the file from its start, with the file's delimiter.
     fn reader(&self) -> csv::Reader<&[u8]> {
         csv::ReaderBuilder::new().delimiter(self.delimiter()).trim(csv::Trim::All).from_reader(self.content())
     }
 
-    /// The field delimiter; see [`CsvSource`].
+    /// The character between fields: a tab if the file name ends in `.tsv`, otherwise the most frequent of
+    /// comma, semicolon and tab in the first line that is not empty. Characters in double quotes do not
+    /// count.
     fn delimiter(&self) -> u8 {
         if self.path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("tsv")) {
             return b'\t';
@@ -301,43 +315,54 @@ impl<'a> CsvFile<'a> {
         let header = self.content().split(|&byte| byte == b'\n').find(|line| !line.trim_ascii().is_empty());
         let count = |delimiter: u8| {
             let is_quote = |byte: &u8| *byte == b'"';
+            // Quotes split the header into parts that are by turns outside and inside quotes.
             let unquoted = header.unwrap_or_default().split(is_quote).step_by(2).flatten();
             unquoted.filter(|&&byte| byte == delimiter).count()
         };
-        // Of equal counts `max_by_key` returns the last.
+        // Of equal counts `max_by_key` returns the last, the comma before the others.
         [b'\t', b';', b','].into_iter().max_by_key(|&delimiter| count(delimiter)).unwrap_or(b',')
     }
 
+    /// Reads the column names from the first line; a file without them is an error. `reader` is this file's
+    /// parser.
     fn header(&self, reader: &mut csv::Reader<&[u8]>) -> Result<csv::StringRecord, DatasetError> {
         let header = reader.headers().map_err(|e| self.csv_error(&e))?;
         if header.is_empty() {
-            let hint = "its first line must name the columns";
+            let hint = "the first line of the file must name the columns, such as id,label";
             return Err(DatasetError::Empty { path: self.path.into(), missing: "header", hint });
         }
         Ok(header.clone())
     }
 
+    /// Converts an error of the CSV parser.
     fn csv_error(&self, error: &csv::Error) -> DatasetError {
         DatasetError::Csv { path: self.path.into(), message: error_message(error, self.content()) }
     }
 
+    /// The error for a file that has nothing but a header.
     fn no_rows_error(&self) -> DatasetError {
-        let hint = "each line below the header describes one photo";
+        let hint = "add one line for each photo after the line with the column names";
         DatasetError::Empty { path: self.path.into(), missing: "rows", hint }
     }
 }
 
-/// Counts lines. The parser's own count is one too low after `\r\n` and empty lines.
+/// Counts the lines of a CSV, for messages. The parser's own count is one too low after `\r\n` and empty
+/// lines.
 struct LineCounter<'a> {
+    /// The content of the file.
     bytes: &'a [u8],
+    /// Bytes before this offset are counted already.
     offset: usize,
+    /// The line of the byte at `offset`, counted from 1.
     line: u64,
 }
 
 impl LineCounter<'_> {
-    /// The line, counted from 1, of a record; positions must not decrease between calls.
+    /// The line, counted from 1, of the record at the parser's `position`: counts the line breaks since the
+    /// previous call, so positions must not decrease between calls. `None` counts as the previous position.
     fn line_at(&mut self, position: Option<&csv::Position>) -> u64 {
         let mut start = position.map_or(self.offset, |position| position.byte() as usize);
+        // The position may be before empty lines, or before the second half of `\r\n`.
         while self.bytes.get(start).is_some_and(|byte| matches!(byte, b'\r' | b'\n')) {
             start += 1;
         }
@@ -348,19 +373,27 @@ impl LineCounter<'_> {
     }
 }
 
-/// The parser's error with the correct line.
+/// The message for the user about an error of the CSV parser. `bytes` is the content of the file, to count
+/// the line of the error.
 fn error_message(error: &csv::Error, bytes: &[u8]) -> String {
     let line = LineCounter { bytes, offset: 0, line: 1 }.line_at(error.position());
     match error.kind() {
         csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
-            format!("line {line} has {len} fields, but the header has {expected_len}")
+            let fields = counted(*len as usize, "field", "fields");
+            format!(
+                "line {line} has {fields}, but the header has {expected_len}: put double quotes around a \
+                 field that contains the separator"
+            )
         }
-        csv::ErrorKind::Utf8 { .. } => format!("line {line} is not UTF-8: save the file as UTF-8"),
+        csv::ErrorKind::Utf8 { .. } => {
+            format!("line {line} is not UTF-8 text: save the file as UTF-8 (in a spreadsheet: as CSV UTF-8)")
+        }
         _ => error.to_string(),
     }
 }
 
-/// Index of the column `name`, which the config key `key` sets.
+/// Index of the column `name` in the header of the table `source.csv`, which must have it exactly once. `key`
+/// is the config key that sets the name, for the error.
 fn find_column(
     header: &csv::StringRecord,
     source: &CsvSource,
@@ -371,9 +404,10 @@ fn find_column(
     let mut indices = header.iter().enumerate().filter(|&(_, column)| column == name).map(|(index, _)| index);
     match (indices.next(), indices.next()) {
         (Some(index), None) => Ok(index),
-        (Some(_), Some(_)) => {
-            Err(DatasetError::Csv { path, message: format!("the header has the column `{name}` twice") })
-        }
+        (Some(_), Some(_)) => Err(DatasetError::Csv {
+            path,
+            message: format!("two columns are called `{name}`: rename one of them"),
+        }),
         (None, _) => Err(DatasetError::NoColumn {
             path,
             key,

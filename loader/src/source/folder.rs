@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use super::seen_paths::{SeenPaths, canonical_path};
 use super::{DataSource, RawDataset, RawSample, Split};
-use crate::dataset::{DatasetError, NameList};
+use crate::dataset::{DatasetError, NameList, counted};
 
+/// File extensions of images, in lower case.
 const IMAGE_EXTENSIONS: [&str; 10] =
     ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff"];
 
@@ -17,6 +18,7 @@ pub fn is_image_file(path: &Path) -> bool {
     lowercase_extension(path).is_some_and(|extension| IMAGE_EXTENSIONS.contains(&extension.as_str()))
 }
 
+/// The file extension in lower case, without the dot; `None` if there is none or it is not UTF-8.
 fn lowercase_extension(path: &Path) -> Option<String> {
     Some(path.extension()?.to_str()?.to_ascii_lowercase())
 }
@@ -35,6 +37,8 @@ pub struct FolderSource {
 }
 
 impl DataSource for FolderSource {
+    /// Lists the images in class folders, and logs which files are skipped.
+    ///
     /// # Errors
     /// [`DatasetError`] for a missing folder, no class folder, a link that is broken or points outside
     /// `root`, an image or folder that appears twice, or a name that is not UTF-8. A class without images is
@@ -47,7 +51,7 @@ impl DataSource for FolderSource {
                 splits.iter().for_each(|(split, folder)| folder.append_samples(Some(*split), &mut raw));
             }
             None if root.subfolders.is_empty() => {
-                let hint = "it needs one folder per class, with the photos of that class in it";
+                let hint = "put the photos of each class into a folder that is named after the class";
                 let path = self.root.clone();
                 return Err(DatasetError::Empty { path, missing: "class folders", hint });
             }
@@ -57,14 +61,15 @@ impl DataSource for FolderSource {
         Ok(raw)
     }
 
+    /// Ids of the images in the root folder itself, outside the class folders.
     fn unlabeled(&self) -> Result<Vec<String>, DatasetError> {
         let root = Folder::read(&self.root)?;
         Ok(root.images.iter().map(|file| file.id.clone()).collect())
     }
 }
 
-/// The image files below `root`, with or without class folders, sorted bytewise by path. Hidden files are
-/// skipped and links are followed as in [`FolderSource`].
+/// The image files in `root` and its subfolders, which need not be classes, sorted bytewise by path, for
+/// example to predict their classes. Hidden files are skipped and links are followed as in [`FolderSource`].
 ///
 /// ```
 /// use headstock_loader::source::find_image_files;
@@ -88,11 +93,13 @@ pub fn find_image_files(root: &Path) -> Result<Vec<PathBuf>, DatasetError> {
     Ok(Folder::read(root)?.all_images().into_iter().map(|file| file.path.clone()).collect())
 }
 
-/// An image file: its path relative to the root, its path, and its path with links resolved.
+/// An image file.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct ImageFile {
+    /// Path relative to the root, with `/` as separator.
     id: String,
     path: PathBuf,
+    /// Path with links resolved.
     canonical: PathBuf,
 }
 
@@ -109,7 +116,8 @@ struct Folder {
 }
 
 impl Folder {
-    /// Reads `root` recursively.
+    /// Lists the files in `root` and all its subfolders as a tree, without opening files. It is an error if a
+    /// link leads out of `root` or makes a file or folder appear twice.
     fn read(root: &Path) -> Result<Self, DatasetError> {
         if !root.is_dir() {
             return Err(DatasetError::NoFolder(root.into()));
@@ -119,22 +127,26 @@ impl Folder {
         walker.read_folder(String::new(), root.into(), &canonical)
     }
 
-    /// The split folders, if the subfolders are splits; see [`FolderSource`].
+    /// The split folders of this root folder, such as `train` and `test`, each with its split; `None` if the
+    /// subfolders are classes. They are splits if every subfolder with images has the name of a split, one is
+    /// for training, and no image lies directly in a split folder.
     fn splits(&self) -> Option<Vec<(Split, &Self)>> {
-        let nonempty = self.subfolders.iter().filter(|folder| folder.has_images());
+        let with_images = self.subfolders.iter().filter(|folder| folder.has_images());
         let splits: Option<Vec<(Split, &Self)>> =
-            nonempty.map(|folder| Some((Split::from_name(&folder.id)?, folder))).collect();
+            with_images.map(|folder| Some((Split::from_name(&folder.id)?, folder))).collect();
         splits.filter(|splits| {
             splits.iter().any(|(split, _)| *split == Split::Train)
                 && splits.iter().all(|(_, folder)| folder.images.is_empty())
         })
     }
 
+    /// Whether there are images at any depth.
     fn has_images(&self) -> bool {
         !self.images.is_empty() || self.subfolders.iter().any(Self::has_images)
     }
 
-    /// Appends the samples of the class folders in this folder.
+    /// Appends to `raw` the samples of this folder, whose subfolders are the classes, and an error if some
+    /// classes have no images. `split` is the split of these samples, if the folder is a split folder.
     fn append_samples(&self, split: Option<Split>, raw: &mut RawDataset) {
         let (mut empty, mut extensions) = (Vec::new(), BTreeSet::new());
         for class_folder in &self.subfolders {
@@ -166,7 +178,7 @@ impl Folder {
         images
     }
 
-    /// Number of files that are not images, at any depth, by extension.
+    /// Number of files that are not images, at any depth, by extension, to report what was skipped.
     fn all_other_files(&self) -> BTreeMap<String, usize> {
         let mut counts = self.other_files.clone();
         for (extension, count) in self.subfolders.iter().flat_map(Self::all_other_files) {
@@ -175,30 +187,38 @@ impl Folder {
         counts
     }
 
-    /// Logs the images outside class folders and the files that are not images.
+    /// Logs what this root folder has besides samples: the number of images outside class folders, and the
+    /// number and extensions of the files that are not images.
     fn log_skipped_files(&self) {
         let root = self.path.display();
         if !self.images.is_empty() {
-            tracing::warn!("skipped {} photos outside the class folders in {root}", self.images.len());
+            let n_images = counted(self.images.len(), "photo", "photos");
+            tracing::warn!(
+                "skipped {n_images} in {root} outside the class folders: move the photos into the folders of \
+                 their classes"
+            );
         }
         let other_files = self.all_other_files();
         if !other_files.is_empty() {
-            let count: usize = other_files.values().sum();
+            let files = counted(other_files.values().sum(), "file", "files");
             let extensions = other_files.into_keys().collect::<Vec<_>>().join(", ");
-            tracing::info!("skipped {count} files that are not photos below {root} ({extensions})");
+            tracing::info!("skipped {files} in {root} because of the file type: {extensions}");
         }
     }
 }
 
-/// Reads a folder tree and checks its links.
+/// Lists a folder tree and checks its links.
 struct FolderWalker<'a> {
     root: &'a Path,
+    /// `root` with links resolved.
     canonical: PathBuf,
+    /// The folders and images listed so far.
     seen: SeenPaths,
 }
 
 impl FolderWalker<'_> {
-    /// Reads the folder `path` recursively; `id` is its path relative to the root.
+    /// Lists the folder `path` and its subfolders as a tree; `id` is its path relative to the root,
+    /// `canonical` its path with links resolved.
     fn read_folder(&mut self, id: String, path: PathBuf, canonical: &Path) -> Result<Folder, DatasetError> {
         self.seen.insert(canonical.to_path_buf(), path.display().to_string())?;
         let (images, subfolders, other_files) = (Vec::new(), Vec::new(), BTreeMap::new());
@@ -225,11 +245,11 @@ impl FolderWalker<'_> {
         Ok(folder)
     }
 
-    /// The canonical path of `path`, whose folder has the canonical path `parent`. A link must not leave the
-    /// root.
+    /// The canonical path (with links resolved) of the file or folder `path`; `parent` is that of its folder,
+    /// so only `path` itself can be a link. A link that leads out of the root is an error.
     fn resolve(&self, parent: &Path, path: &Path) -> Result<PathBuf, DatasetError> {
-        let io = |source| DatasetError::Io { path: path.into(), source };
-        if !fs::symlink_metadata(path).map_err(io)?.is_symlink() {
+        let io_error = |source| DatasetError::Io { path: path.into(), source };
+        if !fs::symlink_metadata(path).map_err(io_error)?.is_symlink() {
             return Ok(path.file_name().map_or_else(|| parent.into(), |name| parent.join(name)));
         }
         let canonical = canonical_path(path)?;
@@ -243,12 +263,13 @@ impl FolderWalker<'_> {
     }
 }
 
-/// The visible entries of `folder`, sorted bytewise by name.
+/// The paths of the files and folders in `folder` that are not hidden, sorted bytewise by name, so that the
+/// order of samples is the same on every file system.
 fn visible_entries(folder: &Path) -> Result<Vec<PathBuf>, DatasetError> {
-    let io = |source| DatasetError::Io { path: folder.into(), source };
+    let io_error = |source| DatasetError::Io { path: folder.into(), source };
     let mut paths = Vec::new();
-    for entry in fs::read_dir(folder).map_err(io)? {
-        let entry = entry.map_err(io)?;
+    for entry in fs::read_dir(folder).map_err(io_error)? {
+        let entry = entry.map_err(io_error)?;
         if !entry.file_name().as_encoded_bytes().starts_with(b".") {
             paths.push(entry.path());
         }

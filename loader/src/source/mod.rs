@@ -23,14 +23,14 @@ use crate::image_ref::ImageRef;
 
 /// A source of labeled images: a folder, a CSV or shards.
 pub trait DataSource: fmt::Debug {
-    /// Lists the samples.
+    /// Lists all labeled images with their ids, class names, groups and splits; the images are not opened.
     ///
     /// # Errors
     /// [`DatasetError`] if the source as a whole cannot be listed; errors of single samples are in
     /// [`RawDataset::errors`].
     fn list(&self) -> Result<RawDataset, DatasetError>;
 
-    /// Ids of images that are stored with the others but have no class.
+    /// Ids of images that are stored with the others but have no class, so that `doctor` can report them.
     ///
     /// # Errors
     /// [`DatasetError`] if the source cannot be read.
@@ -74,7 +74,8 @@ pub struct FieldNames {
     pub split: Option<String>,
 }
 
-/// The deepest folder that contains all `files`; empty if there is none.
+/// The deepest folder that contains all `files`, at any depth; an empty path if there is none. Ids of samples
+/// in shards begin with the shard's path relative to this folder.
 #[must_use]
 pub fn common_folder(files: &[PathBuf]) -> PathBuf {
     let mut folder = files.first().and_then(|file| file.parent()).unwrap_or(Path::new("")).to_path_buf();

@@ -8,11 +8,12 @@ use serde::Deserialize;
 use super::shard_contents::ShardContents;
 use super::webdataset::parse_split;
 use super::{DataSource, FieldNames, RawDataset, RawSample, Split};
-use crate::dataset::{DatasetError, NameList, did_you_mean};
+use crate::dataset::{DatasetError, NameList, counted, no_column_message};
 use crate::image_ref::ImageRef;
 use crate::shard::parquet::{ParquetShard, ParquetTable, ParquetValue};
 
-/// Suffix of the struct field that holds the image bytes.
+/// The end of the path of a column that is the field `bytes` of a struct, where the `datasets` library stores
+/// an image's bytes.
 const BYTES_FIELD: &str = ".bytes";
 
 /// Parquet files with one image per row. The column `image` holds bytes or a struct with the field `bytes`;
@@ -32,7 +33,7 @@ pub struct ParquetSource {
 
 impl DataSource for ParquetSource {
     fn list(&self) -> Result<RawDataset, DatasetError> {
-        Ok(self.read_shards()?.into_raw_dataset(&self.shards, &format!("`{}`", self.fields.label)))
+        Ok(self.read_shards()?.into_raw_dataset(&self.shards, &format!("the column `{}`", self.fields.label)))
     }
 
     fn unlabeled(&self) -> Result<Vec<String>, DatasetError> {
@@ -41,11 +42,13 @@ impl DataSource for ParquetSource {
 }
 
 impl ParquetSource {
+    /// Reads the samples of all shards, in parallel.
     fn read_shards(&self) -> Result<ShardContents, DatasetError> {
         ShardContents::read_all(&self.shards, |path, name| self.read_shard(path, name))
     }
 
-    /// Reads the samples of the shard `path`; `name` is the prefix of their ids.
+    /// Reads the samples of the shard `path`, one per row, but not the images; `name` is the prefix of their
+    /// ids. Rows without a class are listed as unlabeled.
     fn read_shard(&self, path: &Path, name: &str) -> Result<ShardContents, DatasetError> {
         let shard_error = |problem| DatasetError::Shard { path: path.into(), problem };
         let table = ParquetTable::open(path)?;
@@ -53,29 +56,36 @@ impl ParquetSource {
         let column = match (table.has_column(&nested), table.has_column(&self.image)) {
             (true, _) => nested,
             (false, true) => self.image.clone(),
-            (false, false) => return Err(missing_column(&table, path, "image", &self.image)),
+            (false, false) => return Err(missing_column_error(&table, path, "data.image", &self.image)),
         };
         let n_rows = table.n_rows()?;
         // Empty or repeated rows take no space, so a few bytes could claim billions of rows.
         if n_rows as u64 > table.file_size() {
-            return Err(shard_error(format!("it claims {n_rows} photos in {} bytes", table.file_size())));
+            let problem =
+                format!("the file is damaged: it claims {n_rows} photos in {} bytes", table.file_size());
+            return Err(shard_error(problem));
         }
         let column_values = |key, column: &str| {
             if table.has_column(column) {
                 table.read_values(column)
             } else {
-                Err(missing_column(&table, path, key, column))
+                Err(missing_column_error(&table, path, key, column))
             }
         };
-        let labels = column_values("label", &self.fields.label)?;
-        let groups = self.fields.group.as_deref().map(|column| column_values("group", column)).transpose()?;
-        let splits = self.fields.split.as_deref().map(|column| column_values("split", column)).transpose()?;
+        let labels = column_values("data.label", &self.fields.label)?;
+        let optional_column = |key, column: &Option<String>| {
+            column.as_deref().map(|column| column_values(key, column)).transpose()
+        };
+        let groups = optional_column("data.group", &self.fields.group)?;
+        let splits = optional_column("split.column", &self.fields.split)?;
         let class_names = read_class_names(&table, &self.fields.label).map_err(shard_error)?;
         let shard = Arc::new(ParquetShard::new(path, table, &column));
         let shard_split = Split::from_shard_path(name);
         let mut contents = ShardContents::default();
         for (row, label) in labels.into_iter().enumerate() {
-            let row_error = |problem| shard_error(format!("row {row}: {problem}"));
+            let row_error = |problem| shard_error(format!("row {row} (counted from 0): {problem}"));
+            let empty_error =
+                |column: &str| row_error(format!("the column `{column}` is empty: add a value"));
             let id = format!("{name}/{row}");
             let Some(class) = class_name(label, class_names.as_deref()).map_err(row_error)? else {
                 contents.unlabeled.push(id);
@@ -83,14 +93,13 @@ impl ParquetSource {
             };
             let group = match (&groups, &self.fields.group) {
                 (Some(groups), Some(column)) => {
-                    Some(value_text(&groups[row]).ok_or_else(|| row_error(format!("`{column}` is empty")))?)
+                    Some(value_text(&groups[row]).ok_or_else(|| empty_error(column))?)
                 }
                 _ => None,
             };
             let split = match (&splits, &self.fields.split) {
                 (Some(splits), Some(column)) => {
-                    let name =
-                        value_text(&splits[row]).ok_or_else(|| row_error(format!("`{column}` is empty")))?;
+                    let name = value_text(&splits[row]).ok_or_else(|| empty_error(column))?;
                     Some(parse_split(column, &name).map_err(row_error)?)
                 }
                 _ => shard_split,
@@ -102,8 +111,9 @@ impl ParquetSource {
     }
 }
 
-/// The columns that can hold images (a struct with the field `bytes` by the name of the struct), and all
-/// other columns of single values.
+/// Reads the column names of the Parquet file `path`: (columns that can hold images, all other columns), so
+/// that `init` can guess which column is which. An image column is one of bytes; if it is the field `bytes`
+/// of a struct, it has the name of the struct. Columns of lists are left out.
 ///
 /// # Errors
 /// [`DatasetError`] for a file that is not Parquet.
@@ -115,14 +125,14 @@ pub fn read_parquet_columns(path: &Path) -> Result<(Vec<String>, Vec<String>), D
     Ok((images.collect(), others.into_iter().map(str::to_owned).collect()))
 }
 
-fn missing_column(table: &ParquetTable, path: &Path, key: &'static str, column: &str) -> DatasetError {
+/// The error for the column `column` that the config key `key` names and the file lacks.
+fn missing_column_error(table: &ParquetTable, path: &Path, key: &str, column: &str) -> DatasetError {
     let columns = NameList(table.columns().map(str::to_owned).collect());
-    let hint = did_you_mean(column, &columns);
-    let problem = format!("there is no column `{column}` (`data.{key}`); its columns: {columns}{hint}");
-    DatasetError::Shard { path: path.into(), problem }
+    DatasetError::Shard { path: path.into(), problem: no_column_message(column, key, &columns) }
 }
 
-/// The value as text; `None` if it is null or empty.
+/// The name of a class, group or split in a field of a table: text without surrounding whitespace, or a whole
+/// number as text; `None` if the field is null or empty.
 fn value_text(value: &Option<ParquetValue>) -> Option<String> {
     match value {
         None => None,
@@ -131,22 +141,28 @@ fn value_text(value: &Option<ParquetValue>) -> Option<String> {
     }
 }
 
-/// The class name of a label. A number is its own name if there are no class names; with class names, -1
-/// means no class, as in data sets of the hub.
+/// The class name for the value of the label column; `None` for an image without a class. `class_names` are
+/// the names by number, if the file has them: then -1 means no class, as in data sets of the hub. Without
+/// them a number is its own name.
 fn class_name(label: Option<ParquetValue>, class_names: Option<&[String]>) -> Result<Option<String>, String> {
     match (label, class_names) {
         (Some(ParquetValue::Number(-1)), Some(_)) => Ok(None),
         (Some(ParquetValue::Number(number)), Some(names)) => {
             let name = usize::try_from(number).ok().and_then(|index| names.get(index));
             name.cloned().map(Some).ok_or_else(|| {
-                format!("the class number is {number}, but there are {} class names", names.len())
+                let n_names = counted(names.len(), "class name", "class names");
+                format!(
+                    "there is no class name for the number {number}: the metadata of the file has {n_names}"
+                )
             })
         }
         (label, _) => Ok(value_text(&label)),
     }
 }
 
-/// The class names in the metadata of the `datasets` library.
+/// The class names of the label column `column`, by class number, from the JSON metadata that the `datasets`
+/// library stores in the file; `None` if it says nothing about the column or the column is not a
+/// `ClassLabel`.
 fn read_class_names(table: &ParquetTable, column: &str) -> Result<Option<Vec<String>>, String> {
     #[derive(Deserialize)]
     struct HuggingFaceMetadata {
@@ -161,7 +177,8 @@ fn read_class_names(table: &ParquetTable, column: &str) -> Result<Option<Vec<Str
         names: Vec<String>,
     }
     let Some(metadata) = table.metadata_value("huggingface") else { return Ok(None) };
-    let metadata_error = |error: serde_json::Error| format!("the metadata `huggingface`: {error}");
+    let metadata_error =
+        |error: serde_json::Error| format!("the metadata `huggingface` of the file is invalid: {error}");
     let HuggingFaceMetadata { info: DatasetInfo { features } } =
         serde_json::from_str(metadata).map_err(metadata_error)?;
     match features.get(column) {

@@ -1,19 +1,20 @@
-//! Detects files and folders that appear under two paths.
+//! Detects files and folders that appear under two paths, so that no image is in the data twice.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use crate::dataset::DatasetError;
 
-/// Names of the files and folders seen so far, by canonical path.
+/// The files and folders seen so far: their names for messages, by canonical path (with links resolved).
 #[derive(Default)]
 pub(super) struct SeenPaths(HashMap<PathBuf, String>);
 
 impl SeenPaths {
-    /// Records that the file or folder `canonical` was seen as `name`.
+    /// Records that the file or folder with the canonical path `canonical` was seen; `name` is what messages
+    /// call it.
     ///
     /// # Errors
-    /// [`DatasetError::SameFile`] if it was seen before.
+    /// [`DatasetError::SameFile`] if it was seen before, for example through a link.
     pub(super) fn insert(&mut self, canonical: PathBuf, name: String) -> Result<(), DatasetError> {
         match self.0.get(&canonical) {
             Some(first) => Err(DatasetError::SameFile { first: first.clone(), second: name }),

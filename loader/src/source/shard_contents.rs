@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use super::{RawDataset, RawSample, common_folder};
-use crate::dataset::DatasetError;
+use crate::dataset::{DatasetError, counted};
 
 /// The samples of one shard, or of all shards.
 #[derive(Default)]
@@ -19,8 +19,8 @@ pub(super) struct ShardContents {
 }
 
 impl ShardContents {
-    /// Reads all shards in parallel and merges their samples in order. `read_shard` takes a shard's path and
-    /// its name, the path relative to the common folder of the shards.
+    /// Reads all shards in parallel and merges their samples in the order of `shards`. `read_shard` reads one
+    /// shard; it takes the shard's path and its name, the path relative to the common folder of the shards.
     pub(super) fn read_all(
         shards: &[PathBuf],
         read_shard: impl Fn(&Path, &str) -> Result<Self, DatasetError> + Sync,
@@ -45,19 +45,21 @@ impl ShardContents {
         Ok(merged)
     }
 
-    /// Converts to a [`RawDataset`] and logs what was skipped; `class` describes where a class is read from.
-    pub(super) fn into_raw_dataset(self, shards: &[PathBuf], class: &str) -> RawDataset {
+    /// Converts to a [`RawDataset`] and logs how many images have no class and how many files were skipped.
+    /// `class_origin` says where classes are read from, for the log, such as "the column `label`".
+    pub(super) fn into_raw_dataset(self, shards: &[PathBuf], class_origin: &str) -> RawDataset {
         let origin = match shards {
             [shard] => shard.clone(),
             _ => common_folder(shards),
         };
         let Self { samples, unlabeled, errors, n_skipped } = self;
         if !unlabeled.is_empty() {
-            let n_unlabeled = unlabeled.len();
-            tracing::warn!("skipped {n_unlabeled} photos without a class ({class}) in {}", origin.display());
+            let n_unlabeled = counted(unlabeled.len(), "photo", "photos");
+            tracing::warn!("skipped {n_unlabeled} in {} without a class in {class_origin}", origin.display());
         }
         if n_skipped > 0 {
-            tracing::info!("skipped {n_skipped} links and files that are not photos in {}", origin.display());
+            let files = counted(n_skipped, "file", "files");
+            tracing::info!("skipped {files} in {}: links, or files that are not photos", origin.display());
         }
         RawDataset { origin, samples, errors }
     }

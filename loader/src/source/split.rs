@@ -44,12 +44,12 @@ impl Split {
     }
 
     /// The split that the last matching word of a shard's path names: `train-00000-of-00002.parquet`,
-    /// `test/0000.tar`.
+    /// `test/0000.tar`; `None` if no word is the name of a split.
     pub(super) fn from_shard_path(path: &str) -> Option<Self> {
         path.split(|c: char| !c.is_alphabetic()).rev().find_map(Self::from_name)
     }
 
-    /// `train`, `validation` or `test`.
+    /// The name of this split in messages and reports: `train`, `validation` or `test`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

@@ -34,7 +34,7 @@ pub struct WebDatasetSource {
 
 impl DataSource for WebDatasetSource {
     fn list(&self) -> Result<RawDataset, DatasetError> {
-        let class = format!("`cls`, `json` with `{}`, `txt`", self.fields.label);
+        let class = format!("a .cls file, a .json file with `{}` or a .txt file", self.fields.label);
         Ok(self.read_shards()?.into_raw_dataset(&self.shards, &class))
     }
 
@@ -44,19 +44,27 @@ impl DataSource for WebDatasetSource {
 }
 
 impl WebDatasetSource {
+    /// Reads the samples of all shards, in parallel.
     fn read_shards(&self) -> Result<ShardContents, DatasetError> {
         ShardContents::read_all(&self.shards, |path, name| self.read_shard(path, name))
     }
 
-    /// Reads the samples of the shard `path`; `name` is the prefix of their ids.
+    /// Reads the samples of the tar archive `path`, but not the images; `name` is the prefix of their ids.
+    /// First it collects the files of each sample in one pass over the archive, then it checks them and
+    /// parses the annotations. Errors of single samples are in the result; a shard or an annotation that
+    /// cannot be read is an error of the whole shard.
     fn read_shard(&self, path: &Path, name: &str) -> Result<ShardContents, DatasetError> {
         let shard_error = |problem| DatasetError::Shard { path: path.into(), problem };
         let (mut sample_files, mut errors) = (Vec::<SampleFiles>::new(), Vec::new());
         let mut image_members = Vec::new();
+        // Adds a file of the archive to its sample.
         let mut visit = |member: TarMember, bytes: &mut dyn Read| {
             let Some(relative) = relative_path(&member.path) else {
-                let subject = format!("{}: the member `{}`", path.display(), member.path.escape_debug());
-                errors.push(DatasetError::LeavesRoot { subject, root: path.into() });
+                errors.push(shard_error(format!(
+                    "the path `{}` in the archive points outside the archive: create the archive again \
+                     without this file",
+                    member.path.escape_debug()
+                )));
                 return Ok(());
             };
             let (key, extension) = split_key(&relative);
@@ -81,6 +89,7 @@ impl WebDatasetSource {
         let shard = Arc::new(shard);
         let shard_split = Split::from_shard_path(name);
         let mut contents = ShardContents { errors, n_skipped: n_links, ..ShardContents::default() };
+        // The record of an image is its index among all images of the archive.
         let (mut next_record, mut positions) = (0, HashMap::new());
         for (position, files) in sample_files.iter().enumerate() {
             contents.n_skipped += files.n_others;
@@ -90,7 +99,8 @@ impl WebDatasetSource {
                 if files.images.len() > 1 {
                     let images = NameList(files.images.clone()).to_string();
                     contents.errors.push(shard_error(format!(
-                        "the sample `{}` has several photos: {images}",
+                        "several photos have the name `{}` (up to the first dot): {images}; give each photo \
+                         its own name",
                         files.key
                     )));
                 }
@@ -98,7 +108,8 @@ impl WebDatasetSource {
             };
             if let Some(first) = positions.insert(&files.key, position) {
                 let problem = format!(
-                    "the name of sample `{}` appears twice (samples {} and {}): each sample needs a unique name and adjacent files",
+                    "the name `{}` (up to the first dot) appears twice, as sample {} and as sample {}: give \
+                     each photo its own name, and put its label next to it in the archive",
                     files.key,
                     first + 1,
                     position + 1
@@ -109,7 +120,7 @@ impl WebDatasetSource {
             let id = format!("{name}/{member}");
             let annotations = files
                 .parse_annotations(&self.fields)
-                .map_err(|problem| shard_error(format!("`{}`: {problem}", files.key)))?;
+                .map_err(|problem| shard_error(format!("sample `{}`: {problem}", files.key)))?;
             match annotations.class {
                 None => contents.unlabeled.push(id),
                 Some(class) => {
@@ -122,7 +133,8 @@ impl WebDatasetSource {
     }
 }
 
-/// Splits a path at the first dot of the file name into the sample's key and the extension.
+/// Splits the path of a file in an archive at the first dot of the file name into (key, extension):
+/// `cat/7.seg.png` into `cat/7` and `seg.png`. In a WebDataset, the files of a sample have the same key.
 fn split_key(path: &str) -> (&str, &str) {
     let name_start = path.rfind('/').map_or(0, |slash| slash + 1);
     match path[name_start..].find('.') {
@@ -131,26 +143,38 @@ fn split_key(path: &str) -> (&str, &str) {
     }
 }
 
-/// Reads a label or JSON file.
+/// Reads the text of the annotation file `member` from `bytes`, its data; an error message if it is too large
+/// or not UTF-8.
 fn read_annotation(member: &TarMember, bytes: &mut dyn Read) -> Result<String, String> {
     let name = member.path.escape_debug();
     if member.size > MAX_LABEL_BYTES {
-        return Err(format!("`{name}` is too large for a label: it has {} bytes", member.size));
+        let size = member.size;
+        return Err(format!(
+            "the file `{name}` is too large for a label: {size} bytes, but at most {MAX_LABEL_BYTES} are \
+             allowed"
+        ));
     }
     let mut text = String::new();
-    bytes.read_to_string(&mut text).map_err(|error| format!("`{name}`: {error}"))?;
+    let not_text =
+        |error| format!("the file `{name}` cannot be read as UTF-8 text: {error}; save the labels as UTF-8");
+    bytes.read_to_string(&mut text).map_err(not_text)?;
     Ok(text)
 }
 
-/// Kinds of annotation files in order of precedence.
+/// Kinds of annotation files, by extension, in order of precedence: those that say the class of an image.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum AnnotationKind {
+    /// The class, a number or a name.
     Cls,
+    /// An object with the class and other fields.
     Json,
+    /// The class name.
     Txt,
 }
 
 impl AnnotationKind {
+    /// The kind of annotation file with this extension, ignoring case; `None` for files that are not
+    /// annotations.
     fn from_extension(extension: &str) -> Option<Self> {
         match extension.to_ascii_lowercase().as_str() {
             "cls" => Some(Self::Cls),
@@ -164,13 +188,17 @@ impl AnnotationKind {
 /// The files of a sample, before annotations are parsed.
 #[derive(Default)]
 struct SampleFiles {
+    /// Their common path up to the first dot of the file name.
     key: String,
+    /// Paths of the image files.
     images: Vec<String>,
+    /// Kinds and texts of the annotation files.
     annotations: Vec<(AnnotationKind, String)>,
+    /// Number of the other files.
     n_others: usize,
 }
 
-/// The parsed annotations of a sample.
+/// What the annotation files of a sample say; `None` for what they leave out.
 #[derive(Default)]
 struct Annotations {
     class: Option<String>,
@@ -179,17 +207,21 @@ struct Annotations {
 }
 
 impl SampleFiles {
-    /// Parses the annotation files; `cls` takes precedence over `json` over `txt`.
+    /// Reads class, group and split of the sample from the texts of its annotation files; `fields` names the
+    /// fields of `.json` files. For the class, `.cls` takes precedence over `.json`, and `.json` over `.txt`.
+    /// A sample with a class must have the group and the split, if `fields` names them.
     fn parse_annotations(&self, fields: &FieldNames) -> Result<Annotations, String> {
         let mut annotations = Annotations::default();
         let mut order: Vec<&(AnnotationKind, String)> = self.annotations.iter().collect();
         order.sort_by_key(|(kind, _)| *kind);
         for (kind, text) in order {
             let class = if *kind == AnnotationKind::Json {
-                let record: Value = serde_json::from_str(text).map_err(|error| format!("json: {error}"))?;
+                let record: Value = serde_json::from_str(text)
+                    .map_err(|error| format!("the .json file is not valid JSON: {error}"))?;
                 if let Some(field) = &fields.group {
+                    let group = text_field(&record, field)?;
                     annotations.group = Some(
-                        text_field(&record, field)?.ok_or_else(|| format!("json: there is no `{field}`"))?,
+                        group.ok_or_else(|| format!("the .json file has no `{field}`: add this field"))?,
                     );
                 }
                 if let Some(field) = &fields.split {
@@ -208,25 +240,27 @@ impl SampleFiles {
         let missing = missing_field(&fields.group, annotations.group.is_some())
             .or_else(|| missing_field(&fields.split, annotations.split.is_some()));
         match missing {
-            Some(field) if annotations.class.is_some() => Err(format!("it has no `json` with `{field}`")),
+            Some(field) if annotations.class.is_some() => {
+                Err(format!("there is no .json file with `{field}`: add this field to each sample"))
+            }
             _ => Ok(annotations),
         }
     }
 }
 
-/// The text or whole number in a field; `None` if it is missing, empty or null.
+/// The text or whole number, as text, in the field `field` of the JSON object `record`; `None` if it is
+/// missing, empty or null. Any other value is an error.
 fn text_field(record: &Value, field: &str) -> Result<Option<String>, String> {
     match record.get(field) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text.trim().to_owned()).filter(|text| !text.is_empty())),
         Some(Value::Number(number)) if !number.is_f64() => Ok(Some(number.to_string())),
-        Some(other) => Err(format!("json: `{field}` is {other}: it must be text or a whole number")),
+        Some(other) => Err(format!("`{field}` in the .json file is {other}: write text or a whole number")),
     }
 }
 
-/// Parses the split name `name` in the field or column `field`.
+/// Parses the split name `name`; `field` is the field or column that it was read from, for the error.
 pub(super) fn parse_split(field: &str, name: &str) -> Result<Split, String> {
-    Split::from_name(name).ok_or_else(|| {
-        format!("`{field}` is `{}`: it must be train, validation or test", name.escape_debug())
-    })
+    Split::from_name(name)
+        .ok_or_else(|| format!("`{field}` is `{}`: write train, validation or test", name.escape_debug()))
 }

@@ -10,7 +10,8 @@ use crate::random::RandomState;
 ///
 /// For every input the indices equal those of scikit-learn 1.9.1's
 /// `StratifiedGroupKFold(n_splits, shuffle=True, random_state=seed)`, including rounding errors of its sums.
-/// As there, a class with fewer samples than folds only gives a warning if another class has enough.
+/// A class with fewer samples than folds is an error only if no class has enough samples; otherwise it is
+/// logged as a warning.
 ///
 /// ```
 /// use headstock_loader::split::stratified_group_k_fold;
@@ -44,6 +45,7 @@ pub fn stratified_group_k_fold(
         });
     }
     let class_totals: Vec<f64> = classes.iter().map(|(_, samples)| samples.len() as f64).collect();
+    // Labels may have gaps; classes are numbered without gaps.
     let mut class_of_sample = vec![0; labels.len()];
     for (class, (_, samples)) in classes.iter().enumerate() {
         for &sample in samples {
@@ -64,7 +66,7 @@ pub fn stratified_group_k_fold(
     let mut folds = vec![0; labels.len()];
     for group in &sorted_groups {
         let best = fold_counts.best_fold(&group.counts);
-        fold_counts.add(best, &group.counts, 1.0);
+        fold_counts.add(best, &group.counts, /* sign */ 1.0);
         for &sample in group.samples {
             folds[sample] = best;
         }
@@ -77,11 +79,13 @@ struct GroupCounts<'a> {
     samples: &'a [usize],
     /// Number of samples of each class, `[C]`.
     counts: Vec<f64>,
-    /// Standard deviation of `counts`.
+    /// Standard deviation of `counts`: groups with uneven classes are assigned first.
     std_dev: f64,
 }
 
 impl<'a> GroupCounts<'a> {
+    /// Counts how many of a group's `samples` (indices) are in each class; `class_of_sample[i]` is the class
+    /// number of sample `i` of all samples.
     fn new(samples: &'a [usize], class_of_sample: &[usize], n_classes: usize) -> Self {
         let mut counts = vec![0.0; n_classes];
         for &sample in samples {
@@ -92,30 +96,32 @@ impl<'a> GroupCounts<'a> {
     }
 }
 
-/// Number of samples of each class assigned to each fold so far.
+/// How many samples of each class are assigned to each fold so far.
 struct FoldCounts {
-    /// `[K, C]`
+    /// Number of samples by fold and class, `[K, C]`.
     folds: Vec<Vec<f64>>,
     /// Total number of samples of each class, `[C]`.
     class_totals: Vec<f64>,
 }
 
 impl FoldCounts {
-    /// Adds `sign * counts` to a fold.
+    /// Adds a group with the class counts `counts`, `[C]`, to a fold (`sign` 1), or takes it out again
+    /// (`sign` -1).
     fn add(&mut self, fold: usize, counts: &[f64], sign: f64) {
         for (sum, count) in self.folds[fold].iter_mut().zip(counts) {
             *sum += sign * count;
         }
     }
 
-    /// The best fold for a group with class counts `counts`. Folds are tried in order; one replaces the best
-    /// so far if it gives a smaller `mean_std_dev`, or a nearly equal one and has fewer samples.
+    /// The index of the best fold for a group with the class counts `counts`, `[C]`. The folds are tried in
+    /// order: the group is added and taken out again. A fold replaces the best so far if it gives a smaller
+    /// `mean_std_dev` with the group, or a nearly equal one and has fewer samples.
     fn best_fold(&mut self, counts: &[f64]) -> usize {
         let (mut best, mut best_std_dev, mut best_n_samples) = (0, f64::INFINITY, f64::INFINITY);
         for fold in 0..self.folds.len() {
-            self.add(fold, counts, 1.0);
+            self.add(fold, counts, /* sign */ 1.0);
             let std_dev = self.mean_std_dev();
-            self.add(fold, counts, -1.0);
+            self.add(fold, counts, /* sign */ -1.0);
             let n_samples: f64 = self.folds[fold].iter().sum();
             if std_dev < best_std_dev || (is_close(std_dev, best_std_dev) && n_samples < best_n_samples) {
                 (best, best_std_dev, best_n_samples) = (fold, std_dev, n_samples);
@@ -124,25 +130,30 @@ impl FoldCounts {
         best
     }
 
-    /// Standard deviation over folds of each class's fraction, averaged over classes.
+    /// How unevenly the classes are spread over the folds, 0 if evenly: for each class the standard
+    /// deviation, over the folds, of the fraction of its samples that are in a fold; averaged over the
+    /// classes. A group goes to the fold that makes this smallest, so that it must equal scikit-learn's
+    /// value in every bit.
     fn mean_std_dev(&self) -> f64 {
         let fractions = |class: usize| -> Vec<f64> {
             self.folds.iter().map(|fold| fold[class] / self.class_totals[class]).collect()
         };
         let classes = 0..self.class_totals.len();
-        // numpy sums along folds sequentially, but a single column is contiguous, which it sums pairwise.
+        // numpy sums a matrix along its folds sequentially. With one class the matrix is contiguous along the
+        // folds, and numpy sums contiguous values pairwise. The results differ in the last bits.
         let sum_fn = if classes.len() == 1 { pairwise_sum } else { sequential_sum };
         let deviations: Vec<f64> = classes.map(|class| std_dev_with(&fractions(class), sum_fn)).collect();
         pairwise_sum(&deviations) / deviations.len() as f64
     }
 }
 
-/// `numpy.std` of contiguous values.
+/// The population standard deviation, bit for bit as `numpy.std` of contiguous values.
 fn std_dev(values: &[f64]) -> f64 {
     std_dev_with(values, pairwise_sum)
 }
 
-/// Standard deviation with the given summation.
+/// The population standard deviation of `values`, with `sum` to add up numbers: numpy's sum depends on the
+/// memory layout.
 fn std_dev_with(values: &[f64], sum: fn(&[f64]) -> f64) -> f64 {
     let count = values.len() as f64;
     let mean = sum(values) / count;
@@ -150,21 +161,25 @@ fn std_dev_with(values: &[f64], sum: fn(&[f64]) -> f64) -> f64 {
     (sum(&squares) / count).sqrt()
 }
 
+/// The sum from the first to the last value, as numpy sums values that are not contiguous.
 fn sequential_sum(values: &[f64]) -> f64 {
     values.iter().fold(0.0, |sum, value| sum + value)
 }
 
-/// numpy's sum of contiguous values (`pairwise_sum` in `loops_utils.h.src`), bit for bit, because ties
-/// between groups depend on the last bit.
+/// The sum in numpy's order for contiguous values (`pairwise_sum` in `loops_utils.h.src`): up to 128 values
+/// are added in 8 interleaved partial sums, more are halved recursively. The order must be the same, because
+/// ties between groups depend on the last bit.
 fn pairwise_sum(values: &[f64]) -> f64 {
+    /// Number of partial sums.
     const LANES: usize = 8;
+    /// Maximum number of values that are not halved.
     const BLOCK: usize = 128;
     match values.len() {
         0..LANES => sequential_sum(values),
         LANES..=BLOCK => {
-            let (first, rest) = values.split_at(LANES);
+            let (first, others) = values.split_at(LANES);
             let mut sums: [f64; LANES] = std::array::from_fn(|lane| first[lane]);
-            let chunks = rest.chunks_exact(LANES);
+            let chunks = others.chunks_exact(LANES);
             let remainder = chunks.remainder();
             for chunk in chunks {
                 for (sum, value) in sums.iter_mut().zip(chunk) {
@@ -176,13 +191,14 @@ fn pairwise_sum(values: &[f64]) -> f64 {
             remainder.iter().fold(sum, |sum, value| sum + value)
         }
         long => {
+            // A multiple of 8.
             let half = long / 2 / LANES * LANES;
             pairwise_sum(&values[..half]) + pairwise_sum(&values[half..])
         }
     }
 }
 
-/// `numpy.isclose(a, b)`
+/// Whether `a` and `b` are nearly equal: `numpy.isclose(a, b)` with its default tolerances.
 fn is_close(a: f64, b: f64) -> bool {
     a == b || (b.is_finite() && (a - b).abs() <= 1e-8 + 1e-5 * b.abs())
 }

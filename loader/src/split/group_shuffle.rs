@@ -3,10 +3,10 @@
 use super::{SplitError, SplitIndices, SplitUnit, TestSize, samples_by_label, split_sizes};
 use crate::random::RandomState;
 
-/// Draws `n_splits` independent random splits that keep groups together; `groups[i]` is the group of sample
-/// `i`. `test_size` is a fraction of the **groups**, rounded up, or a number of groups, so the number of test
-/// samples depends on the sizes of the drawn groups. Class proportions are not preserved. Indices are
-/// ascending.
+/// Draws `n_splits` independent random splits that keep groups together: all samples of a group, such as the
+/// photos of one patient, are in the same set. `groups[i]` is the group of sample `i`. `test_size` is a
+/// fraction of the **groups**, rounded up, or a number of groups, so the number of test samples depends on
+/// the sizes of the drawn groups. Class proportions are not preserved. Indices are ascending.
 ///
 /// For every input the indices equal those of scikit-learn 1.9.1's
 /// `GroupShuffleSplit(n_splits, test_size=test_size, random_state=seed)`.
@@ -38,15 +38,15 @@ pub fn group_shuffle_split(
     Ok((0..n_splits)
         .map(|_| {
             let permutation = random.permutation(groups_with_samples.len());
-            let samples_of = |groups: &[usize]| {
+            let samples_in = |groups: &[usize]| {
                 let mut samples: Vec<usize> =
                     groups.iter().flat_map(|&group| &groups_with_samples[group].1).copied().collect();
                 samples.sort_unstable();
                 samples
             };
             SplitIndices {
-                train: samples_of(&permutation[n_test..]),
-                test: samples_of(&permutation[..n_test]),
+                train: samples_in(&permutation[n_test..]),
+                test: samples_in(&permutation[..n_test]),
             }
         })
         .collect())

@@ -45,9 +45,12 @@ pub fn hash_split(
     Ok(SplitIndices { train, test })
 }
 
-/// Hash of a key as a number in `[0, 1)`.
+/// A random-looking but fixed number in `[0, 1)` for a sample's `key`, which [`hash_split`] compares with the
+/// test size: the first 53 bits (the precision of an `f64`) of the SHA-256 hash of `seed` and `key`, read as
+/// a binary fraction.
 fn unit_hash(key: &[u8], seed: u32) -> f64 {
     let digest = Sha256::new().chain_update(seed.to_le_bytes()).chain_update(key).finalize();
+    // The first 8 bytes of the hash as a big-endian number.
     let bits = digest.iter().take(8).fold(0, |bits: u64, &byte| bits << 8 | u64::from(byte));
     (bits >> 11) as f64 / (1u64 << 53) as f64
 }

@@ -7,8 +7,8 @@ use crate::random::RandomState;
 /// fold and trains on the others. Indices are ascending.
 ///
 /// For every input the indices equal those of scikit-learn 1.9.1's
-/// `StratifiedKFold(n_splits, shuffle=True, random_state=seed)`. As there, a class with fewer samples than
-/// folds only gives a warning if another class has enough.
+/// `StratifiedKFold(n_splits, shuffle=True, random_state=seed)`. A class with fewer samples than folds is an
+/// error only if no class has enough samples; otherwise it is logged as a warning.
 ///
 /// ```
 /// use headstock_loader::split::stratified_k_fold;
@@ -32,14 +32,15 @@ pub fn stratified_k_fold(
 
     let mut random = RandomState::new(seed);
     let mut folds = vec![0; labels.len()];
-    // With samples sorted by class, position p counts for fold p mod n; this gives the number of samples of a
-    // class per fold.
+    // How many samples of a class are in each fold: with samples sorted by class, position p counts for fold
+    // p mod n. `start..end` are the positions of a class. Which of its samples they are is random.
     let mut start = 0;
     for (_, samples) in classes {
         let end = start + samples.len();
         let n_in_fold = |fold: usize| {
-            let below = |position: usize| (position + n_splits - 1 - fold) / n_splits;
-            below(end) - below(start)
+            // Number of positions before `position` that are equal to `fold` modulo `n_splits`.
+            let n_before = |position: usize| (position + n_splits - 1 - fold) / n_splits;
+            n_before(end) - n_before(start)
         };
         let mut class_folds: Vec<usize> =
             (0..n_splits).flat_map(|fold| std::iter::repeat_n(fold, n_in_fold(fold))).collect();

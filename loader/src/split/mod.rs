@@ -14,7 +14,7 @@ use serde::de::{Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
 
-use crate::dataset::{ClassMap, NameList};
+use crate::dataset::{ClassMap, NameList, counted};
 
 pub use group_k_fold::stratified_group_k_fold;
 pub use group_shuffle::group_shuffle_split;
@@ -22,18 +22,19 @@ pub use hash::hash_split;
 pub use k_fold::stratified_k_fold;
 pub use shuffle::stratified_shuffle_split;
 
-/// Size of the test set: a fraction between 0 and 1 of the samples, or a whole number of samples. When the
-/// split is drawn by group, it is a fraction or a number of the groups instead.
+/// Size of the test set: a fraction between 0 and 1 of the photos, or a whole number of photos. If the split
+/// is drawn by group, it is a fraction or a number of groups instead.
 #[derive(Clone, Copy, Debug, PartialEq, JsonSchema)]
 #[schemars(untagged)]
 pub enum TestSize {
-    /// A fraction between 0 and 1 (both excluded); the number of test samples is rounded up.
+    /// A fraction between 0 and 1 (both excluded); the number of test photos is rounded up.
     Fraction(f64),
-    /// A number of samples.
+    /// A number of photos.
     Count(usize),
 }
 
 impl fmt::Display for TestSize {
+    /// Writes a fraction as `1.0` and a count as `1`, so that the two can be told apart.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Fraction(fraction) => write!(f, "{fraction:?}"),
@@ -43,6 +44,7 @@ impl fmt::Display for TestSize {
 }
 
 impl Serialize for TestSize {
+    /// Writes a fraction as a float and a count as an integer, so that they can be told apart when read.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match *self {
             Self::Fraction(fraction) => serializer.serialize_f64(fraction),
@@ -52,13 +54,15 @@ impl Serialize for TestSize {
 }
 
 impl<'de> Deserialize<'de> for TestSize {
+    /// Reads a test size from the config: a float as a fraction and an integer as a count. A negative integer
+    /// is an error; whether a fraction is between 0 and 1 is checked when the split is made.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct TestSizeVisitor;
         impl Visitor<'_> for TestSizeVisitor {
             type Value = TestSize;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a fraction between 0 and 1, or a whole number of samples")
+                f.write_str("a fraction between 0 and 1, or a whole number of photos")
             }
 
             fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<TestSize, E> {
@@ -93,11 +97,13 @@ pub struct SplitIndices {
 #[derive(Clone, Debug, Error, PartialEq)]
 pub enum SplitError {
     /// There are no samples.
-    #[error("there are no samples to split")]
+    #[error("there are no photos to split into training and test set: add photos")]
     Empty,
     /// The test size is out of range.
     #[error(
-        "a test set of {test_size} cannot be taken from {}: give a count below {count}, or a fraction between 0 and 1", unit.describe(*count)
+        "a test set of {test_size} cannot be taken from {}: set the test size to a whole number below \
+         {count}, or to a fraction between 0 and 1",
+        unit.describe(*count)
     )]
     TestSize {
         /// The test size.
@@ -115,7 +121,10 @@ pub enum SplitError {
     },
     /// The training set would have fewer samples than there are classes.
     #[error(
-        "the training set would have {} for {}: every class needs at least one; make the test set smaller", counted(*train, "sample", "samples"), counted(*classes, "class", "classes")
+        "the training set would have {} for {}: every class needs at least one photo; make the test set \
+         smaller, or add photos",
+        counted(*train, "photo", "photos"),
+        counted(*classes, "class", "classes")
     )]
     TrainTooSmall {
         /// Number of training samples.
@@ -125,7 +134,9 @@ pub enum SplitError {
     },
     /// The test set would have fewer samples than there are classes.
     #[error(
-        "the test set would have {} for {}: every class needs at least one; make it larger", counted(*test, "sample", "samples"), counted(*classes, "class", "classes")
+        "the test set would have {} for {}: every class needs at least one photo; make the test set larger",
+        counted(*test, "photo", "photos"),
+        counted(*classes, "class", "classes")
     )]
     TestTooSmall {
         /// Number of test samples.
@@ -140,18 +151,20 @@ pub enum SplitError {
         n_splits: usize,
     },
     /// More folds than samples, groups or samples of the largest class.
-    #[error("{n_splits} folds are too many for {}: use at most {count}", unit.describe(*count))]
+    #[error("{n_splits} folds are too many for {}: use fewer folds, or add photos", unit.describe(*count))]
     TooManyFolds {
         /// The requested number of folds.
         n_splits: usize,
-        /// What is too few.
+        /// What there is too little of.
         unit: SplitUnit,
-        /// The number of it.
+        /// Number of samples or groups.
         count: usize,
     },
     /// All groups would be in the test set.
     #[error(
-        "a test set of {test_size} of {} leaves no group for training: make it smaller", counted(*groups, "group", "groups")
+        "a test size of {test_size} for {} leaves no group for training: make the test set smaller, or add \
+         groups",
+        counted(*groups, "group", "groups")
     )]
     NoTrainGroups {
         /// The test size.
@@ -160,14 +173,17 @@ pub enum SplitError {
         groups: usize,
     },
     /// The test size of a hash split is not a fraction.
-    #[error("a hash split needs a fraction between 0 and 1 as the test size, not {test_size}")]
+    #[error("a hash split needs a fraction between 0 and 1 as the test size, such as 0.2, not {test_size}")]
     NotAFraction {
         /// The test size.
         test_size: TestSize,
     },
     /// The hash split puts all samples into one set.
     #[error(
-        "at a test size of {fraction:?} the hash split puts {} into the {} set: choose another seed or size", all_samples(*samples), if *all_test { "test" } else { "training" }
+        "at a test size of {fraction:?} the hash split puts {} into the {} set: choose a different seed or \
+         test size",
+        if *samples == 1 { "the only photo".to_owned() } else { format!("all {samples} photos") },
+        if *all_test { "test" } else { "training" }
     )]
     EmptySide {
         /// The test size.
@@ -178,7 +194,9 @@ pub enum SplitError {
         all_test: bool,
     },
     /// Groups and labels have different lengths.
-    #[error("{groups} groups but {labels} labels: each sample needs one of each")]
+    #[error(
+        "the lengths of groups ({groups}) and labels ({labels}) differ: each sample needs a group and a label"
+    )]
     Groups {
         /// Length of the groups.
         groups: usize,
@@ -187,7 +205,7 @@ pub enum SplitError {
     },
 }
 
-/// What a split or fold is made of.
+/// What there is too little of in a [`SplitError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SplitUnit {
     /// Samples.
@@ -199,18 +217,18 @@ pub enum SplitUnit {
 }
 
 impl SplitUnit {
-    /// `count` with this unit, for messages.
+    /// The number `count` with the name of this unit, for messages: `3 groups`.
     fn describe(self, count: usize) -> String {
         match self {
-            Self::Samples => counted(count, "sample", "samples"),
-            Self::LargestClass => format!("the {} of the largest class", counted(count, "sample", "samples")),
+            Self::Samples => counted(count, "photo", "photos"),
+            Self::LargestClass => format!("the {} of the largest class", counted(count, "photo", "photos")),
             Self::Groups => counted(count, "group", "groups"),
         }
     }
 }
 
 impl SplitError {
-    /// The message, with class names instead of labels.
+    /// The message for users. It has class names instead of labels, which are numbers that users do not know.
     #[must_use]
     pub fn message_with_names(&self, classes: &ClassMap) -> String {
         match self {
@@ -222,29 +240,19 @@ impl SplitError {
     }
 }
 
-/// Message of [`SplitError::LoneSample`].
+/// The message of [`SplitError::LoneSample`]; `classes` are the names of the classes that have only one
+/// image.
 fn lone_sample_message(classes: Vec<String>) -> String {
     let (class, has) = if classes.len() == 1 { ("class", "has") } else { ("classes", "have") };
     format!(
-        "{class} {} {has} only one photo, which cannot be split between training and test set: add photos, or leave the {class} out",
+        "{class} {} {has} only one photo: the training set and the test set each need a photo of every \
+         class; add photos, or remove the {class}",
         NameList(classes)
     )
 }
 
-/// `count` with the matching form of a noun.
-fn counted(count: usize, singular: &str, plural: &str) -> String {
-    match count {
-        0 => format!("no {singular}"),
-        1 => format!("1 {singular}"),
-        _ => format!("{count} {plural}"),
-    }
-}
-
-fn all_samples(samples: usize) -> String {
-    if samples == 1 { "the only sample".to_owned() } else { format!("all {samples} samples") }
-}
-
-/// The distinct labels in ascending order, each with the indices of its samples.
+/// Groups the samples by label: the distinct labels in ascending order, each with the ascending indices of
+/// its samples. `labels[i]` is the label, or the group, of sample `i`.
 fn samples_by_label(labels: &[u32]) -> Vec<(u32, Vec<usize>)> {
     let mut classes = std::collections::BTreeMap::<u32, Vec<usize>>::new();
     for (index, &label) in labels.iter().enumerate() {
@@ -253,7 +261,8 @@ fn samples_by_label(labels: &[u32]) -> Vec<(u32, Vec<usize>)> {
     classes.into_iter().collect()
 }
 
-/// Sizes `(n_train, n_test)` of a split of `count` samples or groups, rounded as in scikit-learn.
+/// The sizes `(n_train, n_test)` of the training and the test set when `count` samples or groups are split. A
+/// fraction is rounded as in scikit-learn: up for the test set. `unit` is for the error message.
 fn split_sizes(count: usize, test_size: TestSize, unit: SplitUnit) -> Result<(usize, usize), SplitError> {
     if count == 0 {
         return Err(SplitError::Empty);
@@ -268,12 +277,14 @@ fn split_sizes(count: usize, test_size: TestSize, unit: SplitUnit) -> Result<(us
     Ok((count - n_test, n_test))
 }
 
-/// Checks shared by both kinds of folds. Warns if a class has fewer samples than there are folds.
+/// Checks whether `n_samples` samples can be split into `n_splits` folds, with or without groups, as
+/// scikit-learn does. `classes` are the classes as (label, sample indices). Warns if a class has fewer
+/// samples than there are folds.
 ///
 /// # Errors
 /// [`SplitError`] for fewer than two folds, no samples, fewer samples than folds, or if every class has fewer
 /// samples than folds.
-fn check_folds(classes: &[(u32, Vec<usize>)], samples: usize, n_splits: usize) -> Result<(), SplitError> {
+fn check_folds(classes: &[(u32, Vec<usize>)], n_samples: usize, n_splits: usize) -> Result<(), SplitError> {
     if n_splits < 2 {
         return Err(SplitError::TooFewFolds { n_splits });
     }
@@ -281,23 +292,24 @@ fn check_folds(classes: &[(u32, Vec<usize>)], samples: usize, n_splits: usize) -
     let (Some(smallest), Some(largest)) = (counts().min(), counts().max()) else {
         return Err(SplitError::Empty);
     };
-    if n_splits > samples {
-        return Err(SplitError::TooManyFolds { n_splits, unit: SplitUnit::Samples, count: samples });
+    if n_splits > n_samples {
+        return Err(SplitError::TooManyFolds { n_splits, unit: SplitUnit::Samples, count: n_samples });
     }
     if n_splits > largest {
         return Err(SplitError::TooManyFolds { n_splits, unit: SplitUnit::LargestClass, count: largest });
     }
     if n_splits > smallest {
         tracing::warn!(
-            "the smallest class has {}, fewer than the {n_splits} folds: some folds have no test sample of it",
-            counted(smallest, "sample", "samples")
+            "the smallest class has {}, fewer than the {n_splits} folds: in some folds no photo of that \
+             class is tested; use fewer folds, or add photos",
+            counted(smallest, "photo", "photos")
         );
     }
     Ok(())
 }
 
-/// One split per fold, which tests on that fold and trains on the others; `folds[i]` is the fold of sample
-/// `i`.
+/// The splits of a cross-validation: one per fold, which tests on that fold and trains on the others.
+/// `folds[i]` is the fold, in `0..n_splits`, of sample `i`. Indices are ascending.
 fn splits_from_folds(folds: &[usize], n_splits: usize) -> Vec<SplitIndices> {
     (0..n_splits)
         .map(|test_fold| {

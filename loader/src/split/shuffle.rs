@@ -3,7 +3,8 @@
 use super::{SplitError, SplitIndices, SplitUnit, TestSize, samples_by_label, split_sizes};
 use crate::random::RandomState;
 
-/// Draws `n_splits` independent random splits that preserve the class proportions.
+/// Draws `n_splits` independent random splits that preserve the class proportions. Indices are in random
+/// order.
 ///
 /// For every input the indices equal those of scikit-learn 1.9.1's
 /// `StratifiedShuffleSplit(n_splits, test_size=test_size, random_state=seed)`.
@@ -63,8 +64,10 @@ pub fn stratified_shuffle_split(
         .collect())
 }
 
-/// Distributes `draws` over the classes in proportion to `counts`; the rest after rounding down goes to the
-/// largest remainders, with random tie-breaking. Same arithmetic as scikit-learn's `_approximate_mode`.
+/// The number of samples to draw from each class, `[C]`, so that a random split preserves the class
+/// proportions: distributes `draws` over the classes in proportion to their sizes `counts`. Shares are
+/// rounded down; the draws that are then missing go to the classes with the largest remainders, with random
+/// tie-breaking. Same arithmetic as scikit-learn's `_approximate_mode`.
 fn approximate_mode(counts: &[usize], draws: usize, random: &mut RandomState) -> Vec<usize> {
     let total = counts.iter().sum::<usize>() as f64;
     let exact: Vec<f64> = counts.iter().map(|&count| count as f64 / total * draws as f64).collect();
@@ -74,10 +77,10 @@ fn approximate_mode(counts: &[usize], draws: usize, random: &mut RandomState) ->
         return allocated;
     }
     let remainders: Vec<f64> = exact.iter().map(|share| share - share.floor()).collect();
-    let mut values = remainders.clone();
-    values.sort_by(|a, b| b.total_cmp(a));
-    values.dedup();
-    for value in values {
+    let mut distinct_remainders = remainders.clone();
+    distinct_remainders.sort_by(|a, b| b.total_cmp(a));
+    distinct_remainders.dedup();
+    for value in distinct_remainders {
         let tied: Vec<usize> = (0..counts.len()).filter(|&class| remainders[class] == value).collect();
         let n_drawn = tied.len().min(missing);
         for class in random.choice(&tied, n_drawn) {

@@ -17,8 +17,8 @@ pub(crate) use resample::resize;
 /// use headstock_loader::{EvalTransform, Resampling};
 ///
 /// let transform = EvalTransform { resize: 256, crop: (224, 224), interpolation: Resampling::Bilinear };
-/// let photo = image::RgbImage::new(400, 533);
-/// assert_eq!(transform.apply(&photo).dimensions(), (224, 224));
+/// let image = image::RgbImage::new(400, 533);
+/// assert_eq!(transform.apply(&image).dimensions(), (224, 224));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EvalTransform {
@@ -31,17 +31,17 @@ pub struct EvalTransform {
 }
 
 impl EvalTransform {
-    /// Resizes and crops `photo` to the size `crop`. A resized photo that is smaller than the crop is padded
-    /// with black. A size of 0 counts as 1.
+    /// Resizes `image` and crops the center, of the size [`crop`](Self::crop). A resized image that is
+    /// smaller than the crop is padded with black. A size of 0 counts as 1.
     #[must_use]
     pub fn apply(&self, image: &RgbImage) -> RgbImage {
         self.render_spec().render(image)
     }
 
-    /// This transform as a [`RenderSpec`], for a photo that is not decoded yet.
+    /// This transform as a [`RenderSpec`], for an image that is not decoded yet.
     #[must_use]
     pub fn render_spec(&self) -> RenderSpec {
-        RenderSpec::eval(*self)
+        RenderSpec::from_eval(*self)
     }
 }
 

@@ -1,4 +1,4 @@
-//! How a view is rendered from a photo. It is known before decoding, so that only the needed region is
+//! How a view is rendered from an image. This is known before decoding, so that only the needed region is
 //! decoded.
 
 use image::{RgbImage, imageops};
@@ -8,9 +8,10 @@ use super::resample::{SourceAxis, Window, resize_window};
 use crate::augment::ImageOp;
 use crate::decode::{Crop, DecodedRegion};
 
-/// How one view of a photo is rendered: the evaluation transform, or an augmentation with drawn parameters.
+/// How one view of an image is rendered: the evaluation transform, or an augmentation with drawn parameters.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RenderSpec {
+    /// The size and the interpolation of the view; also the resizing and cropping, unless `crop` is set.
     pub(crate) eval: EvalTransform,
     /// The random resized crop, in place of the resizing and cropping of `eval`.
     pub(crate) crop: Option<Crop>,
@@ -18,69 +19,80 @@ pub struct RenderSpec {
     pub(crate) ops: Vec<ImageOp>,
 }
 
-/// A plan for resizing: `source` is resized to `size`, and only `window` of the result is computed.
+/// What is resized to render a view: the region `source` of the image is resized to `size`, and only the
+/// rectangle `window` of the result is computed and put into the view at `offset`.
 struct ResizePlan {
+    /// In pixels of the full image.
     source: Crop,
+    /// Width and height after resizing, before cropping.
     size: (u32, u32),
     window: Window,
-    /// Position of the window in the view (x, y).
+    /// Position (x, y) of the window in the view; not 0 if the view is padded.
     offset: (u32, u32),
 }
 
 impl RenderSpec {
-    pub(crate) fn eval(eval_transform: EvalTransform) -> Self {
-        Self { eval: eval_transform, crop: None, ops: Vec::new() }
+    /// The spec of the view without augmentation, which `eval` describes.
+    pub(crate) fn from_eval(eval: EvalTransform) -> Self {
+        Self { eval, crop: None, ops: Vec::new() }
     }
 
-    /// Renders the view of a decoded photo.
+    /// Renders the view `[H, W, 3]` of an image that is decoded completely.
     pub(crate) fn render(&self, image: &RgbImage) -> RgbImage {
         self.render_region(image, image.dimensions(), DecodedRegion::whole(image.dimensions()))
     }
 
-    /// Width and height of the view.
+    /// Width and height of the view, at least 1.
     fn size(&self) -> (u32, u32) {
         (self.eval.crop.1.max(1), self.eval.crop.0.max(1))
     }
 
-    /// The plan for a photo of `photo_size` (width, height).
+    /// Works out what to resize to which size, and which part of it the view shows, for an image of
+    /// `image_size` (width, height): the random resized crop fills the view; otherwise the whole image is
+    /// resized, and its center is cropped or padded.
     fn resize_plan(&self, image_size: (u32, u32)) -> ResizePlan {
         let (width, height) = self.size();
-        if let Some(part) = self.crop {
-            // A crop that was drawn for a photo of another size may lie outside this one.
-            let part = Some(part.clipped_to(image_size)).filter(|part| part.width > 0 && part.height > 0);
-            let part = part.unwrap_or_else(|| Crop::whole(image_size));
+        if let Some(crop) = self.crop {
+            // A crop that was drawn for an image of a different size may lie outside this image.
+            let clipped = Some(crop.clipped_to(image_size)).filter(|crop| crop.width > 0 && crop.height > 0);
+            let source = clipped.unwrap_or_else(|| Crop::whole(image_size));
             let window = Window { x: 0, y: 0, width, height };
-            return ResizePlan { source: part, size: (width, height), window, offset: (0, 0) };
+            return ResizePlan { source, size: (width, height), window, offset: (0, 0) };
         }
         let resized = resized_size(image_size, self.eval.resize.max(1));
+        // (x, y) is where the crop starts in the resized image, (left, top) where the image starts in the
+        // view.
         let ((x, left), (y, top)) = (center_offset(resized.0, width), center_offset(resized.1, height));
         let window = Window { x, y, width: resized.0.min(width), height: resized.1.min(height) };
         ResizePlan { source: Crop::whole(image_size), size: resized, window, offset: (left, top) }
     }
 
-    /// The largest of 1, 2, 4 and 8 by which a photo of `size` (width, height) can be reduced so that the
-    /// source region is not smaller, along either axis, than the size it is resized to.
-    pub(crate) fn max_reduction(&self, size: (u32, u32)) -> u32 {
-        let ResizePlan { source, size, .. } = self.resize_plan(size);
+    /// By how much a JPEG image of `image_size` (width, height) can be reduced while it is decoded, which is
+    /// faster: the largest of 1, 2, 4 and 8 with which the region that this view shows is still not smaller,
+    /// along either axis, than the size it is resized to. So no reduced image is enlarged again.
+    pub(crate) fn max_reduction(&self, image_size: (u32, u32)) -> u32 {
+        let ResizePlan { source, size, .. } = self.resize_plan(image_size);
         let ratio = (source.width / size.0).min(source.height / size.1);
         [8, 4, 2].into_iter().find(|&scale| ratio >= scale).unwrap_or(1)
     }
 
-    /// The region needed of a photo of `size` (width, height), in pixels of the reduced photo `full_region`.
-    pub(crate) fn needed_region(&self, size: (u32, u32), full_region: DecodedRegion) -> Crop {
-        let ResizePlan { source, size, window, .. } = self.resize_plan(size);
+    /// The part of an image of `image_size` (width, height) whose pixels this view is computed from, so that
+    /// the decoder can skip the rest. `full_region` is the whole image as the decoder reduces it; the result
+    /// is in pixels of that reduced image.
+    pub(crate) fn needed_region(&self, image_size: (u32, u32), full_region: DecodedRegion) -> Crop {
+        let ResizePlan { source, size, window, .. } = self.resize_plan(image_size);
         let (x_axis, y_axis) = source_axes(source, full_region);
-        let needed_range = |axis: SourceAxis, output, start, length| {
-            axis.needed_pixels(self.eval.interpolation, output, start..start + length)
+        let needed_range = |axis: SourceAxis, n_outputs, start, length| {
+            axis.needed_pixels(self.eval.interpolation, n_outputs, start..start + length)
         };
         let (left, width) = needed_range(x_axis, size.0, window.x, window.width);
         let (top, height) = needed_range(y_axis, size.1, window.y, window.height);
         Crop { top, left, height, width }
     }
 
-    /// Renders the output (resize, crop or pad, then the augmentation ops) from `image`, the decoded part of an image
-    /// of `original_size` (width, height). `region` says where that part is in the original and by how much the
-    /// decoder reduced it; it must contain [`needed_region`](Self::needed_region).
+    /// Renders the view (resize, crop or pad, then the augmentation ops) from `image`, the decoded part of an
+    /// image of `original_size` (width, height). `region` says where this part is in the original and by how
+    /// much the decoder reduced it; the part must contain [`needed_region`](Self::needed_region).
     pub(crate) fn render_region(
         &self,
         image: &RgbImage,
@@ -96,7 +108,7 @@ impl RenderSpec {
         let axes =
             (x_axis.with_first_available(region.origin.0), y_axis.with_first_available(region.origin.1));
         let mut view = resize_window(image, axes, resized_size, window, self.eval.interpolation);
-        // A window that is smaller than the output is padded with black.
+        // A window that is smaller than the view is padded with black.
         if view.dimensions() != self.size() {
             let (width, height) = self.size();
             let resized = std::mem::replace(&mut view, RgbImage::new(width, height));
@@ -106,7 +118,9 @@ impl RenderSpec {
     }
 }
 
-/// The axes (x, y) of the crop `source` in pixels of the reduced photo, as if the whole photo were decoded.
+/// Converts the crop `source` from pixels of the full image to pixels of the reduced image that the decoder
+/// gives (`region`), as the columns and rows (x, y) to resize. They are counted from the first pixel of the
+/// reduced image, even if the decoded part starts later.
 fn source_axes(source: Crop, region: DecodedRegion) -> (SourceAxis, SourceAxis) {
     if region.scale == 1 {
         return (
@@ -124,12 +138,11 @@ fn source_axes(source: Crop, region: DecodedRegion) -> (SourceAxis, SourceAxis) 
     )
 }
 
-/// The size (width, height) when the short side becomes `short_side`; the long one is `int(short * long /
-/// short_before)`.
+/// The size (width, height) to which torchvision's `Resize(short_side)` resizes an image of the given size
+/// (width, height): the short side becomes `short_side`, the long side `int(short_side * long / short)`.
 pub(super) fn resized_size((width, height): (u32, u32), short_side: u32) -> (u32, u32) {
-    let scaled_long_side = |long: u32, short_before: u32| {
-        (f64::from(short_side) * f64::from(long) / f64::from(short_before)) as u32
-    };
+    let scaled_long_side =
+        |long: u32, short: u32| (f64::from(short_side) * f64::from(long) / f64::from(short)) as u32;
     if width <= height {
         (short_side, scaled_long_side(height, width))
     } else {
@@ -137,11 +150,14 @@ pub(super) fn resized_size((width, height): (u32, u32), short_side: u32) -> (u32
     }
 }
 
-/// Along one axis: the offset of the crop in the photo, and the offset of the photo in the crop.
+/// Where torchvision's `CenterCrop` puts a crop of `crop` pixels, along one axis of an image of `size`
+/// pixels: (offset of the crop in the image, offset of the image in the crop). The first is 0 if the image is
+/// smaller and padded, the second is 0 otherwise.
 pub(super) fn center_offset(size: u32, crop: u32) -> (u32, u32) {
     if size < crop {
         (0, (crop - size) / 2)
     } else {
+        // Rounded as Python's `round`.
         ((f64::from(size - crop) / 2.0).round_ties_even() as u32, 0)
     }
 }

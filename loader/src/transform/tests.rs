@@ -15,7 +15,7 @@ fn numbers<const N: usize>(case: &serde_json::Value, key: &str) -> [u32; N] {
     serde_json::from_value::<Vec<u32>>(case[key].clone()).unwrap().try_into().unwrap()
 }
 
-/// Every `every`-th row of `photo`: the rows that the golden file has.
+/// Every `every`-th row of `image`: the golden file has only these rows.
 fn every_nth_row(image: &RgbImage, every: u32) -> RgbImage {
     RgbImage::from_fn(image.width(), image.height().div_ceil(every), |x, y| *image.get_pixel(x, y * every))
 }
@@ -34,7 +34,7 @@ fn eval_transform_matches_torchvision() {
         let ours = every_nth_row(&ours, number(case, "every"));
         let PixelDifference { max, equal_fraction: equal, .. } =
             pixel_difference(&ours, &results[case["result"].as_str().unwrap()]);
-        assert!(max <= 1 && equal >= 0.99, "{case}: off by {max}, {equal} equal");
+        assert!(max <= 1 && equal >= 0.99, "{case}: off by up to {max}, equal values: {equal}");
     }
 }
 
@@ -51,7 +51,7 @@ fn resized_crop_matches_torchvision() {
         let ours = resize(&part, (out_width, out_height), interpolation);
         let PixelDifference { max, equal_fraction: equal, .. } =
             pixel_difference(&ours, &results[case["result"].as_str().unwrap()]);
-        assert!(max <= 1 && equal >= 0.99, "{case}: off by {max}, {equal} equal");
+        assert!(max <= 1 && equal >= 0.99, "{case}: off by up to {max}, equal values: {equal}");
     }
 }
 
@@ -73,7 +73,7 @@ fn sizes_of_zero_are_taken_as_one() {
 }
 
 #[test]
-fn a_image_without_pixels_becomes_black() {
+fn an_image_without_pixels_becomes_black() {
     for interpolation in Resampling::ALL {
         let transform = EvalTransform { resize: 5, crop: (4, 3), interpolation };
         assert_eq!(transform.apply(&RgbImage::new(0, 0)), RgbImage::new(3, 4));
@@ -111,7 +111,7 @@ fn instruction_sets() -> Vec<pulp::Arch> {
     sets
 }
 
-/// The possible values of a channel of a resized photo by Pillow's documentation: the weighted mean of the
+/// The possible values of a channel of a resized image by Pillow's documentation: the weighted mean of the
 /// inputs along x, then along y, each rounded to 8 bits. A mean near a half may be rounded up or down.
 fn expected_range(
     image: &RgbImage,
@@ -120,15 +120,15 @@ fn expected_range(
     channel: usize,
 ) -> RangeInclusive<u8> {
     /// More than the effect of rounding the weights.
-    const HALF: f64 = 1e-3;
+    const TOLERANCE: f64 = 1e-3;
     let mean = |input: u32, output: u32, output_index: u32, value: &dyn Fn(u32) -> u8| {
         let scale = f64::from(input) / f64::from(output);
         let (center, support) = ((f64::from(output_index) + 0.5) * scale, scale.max(1.0));
         let weight = |index: u32| (1.0 - ((f64::from(index) + 0.5 - center) / support).abs()).max(0.0);
         let sum: f64 = (0..input).map(weight).sum();
-        (0..input).map(|from| weight(from) * f64::from(value(from))).sum::<f64>() / sum
+        (0..input).map(|index| weight(index) * f64::from(value(index))).sum::<f64>() / sum
     };
-    let [least, greatest] = [-HALF, HALF].map(|tolerance| {
+    let [least, greatest] = [-TOLERANCE, TOLERANCE].map(|tolerance| {
         let rounded = |mean: f64| (mean + tolerance).round() as u8;
         let pixel = |column: u32, row: u32| image.get_pixel(column, row).0[channel];
         let row_mean = |row: u32| rounded(mean(image.width(), size.0, x, &|column| pixel(column, row)));
@@ -164,7 +164,7 @@ proptest! {
         (width, height) in (1u32..40, 1u32..20),
         size in (1u32..30, 1u32..30),
     ) {
-        // For taller photos Pillow may run the vertical pass first.
+        // For taller images Pillow may run the vertical pass first.
         prop_assume!(height <= size.1 || width >= size.0 + (height - size.1));
         let image = synthetic_image(width, height);
         let ours = resize(&image, size, Resampling::Bilinear);
@@ -183,7 +183,7 @@ proptest! {
     }
 
     #[test]
-    fn a_image_of_one_color_keeps_it(color in any::<[u8; 3]>(), width in 40u32..80, height in 40u32..80) {
+    fn an_image_of_one_color_keeps_it(color in any::<[u8; 3]>(), width in 40u32..80, height in 40u32..80) {
         for interpolation in Resampling::ALL {
             let transform = EvalTransform { resize: 33, crop: (32, 31), interpolation };
             let out = transform.apply(&RgbImage::from_pixel(width, height, image::Rgb(color)));

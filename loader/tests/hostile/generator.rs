@@ -1,11 +1,12 @@
-//! Deterministic mutations of photos and shards, from random damage to malicious headers.
+//! Deterministic mutations of image files and shards, from random damage to malicious headers.
 
-/// Mutated file `number`, with the name of the seed it was made from. `seeds` are files by name.
+/// Mutated file `number`: the name of the seed file it is made from, and its bytes. `seeds` are names and
+/// bytes of valid files.
 pub(crate) fn mutated_file(seeds: &[(String, Vec<u8>)], number: usize) -> (String, Vec<u8>) {
     let mut random = Random(number as u64);
     let (name, seed) = &seeds[number % seeds.len()];
     let same_format: Vec<&(String, Vec<u8>)> =
-        seeds.iter().filter(|(name_of_other, _)| extension(name_of_other) == extension(name)).collect();
+        seeds.iter().filter(|(seed_name, _)| extension(seed_name) == extension(name)).collect();
     let donor = &same_format[random.below(same_format.len())].1;
     let mut bytes = seed.clone();
     let mutate = MUTATIONS[(number / seeds.len() + number) % MUTATIONS.len()];
@@ -22,24 +23,26 @@ fn extension(name: &str) -> &str {
     name.rsplit_once('.').map_or("", |(_, extension)| extension)
 }
 
+/// A mutation in place, with the bytes of a valid file of the same format to take parts from.
 type Mutation = fn(&mut Vec<u8>, &[u8], &mut Random);
 
 const MUTATIONS: [Mutation; 13] = [
     flip_bits,
-    flip_bits_of_the_header,
+    flip_header_bit,
     set_bytes,
     truncate,
-    remove,
+    remove_bytes,
     splice,
     repeat_piece,
     drop_piece,
-    swap_pieces,
-    piece_of_another,
+    move_piece,
+    replace_piece,
     change_length,
     change_size,
-    large_metadata,
+    insert_large_metadata,
 ];
 
+/// Flips up to 8 random bits.
 fn flip_bits(bytes: &mut Vec<u8>, _: &[u8], random: &mut Random) {
     for _ in 0..1 + random.below(8) {
         if let Some(byte) = random.pick(bytes) {
@@ -48,13 +51,15 @@ fn flip_bits(bytes: &mut Vec<u8>, _: &[u8], random: &mut Random) {
     }
 }
 
-fn flip_bits_of_the_header(bytes: &mut Vec<u8>, _: &[u8], random: &mut Random) {
+/// Flips a bit of the first 100 bytes.
+fn flip_header_bit(bytes: &mut Vec<u8>, _: &[u8], random: &mut Random) {
     let header = bytes.len().min(100);
     if let Some(byte) = random.pick(&mut bytes[..header]) {
         *byte ^= 1 << random.below(8);
     }
 }
 
+/// Sets up to 16 adjacent bytes to one value.
 fn set_bytes(bytes: &mut Vec<u8>, _: &[u8], random: &mut Random) {
     let value = [0, 0xFF, 0x7F, 0x80, random.below(256) as u8][random.below(5)];
     let range = random.range(bytes.len());
@@ -65,7 +70,7 @@ fn truncate(bytes: &mut Vec<u8>, _: &[u8], random: &mut Random) {
     bytes.truncate(random.below(bytes.len() + 1));
 }
 
-fn remove(bytes: &mut Vec<u8>, _: &[u8], random: &mut Random) {
+fn remove_bytes(bytes: &mut Vec<u8>, _: &[u8], random: &mut Random) {
     let range = random.range(bytes.len());
     bytes.drain(range.start..range.end.min(range.start + 64));
 }
@@ -76,6 +81,7 @@ fn splice(bytes: &mut Vec<u8>, donor: &[u8], random: &mut Random) {
     bytes.extend(&donor[random.below(donor.len() + 1)..]);
 }
 
+/// Inserts copies of a piece after it.
 fn repeat_piece(bytes: &mut Vec<u8>, _: &[u8], random: &mut Random) {
     let piece = random.piece(bytes);
     let copies = [1, 2, 300][random.below(3)].min(100_000 / piece.len().max(1));
@@ -87,16 +93,18 @@ fn drop_piece(bytes: &mut Vec<u8>, _: &[u8], random: &mut Random) {
     bytes.drain(random.piece(bytes));
 }
 
-fn swap_pieces(bytes: &mut Vec<u8>, _: &[u8], random: &mut Random) {
+/// Moves a piece to before a random piece.
+fn move_piece(bytes: &mut Vec<u8>, _: &[u8], random: &mut Random) {
     let piece = random.piece(bytes);
     let moved: Vec<u8> = bytes.drain(piece).collect();
     let before = random.piece(bytes).start;
     bytes.splice(before..before, moved);
 }
 
-fn piece_of_another(bytes: &mut Vec<u8>, donor: &[u8], random: &mut Random) {
-    let (from, to) = (random.piece(donor), random.piece(bytes));
-    bytes.splice(to, donor[from].iter().copied());
+/// Replaces a piece by a piece of `donor`.
+fn replace_piece(bytes: &mut Vec<u8>, donor: &[u8], random: &mut Random) {
+    let (donor_piece, piece) = (random.piece(donor), random.piece(bytes));
+    bytes.splice(piece, donor[donor_piece].iter().copied());
 }
 
 /// Overwrites the length of a piece.
@@ -144,7 +152,7 @@ fn change_size(bytes: &mut Vec<u8>, _: &[u8], random: &mut Random) {
 }
 
 /// Inserts 64 KB of metadata: EXIF, text, or bytes that are not valid metadata.
-fn large_metadata(bytes: &mut Vec<u8>, _: &[u8], random: &mut Random) {
+fn insert_large_metadata(bytes: &mut Vec<u8>, _: &[u8], random: &mut Random) {
     let mut data = b"Exif\0\0MM\0*\0\0\0\x08\xFF\xFF".to_vec();
     data.extend((0..65_000).map(|_| random.below(256) as u8));
     let segment = match bytes.first() {
@@ -157,10 +165,11 @@ fn large_metadata(bytes: &mut Vec<u8>, _: &[u8], random: &mut Random) {
             .collect(),
         _ => data,
     };
-    let at = random.piece(bytes).end;
-    bytes.splice(at..at, segment);
+    let end = random.piece(bytes).end;
+    bytes.splice(end..end, segment);
 }
 
+/// Writes `value` at `offset`; the part beyond the end is dropped.
 fn overwrite(bytes: &mut [u8], offset: usize, value: &[u8]) {
     for (byte, &value) in bytes.iter_mut().skip(offset).zip(value) {
         *byte = value;
@@ -176,12 +185,12 @@ fn pieces(bytes: &[u8]) -> Vec<usize> {
     let (mut offset, is_little_endian, header) = match bytes {
         [0xFF, ..] => {
             return (0..bytes.len().saturating_sub(1))
-                .filter(|&at| bytes[at] == 0xFF && bytes[at + 1] >= 0xC0)
+                .filter(|&i| bytes[i] == 0xFF && bytes[i + 1] >= 0xC0)
                 .collect();
         }
         [0x89, ..] => (8, false, 12),
         [b'R', ..] => (12, true, 8),
-        [b'G', ..] => return (0..bytes.len()).filter(|&at| matches!(bytes[at], 0x21 | 0x2C)).collect(),
+        [b'G', ..] => return (0..bytes.len()).filter(|&i| matches!(bytes[i], 0x21 | 0x2C)).collect(),
         _ => return (0..bytes.len()).step_by(16).collect(),
     };
     let mut starts = Vec::new();
@@ -192,7 +201,7 @@ fn pieces(bytes: &[u8]) -> Vec<usize> {
     starts
 }
 
-/// Corrects the checksums of a PNG or tar, so that the damage is not found by its checksum alone.
+/// Corrects the checksums of a PNG or tar, so that damage is not found by checksums alone.
 fn correct_checksums(bytes: &mut [u8]) {
     if bytes.get(257..262) == Some(b"ustar") {
         for header in bytes.chunks_exact_mut(512).filter(|block| &block[257..262] == b"ustar") {
@@ -215,16 +224,18 @@ fn correct_checksums(bytes: &mut [u8]) {
     }
 }
 
+/// The CRC-32 of a PNG chunk.
 fn crc(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0, |crc, &byte| {
         (0..8).fold(crc ^ u32::from(byte), |crc, _| (crc >> 1) ^ (0xEDB8_8320 & (crc & 1).wrapping_neg()))
     })
 }
 
-/// SplitMix64.
+/// The random generator SplitMix64.
 struct Random(u64);
 
 impl Random {
+    /// 64 random bits.
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
@@ -238,11 +249,13 @@ impl Random {
         (self.next() % (end as u64).max(1)) as usize
     }
 
+    /// A random byte; `None` if there are none.
     fn pick<'a>(&mut self, bytes: &'a mut [u8]) -> Option<&'a mut u8> {
         let index = self.below(bytes.len());
         bytes.get_mut(index)
     }
 
+    /// A random range within `0..end`.
     fn range(&mut self, end: usize) -> std::ops::Range<usize> {
         let start = self.below(end);
         start..start + self.below(end - start + 1)

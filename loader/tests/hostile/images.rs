@@ -1,4 +1,4 @@
-//! Mutated photos: each is decoded or gives an error.
+//! Mutated image files: each is decoded or gives an error.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::limits::{rerun_with_little_memory, run_with_timeout};
 const FILES: usize = 2_000;
 const MAX_PIXELS: u64 = 1 << 20;
 
-/// The photos of `reference/decode`, by name.
+/// The files of `reference/decode`, by name.
 fn seeds() -> Vec<(String, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../reference/decode");
     let mut seeds = Vec::new();
@@ -26,7 +26,8 @@ fn seeds() -> Vec<(String, Vec<u8>)> {
     seeds
 }
 
-/// Whether file `number` can be decoded. Checks that all ways of decoding agree.
+/// Whether file `number` can be decoded. Checks that decoding in full, in part and reduced agree with each
+/// other.
 fn check_decoding(name: &str, number: usize, bytes: &[u8]) -> bool {
     let message_of = |error: DecodeError| {
         let message = error.to_string();
@@ -51,12 +52,12 @@ fn check_decoding(name: &str, number: usize, bytes: &[u8]) -> bool {
         (Ok(image), Ok((part, Crop { top, left, height, width }))) => {
             assert!(u64::from(image.width()) * u64::from(image.height()) <= MAX_PIXELS, "{number}, {name}");
             let expected = image::imageops::crop_imm(image, left, top, width, height).to_image();
-            assert!(part == expected, "{number}, {name}: the window differs from the whole photo");
+            assert!(part == expected, "{number}, {name}: the window differs from the whole image");
             // Reducing may skip damaged scans, but must not find more errors.
             assert!(reduced.is_ok(), "{number}, {name}: decoded only at full size");
         }
         (Err(whole), Err(part)) => assert_eq!(*whole, part, "{number}, {name}"),
-        _ => panic!("{number}, {name}: only one of the whole photo and the window is an error"),
+        _ => panic!("{number}, {name}: only one of the whole image and the window is an error"),
     }
     whole.is_ok()
 }
@@ -74,7 +75,7 @@ fn every_mutated_image_is_decoded_or_an_error_in_time() {
     );
 }
 
-/// The largest photo may take 32 MiB plus 16 MiB; the process itself takes the rest.
+/// The largest image may take 32 MiB plus 16 MiB; the process itself takes the rest.
 #[cfg(target_os = "linux")]
 #[test]
 fn mutated_images_take_no_more_memory_than_the_limit_allows_for() {

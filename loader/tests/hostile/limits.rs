@@ -8,22 +8,22 @@ use std::time::Duration;
 const TICK: Duration = Duration::from_millis(100);
 const MAX_TICKS: usize = 50;
 
-/// Runs `process` on the numbers `0..files`; returns how often it returned true and false. Aborts the process
-/// if one call takes more than 5 s.
-pub(crate) fn run_with_timeout(files: usize, process: impl Fn(usize) -> bool + Sync) -> (usize, usize) {
-    let (started, read, refused) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+/// Calls `is_readable` with the numbers of `n_files` files; returns the numbers of readable and refused
+/// files. Aborts the process if one call takes more than 5 s.
+pub(crate) fn run_with_timeout(n_files: usize, is_readable: impl Fn(usize) -> bool + Sync) -> (usize, usize) {
+    let (n_started, read, refused) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
     thread::scope(|scope| {
         let worker = scope.spawn(|| {
-            for number in 0..files {
-                started.store(number + 1, Ordering::Relaxed);
-                let count = if process(number) { &read } else { &refused };
+            for number in 0..n_files {
+                n_started.store(number + 1, Ordering::Relaxed);
+                let count = if is_readable(number) { &read } else { &refused };
                 count.fetch_add(1, Ordering::Relaxed);
             }
         });
         let (mut last_started, mut ticks) = (0, 0);
         while !worker.is_finished() {
             thread::sleep(TICK);
-            let now = started.load(Ordering::Relaxed);
+            let now = n_started.load(Ordering::Relaxed);
             (last_started, ticks) = if now == last_started { (last_started, ticks + 1) } else { (now, 0) };
             if ticks > MAX_TICKS {
                 abort_with(&format!("file {} takes more than 5 s", last_started - 1));
@@ -31,7 +31,7 @@ pub(crate) fn run_with_timeout(files: usize, process: impl Fn(usize) -> bool + S
         }
     });
     let (read, refused) = (read.into_inner(), refused.into_inner());
-    assert_eq!(read + refused, files);
+    assert_eq!(read + refused, n_files);
     (read, refused)
 }
 

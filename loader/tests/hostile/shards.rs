@@ -118,8 +118,11 @@ fn an_archive_that_unfolds_to_gigabytes_is_refused() {
             Ok(raw) => raw.samples[0].image.read().unwrap_err().to_string(),
             Err(error) => error.to_string(),
         };
-        let expected =
-            if name == "a.jpg" { "it has 314572800 bytes" } else { "`a.cls` is too large for a label" };
+        let expected = if name == "a.jpg" {
+            "the photo has 314572800 bytes"
+        } else {
+            "the file `a.cls` is too large for a label"
+        };
         assert!(refused.contains(expected), "{refused}");
     }
 }
@@ -181,12 +184,12 @@ fn write_parquet(path: &Path, records: usize) {
     let mut file = parquet(path, "required", properties);
     for begin in (0..records).step_by(100) {
         let mut group = file.next_row_group().unwrap();
-        let make: [&dyn Fn(usize) -> Vec<u8>; 3] =
+        let columns: [&dyn Fn(usize) -> Vec<u8>; 3] =
             [&record, &|number| vec![b'0' + (number % 3) as u8], &|_| b"train".to_vec()];
-        for make in make {
+        for value_of_row in columns {
             let mut column = group.next_column().unwrap().unwrap();
             for number in begin..begin + 100 {
-                let value = [ByteArray::from(make(number))];
+                let value = [ByteArray::from(value_of_row(number))];
                 column.typed::<ByteArrayType>().write_batch(&value, None, None).unwrap();
             }
             column.close().unwrap();

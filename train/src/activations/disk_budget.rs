@@ -1,4 +1,4 @@
-//! Size of cached activations, and whether the limit and the disk allow it.
+//! Size of the activation cache, and whether the configured limit and the disk allow it.
 
 use std::fmt;
 use std::fs;
@@ -10,7 +10,7 @@ use headstock_backbone::FeatureLayer;
 use crate::config::CacheDtype;
 use crate::error::TrainError;
 
-/// The planned activation cache. All sizes are in bytes.
+/// The planned activation cache, to decide whether it fits. All sizes are in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DiskBudget<'a> {
     /// The layer of the activations.
@@ -18,9 +18,9 @@ pub(super) struct DiskBudget<'a> {
     pub(super) dtype: CacheDtype,
     /// Folder of the cached activations.
     pub(super) folder: &'a Path,
-    /// Number of views wanted.
+    /// Number of views that training uses.
     pub(super) n_views: usize,
-    /// Number of them that are not cached yet.
+    /// Number of these views that are not cached yet.
     pub(super) n_missing: usize,
     /// Size of a record, which holds one view.
     pub(super) record_bytes: u64,
@@ -28,53 +28,57 @@ pub(super) struct DiskBudget<'a> {
     pub(super) used_bytes: u64,
     /// Free space on the disk.
     pub(super) free_bytes: u64,
-    /// Maximum size of all activations in the folder.
+    /// Maximum size of all activations in the folder (`tune.cache_gb`).
     pub(super) limit: Option<u64>,
 }
 
 impl DiskBudget<'_> {
-    /// Logs the planned size; returns whether it fits, with a warning if it does not.
+    /// Decides whether the activations of the missing views, those not cached yet, may be written to the
+    /// cache: they must fit within the limit and the free disk space. Logs the sizes, and a warning with
+    /// advice if they do not fit.
     pub(super) fn fits(self) -> bool {
         let Self { layer, folder, n_views, n_missing, record_bytes, used_bytes, free_bytes, .. } = self;
         let needed = n_missing as u64 * record_bytes;
         tracing::info!(
-            "activations at {layer}: {n_views} views of {} in {} take {} in {}, which holds {} of activations; {} of the views \
-             are cached, {} are to be computed; the disk has {} free",
+            "cache of activations (outputs of {layer}): {n_views} views of photos take {}, {} each in {}; already cached: {}; \
+             to be computed: {}; {} holds {} of activations, and its disk has {} free",
+            HumanBytes(n_views as u64 * record_bytes),
             HumanBytes(record_bytes),
             self.dtype.as_str(),
-            HumanBytes(n_views as u64 * record_bytes),
-            folder.display(),
-            HumanBytes(used_bytes),
             n_views - n_missing,
             HumanBytes(needed),
+            folder.display(),
+            HumanBytes(used_bytes),
             HumanBytes(free_bytes),
         );
         let exceeded_limit = self.limit.filter(|limit| n_missing > 0 && used_bytes + needed > *limit);
-        let (why, advice) = match exceeded_limit {
+        let (reason, advice) = match exceeded_limit {
             Some(limit) => (
                 format!("exceed the limit of {}", HumanBytes(limit)),
+                // Half a unit of the third decimal is added, so that the value is rounded up.
                 format!(
-                    "raise `tune.cache_gb` to at least {:.3}, or delete other activations in {}",
+                    "raise `tune.cache_gb` to at least {:.3}, or delete activations that you no longer need in {}",
                     (used_bytes + needed) as f64 / 1e9 + 5e-4,
                     folder.display()
                 ),
             ),
             None if needed > free_bytes => (
                 "exceed the free disk space".to_owned(),
-                "free disk space, or move the cache (`features.cache`)".to_owned(),
+                "free disk space, or move the cache to a different disk (`features.cache`)".to_owned(),
             ),
             None => return true,
         };
         tracing::warn!(
-            "{} more of activations {why}: nothing is added to the cache, and the layers up to {layer} run for each batch, \
-             which is slower; {advice}",
+            "{} of new activations {reason}: they are not cached, and the layers up to {layer} run again for each batch, \
+             which is slower but gives the same result; {advice}",
             HumanBytes(needed)
         );
         false
     }
 }
 
-/// Size of all record files in the folder of `file`, except `file` itself.
+/// Size in bytes of all records files in the folder of the records file `file`, except `file` itself. They
+/// hold activations that runs with other settings cached; the limit of the cache is for all files together.
 pub(super) fn bytes_of_other_records(file: &Path) -> Result<u64, TrainError> {
     let folder = file.parent().unwrap_or(file);
     let read = || -> io::Result<u64> {
@@ -90,15 +94,17 @@ pub(super) fn bytes_of_other_records(file: &Path) -> Result<u64, TrainError> {
     read().map_err(TrainError::io("read", folder))
 }
 
-/// Free space on the disk of `folder`.
+/// Free space on the disk of `folder`, in bytes.
 pub(super) fn free_space(folder: &Path) -> Result<u64, TrainError> {
-    fs4::available_space(folder).map_err(TrainError::io("find the free space of", folder))
+    fs4::available_space(folder).map_err(TrainError::io("find the free disk space of", folder))
 }
 
-/// Displays a size in decimal units: `401 kB`, `1.2 GB`.
+/// A size in bytes that is displayed in decimal units for messages: `401 kB`, `1.2 GB`.
 struct HumanBytes(u64);
 
 impl fmt::Display for HumanBytes {
+    /// Writes a number of bytes for people, as `401 kB` or `1.2 GB`: in the unit that gives a number of 1 to
+    /// 999, with one decimal for numbers below 10.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut size = self.0 as f64;
         let mut units = ["B", "kB", "MB", "GB", "TB"].into_iter();
@@ -110,6 +116,7 @@ impl fmt::Display for HumanBytes {
             }
             (size, unit) = (size / 1000.0, larger);
         }
+        // From 9.95 on, one decimal would be rounded to 10.0.
         let digits = usize::from(unit != "B" && size < 9.95);
         write!(f, "{size:.digits$} {unit}")
     }

@@ -12,7 +12,7 @@ use crate::error::TrainError;
 pub(super) const BYTES_PER_VALUE: u64 = 2;
 
 impl CacheDtype {
-    /// The name in the config.
+    /// The name of the format in the config (`tune.cache_dtype`), in messages and in file names.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::F16 => "f16",
@@ -20,7 +20,9 @@ impl CacheDtype {
         }
     }
 
-    /// Rounds to the nearest value, ties to even; the result has little-endian byte order for the file.
+    /// Rounds activations (outputs of the backbone's `layer`) to this half-precision format, to the nearest
+    /// and ties to even, because the cache stores two bytes per value. Returns the bits of each value, in
+    /// little-endian byte order for the file.
     ///
     /// # Errors
     /// [`TrainError::Usage`] if an activation of `layer` exceeds the range of the format.
@@ -37,24 +39,29 @@ impl CacheDtype {
                 (half.reinterpret_into(), bf16::INFINITY.to_bits())
             }
         };
-        // Infinities and NaN have all exponent bits set.
-        if bits.iter().fold(false, |any, bits| any | (bits & exponent_mask == exponent_mask)) {
-            let advice = if self == Self::F16 { ": set `tune.cache_dtype = \"bf16\"`" } else { "" };
+        // Values beyond the range became infinite. Infinities and NaN have all exponent bits set.
+        if bits.iter().fold(false, |any, value| any | (value & exponent_mask == exponent_mask)) {
+            let advice = match self {
+                Self::F16 => "set `tune.cache_dtype = \"bf16\"`",
+                Self::Bf16 => "check that the model weights are not damaged",
+            };
             let name = self.as_str();
             return Err(TrainError::Usage(format!(
-                "activations at {layer} exceed the range of {name}{advice}"
+                "activations at {layer} exceed the range of the number format {name}: {advice}"
             )));
         }
-        for bits in &mut bits {
-            *bits = bits.to_le();
+        for value_bits in &mut bits {
+            *value_bits = value_bits.to_le();
         }
         Ok(bits)
     }
 
-    /// Converts the result of [`to_half`](Self::to_half) to `f32`, exactly. Overwrites `bits`.
+    /// Converts activations back from this half-precision format of the cache to `f32`, as training needs
+    /// them; this is exact. `bits` are those of [`to_half`](Self::to_half), in little-endian byte order, and
+    /// are overwritten. `values` has the length of `bits` and gets the result.
     pub(super) fn to_f32(self, bits: &mut [u16], values: &mut [f32]) {
-        for bits in bits.iter_mut() {
-            *bits = u16::from_le(*bits);
+        for value_bits in bits.iter_mut() {
+            *value_bits = u16::from_le(*value_bits);
         }
         match self {
             Self::F16 => bits.reinterpret_cast::<f16>().convert_to_f32_slice(values),
@@ -82,7 +89,10 @@ mod tests {
     #[test]
     fn a_value_beyond_the_range_is_rejected_with_advice() {
         let error = CacheDtype::F16.to_half(&[1.0, 70_000.0], FeatureLayer::Layer2).unwrap_err().to_string();
-        assert_eq!(error, "activations at layer2 exceed the range of f16: set `tune.cache_dtype = \"bf16\"`");
+        assert_eq!(
+            error,
+            "activations at layer2 exceed the range of the number format f16: set `tune.cache_dtype = \"bf16\"`"
+        );
         assert!(CacheDtype::F16.to_half(&[65_504.0], FeatureLayer::Layer2).is_ok());
         assert!(CacheDtype::Bf16.to_half(&[70_000.0], FeatureLayer::Layer2).is_ok());
         assert!(CacheDtype::Bf16.to_half(&[f32::NAN], FeatureLayer::Layer2).is_err());

@@ -2,8 +2,8 @@
 //!
 //! The frozen stages give the same activations for a view of an image in every epoch. They run once per view,
 //! and their output is cached in half precision in the folder `activations` of the feature cache, under the
-//! hash of everything it depends on; later and concurrent runs find it there. If the disk budget does not
-//! suffice, or a view is drawn per epoch, the frozen stages run for each batch while the previous one is
+//! hash of everything it depends on; later and concurrent runs find it there. If the disk budget is too
+//! small, or a view is drawn per epoch, the frozen stages run for each batch while the previous one is
 //! trained on. Those values are rounded in the same way, so results are bit-identical with and without the
 //! cache.
 //!
@@ -45,7 +45,7 @@ const QUEUE_BYTES: u64 = 64 << 20;
 #[derive(Clone, Copy)]
 pub(crate) struct ActivationSource<'a> {
     pub(crate) pretrained: &'a PretrainedBackbone,
-    /// A loaded backbone; without one the weights are loaded when they are needed.
+    /// An already loaded backbone; without one the weights are loaded when they are needed.
     pub(crate) backbone: Option<&'a Backbone>,
     pub(crate) options: &'a Options,
     pub(crate) images: &'a [ImageRef],
@@ -63,7 +63,7 @@ pub(crate) struct SplitPoint {
     pub(crate) cache_limit: Option<u64>,
 }
 
-/// A view of an image.
+/// A view of an image (one rendering of it, with or without augmentation) in a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BatchItem {
     /// Index of the image.
@@ -77,27 +77,32 @@ pub(crate) struct ActivationCache<'a> {
     renderer: Renderer,
     /// `None` if nothing is frozen: the activations are the normalized pixels.
     frozen: Option<FrozenStages>,
-    /// The backbone, if it had to be loaded here.
+    /// The backbone, if the source gave none and it had to be loaded here.
     loaded_backbone: OnceLock<Backbone>,
+    /// The number of views that `prepare` computed.
     computed: usize,
 }
 
 /// The frozen stages and their cached activations.
 struct FrozenStages {
+    /// The last frozen layer, whose output is cached.
     layer: FeatureLayer,
     dtype: CacheDtype,
+    /// Makes the cache key of a view of an image.
     keys: CacheKeyBuilder,
+    /// The cached activations on disk; a record holds one view.
     store: RecordStore,
 }
 
 impl<'a> ActivationCache<'a> {
-    /// Caches the activations at `split_point`: of image `i` the evaluation view and `n_augmented[i]`
-    /// augmented views, or nothing for `None`. Logs the size of the cache; if it does not fit, nothing is
-    /// added. Without a split point nothing is frozen and nothing is cached.
+    /// Prepares fine-tuning: runs the frozen stages of the backbone, which end at `split_point`, and caches
+    /// their outputs (activations) that are not cached yet. It does so for the unaugmented view of image `i`
+    /// and `n_augmented[i]` augmented ones, or for no view if that is `None`. If the activations do not fit,
+    /// nothing is added. Without a split point nothing is frozen and nothing is cached.
     ///
     /// # Errors
-    /// [`TrainError::Unreadable`] and [`TrainError::Format`] name an image that cannot be read any more or
-    /// has changed; [`TrainError::Usage`] for activations beyond the range of the cache's format;
+    /// [`TrainError::Unreadable`] and [`TrainError::Format`] for an image that cannot be read any more or has
+    /// changed; [`TrainError::Usage`] for activations beyond the range of the cache's format;
     /// [`TrainError::Backbone`], [`TrainError::Cache`], [`TrainError::Io`].
     pub(crate) fn prepare(
         source: ActivationSource<'a>,
@@ -114,7 +119,7 @@ impl<'a> ActivationCache<'a> {
             if !missing.is_empty() {
                 cache.computed = cache.compute_and_store(frozen, &missing, progress)?;
                 if n_augmented.iter().all(Option::is_some) {
-                    // The backbone is no longer needed; free its memory for training.
+                    // All views are cached. The backbone is no longer needed; free its memory for training.
                     cache.loaded_backbone = OnceLock::new();
                 }
             }
@@ -122,7 +127,8 @@ impl<'a> ActivationCache<'a> {
         Ok(cache)
     }
 
-    /// Height, width and channels of the activations of a view.
+    /// Height, width and channels of the activations of one view, which is the input of the first trained
+    /// stage. If nothing is frozen, these are the normalized pixels, with three channels.
     pub(crate) fn shape(&self) -> [usize; 3] {
         let (height, width) = self.image_size();
         match &self.frozen {
@@ -146,7 +152,8 @@ impl<'a> ActivationCache<'a> {
         (height as usize, width as usize)
     }
 
-    /// The given backbone, or one that is loaded on first use.
+    /// The backbone that runs the frozen stages: the one in `source`, or one that is loaded here on first
+    /// use. Loading is delayed because no backbone is needed if all activations are cached.
     fn backbone(&self) -> Result<&Backbone, TrainError> {
         if let Some(backbone) = self.source.backbone.or(self.loaded_backbone.get()) {
             return Ok(backbone);
@@ -155,7 +162,9 @@ impl<'a> ActivationCache<'a> {
         Ok(self.loaded_backbone.get_or_init(|| backbone))
     }
 
-    /// Computes missing views and stores them as they complete; returns their number.
+    /// Computes the activations (outputs of the frozen stages) of the `missing` views, which are not cached
+    /// yet, and stores each batch in the cache as soon as it is computed. Returns the number of computed
+    /// views. An image that cannot be read is an error.
     fn compute_and_store(
         &self,
         frozen: &FrozenStages,
@@ -193,20 +202,27 @@ impl<'a> ActivationCache<'a> {
 }
 
 impl FrozenStages {
+    /// Opens or creates the cache of the frozen stages' outputs (activations); the frozen stages end at
+    /// `split_point`. The file name contains a hash of everything that all activations depend on (backbone,
+    /// layer, options), so that other settings have their own files.
     fn open(source: ActivationSource<'_>, split_point: SplitPoint) -> Result<Self, TrainError> {
         let ActivationSource { pretrained, options, .. } = source;
         let SplitPoint { layer, dtype, .. } = split_point;
         let keys = CacheKeyBuilder::new(&[CACHE_FORMAT, dtype.as_str()], pretrained, layer, options);
         let (height, width) = pretrained.transform().crop;
         let (rows, columns) = layer.output_size(height as usize, width as usize);
-        let values = rows * columns * layer.channels(pretrained.checkpoint().architecture());
-        let hash: String = keys.common_hash()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-        let name = format!("{layer}-{}-{hash}", dtype.as_str());
-        let store = RecordStore::open(&options.features.cache.join(CACHE_FOLDER), &name, values)?;
+        let values_per_view = rows * columns * layer.channels(pretrained.checkpoint().architecture());
+        // 16 hexadecimal digits are enough to tell the files apart: each record repeats its complete key.
+        let hash_prefix: String = keys.shared_hash()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+        let name = format!("{layer}-{}-{hash_prefix}", dtype.as_str());
+        let store = RecordStore::open(&options.features.cache.join(CACHE_FOLDER), &name, values_per_view)?;
         Ok(Self { layer, dtype, keys, store })
     }
 
-    /// The views to compute and cache; empty if they do not fit.
+    /// The views of images whose activations are to be computed and cached now, because training needs them
+    /// and they are not cached yet. Training needs the unaugmented view of image `i` and `n_augmented[i]`
+    /// augmented ones, or none if that is `None`. Empty if the activations exceed the limit of the cache or
+    /// the free disk space: they are then computed for each batch of training.
     fn views_to_compute(
         &self,
         source: ActivationSource<'_>,
@@ -214,7 +230,9 @@ impl FrozenStages {
         n_augmented: &[Option<u32>],
     ) -> Result<Vec<MissingView>, TrainError> {
         let SplitPoint { layer, dtype, cache_limit: limit } = split_point;
+        // View 0 is the unaugmented one.
         let views = n_augmented.iter().map(|n| 0..n.map_or(0, |n| n.saturating_add(1)));
+        // All requested views, cached or not (`false`): the log message needs their number.
         let wanted = find_missing_views(&self.keys, source.hashes, views, |_| Ok(false))?.views;
         if wanted.is_empty() {
             return Ok(wanted);

@@ -15,21 +15,24 @@ use crate::features::cache::CacheKey;
 /// Finished batches waiting for the consumer; one more is in progress.
 const BATCHES_AHEAD: usize = 1;
 
-/// Called with the index of a batch and its values, `[n, H, W, C]`. `Break` ends the reading.
+/// Called with the index of a batch and its activations, `[batch size, height, width, channels]`. `Break`
+/// ends the reading.
 pub(crate) type OnBatch<'a> = dyn FnMut(usize, &[f32]) -> Result<ControlFlow<()>, TrainError> + 'a;
 
 impl ActivationCache<'_> {
-    /// Calls `on_batch` with each batch in order, while another thread reads or computes the next ones. The
-    /// values of a view do not depend on its batch.
+    /// Calls `on_batch` with the activations of each batch in order, while another thread reads or computes
+    /// those of the next ones, so that training does not wait for them. The values of a view (a rendering of
+    /// an image) do not depend on the batch that it is in.
     ///
     /// # Errors
-    /// Those of [`prepare`](Self::prepare), or the error of `on_batch`; either ends the work.
+    /// The errors of [`prepare`](Self::prepare), or the error of `on_batch`; either ends the work.
     pub(crate) fn for_each_batch(
         &self,
         batches: &[Vec<BatchItem>],
         on_batch: &mut OnBatch<'_>,
     ) -> Result<(), TrainError> {
         thread::scope(|scope| {
+            // Filled batches go to the consumer, and their buffers come back as spare ones.
             let (filled_sender, filled) = sync_channel(BATCHES_AHEAD);
             let (spare_sender, spare) = channel();
             scope.spawn(move || {
@@ -47,7 +50,9 @@ impl ActivationCache<'_> {
         })
     }
 
-    /// Fills `values` with a batch, `[n, H, W, C]`.
+    /// Fills `values` with the activations of a batch, the input of the trained stages: cached ones are read,
+    /// the others are computed. They have the shape `[batch size, height, width, channels]`; `values` is
+    /// resized to it.
     fn fill_batch(&self, batch: &[BatchItem], values: &mut Vec<f32>) -> Result<(), TrainError> {
         let item_len = self.shape().iter().product();
         values.resize(batch.len() * item_len, 0.0);
@@ -59,7 +64,9 @@ impl ActivationCache<'_> {
         self.compute_batch(&mut missing)
     }
 
-    /// Reads the cached items; returns the items that are not cached.
+    /// Reads the activations of a batch that are in the cache. `items` are the views (renderings of images)
+    /// of the batch, each with the slice that gets its activations. Returns the items that are not cached;
+    /// their slices are not filled, and the caller has to compute their activations.
     fn read_cached<'v>(
         &self,
         frozen: &FrozenStages,
@@ -82,7 +89,8 @@ impl ActivationCache<'_> {
         Ok(missing)
     }
 
-    /// Cache key of a view; `None` for per-epoch views, which are never cached.
+    /// The cache key of the activations of a view. `None` for a view with new augmentation in each epoch,
+    /// which is never cached because it is used only once.
     fn cache_key(&self, frozen: &FrozenStages, item: &BatchItem) -> Option<CacheKey> {
         match item.view {
             ViewId::Numbered(view) => Some(frozen.keys.key(self.image_hash(item), view)),
@@ -94,8 +102,10 @@ impl ActivationCache<'_> {
         self.source.hashes[item.image].as_ref().expect("only readable images are requested")
     }
 
-    /// Renders images on all cores and runs the frozen stages on them. Values are rounded as if they had been
-    /// cached.
+    /// Computes the activations of `items`, each a view (a rendering of an image) with the slice that gets
+    /// its activations `[height, width, channels]`: renders the images on all cores and runs the frozen
+    /// stages on them. Values are rounded to the half precision of the cache, so that training gives the same
+    /// result as with cached ones. If nothing is frozen, the activations are the normalized pixels.
     fn compute_batch(&self, items: &mut [(&BatchItem, &mut [f32])]) -> Result<(), TrainError> {
         if items.is_empty() {
             return Ok(());
@@ -121,8 +131,8 @@ impl ActivationCache<'_> {
                 let values = self.backbone()?.activations_nhwc(pixels, *layer)?;
                 let mut bits = dtype.to_half(&values, *layer)?;
                 let item_len = bits.len() / n_items;
-                for (buffer, bits) in buffers.zip(bits.chunks_exact_mut(item_len)) {
-                    dtype.to_f32(bits, buffer);
+                for (buffer, item_bits) in buffers.zip(bits.chunks_exact_mut(item_len)) {
+                    dtype.to_f32(item_bits, buffer);
                 }
             }
         }
@@ -130,7 +140,9 @@ impl ActivationCache<'_> {
     }
 }
 
-/// Passes filled batches to `on_batch`, and returns their buffers for reuse.
+/// Passes the activations of each batch, which another thread sends through `filled` in order, to `on_batch`
+/// with the index of the batch, until `on_batch` returns `Break` or no batch is left. Afterwards each buffer
+/// is sent back through `spare_sender`, so that the other thread fills it again instead of allocating.
 fn consume_in_order(
     filled: Receiver<Result<Vec<f32>, TrainError>>,
     spare_sender: &Sender<Vec<f32>>,
@@ -141,7 +153,7 @@ fn consume_in_order(
         if on_batch(index, &values)?.is_break() {
             break;
         }
-        // The receiver is gone: all batches have been filled.
+        // An error means that the receiver is gone, because all batches have been filled.
         spare_sender.send(values).ok();
     }
     Ok(())

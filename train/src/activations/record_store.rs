@@ -1,10 +1,10 @@
 //! Fixed-size records in a flat file, with an index (redb) of their slots.
 //!
-//! A record holds its key and its values, so a records file that does not match the index is detected. The
-//! index learns of records only when they are on disk, in a transaction that excludes other writers: what a
-//! killed writer left lies past the indexed records, and the next writer overwrites it. If the file is
-//! shorter than the index says, the records lost at its end count as missing. Records are read straight from
-//! the file, so that the operating system caches them.
+//! A record holds its key and its values, so a records file that does not match the index is detected.
+//! Records are added to the index only when they are on disk, in a transaction that excludes other writers:
+//! leftovers of a killed writer come after the indexed records, and the next writer overwrites them. If the
+//! file is shorter than the index says, the records lost at its end count as missing. Records are read
+//! straight from the file, so that the operating system caches them.
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -16,13 +16,15 @@ use super::half_precision;
 use crate::error::TrainError;
 use crate::features::cache::{self, CacheKey, cache_error};
 
-/// Slot of each key's record, counted in records.
+/// The table of the index: the slot of each key's record. Slot `i` is the `i`-th record of the file, from 0.
 const SLOTS: TableDefinition<'_, &CacheKey, u64> = TableDefinition::new("slots");
 
 /// Memory for pages of the index; a record takes 40 bytes there.
 const INDEX_CACHE_BYTES: usize = 8 << 20;
 
-/// Records of `values_per_record` two-byte values, shared by processes. Records are stored atomically.
+/// The cached activations on disk. A record holds the activations of one view of an image as
+/// `values_per_record` values of two bytes, under the cache key of the view. Several processes may use the
+/// store at the same time; records are stored atomically.
 pub(super) struct RecordStore {
     index_database: Database,
     index_path: PathBuf,
@@ -31,7 +33,9 @@ pub(super) struct RecordStore {
 }
 
 impl RecordStore {
-    /// Opens or creates `NAME.records` and `NAME.redb` in `folder`.
+    /// Opens or creates a store of cached activations in `folder`. It has two files: the records, with `name`
+    /// and the ending `.records`, and their index, a database with the ending `.redb`. A record holds the
+    /// activations of one view (a rendering of an image): `values_per_record` values of two bytes.
     pub(super) fn open(folder: &Path, name: &str, values_per_record: usize) -> Result<Self, TrainError> {
         fs::create_dir_all(folder).map_err(TrainError::io("create", folder))?;
         let records_path = folder.join(format!("{name}.records"));
@@ -51,7 +55,8 @@ impl RecordStore {
         &self.records_path
     }
 
-    /// The records stored now.
+    /// A snapshot of the index, to look up which keys are stored and where; records stored later are not in
+    /// it.
     pub(super) fn index(&self) -> Result<RecordIndex<'_>, TrainError> {
         let slots = cache::open_table(&self.index_database, SLOTS, &self.index_path)?;
         let length =
@@ -59,34 +64,37 @@ impl RecordStore {
         Ok(RecordIndex { slots, n_whole_records: length / self.record_bytes(), index_path: &self.index_path })
     }
 
-    /// Stores records in one transaction, and returns when they are on disk. A record whose key exists is
-    /// left unchanged.
+    /// Stores activations of images in one transaction; when this returns, they are safely on disk. Each of
+    /// the `records` is the cache key of a view of an image, and its activations as half-precision bits. A
+    /// record whose key is already stored is left unchanged. The slot of a record is its position in the
+    /// records file, counted in records; the index has the slot of each key.
     pub(super) fn insert<'a>(
         &self,
         records: impl Iterator<Item = (&'a CacheKey, &'a [u16])>,
     ) -> Result<(), TrainError> {
-        let write = |error| TrainError::io("write", &self.records_path)(error);
+        let write_error = |error| TrainError::io("write", &self.records_path)(error);
         let transaction = self.index_database.begin_write().map_err(cache_error(&self.index_path))?;
         {
             let mut slots = transaction.open_table(SLOTS).map_err(cache_error(&self.index_path))?;
             let mut file = open_or_create(&self.records_path)?;
-            let n_whole = file.metadata().map_err(write)?.len() / self.record_bytes();
-            // Slots are 0, 1, 2 and so on: one per key of the index.
+            let n_whole = file.metadata().map_err(write_error)?.len() / self.record_bytes();
+            // Slots are 0, 1, 2 and so on, one per key of the index. Records that a truncated file has lost
+            // are removed from the index.
             if slots.len().map_err(cache_error(&self.index_path))? > n_whole {
                 slots.retain(|_, slot| slot < n_whole).map_err(cache_error(&self.index_path))?;
             }
             let mut next_slot = slots.len().map_err(cache_error(&self.index_path))?;
-            file.seek(SeekFrom::Start(next_slot * self.record_bytes())).map_err(write)?;
+            file.seek(SeekFrom::Start(next_slot * self.record_bytes())).map_err(write_error)?;
             for (key, values) in records {
                 debug_assert_eq!(values.len(), self.values_per_record);
                 if slots.get(key).map_err(cache_error(&self.index_path))?.is_none() {
-                    file.write_all(key).map_err(write)?;
-                    file.write_all(bytemuck::cast_slice(values)).map_err(write)?;
+                    file.write_all(key).map_err(write_error)?;
+                    file.write_all(bytemuck::cast_slice(values)).map_err(write_error)?;
                     slots.insert(key, next_slot).map_err(cache_error(&self.index_path))?;
                     next_slot += 1;
                 }
             }
-            file.sync_data().map_err(write)?;
+            file.sync_data().map_err(write_error)?;
         }
         transaction.commit().map_err(cache_error(&self.index_path))
     }
@@ -97,29 +105,34 @@ impl RecordStore {
     }
 }
 
+/// Opens the records file `path` for reading and writing. Creates it if it is missing; never empties it.
 fn open_or_create(path: &Path) -> Result<File, TrainError> {
     let mut options = File::options();
     options.read(true).write(true).create(true).truncate(false);
     options.open(path).map_err(TrainError::io("open", path))
 }
 
-/// The slots of the records at one moment.
+/// A snapshot of the index of a store: which keys are stored, and in which slot of the records file.
 pub(super) struct RecordIndex<'a> {
+    /// The slot of each key; `None` if nothing has been stored yet.
     slots: Option<ReadOnlyTable<&'static CacheKey, u64>>,
-    /// Number of whole records in the file.
+    /// Number of whole records in the file. The records in later slots are lost, because the file was cut
+    /// off.
     n_whole_records: u64,
     index_path: &'a Path,
 }
 
 impl RecordIndex<'_> {
-    /// Number of readable records.
+    /// Number of stored records: those in the index that the file really has, in case that its end is lost.
     pub(super) fn n_records(&self) -> Result<u64, TrainError> {
         let n_indexed =
             self.slots.as_ref().map_or(Ok(0), ReadOnlyTable::len).map_err(cache_error(self.index_path))?;
         Ok(n_indexed.min(self.n_whole_records))
     }
 
-    /// Slot of the record of `key`, if it is stored.
+    /// The slot of the record of `key`, which is its position in the records file counted in records, for
+    /// [`RecordReader::read`]. `None` if the key is not stored, or if the end of the file with its record is
+    /// lost.
     pub(super) fn slot(&self, key: &CacheKey) -> Result<Option<u64>, TrainError> {
         let Some(slots) = &self.slots else { return Ok(None) };
         let slot = slots.get(key).map_err(cache_error(self.index_path))?.map(|slot| slot.value());
@@ -127,30 +140,32 @@ impl RecordIndex<'_> {
     }
 }
 
-/// Reads records by slot.
+/// Reads records by slot, their position in the records file.
 pub(super) struct RecordReader<'a> {
     file: File,
     store: &'a RecordStore,
 }
 
 impl RecordReader<'_> {
-    /// Reads the record of `key` from its slot.
+    /// Reads the cached activations of the view with the cache key `key` into `values`, as half-precision
+    /// bits. `slot` is the position of its record in the records file, counted in records; the index has it.
     ///
     /// # Errors
-    /// [`TrainError::Format`] if the slot holds another key, [`TrainError::Io`].
+    /// [`TrainError::Format`] if the slot holds a different key, [`TrainError::Io`].
     pub(super) fn read(&mut self, slot: u64, key: &CacheKey, values: &mut [u16]) -> Result<(), TrainError> {
         let path = &self.store.records_path;
-        let read = |error| TrainError::io("read", path)(error);
-        self.file.seek(SeekFrom::Start(slot * self.store.record_bytes())).map_err(read)?;
+        let read_error = |error| TrainError::io("read", path)(error);
+        self.file.seek(SeekFrom::Start(slot * self.store.record_bytes())).map_err(read_error)?;
         let mut stored_key = CacheKey::default();
-        self.file.read_exact(&mut stored_key).map_err(read)?;
+        self.file.read_exact(&mut stored_key).map_err(read_error)?;
         if stored_key != *key {
             let index = self.store.index_path.display();
-            let problem =
-                format!("does not match {index}: delete both files, and the activations are recomputed");
+            let problem = format!(
+                "the file does not match its index {index}: delete both files; their activations are then computed again"
+            );
             return Err(TrainError::Format { path: path.clone(), problem });
         }
-        self.file.read_exact(bytemuck::cast_slice_mut(values)).map_err(read)
+        self.file.read_exact(bytemuck::cast_slice_mut(values)).map_err(read_error)
     }
 }
 

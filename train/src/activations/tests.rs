@@ -277,14 +277,15 @@ fn the_planned_size_is_logged_and_nothing_is_cached_above_the_limit() {
     });
     assert_eq!(limited.unwrap().computed(), 0);
     let planned_message = format!(
-        "activations at layer3: 3 views of 33 kB in f16 take 98 kB in {}, which holds 0 B of activations; 0 of the views \
-         are cached, 98 kB are to be computed; the disk has ",
+        "cache of activations (outputs of layer3): 3 views of photos take 98 kB, 33 kB each in f16; already cached: 0; \
+         to be computed: 98 kB; {} holds 0 B of activations, and its disk has ",
         folder.display()
     );
     assert!(lines[0].starts_with(&planned_message) && lines[0].ends_with(" free"), "{lines:?}");
     let limit_warning = format!(
-        "98 kB more of activations exceed the limit of 98 kB: nothing is added to the cache, and the layers up to layer3 run \
-         for each batch, which is slower; raise `tune.cache_gb` to at least 0.001, or delete other activations in {}",
+        "98 kB of new activations exceed the limit of 98 kB: they are not cached, and the layers up to layer3 run again for \
+         each batch, which is slower but gives the same result; raise `tune.cache_gb` to at least 0.001, or delete \
+         activations that you no longer need in {}",
         folder.display()
     );
     assert_eq!(lines[1..], [limit_warning]);
@@ -294,10 +295,8 @@ fn the_planned_size_is_logged_and_nothing_is_cached_above_the_limit() {
     assert_eq!(fixture.prepare(Some(enough), views).unwrap().computed(), 3);
     let (again, lines) = capture_up_to(Level::INFO, || fixture.prepare(Some(NO_BUDGET), views));
     assert_eq!(again.unwrap().computed(), 0);
-    assert!(
-        lines.len() == 1 && lines[0].contains("98 kB of activations; 3 of the views are cached, 0 B are"),
-        "{lines:?}"
-    );
+    let expected = format!("already cached: 3; to be computed: 0 B; {} holds 98 kB", folder.display());
+    assert!(lines.len() == 1 && lines[0].contains(&expected), "{lines:?}");
     // Activations cached at another layer count towards the limit.
     let second = SplitPoint { layer: FeatureLayer::Layer2, cache_limit: Some(4 * record_bytes), ..SPLIT };
     let (second, lines) =

@@ -12,27 +12,30 @@ pub(super) const N_RESAMPLES: usize = 2000;
 /// The fraction of resamples inside an interval.
 pub(super) const COVERAGE: f64 = 0.95;
 
-/// The units of resampling: samples, or whole groups of samples.
+/// What a bootstrap resample draws: single samples, or whole groups of samples.
 pub(super) struct BootstrapUnits {
-    /// The unit of each sample, `[N]`.
+    /// The unit of each sample.
     unit_of_sample: Vec<usize>,
     n_units: usize,
     seed: u32,
 }
 
 impl BootstrapUnits {
-    /// Each sample is a unit, or with `groups` `[N]` each group.
-    pub(super) fn new(samples: usize, groups: Option<&[u32]>, seed: u32) -> Self {
+    /// Defines what a bootstrap resample draws with replacement, for confidence intervals of metrics: single
+    /// samples, of which there are `n_samples`; or, if `groups` has the group of each sample, whole groups,
+    /// because samples of a group are not independent. `seed` determines the random resamples.
+    pub(super) fn new(n_samples: usize, groups: Option<&[u32]>, seed: u32) -> Self {
         let unit_of_sample: Vec<usize> = match groups {
             Some(groups) => {
                 let mut distinct = groups.to_vec();
                 distinct.sort_unstable();
                 distinct.dedup();
+                // Units are 0, 1, 2 and so on: the position of the group among the sorted ones.
                 groups.iter().map(|group| distinct.partition_point(|known| known < group)).collect()
             }
-            None => (0..samples).collect(),
+            None => (0..n_samples).collect(),
         };
-        let n_units = unit_of_sample.iter().max().map_or(0, |last| last + 1);
+        let n_units = unit_of_sample.iter().max().map_or(0, |max| max + 1);
         Self { unit_of_sample, n_units, seed }
     }
 
@@ -41,13 +44,16 @@ impl BootstrapUnits {
         self.n_units
     }
 
-    /// How often each sample occurs in a resample, `[N]`. A resample draws as many units as there are with
-    /// replacement, from a random stream that is keyed by the seed and the number of the resample.
+    /// How often each sample occurs in bootstrap resample number `resample`. The counts are the weights of
+    /// the samples in a metric of the resample, for its confidence interval. A resample draws as many units
+    /// (samples, or whole groups of samples) as there are, with replacement. Its random numbers depend only
+    /// on the seed and its number, so that resamples can be drawn in parallel.
     pub(super) fn resample_counts(&self, resample: usize) -> Vec<u32> {
         let mut random = Mt64::new(u64::from(self.seed) << 32 | resample as u64);
         let mut unit_counts = vec![0; self.n_units];
         for _ in 0..self.n_units {
-            // Multiply-shift of 64 bits over a range of at most 2^32: the bias is below 2^-32.
+            // A random unit: 64 random bits, scaled to `0..n_units`. With at most 2^32 units the bias is
+            // below 2^-32.
             unit_counts[((u128::from(random.next_u64()) * self.n_units as u128) >> 64) as usize] += 1;
         }
         self.unit_of_sample.iter().map(|&unit| unit_counts[unit]).collect()
@@ -60,12 +66,17 @@ pub(super) struct CandidateMetrics {
     pub(super) accuracy: MetricEstimate,
     pub(super) macro_f1: MetricEstimate,
     pub(super) log_loss: MetricEstimate,
+    /// The expected calibration error.
     pub(super) ece: MetricEstimate,
 }
 
-/// The metrics of each candidate, with percentile intervals of the differences to candidate `best` over
-/// `resamples` (Efron and Tibshirani 1993, chapter 13). They are paired: the sample counts `draw(i)` of
-/// resample `i` are the same for all candidates.
+/// Computes the metrics of each candidate (ECE is the expected calibration error), each with a confidence
+/// interval of its difference to the candidate with the index `best`, to see which may be as good as the
+/// best. `candidates[i]` has the scores of all samples by candidate `i`.
+///
+/// The intervals are percentiles over bootstrap resamples (Efron and Tibshirani 1993, chapter 13), of which
+/// there are `resamples`. `draw(i)` returns how often each sample occurs in resample `i`. The comparison is
+/// paired: all candidates get the same resamples.
 pub(super) fn compare_to_best(
     candidates: &[&[SampleScore]],
     classes: usize,
@@ -74,7 +85,8 @@ pub(super) fn compare_to_best(
     draw: impl Fn(usize) -> Vec<u32> + Sync,
 ) -> Vec<CandidateMetrics> {
     const METRICS: [fn(&WeightedMetrics) -> f64; 4] =
-        [|f| f.accuracy, |f| f.macro_f1, |f| f.log_loss, |f| f.ece];
+        [|m| m.accuracy, |m| m.macro_f1, |m| m.log_loss, |m| m.ece];
+    // The metrics of each resample and candidate.
     let resampled: Vec<Vec<WeightedMetrics>> = (0..resamples)
         .into_par_iter()
         .map(|resample| {
@@ -88,6 +100,7 @@ pub(super) fn compare_to_best(
     (0..candidates.len())
         .into_par_iter()
         .map(|candidate| {
+            // The metrics on the data itself: each sample has the weight 1.
             let metrics = WeightedMetrics::from_scores(candidates[candidate], classes, |_| 1);
             let [accuracy, macro_f1, log_loss, ece] = METRICS.map(|metric| {
                 let difference = |by_candidate: &Vec<WeightedMetrics>| {
@@ -103,14 +116,16 @@ pub(super) fn compare_to_best(
         .collect()
 }
 
-/// The central interval that contains [`COVERAGE`] of the values.
+/// The bootstrap confidence interval from the `values` of a statistic in all resamples: the central interval
+/// that contains the fraction [`COVERAGE`] of them.
 fn percentile_interval(mut values: Vec<f64>) -> Interval {
     values.sort_unstable_by(f64::total_cmp);
     let tail = (1.0 - COVERAGE) / 2.0;
     Interval { low: quantile(&values, tail), high: quantile(&values, 1.0 - tail) }
 }
 
-/// `numpy.quantile` of sorted values.
+/// The value below which `fraction` of the `sorted` values are, for the bounds of an interval. Interpolates
+/// linearly between the two nearest values, as `numpy.quantile` does.
 fn quantile(sorted: &[f64], fraction: f64) -> f64 {
     let position = fraction * (sorted.len() - 1) as f64;
     let (below, above) = (sorted[position.floor() as usize], sorted[position.ceil() as usize]);
@@ -135,7 +150,7 @@ mod tests {
         logits: Vec<Vec<f32>>,
         best: usize,
         resamples: Vec<Vec<usize>>,
-        /// By candidate and figure: value, low, high.
+        /// By candidate and metric: value, low, high.
         figures: Vec<BTreeMap<String, [f64; 3]>>,
     }
 

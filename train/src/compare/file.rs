@@ -7,6 +7,7 @@ use super::results::{CandidateResult, CandidateStatus, Comparison, MetricEstimat
 use crate::atomic_write::{refuse_to_overwrite, write_atomically};
 use crate::error::TrainError;
 
+/// The columns of a comparison in CSV.
 const HEADER: [&str; 21] = [
     "head",
     "parameters",
@@ -41,6 +42,7 @@ pub struct ComparisonFile {
     format: ComparisonFormat,
 }
 
+/// The format of the file, chosen by its extension.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ComparisonFormat {
     Csv,
@@ -48,17 +50,19 @@ enum ComparisonFormat {
 }
 
 impl ComparisonFile {
-    /// A `.csv` file has one row per candidate, a `.json` file the whole comparison.
+    /// The file `path`, to which [`write`](Self::write) writes a comparison later. Checks the name and an
+    /// existing file now, before the long work starts. A `.csv` file has one row per candidate, a `.json`
+    /// file the whole comparison.
     ///
     /// # Errors
-    /// [`TrainError::Usage`] for another extension, and for an existing file that is not a comparison.
+    /// [`TrainError::Usage`] for any other extension, and for an existing file that is not a comparison.
     pub fn new(path: &Path) -> Result<Self, TrainError> {
         let format = match path.extension().and_then(|extension| extension.to_str()) {
             Some("csv") => ComparisonFormat::Csv,
             Some("json") => ComparisonFormat::Json,
             _ => {
                 return Err(TrainError::Usage(format!(
-                    "{}: unknown file extension; known: .csv, .json",
+                    "{}: unknown file extension: choose a file name that ends in .csv or .json",
                     path.display()
                 )));
             }
@@ -70,7 +74,8 @@ impl ComparisonFile {
                     || fs::read(path).is_ok_and(|bytes| bytes.starts_with(JSON_PREFIX.as_bytes()));
                 if fs::symlink_metadata(path).is_ok() && !is_comparison() {
                     return Err(TrainError::Usage(format!(
-                        "{} exists and is not a comparison: choose another file name",
+                        "{} exists and is not a result of `compare`, so it is not overwritten: choose a \
+                         different file name",
                         path.display()
                     )));
                 }
@@ -79,7 +84,8 @@ impl ComparisonFile {
         Ok(Self { path: path.into(), format })
     }
 
-    /// Writes `comparison` atomically.
+    /// Writes `comparison` to the file, as CSV or JSON according to its extension. Other programs never see a
+    /// partly written file.
     ///
     /// # Errors
     /// [`TrainError::Io`].
@@ -94,7 +100,7 @@ impl ComparisonFile {
     }
 }
 
-/// One row per candidate.
+/// The contents of a `.csv` file with the results of a comparison: a header, then one row per candidate.
 fn to_csv(candidates: &[CandidateResult]) -> Vec<u8> {
     let mut writer = csv::Writer::from_writer(Vec::new());
     writer.write_record(HEADER).expect("writing to a vector does not fail");
@@ -104,7 +110,8 @@ fn to_csv(candidates: &[CandidateResult]) -> Vec<u8> {
     writer.into_inner().expect("writing to a vector does not fail")
 }
 
-/// The values of the columns [`HEADER`]; metrics are empty for candidates without scores.
+/// The row of a candidate in the CSV file: the values of the columns [`HEADER`]. Metrics are empty for
+/// candidates without scores.
 fn to_row(candidate: &CandidateResult) -> Vec<String> {
     let (status, error) = match &candidate.status {
         CandidateStatus::Compared(_) => ("compared", String::new()),
@@ -122,6 +129,7 @@ fn to_row(candidate: &CandidateResult) -> Vec<String> {
         row.extend([scores.fit_seconds, scores.predict_seconds].map(|seconds| seconds.to_string()));
         row.extend([scores.bytes.to_string(), scores.warnings.join("; ")]);
     } else {
+        // All columns but the last one, `error`.
         row.resize(HEADER.len() - 1, String::new());
     }
     row.push(error);
@@ -226,7 +234,7 @@ mod tests {
         assert_eq!(ComparisonFile::new(&path).unwrap_err().kind(), crate::FailureKind::Usage);
         for name in ["all.txt", "all", "csv"] {
             let error = ComparisonFile::new(&folder.path().join(name)).unwrap_err().to_string();
-            assert!(error.contains("known: .csv, .json"), "{error}");
+            assert!(error.contains("ends in .csv or .json"), "{error}");
         }
     }
 }

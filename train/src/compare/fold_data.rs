@@ -12,25 +12,30 @@ use crate::sample_features::SampleFeatures;
 
 /// The features of the training set in memory, read once for all folds.
 pub(super) struct TrainingFeatures<'a> {
+    /// The features of all samples in all views, `[n_views * samples, width]`, row-major: first all samples
+    /// in view 0, then all in view 1, and so on.
     values: Cow<'a, [f32]>,
-    /// The row of each sample's unaugmented view, `[N]`.
+    /// The row of each sample's unaugmented view in `values`.
     row_of_sample: Vec<usize>,
     labels: Vec<u32>,
-    /// The group of each sample, `[N]`: that of the data, or one group per sample.
+    /// The group of each sample: that of the data, or one group per sample.
     groups: Vec<u32>,
     classes: usize,
     width: usize,
-    /// The number of views: one without augmentation, then the augmented ones. A view of all samples follows
-    /// the previous one.
+    /// The number of views of each image: one without augmentation, then the augmented ones.
     n_views: usize,
 }
 
 impl<'a> TrainingFeatures<'a> {
-    /// Reads the features of the training set in all views.
+    /// Gets the features of the training set with labels and groups, to cross-validate heads on. A sample has
+    /// one row of features for each view of its image: the unaugmented one and the augmented ones. Features
+    /// that are already in memory are borrowed; others are read from the feature cache. Without groups in the
+    /// data, each sample is its own group.
     pub(super) fn read(prepared: &'a PreparedData) -> Result<Self, TrainError> {
         let PreparedData { samples, features, train, n_augmented, .. } = prepared;
         let n_views = *n_augmented as usize + 1;
         let (values, row_of_sample) = match features {
+            // Precomputed features, which have no augmented views.
             SampleFeatures::InMemory(table) => {
                 (Cow::Borrowed(table.values()), train.iter().map(|&row| table.position(row)).collect())
             }
@@ -70,7 +75,9 @@ impl<'a> TrainingFeatures<'a> {
         self.row_of_sample.len() * self.n_views
     }
 
-    /// Copies the rows of a fold, which all candidates share.
+    /// Copies the features of a cross-validation fold, to fit all candidates on and test them. `split` has
+    /// the indices of its samples. A training sample has one row for each view of its image, augmented or
+    /// not, so labels and groups are repeated per view; a test sample has only the unaugmented view.
     pub(super) fn copy_fold(&self, split: &SplitIndices) -> FoldData {
         let mut fold = FoldData { width: self.width, classes: self.classes, ..FoldData::default() };
         fold.train_values.reserve_exact(split.train.len() * self.n_views * self.width);
@@ -78,24 +85,27 @@ impl<'a> TrainingFeatures<'a> {
             self.append_rows(&split.train, view, &mut fold.train_values);
         }
         fold.test_values.reserve_exact(split.test.len() * self.width);
-        self.append_rows(&split.test, 0, &mut fold.test_values);
+        self.append_rows(&split.test, /* unaugmented */ 0, &mut fold.test_values);
         let select = |values: &[u32]| split.train.iter().map(|&sample| values[sample]).collect::<Vec<_>>();
         fold.labels = select(&self.labels).repeat(self.n_views);
         fold.groups = number_by_appearance(&select(&self.groups)).repeat(self.n_views);
         fold
     }
 
-    /// Appends the rows of `samples` in a view.
+    /// Appends the features of `samples` (indices in the training set) in one view to `out`, for the copy of
+    /// a fold. View 0 is the unaugmented one, view `k` the `k`-th augmented one.
     fn append_rows(&self, samples: &[usize], view: usize, out: &mut Vec<f32>) {
         for &sample in samples {
+            // All samples have their rows of view 0 first, then their rows of view 1, and so on.
             let row = self.row_of_sample[sample] + view * self.row_of_sample.len();
             out.extend_from_slice(&self.values[row * self.width..][..self.width]);
         }
     }
 }
 
-/// Renumbers groups in the order of first appearance. What a fit holds out depends on the numbers, which must
-/// not depend on samples outside the fold.
+/// Renumbers groups as 0, 1, 2 and so on in the order of first appearance. `groups` has the group of each
+/// sample that a head is fitted on, and the result its new number. Some heads choose by these numbers which
+/// groups they hold out; the new numbers do not depend on samples that the head is not fitted on.
 pub(crate) fn number_by_appearance(groups: &[u32]) -> Vec<u32> {
     let mut numbers = BTreeMap::new();
     groups
@@ -112,21 +122,25 @@ pub(crate) fn number_by_appearance(groups: &[u32]) -> Vec<u32> {
 pub(super) struct FoldData {
     width: usize,
     classes: usize,
-    /// Row-major, in the layout of `train`: a view of all samples follows the previous one.
+    /// The features of the training samples, `[views * training samples, width]`, row-major: first all
+    /// samples in view 0, then all in view 1, and so on.
     train_values: Vec<f32>,
+    /// The label of each row.
     labels: Vec<u32>,
     /// The group of each row; all views of an image are in one group.
     groups: Vec<u32>,
-    /// The unaugmented views of the test samples.
+    /// The features of the test samples in the unaugmented view, `[test samples, width]`, row-major.
     test_values: Vec<f32>,
 }
 
 impl FoldData {
+    /// The rows to fit a head on, with their labels and groups.
     pub(super) fn training_set(&self) -> Result<TrainingSet<'_>, HeadError> {
         let features = FeatureMatrix::new(&self.train_values, self.width)?;
         TrainingSet::new(features, &self.labels, self.classes)?.with_groups(&self.groups)
     }
 
+    /// The rows to predict, `[test samples, width]`.
     pub(super) fn test_features(&self) -> Result<FeatureMatrix<'_>, HeadError> {
         FeatureMatrix::new(&self.test_values, self.width)
     }
@@ -139,12 +153,12 @@ mod tests {
     /// Four samples of two features in three views: sample `s` in view `v` is `[s, v]`.
     fn features_fixture(row_of_sample: Vec<usize>) -> TrainingFeatures<'static> {
         let values_at = |view: usize, row: usize| {
-            let sample = row_of_sample.iter().position(|&of| of == row).unwrap();
+            let sample = row_of_sample.iter().position(|&sample_row| sample_row == row).unwrap();
             [sample as f32, view as f32]
         };
         let values: Vec<f32> = (0..3)
-            .flat_map(|view| (0..4).map(move |place| (view, place)))
-            .flat_map(|(view, place)| values_at(view, place))
+            .flat_map(|view| (0..4).map(move |row| (view, row)))
+            .flat_map(|(view, row)| values_at(view, row))
             .collect();
         TrainingFeatures {
             values: Cow::Owned(values),

@@ -38,7 +38,7 @@ fn prepare(folder: &Path, tag: &str, grouped: bool) -> (Settings, PreparedData) 
     let method = if grouped { "method = \"group\"\n" } else { "" };
     let options = format!("[split]\ntest_size = 0.2\n{method}[head]\nkind = \"recording\"\ntag = \"{tag}\"");
     let settings = features_settings(folder, "x", &options);
-    let prepared = PreparedData::new(&settings, &()).unwrap();
+    let prepared = PreparedData::prepare(&settings, &()).unwrap();
     (settings, prepared)
 }
 
@@ -193,7 +193,7 @@ fn groups_change_what_auto_chooses_and_their_names_do_not() {
             "x",
             "[split]\ntest_size = 0.1\n[head]\nkind = \"ridge\"\nalpha = \"auto\"",
         );
-        let prepared = PreparedData::new(&settings, &()).unwrap();
+        let prepared = PreparedData::prepare(&settings, &()).unwrap();
         let candidates =
             candidates(&settings, &registry_with_recording(), Some(&["ridge".to_owned()])).unwrap();
         let is_auto = |c: &Candidate| {

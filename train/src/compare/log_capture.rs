@@ -13,7 +13,8 @@ pub(super) fn capture_warnings<R>(action: impl FnOnce() -> R) -> (R, Vec<String>
     capture_events(Level::WARN, action)
 }
 
-/// Like [`capture_warnings`], for all events up to `level`.
+/// Runs `action`. Returns its result, and the messages that it logs on this thread with `level` or a more
+/// severe one. These messages are not logged elsewhere: the caller puts them in its result.
 pub(crate) fn capture_events<R>(level: Level, action: impl FnOnce() -> R) -> (R, Vec<String>) {
     let messages = Arc::new(Mutex::new(Vec::new()));
     let subscriber = CaptureSubscriber { level, messages: Arc::clone(&messages) };
@@ -22,7 +23,7 @@ pub(crate) fn capture_events<R>(level: Level, action: impl FnOnce() -> R) -> (R,
     (result, messages)
 }
 
-/// Collects the messages of events up to `level`.
+/// A `tracing` subscriber that collects the messages of log events with `level` or a more severe one.
 struct CaptureSubscriber {
     level: Level,
     messages: Arc<Mutex<Vec<String>>>,
@@ -33,12 +34,14 @@ impl Subscriber for CaptureSubscriber {
         *metadata.level() <= self.level
     }
 
+    /// Adds the message of a log event to the captured ones.
     fn event(&self, event: &Event<'_>) {
         let mut message = MessageVisitor(String::new());
         event.record(&mut message);
         self.messages.lock().unwrap_or_else(PoisonError::into_inner).push(message.0);
     }
 
+    // Spans are ignored: all get the same id.
     fn new_span(&self, _: &Attributes<'_>) -> Id {
         Id::from_u64(1)
     }
@@ -49,9 +52,11 @@ impl Subscriber for CaptureSubscriber {
     fn exit(&self, _: &Id) {}
 }
 
+/// Gets the text of a log event, into its string: `tracing` passes each field of the event to the visitor.
 struct MessageVisitor(String);
 
 impl Visit for MessageVisitor {
+    /// Appends the value of the field `message`, which is the text of a log event; ignores other fields.
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         if field.name() == "message" {
             write!(self.0, "{value:?}").expect("writing to a string does not fail");

@@ -72,7 +72,7 @@ pub struct CompareOptions {
     pub seed: u32,
     /// The metric that candidates are ordered by.
     pub metric: RankingMetric,
-    /// The time after which no candidate begins.
+    /// The time after which no candidate begins; `None` for no limit.
     pub budget: Option<Duration>,
 }
 
@@ -82,7 +82,8 @@ impl Default for CompareOptions {
     }
 }
 
-/// Compares `candidates` on the training set.
+/// Compares `candidates`, which are heads with hyperparameters, by cross-validation on the training set, and
+/// orders them from the best to the worst.
 ///
 /// ```
 /// use std::path::Path;
@@ -96,7 +97,7 @@ impl Default for CompareOptions {
 /// let heads = Registry::builtin();
 /// let config = "version = 1\n[data]\nfeatures = \"separable.npz\"\n";
 /// let settings = Config::parse(config, "example", folder)?.resolve(&heads)?;
-/// let prepared = PreparedData::new(&settings, &())?;
+/// let prepared = PreparedData::prepare(&settings, &())?;
 /// let named = ["linear".to_owned(), "svm".to_owned()];
 /// let candidates = candidates(&settings, &heads, Some(&named))?;
 /// let comparison = compare(&prepared, &candidates, &CompareOptions::default(), &())?;
@@ -118,7 +119,9 @@ pub fn compare(
     compare_while(prepared, candidates, options, &has_time, progress)
 }
 
-/// Like [`compare`]; `has_time` returns whether candidates may still begin.
+/// Cross-validates all candidates (heads with hyperparameters) on the training set, and returns them ranked,
+/// with bootstrap confidence intervals of their differences to the best. This does the work of [`compare`]. A
+/// candidate begins only while `has_time` is true; tests pass a function that does not depend on the clock.
 fn compare_while(
     prepared: &PreparedData,
     candidates: &[Candidate],
@@ -141,6 +144,7 @@ fn compare_while(
         ));
     }
 
+    // Bootstrap resamples draw these units: samples, or whole groups of samples.
     let units = BootstrapUnits::new(features.labels().len(), groups.as_deref(), options.seed);
     progress.begin("comparing metrics", N_RESAMPLES as u64, "resamples");
     let draw = |resample| {
@@ -166,7 +170,10 @@ fn compare_while(
     })
 }
 
-/// The folds of the training set; [`TrainError::Data`] if samples or groups do not fill them.
+/// Splits the training set into folds for the cross-validation. Each fold has the indices (in the training
+/// set) of the samples to fit on and of those to test on. If `groups` has the group of each sample, samples
+/// of a group are in the same fold. [`TrainError::Data`] if there are too few samples or groups for the
+/// folds.
 fn make_folds(
     prepared: &PreparedData,
     groups: Option<&[u32]>,
@@ -185,14 +192,18 @@ fn make_folds(
     Ok(splits)
 }
 
-/// Whether candidates of different rounds of the grids can be in the same pass.
+/// Whether candidates of different rounds can be in the same pass over the folds. Round `i` has the `i`-th
+/// point of each head's hyperparameter grid.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Rounds {
     Together,
     Separate,
 }
 
-/// Fits every candidate in every fold and scores its predictions.
+/// Fits every candidate in every cross-validation fold and scores its predictions of the fold's test samples.
+/// Returns one result per candidate. To limit memory, the candidates are processed in passes; those of a pass
+/// go through the folds together and share a fold's features in memory. `rounds` says whether a pass may mix
+/// rounds; round `i` has the `i`-th point of each head's grid. `has_time` is false after the time budget.
 fn score_candidates(
     features: &TrainingFeatures<'_>,
     candidates: &[Candidate],
@@ -204,6 +215,8 @@ fn score_candidates(
     let (samples, width) = (features.labels().len(), features.width());
     let features_bytes = features.n_rows() * width * size_of::<f32>();
     let logits_bytes = samples * features.classes() * size_of::<f32>();
+    // The logits of all candidates of a pass get half the memory of the features. Fits get the same, and in
+    // addition four `f64` matrices `[width, width]`: see the module docs.
     let max_candidates = (features_bytes / 2 / logits_bytes).max(1);
     let memory_budget = features_bytes / 2 + 4 * width * width * size_of::<f64>();
     let threads = rayon::current_num_threads();
@@ -220,20 +233,22 @@ fn score_candidates(
                 features: width,
                 classes: features.classes(),
             };
-            // The slowest fits of the previous fold come first, so that threads are idle for a shorter time
-            // at the end.
+            // A job fits one candidate of the pass, here its index. The slowest fits of the previous fold
+            // come first, so that threads are idle for a shorter time at the end.
             let mut jobs: Vec<usize> = (0..pass.len()).collect();
             let last_fit_seconds = |job: &usize| match &trials[*job] {
                 TrialOutcome::Done(trials) => trials.last().map_or(0.0, |trial| trial.fit_seconds),
                 _ => 0.0,
             };
             jobs.sort_by(|a, b| last_fit_seconds(b).total_cmp(&last_fit_seconds(a)));
+            // The same share of the threads as of the memory, but at least an equal share for each candidate.
             let threads_needed = |&job: &usize| {
                 let memory = u128::from(pass[job].head.memory_bytes(shape));
                 let share = (memory * threads as u128).div_ceil(memory_budget as u128);
                 usize::try_from(share).unwrap_or(threads).max(threads / pass.len())
             };
             let outcomes = run_parallel(&jobs, threads, threads_needed, |&job| {
+                // The budget counts only in the first fold: a candidate that has begun is finished.
                 let outcome = match &trials[job] {
                     TrialOutcome::Done(_) if number == 0 && !has_time() => TrialOutcome::LeftOut,
                     TrialOutcome::Done(_) => {
@@ -257,7 +272,9 @@ fn score_candidates(
     Ok(scored)
 }
 
-/// Groups the candidates into passes over the folds, of at most `max_candidates` each.
+/// Groups the candidates into passes over the folds, of at most `max_candidates` each, so that their
+/// out-of-fold logits fit in memory. With separate rounds, a pass has candidates of one round only, so that a
+/// round is finished before the next one begins.
 fn plan_passes(candidates: &[Candidate], rounds: Rounds, max_candidates: usize) -> Vec<&[Candidate]> {
     candidates
         .chunk_by(|a, b| rounds == Rounds::Together || a.round == b.round)
@@ -265,8 +282,9 @@ fn plan_passes(candidates: &[Candidate], rounds: Rounds, max_candidates: usize) 
         .collect()
 }
 
-/// Orders the candidates by `metric` and compares each with the best, on resamples with the sample counts
-/// `draw(i)`.
+/// The results of all candidates, from the best to the worst in `metric`, then the failed ones, then those
+/// that the time budget left out. `scored` has the outcome of each candidate. Each is compared with the best
+/// one on bootstrap resamples: `draw(i)` returns how often each sample occurs in resample `i`.
 fn rank_candidates(
     candidates: &[Candidate],
     scored: Vec<TrialOutcome<CvScores>>,
@@ -278,22 +296,23 @@ fn rank_candidates(
     for (candidate, scored) in candidates.iter().zip(scored) {
         match scored {
             TrialOutcome::Done(scored) => done.push((candidate, scored)),
-            TrialOutcome::Failed(error) => unscored.push((0, candidate, CandidateStatus::Failed { error })),
-            TrialOutcome::LeftOut => unscored.push((1, candidate, CandidateStatus::LeftOut)),
+            TrialOutcome::Failed(error) => unscored.push((candidate, CandidateStatus::Failed { error })),
+            TrialOutcome::LeftOut => unscored.push((candidate, CandidateStatus::LeftOut)),
         }
     }
-    // The sort is stable: among equal candidates the earlier round, then the earlier name comes first.
+    // The sorts are stable: among equal candidates the earlier round, then the earlier name comes first.
     done.sort_by(|(_, a), (_, b)| a.compare_by(b, metric, classes));
-    unscored.sort_by_key(|(rank, ..)| *rank);
+    unscored.sort_by_key(|(_, status)| *status == CandidateStatus::LeftOut);
 
     let scores: Vec<_> = done.iter().map(|(_, scored)| scored.scores.as_slice()).collect();
+    // Candidate 0 is the best one now.
     let metrics =
         if scores.is_empty() { Vec::new() } else { compare_to_best(&scores, classes, 0, N_RESAMPLES, draw) };
     let results = done.into_iter().zip(metrics).map(|((candidate, scored), metrics)| {
         candidate
             .to_result(CandidateStatus::Compared(Box::new(scored.into_candidate_scores(&metrics, metric))))
     });
-    results.chain(unscored.into_iter().map(|(_, candidate, status)| candidate.to_result(status))).collect()
+    results.chain(unscored.into_iter().map(|(candidate, status)| candidate.to_result(status))).collect()
 }
 
 #[cfg(test)]

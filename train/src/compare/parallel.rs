@@ -5,8 +5,9 @@ use std::thread;
 
 use rayon::ThreadPoolBuilder;
 
-/// Runs `jobs` in order, as many in parallel as `threads` allow; a job uses `threads_needed` threads, clamped
-/// to `1..=threads`. Returns the results in the order of the jobs.
+/// Runs `jobs`, such as the fits of different heads, in parallel on `threads` threads in total. They start in
+/// order, each when enough threads are free. `run` does a job and gives its result; `threads_needed` is the
+/// number of threads that a job uses, clamped to `1..=threads`. Returns the results in the order of the jobs.
 ///
 /// Each job runs on its own rayon threads. With shared threads a waiting fit would execute work of another
 /// fit, and its measured time would include both.
@@ -16,8 +17,11 @@ pub(super) fn run_parallel<J: Sync, R: Send>(
     threads_needed: impl Fn(&J) -> usize + Sync,
     run: impl Fn(&J) -> R + Sync,
 ) -> Vec<R> {
+    /// The state that all workers share.
     struct ThreadSlots {
+        /// The index of the next job.
         next: usize,
+        /// The number of threads that no job uses.
         free: usize,
     }
     let slots = Mutex::new(ThreadSlots { next: 0, free: threads });
@@ -37,6 +41,7 @@ pub(super) fn run_parallel<J: Sync, R: Send>(
             slots = freed.wait(slots).unwrap_or_else(PoisonError::into_inner);
         }
     };
+    // A worker takes and runs jobs until none are left; returns their numbers and results.
     let work = || {
         let mut done = Vec::new();
         while let Some((number, n_threads)) = take_job() {

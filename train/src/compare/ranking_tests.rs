@@ -25,7 +25,7 @@ struct FeatureLogits {
 }
 
 impl HeadConfig for FeatureLogitsConfig {
-    const KIND: &'static str = "said";
+    const KIND: &'static str = "feature-logits";
     const ABOUT: &'static str = "returns features as logits";
     type Head = FeatureLogits;
 
@@ -41,7 +41,7 @@ impl HeadConfig for FeatureLogitsConfig {
         Err(HeadError::Data("this head cannot be loaded".into()))
     }
 
-    fn grid(&self) -> Vec<Self> {
+    fn candidate_configs(&self) -> Vec<Self> {
         (0..3).map(|which| Self { which }).collect()
     }
 }
@@ -89,7 +89,7 @@ fn settings(folder: &std::path::Path) -> Settings {
         })
         .collect();
     write_features(folder, "x", &rows);
-    let config = "version = 1\n[data]\nfeatures = \"x.npy\"\n[head]\nkind = \"said\"";
+    let config = "version = 1\n[data]\nfeatures = \"x.npy\"\n[head]\nkind = \"feature-logits\"";
     Config::parse(config, "test", folder).unwrap().resolve(&heads()).unwrap()
 }
 
@@ -100,7 +100,7 @@ fn heads() -> Registry {
 }
 
 fn run_comparison(settings: &Settings, prepared: &PreparedData, metric: RankingMetric) -> Comparison {
-    let candidates = candidates(settings, &heads(), Some(&["said".to_owned()])).unwrap();
+    let candidates = candidates(settings, &heads(), Some(&["feature-logits".to_owned()])).unwrap();
     compare(prepared, &candidates, &CompareOptions { metric, folds: 3, ..CompareOptions::default() }, &())
         .unwrap()
 }
@@ -118,7 +118,7 @@ fn head_order(comparison: &Comparison) -> Vec<i64> {
 fn candidates_are_ordered_by_the_requested_metric() {
     let folder = tempfile::tempdir().unwrap();
     let settings = settings(folder.path());
-    let prepared = PreparedData::new(&settings, &()).unwrap();
+    let prepared = PreparedData::prepare(&settings, &()).unwrap();
     for (metric, order) in [
         (RankingMetric::Accuracy, [0, 1, 2]),
         (RankingMetric::MacroF1, [1, 2, 0]),
@@ -182,9 +182,9 @@ fn ties_are_broken_by_the_lower_log_loss() {
         })
         .collect();
     write_features(folder.path(), "x", &rows);
-    let config = "version = 1\n[data]\nfeatures = \"x.npy\"\n[head]\nkind = \"said\"";
+    let config = "version = 1\n[data]\nfeatures = \"x.npy\"\n[head]\nkind = \"feature-logits\"";
     let settings = Config::parse(config, "test", folder.path()).unwrap().resolve(&heads()).unwrap();
-    let prepared = PreparedData::new(&settings, &()).unwrap();
+    let prepared = PreparedData::prepare(&settings, &()).unwrap();
     for metric in [RankingMetric::Accuracy, RankingMetric::MacroF1, RankingMetric::LogLoss] {
         let comparison = run_comparison(&settings, &prepared, metric);
         assert_eq!(head_order(&comparison), [1, 0, 2], "{metric:?}");
@@ -209,10 +209,10 @@ fn without_seconds(mut comparison: Comparison) -> Comparison {
 }
 
 #[test]
-fn labels_of_the_test_part_and_names_of_classes_change_nothing() {
+fn labels_of_the_test_set_and_names_of_classes_change_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let settings = settings(folder.path());
-    let mut prepared = PreparedData::new(&settings, &()).unwrap();
+    let mut prepared = PreparedData::prepare(&settings, &()).unwrap();
     let expected = without_seconds(run_comparison(&settings, &prepared, RankingMetric::LogLoss));
     assert_eq!(expected.samples, 360);
     for test in prepared.test.clone() {
@@ -234,8 +234,8 @@ fn labels_of_the_test_part_and_names_of_classes_change_nothing() {
 fn intervals_are_quantiles_of_differences_on_resamples_keyed_by_the_seed() {
     let folder = tempfile::tempdir().unwrap();
     let settings = settings(folder.path());
-    let prepared = PreparedData::new(&settings, &()).unwrap();
-    let candidates = candidates(&settings, &heads(), Some(&["said".to_owned()])).unwrap();
+    let prepared = PreparedData::prepare(&settings, &()).unwrap();
+    let candidates = candidates(&settings, &heads(), Some(&["feature-logits".to_owned()])).unwrap();
     let mut intervals = Vec::new();
     for seed in [0, 9] {
         let comparison =
@@ -276,7 +276,7 @@ fn intervals_are_quantiles_of_differences_on_resamples_keyed_by_the_seed() {
 fn the_temperature_of_a_fold_is_that_of_the_other_folds() {
     let folder = tempfile::tempdir().unwrap();
     let settings = settings(folder.path());
-    let prepared = PreparedData::new(&settings, &()).unwrap();
+    let prepared = PreparedData::prepare(&settings, &()).unwrap();
     let comparison = run_comparison(&settings, &prepared, RankingMetric::Accuracy);
     let labels = prepared.samples.labels(&prepared.train);
     let splits = stratified_k_fold(&labels, 3, 0).unwrap();
@@ -298,8 +298,8 @@ fn the_temperature_of_a_fold_is_that_of_the_other_folds() {
 fn a_budget_of_zero_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let settings = settings(folder.path());
-    let prepared = PreparedData::new(&settings, &()).unwrap();
-    let candidates = candidates(&settings, &heads(), Some(&["said".to_owned()])).unwrap();
+    let prepared = PreparedData::prepare(&settings, &()).unwrap();
+    let candidates = candidates(&settings, &heads(), Some(&["feature-logits".to_owned()])).unwrap();
     let with_budget =
         |budget| CompareOptions { budget: Some(Duration::from_secs(budget)), ..CompareOptions::default() };
     let error = compare(&prepared, &candidates, &with_budget(0), &()).unwrap_err().to_string();

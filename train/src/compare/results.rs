@@ -88,7 +88,7 @@ pub struct MetricEstimate {
     pub to_best: Interval,
 }
 
-/// An interval of a difference.
+/// A confidence interval of a difference.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Interval {
     /// The lower bound.
@@ -142,12 +142,14 @@ impl Comparison {
         self.candidates.first().filter(|candidate| candidate.scores().is_some())
     }
 
-    /// The best candidate of each head, in order; for a head without a compared candidate, the first one.
+    /// The best candidate (choice of hyperparameters) of each head, the best head first, for a summary. For a
+    /// head whose candidates all failed or were left out, it is the first of them.
     #[must_use]
     pub fn best_per_head(&self) -> Vec<&CandidateResult> {
+        // The candidates are ordered: the first one of a head is its best.
         let mut best: Vec<&CandidateResult> = Vec::new();
         for candidate in &self.candidates {
-            if best.iter().all(|row| row.head != candidate.head) {
+            if best.iter().all(|better| better.head != candidate.head) {
                 best.push(candidate);
             }
         }
@@ -175,7 +177,8 @@ impl CandidateResult {
 }
 
 impl CandidateScores {
-    /// The estimate of `metric`.
+    /// The value of `metric` for this candidate, with the confidence interval of its difference to the best
+    /// candidate.
     #[must_use]
     pub fn metric(&self, metric: RankingMetric) -> MetricEstimate {
         match metric {

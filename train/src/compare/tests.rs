@@ -56,7 +56,7 @@ impl HeadConfig for PriorConfig {
         Err(HeadError::Data("this head cannot be loaded".into()))
     }
 
-    fn grid(&self) -> Vec<Self> {
+    fn candidate_configs(&self) -> Vec<Self> {
         let smoothed = |smoothing| Self { smoothing, ..self.clone() };
         vec![self.clone(), smoothed(10.0), Self { fails: true, ..self.clone() }]
     }
@@ -104,7 +104,7 @@ fn to_names(names: &[&str]) -> Vec<String> {
 
 fn run_comparison(features: &str, head: &str, names: &[&str], options: &CompareOptions) -> Comparison {
     let settings = settings(features, head);
-    let prepared = PreparedData::new(&settings, &()).unwrap();
+    let prepared = PreparedData::prepare(&settings, &()).unwrap();
     let candidates = candidates(&settings, &heads(), Some(&to_names(names))).unwrap();
     compare(&prepared, &candidates, options, &()).unwrap()
 }
@@ -201,7 +201,7 @@ fn the_best_come_first_and_the_failed_last() {
 #[test]
 fn a_budget_leaves_whole_rounds_and_lists_the_rest() {
     let settings = settings("compare/overlapping", "");
-    let prepared = PreparedData::new(&settings, &()).unwrap();
+    let prepared = PreparedData::prepare(&settings, &()).unwrap();
     let candidates = candidates(&settings, &heads(), Some(&to_names(&["prior", "linear"]))).unwrap();
     let options = CompareOptions { budget: Some(Duration::from_secs(1)), ..CompareOptions::default() };
     let n_started = AtomicUsize::new(0);
@@ -258,11 +258,11 @@ fn heads_that_are_not_known_or_named_twice_are_refused() {
 fn impossible_folds_are_refused() {
     for (features, folds, reason) in [
         ("compare/overlapping", 1, "at least 2 folds"),
-        ("compare/overlapping", 100, "the largest class has"),
+        ("compare/overlapping", 100, "largest class"),
         ("compare/grouped", 31, "groups"),
     ] {
         let settings = settings(features, "");
-        let prepared = PreparedData::new(&settings, &()).unwrap();
+        let prepared = PreparedData::prepare(&settings, &()).unwrap();
         let candidates = candidates(&settings, &heads(), Some(&to_names(&["prior"]))).unwrap();
         let error =
             compare(&prepared, &candidates, &CompareOptions { folds, ..CompareOptions::default() }, &())

@@ -15,15 +15,19 @@ use super::results::{CandidateScores, ChosenParameter, RankingMetric};
 use crate::metrics::Predictions;
 use crate::sample_scores::{SampleScore, WeightedMetrics};
 
-/// The outcome of a trial.
+/// The outcome of fitting and scoring a candidate (a head with hyperparameters), in one fold or in all.
 pub(super) enum TrialOutcome<T> {
+    /// The result.
     Done(T),
+    /// The reason.
     Failed(String),
+    /// The time budget ended before it began.
     LeftOut,
 }
 
 impl<T> TrialOutcome<T> {
-    /// Applies `f` to the value of `Done`.
+    /// Replaces the value of `Done` by `f(value)`, for example a candidate's results in all folds by its
+    /// scores. The other outcomes stay as they are.
     pub(super) fn map<U>(self, f: impl FnOnce(T) -> U) -> TrialOutcome<U> {
         match self {
             Self::Done(value) => TrialOutcome::Done(f(value)),
@@ -34,7 +38,8 @@ impl<T> TrialOutcome<T> {
 }
 
 impl TrialOutcome<Vec<FoldTrial>> {
-    /// Adds the outcome of a fold. Once a candidate has failed or was left out, that does not change.
+    /// Adds the outcome of the next fold to those of a candidate in earlier folds. A candidate that failed or
+    /// was left out in one fold stays failed or left out.
     pub(super) fn add_fold(&mut self, outcome: TrialOutcome<FoldTrial>) {
         if let Self::Done(trials) = self {
             match outcome {
@@ -48,16 +53,19 @@ impl TrialOutcome<Vec<FoldTrial>> {
 
 /// The result of a candidate in one fold.
 pub(super) struct FoldTrial {
-    /// The logits of the test samples, `[n, C]`.
+    /// The logits of the test samples, `[test samples, classes]`.
     logits: Logits,
     pub(super) fit_seconds: f64,
     predict_seconds: f64,
+    /// The size of the fitted head's tensors.
     bytes: u64,
+    /// The names and values of the hyperparameters that the fit chose itself.
     chosen: Vec<(&'static str, f64)>,
     warnings: Vec<String>,
 }
 
-/// Fits a head on the training samples of a fold and predicts the test samples.
+/// Fits a head on the training samples of a cross-validation fold and predicts its test samples. The result
+/// has the logits of the test samples, the times, and the warnings that the fit logged.
 pub(super) fn fit_fold(
     head: &dyn ConfiguredHead,
     train_set: &TrainingSet<'_>,
@@ -70,7 +78,8 @@ pub(super) fn fit_fold(
     }
 }
 
-/// Measures the seconds of both; an error if a logit is not finite.
+/// Fits `head` on the training samples of a fold, predicts its test samples, and measures the seconds of
+/// both. Logits that are not finite are an error, because they have no metrics.
 fn fit_and_predict(
     head: &dyn ConfiguredHead,
     train_set: &TrainingSet<'_>,
@@ -96,8 +105,9 @@ fn tensor_bytes(tensors: &Tensors) -> u64 {
 
 /// The cross-validated scores of a candidate.
 pub(super) struct CvScores {
-    /// The score of each sample, `[N]`.
+    /// The score of each sample by the head that was not fitted on it.
     pub(super) scores: Vec<SampleScore>,
+    /// The temperature that calibrates the logits of each fold.
     temperatures: Vec<f64>,
     fit_seconds: f64,
     predict_seconds: f64,
@@ -107,8 +117,10 @@ pub(super) struct CvScores {
 }
 
 impl CvScores {
-    /// Combines the trials of all folds; the logits of a fold are calibrated by a temperature fitted on the
-    /// others.
+    /// Combines the results of a candidate in all folds into its cross-validated scores. `splits` are the
+    /// folds, `labels` the true class of each sample. Before probabilities are made of the logits of a fold,
+    /// the logits are divided by a temperature, which is fitted on the logits of the other folds, so that the
+    /// probabilities match the frequencies and no sample is used for its own calibration.
     pub(super) fn from_folds(trials: &[FoldTrial], splits: &[SplitIndices], labels: &[u32]) -> Self {
         let test_labels: Vec<Vec<u32>> =
             splits.iter().map(|split| split.test.iter().map(|&sample| labels[sample]).collect()).collect();
@@ -116,12 +128,12 @@ impl CvScores {
         let mut temperatures: Vec<f64> = Vec::with_capacity(trials.len());
         for (fold, trial) in trials.iter().enumerate() {
             let other_folds = (0..trials.len()).filter(|&other| other != fold);
-            let (mut logits, mut other_labels) = (Vec::new(), Vec::new());
+            let (mut other_logits, mut other_labels) = (Vec::new(), Vec::new());
             for other in other_folds {
-                logits.extend_from_slice(trials[other].logits.as_slice());
+                other_logits.extend_from_slice(trials[other].logits.as_slice());
                 other_labels.extend_from_slice(&test_labels[other]);
             }
-            let calibration = Logits::new(logits, trial.logits.classes())
+            let calibration = Logits::new(other_logits, trial.logits.classes())
                 .and_then(|logits| Calibration::fit(CalibrationMethod::Temperature, &logits, &other_labels))
                 .expect("logits are finite, and each row has a label");
             temperatures.push(calibration.temperature().unwrap_or(1.0));
@@ -146,9 +158,10 @@ impl CvScores {
         }
     }
 
-    /// Orders the better candidate first, by `metric`, then by log-loss (with [`RankingMetric::LogLoss`], by
-    /// accuracy).
+    /// Compares two candidates for sorting, so that the better one comes first: by `metric`, and if it is
+    /// equal, by log-loss (with [`RankingMetric::LogLoss`], by accuracy). `classes` is the number of classes.
     pub(super) fn compare_by(&self, other: &Self, metric: RankingMetric, classes: usize) -> Ordering {
+        // Each sample has the weight 1.
         let [a, b] = [self, other].map(|scored| WeightedMetrics::from_scores(&scored.scores, classes, |_| 1));
         let by_loss = a.log_loss.total_cmp(&b.log_loss);
         match metric {
@@ -158,7 +171,9 @@ impl CvScores {
         }
     }
 
-    /// Adds the metrics of the comparison; `metric` determines ties.
+    /// Converts to the scores that the results of the comparison show. `metrics` are the candidate's metrics
+    /// with confidence intervals of their differences to the best candidate; `metric` is the one that ranks.
+    /// A candidate is tied with the best, and may be as good, if the interval for `metric` contains 0.
     pub(super) fn into_candidate_scores(
         self,
         metrics: &CandidateMetrics,
@@ -170,7 +185,7 @@ impl CvScores {
             macro_f1,
             log_loss,
             ece,
-            tied: false,
+            tied: false, // set below
             temperatures: self.temperatures,
             fit_seconds: self.fit_seconds,
             predict_seconds: self.predict_seconds,
@@ -183,7 +198,9 @@ impl CvScores {
     }
 }
 
-/// The hyperparameters that the fits chose, with the value of each fold.
+/// The hyperparameters that the fits of a candidate chose themselves, such as a regularization strength, each
+/// with its values in all folds, for the results. `trials` are the fits of all folds, which choose the same
+/// parameters.
 fn collect_chosen(trials: &[FoldTrial]) -> Vec<ChosenParameter> {
     let first = trials.first().map(|trial| trial.chosen.as_slice()).unwrap_or_default();
     let values_of = |name: &str| {
@@ -199,6 +216,8 @@ fn collect_chosen(trials: &[FoldTrial]) -> Vec<ChosenParameter> {
         .collect()
 }
 
+/// The median of `values`, here the seconds of all folds. Of an even number of values it is the mean of the
+/// two in the middle; 0 without values.
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
     match values.len() {

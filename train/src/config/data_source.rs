@@ -7,13 +7,13 @@ use headstock_loader::{CsvSource, FieldNames};
 use super::settings::Validator;
 use super::{ConfigError, DataOptions, SplitMethod, SplitOptions};
 
-/// The source of the samples.
+/// Where the samples come from: exactly one of the keys of `[data]` that name a source is set.
 #[expect(clippy::large_enum_variant, reason = "there are few of them")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DataSourceConfig {
     /// Images.
     Images {
-        /// All images, or those to train on.
+        /// All images, or those for training.
         main: DataLocation,
         /// Images for testing only.
         test: Option<DataLocation>,
@@ -31,29 +31,32 @@ pub enum DataLocation {
     Csv(CsvSource),
     /// Parquet shards.
     Parquet {
-        /// A file, a folder, a pattern, or a data set of the hub.
+        /// A file, a folder, a pattern, or a data set of the Hugging Face hub.
         shards: String,
         /// The column with the image.
         image: String,
-        /// The columns with label, group and split.
+        /// The names of the columns with label, group and split.
         fields: FieldNames,
     },
     /// Tar archives.
     WebDataset {
         /// A file, a folder or a pattern.
         shards: String,
-        /// The fields of their `json` members.
+        /// The names of the fields of their `json` members.
         fields: FieldNames,
     },
 }
 
-/// Prefix of the names of data sets on the hub.
+/// Prefix of the names of data sets on the Hugging Face hub.
 const HUB_DATASETS: &str = "hf://datasets/";
 
+/// The keys of `[data]` that name a source, for messages.
 const SOURCE_KEYS: &str = "`folder`, `csv`, `parquet`, `webdataset` and `features`";
 
 impl Validator<'_> {
-    /// Resolves `[data]`: makes paths absolute and fills in the defaults of this kind of source.
+    /// Finds the source of the samples that the config section `[data]` names, and checks its keys. In
+    /// `data`, paths relative to `base` become absolute and the defaults for this kind of source are filled
+    /// in. `split` says whether a column of the data defines the split, and which.
     pub(super) fn resolve_source(
         &self,
         data: &mut DataOptions,
@@ -68,7 +71,7 @@ impl Validator<'_> {
             ("data.test_folder", &mut data.test_folder),
         ] {
             if let Some(path) = path {
-                *path = self.absolute_path(key, path, base)?.0;
+                *path = self.absolute_path(key, path, base)?.into();
             }
         }
         for (key, shards) in [
@@ -81,12 +84,12 @@ impl Validator<'_> {
                 Some(shards) if shards.starts_with(HUB_DATASETS) && key.ends_with("parquet") => {}
                 Some(shards) if shards.starts_with("hf://") => {
                     let problem = format!(
-                        "is {shards}: only Parquet data sets of the hub are supported, as \
-                         {HUB_DATASETS}owner/name"
+                        "is {shards}: only Parquet data sets of the Hugging Face hub are supported; write \
+                         `data.parquet = \"{HUB_DATASETS}owner/name\"`"
                     );
                     return Err(self.key_error(key, problem));
                 }
-                Some(shards) => *shards = self.absolute_path(key, Path::new(shards), base)?.1,
+                Some(shards) => *shards = self.absolute_path(key, Path::new(shards), base)?,
                 None => {}
             }
         }
@@ -110,7 +113,7 @@ impl Validator<'_> {
                     let Some(images) = data.images.clone() else {
                         return Err(self.key_error(
                             "data.images",
-                            "is missing: the folder that the ids in `data.csv` are relative to",
+                            "is missing: give the folder that the file names in `data.csv` are relative to",
                         ));
                     };
                     let (id, extension) =
@@ -140,6 +143,7 @@ impl Validator<'_> {
                 _ => None,
             },
         ];
+        // Exactly one source must be set: one location of images, or a file of features.
         let mut locations = locations.into_iter().flatten();
         match (locations.next(), locations.next(), &data.features) {
             (Some(main), None, None) => {
@@ -149,17 +153,21 @@ impl Validator<'_> {
             (None, None, Some(features)) => Ok(DataSourceConfig::Features(features.clone())),
             (None, None, None) => Err(self
                 .key_error("data", format!("does not say where the photos are: set one of {SOURCE_KEYS}"))),
-            _ => Err(self.key_error("data", format!("must have exactly one of {SOURCE_KEYS}"))),
+            _ => {
+                Err(self
+                    .key_error("data", format!("must have exactly one of {SOURCE_KEYS}: remove the others")))
+            }
         }
     }
 
-    /// Refuses keys that belong to another kind of source.
+    /// Refuses keys of `[data]` that belong to a different kind of source than the one that is set, because
+    /// they would silently have no effect.
     fn refuse_misplaced_keys(&self, data: &DataOptions) -> Result<(), ConfigError> {
         let (csv, parquet, webdataset) =
             (data.csv.is_some(), data.parquet.is_some(), data.webdataset.is_some());
-        let csv_only = "is for CSV data sets: add `data.csv`, or leave it out";
-        let tables_only = "is for CSV, Parquet and WebDataset data sets: add `data.csv`, `data.parquet` or \
-                           `data.webdataset`, or leave it out";
+        let csv_only = "is for CSV data sets: set `data.csv`, or remove this key";
+        let tables_only = "is for CSV, Parquet and WebDataset data sets: set `data.csv`, `data.parquet` or \
+                           `data.webdataset`, or remove this key";
         for (key, is_set, is_allowed, problem) in [
             ("data.images", data.images.is_some(), csv, csv_only),
             ("data.id", data.id.is_some(), csv, csv_only),
@@ -170,16 +178,27 @@ impl Validator<'_> {
                 "data.image",
                 data.image.is_some(),
                 parquet,
-                "is for Parquet data sets: add `data.parquet`, or leave it out",
+                "is for Parquet data sets: set `data.parquet`, or remove this key",
             ),
             (
                 "data.test_folder",
                 data.test_folder.is_some(),
                 data.folder.is_some(),
-                "needs `data.folder`: for other data, [split] draws the test set",
+                "needs `data.folder`; for other data, remove this key: [split] says how the test set is \
+                 chosen",
             ),
-            ("data.test_parquet", data.test_parquet.is_some(), parquet, "needs `data.parquet`"),
-            ("data.test_webdataset", data.test_webdataset.is_some(), webdataset, "needs `data.webdataset`"),
+            (
+                "data.test_parquet",
+                data.test_parquet.is_some(),
+                parquet,
+                "needs `data.parquet`: set it, or remove this key",
+            ),
+            (
+                "data.test_webdataset",
+                data.test_webdataset.is_some(),
+                webdataset,
+                "needs `data.webdataset`: set it, or remove this key",
+            ),
         ] {
             if is_set && !is_allowed {
                 return Err(self.key_error(key, problem));
@@ -190,7 +209,8 @@ impl Validator<'_> {
 }
 
 impl DataLocation {
-    /// The location of the images for testing only, if `data` names one of this kind.
+    /// The separate location of the test images that `data` names, for example in `data.test_folder`. It has
+    /// the kind and the columns of `self`, the location of the training images. `None` if `data` names none.
     fn test_location(&self, data: &DataOptions) -> Option<Self> {
         match self {
             Self::Folder(_) => data.test_folder.clone().map(Self::Folder),
@@ -207,7 +227,8 @@ impl DataLocation {
         }
     }
 
-    /// The names of the columns, if the location has columns.
+    /// The names of the columns (or JSON fields) with the label, group and split of an image. `None` for a
+    /// folder, which has no columns.
     pub(crate) fn fields(&self) -> Option<&FieldNames> {
         match self {
             Self::Folder(_) => None,

@@ -12,7 +12,11 @@ use super::VERSION;
 #[non_exhaustive]
 pub enum ConfigError {
     /// The file does not exist.
-    #[error("there is no config {}: write one with `headstock init`, or name one with --config", .0.display())]
+    #[error(
+        "there is no config file {}: write one with `headstock init`, or give the path of a config file with \
+         --config",
+        .0.display()
+    )]
     Missing(PathBuf),
     /// The file cannot be read.
     #[error("failed to read {}", path.display())]
@@ -23,14 +27,14 @@ pub enum ConfigError {
         source: io::Error,
     },
     /// The file is not TOML.
-    #[error("{origin} is not TOML: {message}")]
+    #[error("{origin} is not a valid config file (TOML): {message}")]
     Syntax {
         /// The file.
         origin: String,
         /// The message of the parser, with the line.
         message: String,
     },
-    /// `version` is missing or is another one.
+    /// `version` is missing, or is not the version that this program reads.
     #[error("{origin}: {}", version_problem(.found.as_deref()))]
     Version {
         /// The file.
@@ -39,7 +43,7 @@ pub enum ConfigError {
         found: Option<String>,
     },
     /// An unknown key.
-    #[error("{origin}: unknown key `{key}`; did you mean `{nearest}`? (known here: {})", known.join(", "))]
+    #[error("{origin}: unknown key `{key}`; did you mean `{nearest}`? (known keys: {})", known.join(", "))]
     UnknownKey {
         /// The file.
         origin: String,
@@ -78,9 +82,14 @@ pub enum ConfigError {
     },
 }
 
+/// What is wrong with the key `version` of a config file, as a part of the message of
+/// [`ConfigError::Version`]. `found` is its value, `None` if the key is missing.
 fn version_problem(found: Option<&str>) -> String {
     match found {
         None => format!("`version` is missing: begin the file with `version = {VERSION}`"),
-        Some(found) => format!("`version` is {found}, but this headstock reads version {VERSION}"),
+        Some(found) => format!(
+            "`version` is {found}, but this headstock reads version {VERSION}: use the version of \
+             headstock that the file was written for"
+        ),
     }
 }

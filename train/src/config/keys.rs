@@ -11,17 +11,22 @@ use super::schema::json_schema;
 
 /// A table of the config and its keys.
 struct Section {
+    /// The name with those of the outer sections, as `augment.policy`; empty for the root.
     path: String,
     keys: Vec<String>,
 }
 
-/// The keys of `[head]` are checked by the head, and those of `augment.policy` depend on its kind.
+/// All sections with their keys. Without the keys of `[head]`, which the head checks, and those of
+/// `augment.policy`, which depend on its kind.
 static SECTIONS: LazyLock<Vec<Section>> = LazyLock::new(|| {
     let mut sections = Vec::new();
     add_sections("", &json_schema(&Registry::empty()), &mut sections);
     sections
 });
 
+/// Appends the config section `path` with the names of its keys, and all sections in it, to `sections`, to
+/// find misspelled keys of a config. `schema` is the JSON schema of the section. A `schema` without
+/// properties belongs to a single value instead of a section, and nothing is appended.
 fn add_sections(path: &str, schema: &Schema, sections: &mut Vec<Section>) {
     let Some(properties) = schema["properties"].as_object() else { return };
     sections.push(Section { path: path.to_owned(), keys: properties.keys().cloned().collect() });
@@ -30,8 +35,9 @@ fn add_sections(path: &str, schema: &Schema, sections: &mut Vec<Section>) {
     }
 }
 
-/// The paths of all keys, as `data.folder`, except those of `[head]`, which depend on the head. The path of a
-/// key of a policy contains its kind, as `augment.policy.rand-augment.magnitude`.
+/// The paths of all config keys, as `data.folder`, except those of `[head]`, which depend on the head. The
+/// path of a key of a policy contains its kind, as `augment.policy.rand-augment.magnitude`. Tests use this
+/// list to check that each key is covered, for example by a test of its effect.
 #[must_use]
 pub fn known_keys() -> Vec<String> {
     let mut paths = Vec::new();
@@ -40,6 +46,9 @@ pub fn known_keys() -> Vec<String> {
     paths
 }
 
+/// Appends the config key `path`, or if its value is a table, all keys in it, to `paths`, for [`known_keys`].
+/// Keys are written as `data.folder`. `schema` is the JSON schema of the value. If the value may be one of
+/// several tables, which differ by their key `kind`, `kind` and the keys of all these tables are appended.
 fn add_paths(path: &str, schema: &Schema, paths: &mut Vec<String>) {
     let variants = schema["oneOf"].as_array().into_iter().flatten();
     let tables: Vec<&Schema> = variants.filter(|variant| variant.get("properties").is_some()).collect();
@@ -62,18 +71,23 @@ fn add_paths(path: &str, schema: &Schema, paths: &mut Vec<String>) {
     }
 }
 
-/// Refuses unknown keys.
+/// Refuses unknown keys of the config `table`, so that a misspelled key is not silently ignored.
 pub(super) fn check(table: &Table, origin: &str) -> Result<(), ConfigError> {
     check_section(table, "", origin)
 }
 
+/// Checks that all keys in the config section `section`, and in the sections in it, are known. Otherwise the
+/// error suggests a similar key. `table` has the contents of the section, `origin` is the name of the config
+/// file for the message.
 fn check_section(table: &Table, section: &str, origin: &str) -> Result<(), ConfigError> {
     let Some(Section { keys: known, .. }) = SECTIONS.iter().find(|known| known.path == section) else {
+        // The keys of `[head]` and `augment.policy` are checked elsewhere.
         return Ok(());
     };
     for (key, value) in table {
         let path = join_key(section, key);
         if !known.contains(key) {
+            // A key with this name in a different section is a more likely intention than a similar name.
             let other_section = SECTIONS.iter().find(|section| section.keys.contains(key));
             let nearest = match other_section {
                 Some(Section { path, .. }) => join_key(path, key),
@@ -98,6 +112,7 @@ pub(super) fn nearest_key<'a>(key: &str, known: &'a [String]) -> &'a str {
     known.iter().min_by_key(|known| strsim::damerau_levenshtein(key, known)).map_or("", String::as_str)
 }
 
+/// The path of `key` in `section`; the root section has an empty name.
 fn join_key(section: &str, key: &str) -> String {
     if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") }
 }

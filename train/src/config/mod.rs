@@ -37,7 +37,8 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads the file `path`.
+    /// Reads the config file `path` as TOML and checks its version; the other keys are checked by
+    /// [`resolve`](Self::resolve). Relative paths in it are relative to its folder.
     ///
     /// # Errors
     /// [`ConfigError`] if the file cannot be read, is not TOML, or has another version.
@@ -55,7 +56,8 @@ impl Config {
         Self::parse(&text, &path.display().to_string(), base)
     }
 
-    /// Parses `text`, called `origin` in messages, whose paths are relative to `base`.
+    /// Parses the `text` of a config file and checks its version. `origin` is the name of the file for
+    /// messages; relative paths in the text are relative to the folder `base`.
     ///
     /// ```
     /// use std::path::{Path, PathBuf};
@@ -94,10 +96,11 @@ impl Config {
         Self { base: PathBuf::new(), ..self }
     }
 
-    /// Overrides keys, as in `head.C=0.1`. A value is parsed as TOML; if it is not TOML, it is a string.
+    /// Overrides keys of the config file, for example from the command line. Each of the `assignments` is a
+    /// text such as `head.C=0.1`. A value is parsed as TOML; if it is not TOML, it is a string.
     ///
     /// An override of `head.kind` is applied before all others. If it differs from the file's, the other keys
-    /// of the file's `[head]` are dropped, because they belong to another head.
+    /// of the file's `[head]` are dropped, because they belong to a different head.
     ///
     /// # Errors
     /// [`ConfigError::Override`] if an assignment is not of the form `KEY=VALUE`, or if a section in its key
@@ -117,7 +120,8 @@ impl Config {
                     dropped.as_table().map_or(0, |head| head.keys().filter(|key| *key != "kind").count());
                 if n_keys > 0 {
                     tracing::info!(
-                        "the other keys of [head] in {} belong to another head and are not used",
+                        "the other keys of [head] in {} are not used: they are for the head in that file, \
+                         but a different head was chosen",
                         self.origin
                     );
                 }
@@ -134,7 +138,8 @@ impl Config {
         self.resolve_with(heads, BackboneRequirement::Required)
     }
 
-    /// Like [`resolve`](Self::resolve), but `[backbone]` may be missing: for commands that only read images.
+    /// Unlike [`resolve`](Self::resolve), accepts a config without `[backbone]`, for commands that only read
+    /// images.
     ///
     /// # Errors
     /// [`ConfigError`], which names the file and the key.
@@ -142,6 +147,9 @@ impl Config {
         self.resolve_with(heads, BackboneRequirement::Optional)
     }
 
+    /// Turns the parsed TOML into checked settings: refuses unknown keys, deserializes the table, and
+    /// resolves the options. `backbone` says whether `[backbone]` may be missing; `heads` are the known
+    /// heads.
     fn resolve_with(self, heads: &Registry, backbone: BackboneRequirement) -> Result<Settings, ConfigError> {
         keys::check(&self.table, &self.origin)?;
         let options: Options = self.table.try_into().map_err(|error: toml::de::Error| {
@@ -151,38 +159,45 @@ impl Config {
     }
 }
 
-/// A parsed override `KEY=VALUE`.
+/// A parsed override of a config key, such as `head.C=0.1`.
 struct Assignment<'a> {
+    /// The override as given, for messages.
     text: &'a str,
+    /// The names of the sections and, at the end, of the key.
     path: Vec<&'a str>,
     value: Value,
 }
 
 impl<'a> Assignment<'a> {
+    /// Parses an override of a config key, `SECTION.KEY=VALUE`, into the path of the key and the value. The
+    /// error says what is wrong with `text`.
     fn parse(text: &'a str) -> Result<Self, ConfigError> {
-        let (key, value) =
-            text.split_once('=').ok_or_else(|| Self::override_error(text, "write KEY=VALUE"))?;
+        let (key, value) = text
+            .split_once('=')
+            .ok_or_else(|| Self::override_error(text, "write KEY=VALUE, as in head.C=0.1"))?;
         let path: Vec<&str> = key.trim().split('.').collect();
         if path == ["version"] {
-            return Err(Self::override_error(text, "the version of the file cannot be overridden"));
+            return Err(Self::override_error(text, "the version of the config file cannot be overridden"));
         }
-        if path.iter().any(|part| part.is_empty()) {
-            return Err(Self::override_error(text, "a section or key in it is empty"));
+        if path.iter().any(|name| name.is_empty()) {
+            return Err(Self::override_error(text, "the name of a section or key is empty"));
         }
         Ok(Self { text, path, value: parse_value(value.trim()) })
     }
 
+    /// The error that the override `text` is invalid, with the `problem`.
     fn override_error(text: &str, problem: &str) -> ConfigError {
         ConfigError::Override { text: text.into(), problem: problem.into() }
     }
 
+    /// Applies the override: sets its key in the config `table` to its value. Creates missing sections.
     fn apply(self, table: &mut Table) -> Result<(), ConfigError> {
         let mut table = table;
         let (leaf, sections) = self.path.split_last().expect("a path has at least one key");
         for section in sections {
             let entry = table.entry(*section).or_insert_with(|| Value::Table(Table::new()));
             table = entry.as_table_mut().ok_or_else(|| {
-                Self::override_error(self.text, &format!("`{section}` is a value, not a section"))
+                Self::override_error(self.text, &format!("`{section}` is a value, not a section with keys"))
             })?;
         }
         table.insert((*leaf).to_owned(), self.value);
@@ -190,10 +205,12 @@ impl<'a> Assignment<'a> {
     }
 }
 
-/// Parses a TOML value; text that is not TOML is a string.
+/// Parses the value of an override of a config key (`KEY=VALUE`) as TOML, such as `0.1` or `["a", "b"]`. Text
+/// that is no TOML value is a string, so that `svm` needs no quotes.
 fn parse_value(text: &str) -> Value {
     let parsed: Result<Table, _> = format!("value = {text}").parse();
     match parsed {
+        // There are more keys if `text` has several lines; then it is no TOML value.
         Ok(mut table) if table.len() == 1 => {
             table.remove("value").unwrap_or_else(|| Value::String(text.to_owned()))
         }

@@ -73,7 +73,7 @@ impl Options {
     }
 }
 
-/// `[data]`: where samples come from.
+/// Where the photos and labels come from.
 ///
 /// Exactly one of `folder`, `csv`, `parquet`, `webdataset` and `features` must be given. Photos are JPEG,
 /// PNG, WebP, GIF (the first frame), BMP or TIFF, recognized by their content. Their EXIF orientation is
@@ -116,9 +116,9 @@ pub struct DataOptions {
     pub label: Option<String>,
     /// The column or field with the group of a photo: what it has in common with other photos besides the
     /// class, for example the patient, the dog or the film. A head does too well on photos of a group that it
-    /// was trained on. `compare` keeps all photos of a group in the same fold; `split.method = "group"` keeps
-    /// them in the same part, and with other methods a message says how many groups are in both parts. Groups
-    /// are ordered by name. Optional; not with `folder`.
+    /// was trained on. `compare` keeps all photos of a group in the same fold. `split.method = "group"` keeps
+    /// them together in the training set or in the test set; with other methods a message says how many
+    /// groups are in both. Groups are ordered by name. Optional; not with `folder`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
     /// With `csv`: the file name extension that is appended to the file names. The default is `""`.
@@ -153,6 +153,8 @@ pub struct DataOptions {
 }
 
 impl Default for DataOptions {
+    /// The values of the keys that `[data]` of the config does not set. The source of the images has no
+    /// default.
     fn default() -> Self {
         Self {
             folder: None,
@@ -182,16 +184,16 @@ impl Default for DataOptions {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnError {
-    /// The command stops and lists all unreadable photos. Files that are no photo, too large or truncated are
-    /// found before the network runs; a photo that is damaged inside stops it later, and features computed
-    /// until then stay in the cache.
+    /// The command stops and lists all unreadable photos. Files that are not photos, too large or truncated
+    /// are found before the network runs; a photo that is damaged inside stops the command later, and
+    /// features computed until then stay in the cache.
     #[default]
     Stop,
     /// The photo is skipped, with a message.
     Skip,
 }
 
-/// `[split]`: how the test set is chosen.
+/// How the test set is chosen.
 ///
 /// Not used if the data defines its own split: folders or shards called `train` and `test`, or
 /// `data.test_folder` and the like. The split is drawn over all listed samples before unreadable ones are
@@ -204,7 +206,7 @@ pub struct SplitOptions {
     /// Size of the test set: a fraction between 0 and 1 of the samples, or a whole number of them. With
     /// `method = "group"` it is a fraction or number of groups. The default is 0.1.
     pub test_size: TestSize,
-    /// Random seed, scikit-learn's `random_state`.
+    /// Random seed of the split: scikit-learn's `random_state`.
     pub seed: u32,
     /// Number of folds, at least 2, of `method = "stratified-k-fold"` (default 5) and `"group"`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -216,8 +218,8 @@ pub struct SplitOptions {
     /// default is `"split"`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub column: Option<String>,
-    /// Whether near-duplicate photos are kept on the same side of the split, and in the same fold of
-    /// `compare`.
+    /// Whether near-duplicate photos are kept together: all in the training set or all in the test set, and
+    /// in the same fold of `compare`.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub group_duplicates: bool,
 }
@@ -231,6 +233,8 @@ fn is_zero(value: &u32) -> bool {
 }
 
 impl Default for SplitOptions {
+    /// The values of the keys that `[split]` of the config does not set: a tenth of the samples, drawn at
+    /// random in proportion to the classes, are for testing.
     fn default() -> Self {
         Self {
             method: SplitMethod::StratifiedShuffle,
@@ -262,7 +266,7 @@ pub enum SplitMethod {
     Hash,
 }
 
-/// `[backbone]`: the pretrained network that computes features.
+/// The pretrained network that computes features from photos.
 ///
 /// How photos are preprocessed (size, crop, filter, mean, std) is read from `config.json` or
 /// `preprocessor_config.json` beside the weights, as timm and transformers write them. Without either,
@@ -292,7 +296,7 @@ pub struct BackboneOptions {
     pub precision: Precision,
 }
 
-/// `[features]`: the feature cache.
+/// The feature cache, and the number of augmented views.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct FeatureOptions {

@@ -6,10 +6,12 @@ use serde_json::{Map, Value, json};
 
 use super::options::Options;
 
-/// The JSON schema (draft 7) of `headstock.toml`, with the tables of `heads` under `head`.
+/// The JSON schema (draft 7) of `headstock.toml`, with the tables of `heads` under `head`. Editors check a
+/// config with it, `docs/config.md` is made from it, and misspelled keys of a config are found with it.
 ///
-/// It has no references: the schema of a type stands wherever the type is used. The description of a table is the doc
-/// comment of its type, and the description of any other key is the doc comment of the field.
+/// It has no references: the schema of a type is repeated wherever the type is used. The description of a
+/// table is the doc comment of its type, and the description of any other key is the doc comment of the
+/// field.
 #[must_use]
 pub fn json_schema(heads: &Registry) -> Value {
     let mut generator = SchemaSettings::draft07().into_generator();
@@ -25,6 +27,7 @@ pub fn json_schema(heads: &Registry) -> Value {
             table
         })
         .collect();
+    // `[head]` is the table of one of the heads.
     schema["properties"]["head"]["oneOf"] = tables.into();
     schema.as_object_mut().expect("an object").remove("definitions");
     let definitions = generator.take_definitions(true);
@@ -32,13 +35,16 @@ pub fn json_schema(heads: &Registry) -> Value {
     schema
 }
 
-/// Replaces references by what they refer to, and drops `null`, which TOML does not have.
+/// Makes the JSON schema `value`, and all schemas in it, easy to read, as [`json_schema`] promises: puts a
+/// copy of a definition in place of each reference to it, and removes `null`, which TOML does not have.
+/// `definitions` has the schemas of types by name.
 fn simplify(value: &mut Value, definitions: &Map<String, Value>) {
     if let Some(reference) = take_reference(value) {
         let mut definition = definitions[reference.rsplit('/').next().unwrap_or_default()].clone();
         let is_table =
             definition.get("properties").is_some() || definition["oneOf"][0].get("properties").is_some();
         for (key, outer) in object(value.take()) {
+            // A table keeps the description of its type.
             if !(is_table && key == "description") {
                 definition[key] = outer;
             }
@@ -63,13 +69,16 @@ fn simplify(value: &mut Value, definitions: &Map<String, Value>) {
     }
 }
 
-/// The reference that a schema consists of, alone, as the only part of `allOf`, or in `anyOf` beside `null`.
+/// Removes the reference from a JSON schema that only refers to a definition, and returns it, as
+/// `#/definitions/NAME`, for [`simplify`], which puts the definition in its place. `schemars` writes the
+/// reference as a `$ref`: alone, as the only element of `allOf`, or for an `Option` in `anyOf` beside `null`.
+/// `None` for any other schema.
 fn take_reference(schema: &mut Value) -> Option<String> {
     let schema = schema.as_object_mut()?;
     for combination in ["allOf", "anyOf"] {
-        let Some(Value::Array(parts)) = schema.get(combination) else { continue };
-        let parts: Vec<&Value> = parts.iter().filter(|part| part["type"] != "null").collect();
-        if let [Value::Object(only)] = parts.as_slice() {
+        let Some(Value::Array(schemas)) = schema.get(combination) else { continue };
+        let schemas: Vec<&Value> = schemas.iter().filter(|schema| schema["type"] != "null").collect();
+        if let [Value::Object(only)] = schemas.as_slice() {
             let only = only.clone();
             schema.remove(combination);
             schema.extend(only);
@@ -81,6 +90,8 @@ fn take_reference(schema: &mut Value) -> Option<String> {
     }
 }
 
+/// The keys and values of the JSON object `value`; no keys if it is not an object, for example a missing
+/// schema.
 fn object(value: Value) -> Map<String, Value> {
     match value {
         Value::Object(object) => object,

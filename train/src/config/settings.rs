@@ -1,6 +1,6 @@
 //! Resolved settings: checked, with defaults and absolute paths.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use headstock_backbone::hub::fetch_dataset;
 use headstock_backbone::{DownloadProgress, FeatureLayer, HubError};
@@ -20,6 +20,9 @@ pub(super) const DEFAULT_HEAD: &str = "linear";
 /// Maximum of `features.views`.
 const MAX_VIEWS: u32 = 1000;
 
+/// The problem with a key that has no meaning for precomputed features.
+const NEEDS_IMAGES: &str = "needs photos, but `data.features` has only precomputed features: remove this key";
+
 /// Whether `[backbone]` may be missing where photos are read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum BackboneRequirement {
@@ -29,7 +32,8 @@ pub(super) enum BackboneRequirement {
 
 /// A resolved config: all values checked, defaults filled in, paths absolute.
 pub struct Settings {
-    /// The options as they are written to a run; resolving them again gives the same settings.
+    /// The options with defaults and absolute paths, as they are written to the folder of a run; resolving
+    /// them again gives the same settings.
     pub options: Options,
     /// The source of the samples.
     pub source: DataSourceConfig,
@@ -38,7 +42,9 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Checks all options, fills in defaults and makes paths relative to `base` absolute.
+    /// Checks all options, fills in defaults and makes paths relative to `base` absolute. `origin` is the
+    /// name of the config file for messages, `heads` are the known heads; `requirement` says whether
+    /// `[backbone]` may be missing.
     pub(super) fn resolve(
         mut options: Options,
         origin: &str,
@@ -54,34 +60,36 @@ impl Settings {
         match (&source, &mut options.backbone) {
             (DataSourceConfig::Features(_), Some(_)) => {
                 return Err(validator
-                    .key_error("backbone", "does nothing with `data.features`: leave one of them out"));
+                    .key_error("backbone", "does nothing with `data.features`: remove one of the two"));
             }
             (DataSourceConfig::Features(_), None) => {}
             (_, None) if requirement == BackboneRequirement::Required => {
-                let problem = "is missing: a folder, a .safetensors file, or hf://timm/resnet50.a1_in1k";
+                let problem = "is missing: give the folder or the .safetensors file of the pretrained model, \
+                               or its name on the Hugging Face hub, such as hf://timm/resnet50.a1_in1k";
                 return Err(validator.key_error("backbone.weights", problem));
             }
             (_, Some(backbone)) if !backbone.weights.starts_with("hf://") => {
                 backbone.weights =
-                    validator.absolute_path("backbone.weights", Path::new(&backbone.weights), base)?.1;
+                    validator.absolute_path("backbone.weights", Path::new(&backbone.weights), base)?;
             }
             _ => {}
         }
-        options.features.cache = validator.absolute_path("features.cache", &options.features.cache, base)?.0;
+        options.features.cache =
+            validator.absolute_path("features.cache", &options.features.cache, base)?.into();
         validator.check_split(&options.split, &source)?;
         options.augment.check().map_err(|error| validator.value_error(error.to_string()))?;
         if options.features.views > MAX_VIEWS {
             let problem =
-                format!("is {}: at most {MAX_VIEWS} views of a photo are supported", options.features.views);
+                format!("is {}: it must be at most {MAX_VIEWS} views of each photo", options.features.views);
             return Err(validator.key_error("features.views", problem));
         }
         if options.features.views > 0 {
             if matches!(source, DataSourceConfig::Features(_)) {
-                let problem = "needs photos: `data.features` has none";
-                return Err(validator.key_error("features.views", problem));
+                return Err(validator.key_error("features.views", NEEDS_IMAGES));
             }
             if options.augment.is_empty() {
-                let problem = "asks for augmented views, but [augment] is empty: all views would be the same";
+                let problem = "asks for augmented views, but [augment] is empty: all views would be the \
+                               same; add augmentations to [augment], or set `features.views = 0`";
                 return Err(validator.key_error("features.views", problem));
             }
         }
@@ -92,18 +100,20 @@ impl Settings {
 }
 
 impl Settings {
-    /// The settings with a frozen backbone: `[tune]` is reset.
+    /// The settings with a frozen backbone, for commands that do not fine-tune: the config section `[tune]`
+    /// is reset to its defaults, with a message if it asked for fine-tuning.
     #[must_use]
     pub fn with_frozen_backbone(mut self) -> Self {
         if !self.options.tune.is_off() {
-            tracing::info!("the backbone is frozen for this command: [tune] is not used");
+            tracing::info!("this command does not fine-tune the backbone: [tune] is not used");
             self.options.tune = TuneOptions::default();
         }
         self
     }
 
-    /// Downloads data sets of the hub and replaces their branch by the commit, so that the settings of a run
-    /// always name the same photos.
+    /// Downloads the data sets of the Hugging Face hub that the settings name, and replaces the branch in
+    /// their names by its current commit, so that the settings of a run always mean the same images. Other
+    /// data stays unchanged.
     ///
     /// # Errors
     /// [`HubError`] if the download fails.
@@ -122,7 +132,7 @@ impl Settings {
         Ok(())
     }
 
-    /// The settings with the head `kind`, configured by `table`.
+    /// The same settings with the head `kind`, configured by `table`: to train the best head of a comparison.
     ///
     /// # Errors
     /// [`HeadError`] if the table is invalid for that head.
@@ -137,61 +147,62 @@ impl Settings {
     }
 }
 
-/// The complete `[head]` table of a configured head, with `kind`.
+/// The complete `[head]` table of a configured head: `kind` and all hyperparameters, including the defaults.
+/// The config of a run contains it, so that the run does not depend on later defaults.
 fn complete_head_table(head: &dyn ConfiguredHead) -> toml::Table {
     let mut table = toml::Table::from_iter([("kind".to_owned(), Value::String(head.kind().to_owned()))]);
     table.extend(head.table());
     table
 }
 
-/// Checks options; its errors name the file `origin`.
+/// Checks the sections of a config; its errors name the config file `origin`.
 pub(super) struct Validator<'a> {
     origin: &'a str,
 }
 
 impl Validator<'_> {
+    /// The error that `key` has an invalid value or is missing; `problem` is a fragment such as "is 0: ...".
     pub(super) fn key_error(&self, key: &str, problem: impl Into<String>) -> ConfigError {
         ConfigError::Key { origin: self.origin.into(), key: key.into(), problem: problem.into() }
     }
 
+    /// The error with a complete `message`, which names the key itself.
     fn value_error(&self, message: String) -> ConfigError {
         ConfigError::Value { origin: self.origin.into(), message }
     }
 
-    /// A path relative to `base` as an absolute path, and as text, because runs write it into their config.
-    pub(super) fn absolute_path(
-        &self,
-        key: &str,
-        path: &Path,
-        base: &Path,
-    ) -> Result<(PathBuf, String), ConfigError> {
+    /// The absolute path of `path`, which is the value of the config key `key` and may be relative to `base`.
+    /// It must be UTF-8, because runs write it into their config.
+    pub(super) fn absolute_path(&self, key: &str, path: &Path, base: &Path) -> Result<String, ConfigError> {
         if path.as_os_str().is_empty() {
             return Err(self.key_error(key, "is empty: it must be a path"));
         }
         let absolute = base.join(path);
-        match absolute.to_str() {
-            Some(text) => Ok((absolute.clone(), text.to_owned())),
-            None => Err(self.key_error(
-                key,
-                format!("leads to {}, a path that is not UTF-8: rename it", absolute.display()),
-            )),
-        }
+        absolute.to_str().map(str::to_owned).ok_or_else(|| {
+            let shown = absolute.display();
+            self.key_error(key, format!("leads to {shown}, which is not UTF-8: rename the file or folder"))
+        })
     }
 
-    /// Checks `[split]`, also against the source of the data.
+    /// Checks the config section `[split]`, which says how the test set is chosen: values in range, keys that
+    /// fit the method, and a method that is possible for the `source` of the data.
     fn check_split(&self, split: &SplitOptions, source: &DataSourceConfig) -> Result<(), ConfigError> {
         let SplitOptions { method, test_size, folds, fold, group_duplicates, .. } = *split;
         match test_size {
             TestSize::Fraction(fraction) if !(fraction > 0.0 && fraction < 1.0) => {
-                let problem =
-                    format!("is {fraction}: a fraction must be between 0 and 1; a whole number is a count");
+                let problem = format!(
+                    "is {fraction}: a fraction must be between 0 and 1; or give a whole number of photos"
+                );
                 return Err(self.key_error("split.test_size", problem));
             }
             TestSize::Count(0) => {
-                return Err(self.key_error("split.test_size", "is 0: the test set would be empty"));
+                return Err(
+                    self.key_error("split.test_size", "is 0: the test set would be empty; make it larger")
+                );
             }
             TestSize::Count(count) if method == SplitMethod::Hash => {
-                let problem = format!("is {count}: with `split.method = \"hash\"` it must be a fraction");
+                let problem =
+                    format!("is {count}: with `split.method = \"hash\"` it must be a fraction, such as 0.1");
                 return Err(self.key_error("split.test_size", problem));
             }
             _ => {}
@@ -199,9 +210,10 @@ impl Validator<'_> {
         let uses_folds =
             method == SplitMethod::StratifiedKFold || method == SplitMethod::Group && folds.is_some();
         if folds.is_some() && !uses_folds {
-            return Err(
-                self.key_error("split.folds", "needs `split.method = \"stratified-k-fold\"` or \"group\"")
-            );
+            return Err(self.key_error(
+                "split.folds",
+                "needs `split.method = \"stratified-k-fold\"` or \"group\": set it, or remove `split.folds`",
+            ));
         }
         let n_folds = folds.unwrap_or(DEFAULT_FOLDS);
         if n_folds < 2 {
@@ -210,41 +222,44 @@ impl Validator<'_> {
         if fold > 0 && !uses_folds {
             return Err(self.key_error(
                 "split.fold",
-                "needs folds: `split.method = \"stratified-k-fold\"`, or \"group\" and `split.folds`",
+                "needs folds: set `split.method = \"stratified-k-fold\"`, or \"group\" and `split.folds`",
             ));
         }
         if fold >= n_folds {
             return Err(self.key_error(
                 "split.fold",
-                format!("is {fold}: with {n_folds} folds they are 0 to {}", n_folds - 1),
+                format!("is {fold}: the {n_folds} folds are numbered 0 to {}", n_folds - 1),
             ));
         }
         if split.column.is_some() && method != SplitMethod::Predefined {
-            return Err(self.key_error("split.column", "needs `split.method = \"predefined\"`"));
+            let problem = "needs `split.method = \"predefined\"`: set it, or remove `split.column`";
+            return Err(self.key_error("split.column", problem));
         }
         match (method, source) {
             (SplitMethod::Predefined, DataSourceConfig::Features(_)) => {
                 return Err(self.key_error(
                     "split.method",
-                    "is \"predefined\", but `data.features` has no split column",
+                    "is \"predefined\", but `data.features` has no split column: choose a different method",
                 ));
             }
             (SplitMethod::Group, DataSourceConfig::Images { main, .. })
                 if main.fields().is_none_or(|fields| fields.group.is_none()) =>
             {
-                let problem = "is \"group\", but `data.group` is missing: it names the column with the group \
-                               of a photo";
+                let problem = "is \"group\", but `data.group` is missing: set it to the column with the \
+                               group of each photo";
                 return Err(self.key_error("split.method", problem));
             }
             _ => {}
         }
         if group_duplicates && matches!(source, DataSourceConfig::Features(_)) {
-            return Err(self.key_error("split.group_duplicates", "needs photos: `data.features` has none"));
+            return Err(self.key_error("split.group_duplicates", NEEDS_IMAGES));
         }
         Ok(())
     }
 
-    /// Checks `[tune]` and fills in its defaults.
+    /// Checks the section `[tune]` on fine-tuning, also against the other options and the `head`, which must
+    /// be trainable by gradients if the backbone is fine-tuned. Fills in the defaults of `[tune]`. `heads`
+    /// are the known heads, for the advice.
     fn check_tune(
         &self,
         options: &mut Options,
@@ -259,18 +274,17 @@ impl Validator<'_> {
             return Ok(());
         }
         let Some(backbone) = &options.backbone else {
-            return Err(
-                self.key_error("tune.from", "needs photos and a backbone: `data.features` has neither")
-            );
+            let problem = "needs photos and a backbone, but `data.features` has neither: remove [tune]";
+            return Err(self.key_error("tune.from", problem));
         };
         if backbone.layer != FeatureLayer::Avgpool {
             let problem =
-                "needs `backbone.layer = \"avgpool\"`: fine-tuning trains the stages up to the last";
+                "needs `backbone.layer = \"avgpool\"`: fine-tuning trains all stages up to the last one";
             return Err(self.key_error("tune.from", problem));
         }
         if tune.augment == AugmentMode::PerEpoch && options.augment.is_empty() {
             let problem = "asks for new augmentation in each epoch, but [augment] is empty: all views would \
-                           be the same";
+                           be the same; add augmentations to [augment], or set `tune.augment = \"cached\"`";
             return Err(self.key_error("tune.augment", problem));
         }
         if head.differentiable().is_none() {
@@ -279,13 +293,16 @@ impl Validator<'_> {
             let (kind, known) = (head.kind(), known.join(", "));
             return Err(self.key_error(
                 "tune.from",
-                format!("needs a differentiable head, which `{kind}` is not; differentiable heads: {known}"),
+                format!(
+                    "needs a head that is trained by gradients, which `{kind}` is not: choose from {known}"
+                ),
             ));
         }
         Ok(())
     }
 
-    /// Configures the head named by `head.kind`, and completes its table with the defaults.
+    /// Configures the head named by `head.kind`, and completes `[head]` of `options` with the head's
+    /// defaults.
     fn resolve_head(
         &self,
         options: &mut Options,
@@ -295,7 +312,8 @@ impl Validator<'_> {
             None => DEFAULT_HEAD.to_owned(),
             Some(Value::String(kind)) => kind,
             Some(value) => {
-                return Err(self.key_error("head.kind", format!("is {value}: it must be a string")));
+                return Err(self
+                    .key_error("head.kind", format!("is {value}: it must be the name of a head in quotes")));
             }
         };
         let head = heads

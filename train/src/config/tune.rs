@@ -9,7 +9,7 @@ use serde::de::IntoDeserializer;
 use serde::de::value::Error as ValueError;
 use serde::{Deserialize, Serialize};
 
-/// `[tune]`: fine-tuning of the backbone. Without this section the backbone stays frozen.
+/// Fine-tuning of the backbone. Without this section the backbone stays frozen.
 ///
 /// Optimizers and schedules follow PyTorch. An epoch shows every training photo once.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -22,9 +22,9 @@ pub struct TuneOptions {
     pub head_init: HeadInit,
     /// Passes over the training photos, at most.
     pub epochs: u64,
-    /// Photos in a batch.
+    /// Number of photos in a batch.
     pub batch_size: usize,
-    /// Batches whose gradients are accumulated for one optimizer step.
+    /// Number of batches whose gradients are added up for one step of the optimizer.
     pub grad_accum_steps: usize,
     /// The optimizer.
     pub optimizer: OptimizerKind,
@@ -32,7 +32,7 @@ pub struct TuneOptions {
     /// `"adamw"`; `train --find-lr` helps to choose a value.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lr: Option<f64>,
-    /// Learning rate of the last stage of the backbone. The default is a tenth of `lr`.
+    /// Peak learning rate of the last stage of the backbone, `layer4`. The default is a tenth of `lr`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backbone_lr: Option<f64>,
     /// Factor between the learning rates of consecutive stages: each earlier stage has the rate of the stage
@@ -54,7 +54,7 @@ pub struct TuneOptions {
     pub step_epochs: u64,
     /// With `schedule = "step"`: factor of each drop, above 0 and at most 1.
     pub step_gamma: f64,
-    /// Label smoothing: part of each target that is spread evenly over all classes, from 0 to below 1.
+    /// Label smoothing: fraction of each target that is spread evenly over all classes, from 0 to below 1.
     pub label_smoothing: f64,
     /// Class weights in the loss. `"balanced"` gives photos of rare classes more weight.
     pub class_weight: ClassWeight,
@@ -85,18 +85,20 @@ pub struct TuneOptions {
     /// Maximum size of the activation cache on disk, in GB. If the activations do not fit, the frozen stages
     /// run for each batch instead, with a warning.
     pub cache_gb: f64,
-    /// Part of the training photos that is held out, from 0 to below 1. The epoch with the lowest log-loss on
-    /// them is kept, and they calibrate the model. With 0 the last epoch is kept, uncalibrated.
+    /// Fraction of the training photos that is held out, from 0 to below 1. The epoch with the lowest
+    /// log-loss on them is saved, and they calibrate the model. With 0 the last epoch is saved, uncalibrated.
     pub validation: f64,
     /// Early stopping: epochs without a lower log-loss on the held-out photos after which to stop. Never if
     /// it is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub patience: Option<u64>,
-    /// Random seed of the order of the photos and of the photos held out.
+    /// Random seed: it determines the order of the photos and which photos are held out.
     pub seed: u64,
 }
 
 impl Default for TuneOptions {
+    /// The values of the keys that `[tune]` of the config does not set: no fine-tuning, only the head is
+    /// trained.
     fn default() -> Self {
         Self {
             from: TuneFrom::default(),
@@ -137,7 +139,7 @@ impl Default for TuneOptions {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TuneFrom {
-    /// Only the head is trained.
+    /// No stage: only the head is trained.
     #[default]
     Head,
     /// The last stage.
@@ -222,7 +224,7 @@ pub enum CacheDtype {
     Bf16,
 }
 
-/// A key of `[tune]`, and what is wrong with its value.
+/// A key of `[tune]`, and what is wrong with its value, as a fragment such as "is out of range: ...".
 type InvalidValue = (&'static str, String);
 
 impl TuneOptions {
@@ -232,7 +234,8 @@ impl TuneOptions {
         self.from == TuneFrom::Head
     }
 
-    /// The first stage that is trained; `None` if only the head is.
+    /// The first stage of the backbone that is fine-tuned, as `tune.from` says; all later stages are
+    /// fine-tuned as well. `None` if the backbone is frozen and only the head is trained.
     #[must_use]
     pub fn first_stage(&self) -> Option<FeatureLayer> {
         match self.from {
@@ -245,8 +248,10 @@ impl TuneOptions {
         }
     }
 
-    /// The first stage that is trained in an epoch (counted from 0): with `unfreeze_epochs` = `n`, one more
-    /// every `n` epochs.
+    /// The first stage of the backbone that is trained in `epoch` (counted from 0), for gradual unfreezing.
+    /// With `unfreeze_epochs` = `n`, training begins with the last stage, and after every `n` epochs the
+    /// stage before is trained as well. Without it, all stages from [`first_stage`](Self::first_stage) on are
+    /// always trained.
     ///
     /// # Panics
     /// If only the head is trained.
@@ -260,15 +265,17 @@ impl TuneOptions {
         ];
         let first = self.first_stage().expect("a stage is trained");
         let n_unfrozen = self.unfreeze_epochs.map_or(STAGES.len() as u64, |every| epoch / every);
+        // `max` takes the later stage of the network: no stage before `first` is trained.
         STAGES[(n_unfrozen as usize).min(STAGES.len() - 1)].max(first)
     }
 
-    /// Whether the head is fitted on frozen features before fine-tuning.
+    /// Whether fine-tuning begins with a head that is fitted on the frozen features.
     pub(crate) fn head_starts_fitted(&self) -> bool {
         self.head_init == HeadInit::Fitted
     }
 
-    /// Peak learning rates of the head and of the last stage of the backbone.
+    /// The peak learning rates of fine-tuning: first that of the head, then that of the last stage of the
+    /// backbone. Those that the config does not give have defaults, which depend on the optimizer.
     #[must_use]
     pub fn learning_rates(&self) -> (f64, f64) {
         let lr = self.lr.unwrap_or(match self.optimizer {
@@ -278,37 +285,38 @@ impl TuneOptions {
         (lr, self.backbone_lr.unwrap_or(lr / 10.0))
     }
 
-    /// Validates the values and fills in default learning rates.
+    /// Checks that all values of `[tune]` are in their ranges and fit together, and fills in the default
+    /// learning rates. The error is the first key with an invalid value, and what is wrong with it.
     pub(super) fn resolve(&mut self) -> Result<(), InvalidValue> {
         let (lr, backbone_lr) = self.learning_rates();
         (self.lr, self.backbone_lr) = (Some(lr), Some(backbone_lr));
-        let positive = |value: f64| value.is_finite() && value > 0.0;
-        let fraction = |value: f64| (0.0..1.0).contains(&value);
-        let non_negative = |value: f64| value.is_finite() && value >= 0.0;
+        let is_positive = |value: f64| value.is_finite() && value > 0.0;
+        let is_fraction = |value: f64| (0.0..1.0).contains(&value);
+        let is_non_negative = |value: f64| value.is_finite() && value >= 0.0;
         for (key, is_valid, range) in [
             ("epochs", self.epochs > 0, "at least 1"),
             ("batch_size", self.batch_size > 0, "at least 1"),
             ("grad_accum_steps", self.grad_accum_steps > 0, "at least 1"),
-            ("lr", positive(lr), "above 0"),
-            ("backbone_lr", non_negative(backbone_lr), "0 or more"),
+            ("lr", is_positive(lr), "above 0"),
+            ("backbone_lr", is_non_negative(backbone_lr), "0 or more"),
             ("layer_decay", self.layer_decay > 0.0 && self.layer_decay <= 1.0, "above 0 and at most 1"),
-            ("momentum", fraction(self.momentum), "at least 0 and below 1"),
-            ("weight_decay", non_negative(self.weight_decay), "0 or more"),
-            ("warmup_epochs", non_negative(self.warmup_epochs), "0 or more"),
+            ("momentum", is_fraction(self.momentum), "at least 0 and below 1"),
+            ("weight_decay", is_non_negative(self.weight_decay), "0 or more"),
+            ("warmup_epochs", is_non_negative(self.warmup_epochs), "0 or more"),
             ("step_epochs", self.step_epochs > 0, "at least 1"),
             ("step_gamma", self.step_gamma > 0.0 && self.step_gamma <= 1.0, "above 0 and at most 1"),
-            ("label_smoothing", fraction(self.label_smoothing), "at least 0 and below 1"),
-            ("mixup", non_negative(self.mixup), "0 or more"),
-            ("cutmix", non_negative(self.cutmix), "0 or more"),
-            ("clip_grad_norm", self.clip_grad_norm.is_none_or(positive), "above 0"),
+            ("label_smoothing", is_fraction(self.label_smoothing), "at least 0 and below 1"),
+            ("mixup", is_non_negative(self.mixup), "0 or more"),
+            ("cutmix", is_non_negative(self.cutmix), "0 or more"),
+            ("clip_grad_norm", self.clip_grad_norm.is_none_or(is_positive), "above 0"),
             (
                 "ema_decay",
                 self.ema_decay.is_none_or(|decay| decay > 0.0 && decay < 1.0),
                 "above 0 and below 1",
             ),
             ("unfreeze_epochs", self.unfreeze_epochs != Some(0), "at least 1"),
-            ("cache_gb", non_negative(self.cache_gb), "0 or more"),
-            ("validation", fraction(self.validation), "at least 0 and below 1"),
+            ("cache_gb", is_non_negative(self.cache_gb), "0 or more"),
+            ("validation", is_fraction(self.validation), "at least 0 and below 1"),
             ("patience", self.patience != Some(0), "at least 1"),
         ] {
             if !is_valid {
@@ -317,10 +325,13 @@ impl TuneOptions {
         }
         if self.warmup_epochs > self.epochs as f64 {
             let (warmup, epochs) = (self.warmup_epochs, self.epochs);
-            return Err(("warmup_epochs", format!("is {warmup}, but there are only {epochs} epochs")));
+            return Err((
+                "warmup_epochs",
+                format!("is {warmup}: it must be at most `tune.epochs`, {epochs}"),
+            ));
         }
         if self.nesterov && (self.momentum == 0.0 || self.optimizer != OptimizerKind::Sgd) {
-            return Err(("nesterov", "needs `optimizer = \"sgd\"` and a `momentum` above 0".into()));
+            return Err(("nesterov", "needs `tune.optimizer = \"sgd\"` and `tune.momentum` above 0".into()));
         }
         if self.patience.is_some() && self.validation == 0.0 {
             return Err(("patience", "needs held-out photos: set `tune.validation` above 0".into()));

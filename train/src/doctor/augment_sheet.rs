@@ -14,8 +14,10 @@ use crate::features::PretrainedBackbone;
 use crate::progress::Progress;
 use crate::samples::{DatasetListing, Subset};
 
-/// Images on a sheet, of as many classes as possible, and augmented views of each.
+/// Number of images on a sheet, of as many classes as possible.
 const N_IMAGES: usize = 6;
+
+/// Number of augmented views of each image.
 const N_VIEWS: u32 = 7;
 
 /// The transform if there are no weights that define it.
@@ -31,8 +33,8 @@ pub struct AugmentSheet {
     pub views: u32,
 }
 
-/// Writes a PNG with a row for each of a few training images: its unaugmented view, then the first augmented
-/// views that training uses.
+/// Writes a PNG to `path` that shows the user what `[augment]` does. It has a row for each of a few training
+/// images: the unaugmented view, then the first augmented views that training uses.
 ///
 /// # Errors
 /// [`TrainError::Usage`] if `[augment]` is empty or the file name does not end in `.png`,
@@ -44,48 +46,56 @@ pub fn write_augment_sheet(
 ) -> Result<AugmentSheet, TrainError> {
     let usage_error = |problem: &str| Err(TrainError::Usage(problem.into()));
     let DataSourceConfig::Images { main, test } = &settings.source else {
-        return usage_error("augmentation needs photos: `data.features` has none");
+        return usage_error("augmentation needs photos, but `data.features` has only precomputed features");
     };
     if settings.options.augment.is_empty() {
-        return usage_error("[augment] is empty: all views would be the same");
+        return usage_error(
+            "[augment] is empty: all augmented copies of a photo would be the same; add augmentations to the config file",
+        );
     }
     if !path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("png")) {
-        return usage_error("--show-augment writes a PNG: the file name must end in .png");
+        return usage_error("--show-augment writes a PNG picture: the file name must end in .png");
     }
     let eval_transform = match &settings.options.backbone {
         Some(backbone) => PretrainedBackbone::open(backbone, progress)?.transform(),
         None => DEFAULT_TRANSFORM,
     };
     let listing = DatasetListing::read(settings, main, test.as_ref(), progress)?;
-    let (mut images, mut keys) = (Vec::new(), Vec::new());
+    // The hash of an image determines its random augmentation.
+    let (mut images, mut hashes) = (Vec::new(), Vec::new());
     for sample in select_samples(&listing) {
         let Ok(bytes) = listing.samples[sample].image.read() else { continue };
         let Ok(image) = decode(&bytes, settings.options.data.max_pixels) else { continue };
         images.push(image);
-        keys.push(Sha256::digest(&bytes).into());
+        hashes.push(Sha256::digest(&bytes).into());
         if images.len() == N_IMAGES {
             break;
         }
     }
     if images.is_empty() {
-        return Err(TrainError::Data("no training photo can be read".into()));
+        return Err(TrainError::Data(
+            "no training photo can be read: find out why with `headstock doctor --quick`".into(),
+        ));
     }
-    let sheet = contact_sheet(&settings.options.augment, &eval_transform, &images, &keys, N_VIEWS);
+    let sheet = contact_sheet(&settings.options.augment, &eval_transform, &images, &hashes, N_VIEWS);
     write_atomically(path, &png(&sheet)).map_err(TrainError::io("write", path))?;
     Ok(AugmentSheet { images: images.len(), views: N_VIEWS })
 }
 
-/// The training samples: the first of each class, then the second of each class, and so on.
+/// The indices of all training samples in the order in which the sheet, a picture of augmented images,
+/// prefers them: the first sample of each class, then the second of each class, and so on, so that the few
+/// images on it show as many classes as possible.
 fn select_samples(listing: &DatasetListing) -> Vec<usize> {
     let mut seen = vec![0; listing.classes.len()];
     let mut ranked = Vec::new();
-    for (number, sample) in
+    for (index, sample) in
         listing.samples.iter().enumerate().filter(|(_, sample)| sample.subset == Subset::Train)
     {
+        // How many samples of this class come before this one.
         let rank = &mut seen[sample.label as usize];
-        ranked.push((*rank, sample.label, number));
+        ranked.push((*rank, sample.label, index));
         *rank += 1;
     }
     ranked.sort_unstable();
-    ranked.into_iter().map(|(_, _, number)| number).collect()
+    ranked.into_iter().map(|(_, _, index)| index).collect()
 }

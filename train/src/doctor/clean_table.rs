@@ -15,13 +15,13 @@ use crate::samples::image_files_root;
 /// The columns of the table of a folder data set; `split` only if the data defines its split.
 const COLUMNS: [&str; 3] = ["id", "label", "split"];
 
-/// The output file of a clean table.
+/// The output file of a clean table: a CSV file that lists the data set without its problematic samples.
 #[derive(Clone, Debug)]
 pub struct CleanTable {
     path: PathBuf,
-    /// The table that rows are copied from, if the data set is a table.
+    /// The table that rows are copied from; `None` if the data set is a folder.
     source: Option<CsvSource>,
-    /// The folder that the ids are relative to.
+    /// The folder of the image files, which the ids in the table are relative to.
     images: PathBuf,
 }
 
@@ -42,7 +42,9 @@ pub struct CleanSummary {
 }
 
 impl CleanTable {
-    /// A table at `path` for the images of `settings`. Checks that it can be written before the work starts.
+    /// Chooses `path` as the output file for the clean table, a CSV list of the data set of `settings`
+    /// without its problematic samples, which [`write`](Self::write) writes later. Checks now, before the
+    /// long work starts, that this will be possible.
     ///
     /// # Errors
     /// [`TrainError::Usage`] for images that are not files, and for an existing file that is not such a table
@@ -51,7 +53,7 @@ impl CleanTable {
         let Some(images) = image_files_root(&settings.source) else {
             return Err(TrainError::Usage(
                 "--write-clean writes a table of files, but photos of Parquet and WebDataset shards are not \
-                 files"
+                 files: remove --write-clean"
                     .into(),
             ));
         };
@@ -59,39 +61,43 @@ impl CleanTable {
             DataSourceConfig::Images { main: DataLocation::Csv(csv), .. } => Some(csv.clone()),
             _ => None,
         };
+        // The first bytes of an earlier clean table, which may be overwritten.
         let mut own_prefixes = vec![b"id,label\n".to_vec(), b"id,label,split\n".to_vec()];
         if let Some(source) = &source {
             let canonical = |path: &Path| path.canonicalize().ok();
             if canonical(path).is_some() && canonical(path) == canonical(&source.csv) {
                 return Err(TrainError::Usage(format!(
-                    "{} is the data set's own table: name another file for the clean one",
+                    "{} is the data set's own table and would be overwritten: choose a different file for \
+                     the clean table",
                     path.display()
                 )));
             }
+            // Without any row, only the header is left.
             own_prefixes = vec![source.filter_rows(|_| false)?];
         }
         refuse_to_overwrite_unless(path, &own_prefixes)?;
         Ok(Self { path: path.into(), source, images })
     }
 
-    /// Writes the table without unreadable images, suspicious labels, outliers and duplicates across classes.
-    /// Of other duplicates the first one without another finding stays. Rows of a table keep all their
-    /// columns.
+    /// Writes a CSV table of the data set, to train on, without the samples that have a finding in
+    /// `diagnosis`: unreadable images, suspicious labels, outliers and duplicates across classes. Of
+    /// duplicates within a class one stays, the first that has no other finding. If the data set is a CSV
+    /// table itself, its rows keep all their columns.
     ///
     /// # Errors
     /// [`TrainError::Io`], [`TrainError::Dataset`] if the data set's own table cannot be read.
     pub fn write(&self, diagnosis: &Diagnosis) -> Result<CleanSummary, TrainError> {
         let removed = samples_to_remove(&diagnosis.findings);
         let listing = &diagnosis.listing;
-        let remaining = || listing.samples.iter().enumerate().filter(|(number, _)| !removed.contains(number));
-        let split = self.source.is_none() && listing.has_given_splits;
+        let remaining = || listing.samples.iter().enumerate().filter(|(index, _)| !removed.contains(index));
+        let has_split = self.source.is_none() && listing.has_given_splits;
         let table = match &self.source {
             Some(source) => {
                 let ids: BTreeSet<&str> = remaining().map(|(_, sample)| sample.id.as_str()).collect();
                 source.filter_rows(|id| ids.contains(id))?
             }
             None => {
-                let columns = if split { &COLUMNS[..] } else { &COLUMNS[..2] };
+                let columns = if has_split { &COLUMNS[..] } else { &COLUMNS[..2] };
                 let mut table = csv::Writer::from_writer(Vec::new());
                 let infallible = "writing to a vector does not fail";
                 table.write_record(columns).expect(infallible);
@@ -109,12 +115,14 @@ impl CleanTable {
             images: self.images.clone(),
             n_rows,
             left_out: listing.samples.len() - n_rows,
-            split,
+            split: has_split,
         })
     }
 }
 
-/// The indices of the samples to remove.
+/// The indices of the samples that the clean table (the data set without its problematic samples) leaves out
+/// because of `findings`. Of a group of duplicates in one class, the first sample that no other finding
+/// removes stays.
 fn samples_to_remove(findings: &[Finding]) -> BTreeSet<usize> {
     let mut removed = BTreeSet::new();
     let mut duplicates = Vec::new();
@@ -134,6 +142,7 @@ fn samples_to_remove(findings: &[Finding]) -> BTreeSet<usize> {
         }
     }
     for samples in duplicates {
+        // All but the first one are removed.
         let mut remaining =
             samples.into_iter().filter(|sample| !removed.contains(sample)).collect::<Vec<_>>().into_iter();
         remaining.next();
@@ -195,7 +204,7 @@ mod tests {
     #[test]
     fn one_of_the_duplicates_stays_unless_their_labels_differ() {
         for kind in [FindingKind::ExactDuplicate, FindingKind::NearDuplicate] {
-            for scope in [DuplicateScope::WithinClass, DuplicateScope::AcrossParts] {
+            for scope in [DuplicateScope::WithinClass, DuplicateScope::AcrossSubsets] {
                 let duplicates = finding(kind, Some(scope), &[&[1, 4, 6], &[2, 3]]);
                 assert_eq!(removed_samples(std::slice::from_ref(&duplicates)), [3, 4, 6]);
                 // The first one without another finding stays, independently of the order of findings.

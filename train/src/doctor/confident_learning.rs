@@ -3,28 +3,30 @@
 /// The result of confident learning.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LabelIssues {
-    /// The mean probability of each class among the samples with its label, `[C]`; 2 for a class without
-    /// samples, which no probability reaches.
+    /// The threshold of each class: the mean probability of the class among the samples with its
+    /// label. It is 2 for a class without samples, so that no probability reaches it.
     pub thresholds: Vec<f64>,
-    /// The confident joint `[C][C]`: the number of samples with label `i` that are confidently class `j`; at
-    /// least 1 on the diagonal.
+    /// The confident joint: `joint[i][j]` is the number of samples with label `i` that are confidently class
+    /// `j`. It is at least 1 on the diagonal.
     pub joint: Vec<Vec<usize>>,
-    /// The samples with probably wrong labels, the most suspicious first.
+    /// The indices of the samples with probably wrong labels, the most suspicious first.
     pub ranked: Vec<usize>,
 }
 
 /// Tolerance of comparisons of probabilities, that of cleanlab.
 const TOLERANCE: f64 = 1e-6;
 
-/// Finds which of `labels` `[N]` are probably wrong, from out-of-fold `probabilities` `[N, C]`, row-major.
+/// Finds which labels are probably wrong, by confident learning. `labels` has the label of each sample,
+/// `probabilities` `[samples, classes]`, row-major, the class probabilities by a head that was not fitted on
+/// the sample (out-of-fold).
 ///
-/// A sample is confidently a class if its probability reaches the class's threshold; of several such classes
-/// the most probable one counts. The number of wrong labels is the number of samples off the diagonal of the
-/// confident joint whose label is not the most probable class: Northcutt, Jiang and Chuang, "Confident
-/// Learning: Estimating Uncertainty in Dataset Labels" (2021). The issues are that many samples with the
-/// lowest [`self_confidence`]; ties are in the order of the samples. This is cleanlab 2.9's
-/// `find_label_issues(filter_by="low_self_confidence", return_indices_ranked_by="self_confidence")`. It finds
-/// more of randomly flipped labels than the samples off the diagonal.
+/// The threshold of a class is its mean probability among the samples with its label. A sample is confidently
+/// a class if its probability reaches the threshold; of several such classes the most probable one counts.
+/// The samples that are confidently a class other than their label, and whose label is not their most
+/// probable class, are counted (Northcutt, Jiang and Chuang 2021, "Confident Learning: Estimating Uncertainty
+/// in Dataset Labels"). Returned are that many samples with the lowest [`self_confidence`]: they contain more
+/// of randomly flipped labels than the counted samples do. This is cleanlab 2.9's
+/// `find_label_issues(filter_by="low_self_confidence", return_indices_ranked_by="self_confidence")`.
 ///
 /// ```
 /// use headstock_train::doctor::label_issues;
@@ -34,20 +36,23 @@ const TOLERANCE: f64 = 1e-6;
 /// ```
 ///
 /// # Panics
-/// If there are not `C` probabilities for each label, or a label is not below `C`.
+/// If there are not `classes` probabilities for each label, or a label is not below `classes`.
 #[must_use]
 pub fn label_issues(labels: &[u32], probabilities: &[f32], classes: usize) -> LabelIssues {
     assert_eq!(labels.len() * classes, probabilities.len(), "each sample needs a probability of each class");
+    // The label of each sample, and the row of its probabilities `[classes]`.
     let rows = || labels.iter().map(|&label| label as usize).zip(probabilities.chunks_exact(classes));
     let (mut sums, mut counts) = (vec![0.0; classes], vec![0; classes]);
     for (label, row) in rows() {
         sums[label] += f64::from(row[label]);
         counts[label] += 1;
     }
+    // 2 for a class without samples: no probability reaches it. The lower limit is that of cleanlab.
     let thresholds: Vec<f64> = (sums.iter().zip(&counts))
         .map(|(sum, &count)| if count == 0 { 2.0 } else { (sum / f64::from(count)).max(2.0 * TOLERANCE) })
         .collect();
 
+    // The confident joint: the number of samples by label and confident class.
     let mut joint = vec![vec![0; classes]; classes];
     let mut n_wrong = 0;
     for (label, row) in rows() {
@@ -59,13 +64,15 @@ pub fn label_issues(labels: &[u32], probabilities: &[f32], classes: usize) -> La
             (Some(_), Some(_)) => most_probable(row, |_| 0.0),
         };
         joint[label][confident_class] += 1;
+        // The label counts as the most probable class if it is within the tolerance of it.
         let own_margin = |class| if class == label { TOLERANCE } else { 0.0 };
         if confident_class != label && most_probable(row, own_margin) != label {
             n_wrong += 1;
         }
     }
-    for (class, row) in joint.iter_mut().enumerate() {
-        row[class] = row[class].max(1);
+    // At least 1 on the diagonal, as in cleanlab.
+    for (label, sample_counts) in joint.iter_mut().enumerate() {
+        sample_counts[label] = sample_counts[label].max(1);
     }
     let scores: Vec<f64> = labels
         .iter()
@@ -78,7 +85,8 @@ pub fn label_issues(labels: &[u32], probabilities: &[f32], classes: usize) -> La
     LabelIssues { thresholds, joint, ranked }
 }
 
-/// The probability of the label, from the probabilities `[C]` of a sample. The lowest is the most suspicious.
+/// The probability of a sample's label, out of the `probabilities` of all classes. Labels with the lowest
+/// value are the most suspicious.
 #[must_use]
 pub fn self_confidence(label: u32, probabilities: &[f32]) -> f64 {
     f64::from(probabilities[label as usize])

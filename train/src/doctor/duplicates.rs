@@ -24,7 +24,9 @@ pub(super) struct DuplicateGroups {
 }
 
 impl DuplicateGroups {
-    /// Finds duplicates by bytes and by pixels.
+    /// Finds the duplicate images of a data set: groups of exact duplicates, which have the same bytes, and
+    /// pairs of near-duplicates, which have similar pixels. `inspections` has the inspection of each sample,
+    /// with the hash of its bytes and its signature, a summary of its pixels that can be compared.
     pub(super) fn find(inspections: &[ImageInspection]) -> Self {
         let mut by_hash: BTreeMap<[u8; 32], Vec<usize>> = BTreeMap::new();
         for (sample, inspection) in inspections.iter().enumerate() {
@@ -34,6 +36,7 @@ impl DuplicateGroups {
         }
         let mut exact: Vec<Vec<usize>> = by_hash.into_values().collect();
         exact.sort_unstable();
+        // Of samples with the same bytes only the first one is compared with others by pixels.
         let mut signatures: Vec<Option<Signature>> = vec![None; inspections.len()];
         for group in &exact {
             signatures[group[0]].clone_from(&inspections[group[0]].signature);
@@ -42,8 +45,12 @@ impl DuplicateGroups {
         Self { exact, near: find_near_duplicates(&signatures, DEFAULT_SIMILARITY) }
     }
 
-    /// Adds those of `pairs`, whose features are similar, whose pixels are similar enough.
+    /// Adds near-duplicates that pixels alone do not show clearly. `pairs` are indices of two samples whose
+    /// backbone features are similar. A pair is added if its pixels confirm it, for which a lower similarity
+    /// than in [`find`](Self::find) is enough. `inspections` has the inspection of each sample, with its
+    /// signature, a summary of its pixels that can be compared.
     pub(super) fn add_confirmed(&mut self, inspections: &[ImageInspection], pairs: &[(usize, usize)]) {
+        // Of samples with the same bytes, the first one stands for all.
         let first_of: BTreeMap<usize, usize> =
             self.exact.iter().flat_map(|copies| copies.iter().map(|&copy| (copy, copies[0]))).collect();
         let first_copy = |sample: usize| first_of.get(&sample).copied().unwrap_or(sample);
@@ -69,9 +76,10 @@ impl DuplicateGroups {
         exact.chain(self.near.iter().map(|pair| (pair.a, pair.b))).collect()
     }
 
-    /// Findings by kind and scope: groups of samples with the same bytes, and of near-duplicates.
+    /// The findings for the report of `doctor`, one for each kind (exact duplicates or near-duplicates) and
+    /// scope (the classes and subsets that they span). An item of a finding is a group of duplicates.
     pub(super) fn findings(&self, dataset: &DatasetView<'_>) -> Vec<Finding> {
-        let item = |samples: &[usize], detail: String| {
+        let scoped_item = |samples: &[usize], detail: String| {
             (
                 duplicate_scope(dataset, samples),
                 FindingItem {
@@ -81,45 +89,52 @@ impl DuplicateGroups {
                 },
             )
         };
-        let exact: Vec<_> = self.exact.iter().map(|group| item(group, String::new())).collect();
+        let exact_items: Vec<_> = self.exact.iter().map(|group| scoped_item(group, String::new())).collect();
+        // Near-duplicates are pairs; pairs with a common sample are joined to one group. `None`: no samples
+        // are in a group beforehand.
         let groups = join_groups(&vec![None; dataset.samples.len()], &self.links());
-        let mut near: BTreeMap<u32, Vec<&DuplicatePair>> = BTreeMap::new();
+        let mut near_pairs: BTreeMap<u32, Vec<&DuplicatePair>> = BTreeMap::new();
         for pair in &self.near {
-            near.entry(groups[pair.a]).or_default().push(pair);
+            near_pairs.entry(groups[pair.a]).or_default().push(pair);
         }
         let mut members: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
-        for (sample, group) in groups.iter().enumerate().filter(|(_, group)| near.contains_key(*group)) {
+        for (sample, group) in groups.iter().enumerate().filter(|(_, group)| near_pairs.contains_key(*group))
+        {
             members.entry(*group).or_default().push(sample);
         }
-        let near: Vec<_> = (near.iter().zip(members.values()))
+        let near_items: Vec<_> = (near_pairs.iter().zip(members.values()))
+            // Both maps have the same keys.
             .map(|((_, pairs), samples)| {
                 let lowest = pairs.iter().map(|pair| pair.similarity).fold(1.0, f32::min);
                 let mirrored = if pairs.iter().any(|pair| pair.mirrored) { ", mirrored" } else { "" };
-                item(samples, format!("similarity {lowest:.3}{mirrored}"))
+                scoped_item(samples, format!("similarity {lowest:.3}{mirrored}"))
             })
             .collect();
         let mut findings = Vec::new();
-        for (kind, items) in [(FindingKind::ExactDuplicate, exact), (FindingKind::NearDuplicate, near)] {
-            for wanted in
-                [DuplicateScope::AcrossClasses, DuplicateScope::AcrossParts, DuplicateScope::WithinClass]
+        for (kind, items) in
+            [(FindingKind::ExactDuplicate, exact_items), (FindingKind::NearDuplicate, near_items)]
+        {
+            for wanted_scope in
+                [DuplicateScope::AcrossClasses, DuplicateScope::AcrossSubsets, DuplicateScope::WithinClass]
             {
                 let in_scope =
-                    items.iter().filter(|(scope, _)| *scope == wanted).map(|(_, item)| item.clone());
-                findings.extend(Finding::from_items(kind, Some(wanted), in_scope.collect()));
+                    items.iter().filter(|(scope, _)| *scope == wanted_scope).map(|(_, item)| item.clone());
+                findings.extend(Finding::from_items(kind, Some(wanted_scope), in_scope.collect()));
             }
         }
         findings
     }
 }
 
-/// The classes and subsets that a group of duplicates spans.
+/// Whether a group of duplicate images, whose indices are `samples`, spans several classes, or else both the
+/// training and the test set. The severity of the finding depends on that.
 fn duplicate_scope(dataset: &DatasetView<'_>, samples: &[usize]) -> DuplicateScope {
     let differ =
         |value: &dyn Fn(usize) -> u32| samples.iter().any(|&sample| value(sample) != value(samples[0]));
     if differ(&|sample| dataset.samples[sample].label) {
         DuplicateScope::AcrossClasses
     } else if differ(&|sample| dataset.samples[sample].subset as u32) {
-        DuplicateScope::AcrossParts
+        DuplicateScope::AcrossSubsets
     } else {
         DuplicateScope::WithinClass
     }

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::samples::Subset;
 
-/// The severity of a finding.
+/// How serious a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Severity {
@@ -17,7 +17,7 @@ pub enum Severity {
 }
 
 impl Severity {
-    /// `note`, `warning` or `error`.
+    /// The word for the severity in reports: `note`, `warning` or `error`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -28,7 +28,8 @@ impl Severity {
     }
 }
 
-/// The kind of a finding. The names are stable: `unreadable`, `exact-duplicate` and so on.
+/// The kind of a finding, a problem of the data set that `doctor` reports. The names are stable:
+/// `unreadable`, `exact-duplicate` and so on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FindingKind {
@@ -81,25 +82,27 @@ pub enum DuplicateScope {
     /// Different classes: the labels contradict each other.
     AcrossClasses,
     /// One class, but both the training and the test set.
-    AcrossParts,
+    #[serde(rename = "across-parts")]
+    AcrossSubsets,
     /// One class and one subset.
     WithinClass,
 }
 
 impl DuplicateScope {
-    /// The words after the kind, as in "exact-duplicate across classes".
+    /// The words for the scope that follow the kind in the name of a finding, as in "exact-duplicate across
+    /// classes".
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::AcrossClasses => "across classes",
-            Self::AcrossParts => "across parts",
+            Self::AcrossSubsets => "across training and test set",
             Self::WithinClass => "within a class",
         }
     }
 }
 
 impl FindingKind {
-    /// The name.
+    /// The stable name of the kind, as in the JSON of `doctor`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -125,6 +128,8 @@ impl FindingKind {
         }
     }
 
+    /// How serious findings of this kind are, for the report of `doctor`. For duplicates this depends on
+    /// their `scope`, the classes and subsets that they span; it is `None` for all other kinds.
     fn severity(self, scope: Option<DuplicateScope>) -> Severity {
         match self {
             Self::TooFewClasses
@@ -150,48 +155,61 @@ impl FindingKind {
         }
     }
 
-    /// What to do about findings of this kind.
+    /// What the user should do about findings of this kind, as a sentence for the report of `doctor`. For
+    /// duplicates this depends on their `scope`, the classes and subsets that they span; it is `None` for all
+    /// other kinds.
     fn advice(self, scope: Option<DuplicateScope>) -> &'static str {
         match (self, scope) {
-            (Self::TooFewClasses, _) => "a classifier needs photos of at least two classes",
-            (Self::Unreadable, _) => "replace or remove them, or skip them with data.on_error = \"skip\"",
+            (Self::TooFewClasses, _) => {
+                "a classifier needs at least two classes: add photos of a different class"
+            }
+            (Self::Unreadable, _) => "replace or remove them, or skip them with `data.on_error = \"skip\"`",
             (Self::Truncated, _) => "download them again: the end of the file is missing",
             (Self::MissingImage, _) => {
-                "add the photos or remove the rows; check data.images, data.id, data.extension"
+                "add the photos or remove the rows of the table; check `data.images`, `data.id`, \
+                 `data.extension`"
             }
             (Self::EmptyClass, _) => "add photos, or remove the folder",
             (Self::UnknownClass, _) => {
-                "they cannot be learned: add training photos, or remove them from the test photos"
+                "classes without training photos cannot be learned: add training photos, or remove their \
+                 test photos"
             }
-            (Self::BadEntry, _) => "training refuses the data until these are fixed",
+            (Self::BadEntry, _) => "training refuses the data until these entries are corrected",
             (Self::ExactDuplicate | Self::NearDuplicate, Some(DuplicateScope::AcrossClasses)) => {
-                "the same picture has two labels: remove the wrong one"
+                "the same picture has two labels: remove the photo with the wrong label"
             }
-            (Self::ExactDuplicate | Self::NearDuplicate, Some(DuplicateScope::AcrossParts)) => {
-                "test accuracy will be optimistic: remove one, or keep them together with \
-                 split.group_duplicates = true"
+            (Self::ExactDuplicate | Self::NearDuplicate, Some(DuplicateScope::AcrossSubsets)) => {
+                "accuracy on the test set will be too optimistic: remove one of them, or keep them together \
+                 with `split.group_duplicates = true`"
             }
             (Self::ExactDuplicate | Self::NearDuplicate, _) => {
-                "keep one of each: duplicates only count twice"
+                "keep one photo of each group: copies only give it more weight in training"
             }
             (Self::SuspiciousLabel, _) => {
-                "check them from the first on: heads that were fitted without them predict another class"
+                "check their labels, beginning with the first photo: a head that was fitted without the \
+                 photo predicts a different class"
             }
-            (Self::ClassNames, _) => "if they are the same class, use one name",
-            (Self::SmallClass, _) => "add photos: a class with so few can neither be learned nor tested well",
-            (Self::UnlabeledImage, _) => "give them a class; without one they are not used",
-            (Self::Animated, _) => "only the first picture is used",
-            (Self::Outlier, _) => "check if they belong to the data: they are unlike all other photos",
-            (Self::ExtremeSize, _) => "check them: tiny photos show little, huge ones only take time",
+            (Self::ClassNames, _) => "if both names mean the same class, use only one of them",
+            (Self::SmallClass, _) => {
+                "add photos: a class with so few photos can neither be learned nor tested well"
+            }
+            (Self::UnlabeledImage, _) => {
+                "move them into the folder of a class; photos without a class are not used"
+            }
+            (Self::Animated, _) => "only the first frame or page of each file is used",
+            (Self::Outlier, _) => "check whether they belong to the data: they are unlike all other photos",
+            (Self::ExtremeSize, _) => {
+                "check them: tiny photos show few details, and huge photos only take more time"
+            }
             (Self::ExtremeAspect, _) => {
                 "the network's square input shows less than a third of them: crop them to the relevant region"
             }
             (Self::OddMode, _) => {
-                "they are converted to RGB; if all photos of a class are like this, the head may learn that \
-                 instead of the class"
+                "they are converted to RGB; if most photos of a class are like this, the head may learn the \
+                 format instead of the class"
             }
             (Self::Rotated, _) => {
-                "they are turned upright by their EXIF orientation; other tools may not do that"
+                "headstock turns them upright by their EXIF orientation; other programs may not do that"
             }
         }
     }
@@ -257,7 +275,9 @@ pub struct Finding {
 }
 
 impl Finding {
-    /// The finding of `items`; `None` if there are none.
+    /// Makes the finding of a kind for the report of `doctor`: all its `items`, and the severity and advice
+    /// of the kind. `scope` says which classes and subsets duplicates span, and is `None` for other kinds.
+    /// Returns `None` if there are no items, because then there is no problem to report.
     pub(super) fn from_items(
         kind: FindingKind,
         scope: Option<DuplicateScope>,
@@ -268,7 +288,8 @@ impl Finding {
         (count > 0).then_some(Self { kind, scope, severity, count, advice, items })
     }
 
-    /// The kind, with the scope of duplicates.
+    /// The name of the finding in reports: its kind, and for duplicates their scope, as in "exact-duplicate
+    /// within a class".
     #[must_use]
     pub fn name(&self) -> String {
         match self.scope {
@@ -298,12 +319,12 @@ mod tests {
         }
         for kind in [ExactDuplicate, NearDuplicate] {
             assert_eq!(kind.severity(Some(DuplicateScope::AcrossClasses)), Severity::Error);
-            assert_eq!(kind.severity(Some(DuplicateScope::AcrossParts)), Severity::Warning);
+            assert_eq!(kind.severity(Some(DuplicateScope::AcrossSubsets)), Severity::Warning);
             assert_eq!(kind.severity(Some(DuplicateScope::WithinClass)), Severity::Warning);
             let advice = |scope| kind.advice(Some(scope));
             assert!(advice(DuplicateScope::AcrossClasses).contains("two labels"));
-            assert!(advice(DuplicateScope::AcrossParts).contains("split.group_duplicates"));
-            assert!(advice(DuplicateScope::WithinClass).contains("keep one of each"));
+            assert!(advice(DuplicateScope::AcrossSubsets).contains("split.group_duplicates"));
+            assert!(advice(DuplicateScope::WithinClass).contains("keep one photo of each group"));
         }
         assert!(Severity::Note < Severity::Warning && Severity::Warning < Severity::Error);
     }
@@ -314,12 +335,12 @@ mod tests {
         assert_eq!(Finding::from_items(FindingKind::Outlier, None, Vec::new()), None);
         let found = Finding::from_items(
             FindingKind::NearDuplicate,
-            Some(DuplicateScope::AcrossParts),
+            Some(DuplicateScope::AcrossSubsets),
             vec![item(), item()],
         )
         .unwrap();
         assert_eq!((found.count, found.severity, found.items.len()), (2, Severity::Warning, 2));
-        assert_eq!(found.name(), "near-duplicate across parts");
+        assert_eq!(found.name(), "near-duplicate across training and test set");
         assert_eq!(Finding::from_items(FindingKind::OddMode, None, vec![item()]).unwrap().name(), "odd-mode");
     }
 }

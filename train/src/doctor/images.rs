@@ -17,14 +17,16 @@ use crate::signature_cache::SignatureCache;
 pub(super) struct ImageInspection {
     /// SHA-256 of the bytes, if they can be read.
     pub(super) hash: Option<[u8; 32]>,
+    /// How the file stores the image, if its format is known.
     pub(super) file_info: Option<Inspection>,
-    /// Signature of the pixels, if they can be decoded.
+    /// A small summary of the pixels, for finding near-duplicates, if they can be decoded.
     pub(super) signature: Option<Signature>,
+    /// Why the image cannot be read or decoded.
     pub(super) error: Option<DecodeError>,
 }
 
-/// Inspects all images in parallel, with one image per core in memory. Images with a cached signature are not
-/// decoded again.
+/// Inspects all images in parallel, with one image per core in memory. `signatures` caches the signatures of
+/// images, which are summaries for finding near-duplicates; images with a cached one are not decoded again.
 pub(super) fn inspect_images(
     samples: &[ListedSample],
     signatures: &SignatureCache,
@@ -41,7 +43,9 @@ pub(super) fn inspect_images(
     inspections
 }
 
-/// Reads one image; decodes it for its signature unless that is cached.
+/// Inspects the file of one image for the checks of `doctor`: gets its hash, its file format, and its
+/// signature, a summary of the pixels for finding near-duplicates. Decodes the image only if its signature is
+/// not cached in `signatures`. An error is part of the result.
 fn inspect_image(sample: &ListedSample, signatures: &SignatureCache) -> ImageInspection {
     let bytes = match sample.image.read() {
         Ok(bytes) => bytes,
@@ -58,7 +62,8 @@ fn inspect_image(sample: &ListedSample, signatures: &SignatureCache) -> ImageIns
     }
 }
 
-/// The findings of single images.
+/// The findings about single images, such as unreadable, rotated or tiny ones, for the report of `doctor`.
+/// `inspections` has the result of inspecting each sample's image file.
 pub(super) fn findings(dataset: &DatasetView<'_>, inspections: &[ImageInspection]) -> Vec<Finding> {
     let readable = || inspections.iter().enumerate().filter(|(_, inspection)| inspection.error.is_none());
     let file_infos = || readable().filter_map(|(sample, inspection)| Some((sample, inspection.file_info?)));
@@ -82,15 +87,17 @@ pub(super) fn findings(dataset: &DatasetView<'_>, inspections: &[ImageInspection
         let unit = if info.format == "TIFF" { "pages" } else { "frames" };
         item(sample, format!("{}, {} {unit}", info.format, info.frames))
     });
+    // Orientation 1 is upright.
     let rotated = file_infos().filter(|(_, info)| info.orientation != 1);
     let rotated =
         rotated.map(|(sample, info)| item(sample, format!("EXIF orientation {}", info.orientation)));
 
-    // The most frequent mode is not odd, such as gray in a set of X-rays.
+    // A mode (the kind of pixels, such as gray) of more than half of the images is not odd, as in X-rays.
     let mut modes: Vec<_> = file_infos().map(|(_, info)| info.mode).collect();
     modes.sort_unstable();
-    let usual = modes.chunk_by(|a, b| a == b).find(|same| 2 * same.len() > modes.len()).map(|same| same[0]);
-    let odd = file_infos().filter(|(_, info)| !info.mode.is_rgb8() && Some(info.mode) != usual);
+    let usual_mode =
+        modes.chunk_by(|a, b| a == b).find(|equal| 2 * equal.len() > modes.len()).map(|equal| equal[0]);
+    let odd = file_infos().filter(|(_, info)| !info.mode.is_rgb8() && Some(info.mode) != usual_mode);
     let odd = odd.map(|(sample, info)| item(sample, format!("{}, {}", info.format, info.mode)));
 
     let format_size = |(width, height): (u32, u32)| format!("{width} x {height}");

@@ -7,10 +7,11 @@ use super::findings::{Finding, FindingItem, FindingKind, Severity};
 use super::{DatasetView, count_classes};
 use crate::samples::DatasetListing;
 
-/// Minimum number of training images of a class.
+/// Minimum number of training images of a class; a class with fewer is a finding.
 const MIN_TRAIN_IMAGES: usize = 10;
 
-/// The errors of the listing, unlabeled images, similar class names and small classes.
+/// The findings for the report of `doctor` that need no pixels: errors in the `listing` of the data set,
+/// unlabeled images, similar class names and small classes. `dataset` has its classes and samples.
 pub(super) fn findings(dataset: &DatasetView<'_>, listing: &DatasetListing) -> Vec<Finding> {
     let mut by_kind: Vec<(FindingKind, Vec<FindingItem>)> = Vec::new();
     let mut add = |kind: FindingKind, detail: String| {
@@ -36,12 +37,13 @@ pub(super) fn findings(dataset: &DatasetView<'_>, listing: &DatasetListing) -> V
         }
     }
     if let [class] = dataset.classes {
-        add(FindingKind::TooFewClasses, format!("all photos are of the class {class}"));
+        add(FindingKind::TooFewClasses, format!("all photos have the class {class}"));
     }
     for image in &listing.unlabeled {
         add(FindingKind::UnlabeledImage, image.clone());
     }
     let class_counts = count_classes(dataset);
+    // Similar names that are probably no typo: a note instead of a warning.
     let mut note_items = Vec::new();
     for pair in similar_names(dataset.classes) {
         let n_images = |class: usize| class_counts[class].train + class_counts[class].test;
@@ -57,7 +59,7 @@ pub(super) fn findings(dataset: &DatasetView<'_>, listing: &DatasetListing) -> V
             add(FindingKind::ClassNames, detail);
         }
     }
-    // If all samples are in one subset, all can be used for training.
+    // If no test set could be chosen, all samples count as training samples.
     for count in class_counts.iter().filter(|count| count.train < MIN_TRAIN_IMAGES) {
         add(
             FindingKind::SmallClass,

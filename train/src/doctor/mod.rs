@@ -134,7 +134,9 @@ pub fn examine(
     progress: &dyn Progress,
 ) -> Result<Diagnosis, TrainError> {
     let DataSourceConfig::Images { main, test } = &settings.source else {
-        return Err(TrainError::Usage("doctor checks photos: `data.features` has none".into()));
+        return Err(TrainError::Usage(
+            "doctor checks photos, but `data.features` has only precomputed features".into(),
+        ));
     };
     let mut listing = DatasetListing::read(settings, main, test.as_ref(), progress)?;
     let signature_cache =
@@ -143,7 +145,7 @@ pub fn examine(
     let mut duplicates = DuplicateGroups::find(&inspections);
     let mut left_out = Vec::new();
     if let Err(reason) = listing.draw_split(settings, &duplicates.links()) {
-        left_out.push(format!("duplicates across parts: {reason}"));
+        left_out.push(format!("duplicates across training and test set: {reason}"));
     }
     let dataset = DatasetView { classes: listing.classes.names(), samples: &listing.samples };
     let mut findings = listing::findings(&dataset, &listing);
@@ -195,6 +197,7 @@ fn count_classes(dataset: &DatasetView<'_>) -> Vec<ClassCount> {
     counts
 }
 
+/// Describes sample `number` of `dataset` in a finding.
 fn sample_ref(dataset: &DatasetView<'_>, number: usize) -> SampleRef {
     let sample = &dataset.samples[number];
     let label = dataset.classes[sample.label as usize].clone();
@@ -209,8 +212,8 @@ struct FeatureFindings {
     probabilities: Option<OutOfFoldProbabilities>,
 }
 
-/// Runs the checks that use features, on all readable images. The error is the reason why there are no
-/// features.
+/// Runs the checks that use features, on all readable images. Adds duplicates that the features indicate to
+/// `duplicates`. The error is the reason why there are no features.
 fn inspect_features(
     settings: &Settings,
     dataset: &DatasetView<'_>,
@@ -252,10 +255,10 @@ fn inspect_features(
     progress.end();
     if samples.len() > outliers::MAX_REFERENCE_IMAGES {
         found.left_out.push(format!(
-            "neighbors among more than {} of the {} photos: outliers and duplicates by features are searched \
-             among these",
-            outliers::MAX_REFERENCE_IMAGES,
-            samples.len()
+            "neighbors among all {} photos: to find outliers and duplicates by features, photos are compared \
+             with {} of them",
+            samples.len(),
+            outliers::MAX_REFERENCE_IMAGES
         ));
     }
     let similar_pairs: Vec<(usize, usize)> =
@@ -263,7 +266,7 @@ fn inspect_features(
     duplicates.add_confirmed(inspections, &similar_pairs);
     let outlier_items = neighbors.outliers().into_iter().map(|row| FindingItem {
         images: vec![sample_ref(dataset, samples[row])],
-        detail: format!("distance {:.3}", neighbors.distances[row]),
+        detail: format!("distance to similar photos {:.3}", neighbors.distances[row]),
         suggestion: None,
     });
     found.findings.extend(Finding::from_items(FindingKind::Outlier, None, outlier_items.collect()));
@@ -279,9 +282,9 @@ fn inspect_features(
     let kind = settings.head.kind();
     let quick_head = if QUICK_HEADS.contains(&kind) { None } else { default_quick_head() };
     if quick_head.is_some() {
-        found
-            .left_out
-            .push(format!("`{kind}` for checking labels: it is slow to fit, `linear` is used instead"));
+        found.left_out.push(format!(
+            "the head `{kind}` for checking labels: it is slow to fit; `linear` is used instead"
+        ));
     }
     match input.predict(quick_head.as_deref().unwrap_or(settings.head.as_ref()), progress) {
         Ok(out_of_fold) => {
@@ -293,7 +296,7 @@ fn inspect_features(
     Ok(found)
 }
 
-/// The first of [`QUICK_HEADS`] with its defaults.
+/// The first of [`QUICK_HEADS`] with its defaults, in place of a slow head.
 fn default_quick_head() -> Option<Box<dyn ConfiguredHead>> {
     Registry::builtin().get(QUICK_HEADS[0]).ok()?.configure(toml::Table::new()).ok()
 }
@@ -326,7 +329,9 @@ fn suspicious_labels(dataset: &DatasetView<'_>, found: &OutOfFoldProbabilities) 
             (f64::from(probabilities[label as usize]), f64::from(probabilities[best]));
         FindingItem {
             images: vec![sample_ref(dataset, found.samples[row])],
-            detail: format!("{suggested} {suggested_probability:.2}, its label {probability:.2}"),
+            detail: format!(
+                "probability {suggested_probability:.2} for {suggested}, {probability:.2} for its label"
+            ),
             suggestion: Some(LabelSuggestion {
                 suggested,
                 probability,
@@ -338,7 +343,7 @@ fn suspicious_labels(dataset: &DatasetView<'_>, found: &OutOfFoldProbabilities) 
     Finding::from_items(FindingKind::SuspiciousLabel, None, items.collect())
 }
 
-/// An error with its causes on one line.
+/// An error with its causes on one line, as the reason why a check was left out.
 fn error_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

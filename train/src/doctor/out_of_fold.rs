@@ -15,20 +15,21 @@ use crate::progress::Progress;
 /// Number of folds, if the classes have enough groups.
 const MAX_FOLDS: usize = 5;
 
-/// Probabilities of samples by heads that were fitted without them.
+/// Class probabilities of samples by heads that were fitted without them, to find wrong labels.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OutOfFoldProbabilities {
-    /// The indices of the samples, `[N]`: those of classes with at least two different images.
+    /// The indices of the samples: those of classes with at least two different images.
     pub samples: Vec<usize>,
-    /// The class numbers in the data set, `[C]`.
+    /// The classes of these samples, by their numbers in the data set.
     pub classes: Vec<u32>,
-    /// The labels as indices into `classes`, `[N]`.
+    /// The label of each sample, as an index into `classes`.
     pub labels: Vec<u32>,
-    /// Probabilities `[N, C]`, row-major, calibrated by a temperature that is fitted on the other folds.
+    /// The probability of each of `classes`, `[samples, classes]`, row-major. Calibrated by a temperature
+    /// that is fitted on the other folds.
     pub probabilities: Vec<f32>,
 }
 
-/// The samples to predict.
+/// The samples to predict, whose labels are checked.
 pub(super) struct OutOfFoldInput<'a> {
     /// Their indices among all samples.
     pub(super) samples: &'a [usize],
@@ -41,8 +42,11 @@ pub(super) struct OutOfFoldInput<'a> {
 }
 
 impl OutOfFoldInput<'_> {
-    /// Predicts out of fold, with scikit-learn's `StratifiedGroupKFold(shuffle=True, random_state=0)`. The
-    /// error is the reason why this is not possible, as a sentence.
+    /// Predicts the class probabilities of each sample by `head` fitted without the sample's fold: a label
+    /// with a low probability may be wrong. The folds are those of scikit-learn's
+    /// `StratifiedGroupKFold(shuffle=True, random_state=0)`; a group is a set of samples that must stay in
+    /// one fold, such as copies of an image. Samples of a class with a single group are left out. The error
+    /// is a sentence that says why there can be no predictions.
     pub(super) fn predict(
         &self,
         head: &dyn ConfiguredHead,
@@ -51,7 +55,9 @@ impl OutOfFoldInput<'_> {
         let counts = count_groups_per_class(&self.labels, &self.groups);
         let classes: Vec<u32> =
             (0..counts.len() as u32).filter(|&class| counts[class as usize] >= 2).collect();
+        // The classes that remain are renumbered from 0.
         let class_index = |label: u32| classes.binary_search(&label).ok();
+        // The samples that remain, as rows of the features.
         let rows: Vec<usize> =
             (0..self.labels.len()).filter(|&row| class_index(self.labels[row]).is_some()).collect();
         if classes.len() < 2 {
@@ -61,7 +67,7 @@ impl OutOfFoldInput<'_> {
             rows.iter().filter_map(|&row| class_index(self.labels[row])).map(|index| index as u32).collect();
         let groups: Vec<u32> = rows.iter().map(|&row| self.groups[row]).collect();
         let max_groups = classes.iter().map(|&class| counts[class as usize]).max().unwrap_or(0);
-        let splits = stratified_group_k_fold(&labels, &groups, MAX_FOLDS.min(max_groups), 0)
+        let splits = stratified_group_k_fold(&labels, &groups, MAX_FOLDS.min(max_groups), /* seed */ 0)
             .map_err(|e| e.to_string())?;
         let folds: Vec<Fold> = splits
             .into_iter()
@@ -82,7 +88,10 @@ impl OutOfFoldInput<'_> {
         Ok(OutOfFoldProbabilities { samples, classes, labels, probabilities })
     }
 
-    /// The out-of-fold logits `[N, C]` of the samples `rows`.
+    /// The out-of-fold logits `[samples, classes]` of some samples, to find wrong labels: each is predicted
+    /// by `head` fitted on the samples outside its fold. `rows` are the samples, as rows of the features, and
+    /// `labels` are their labels. `folds` contains positions in `rows`: those to fit on and the held-out
+    /// ones.
     fn out_of_fold_logits(
         &self,
         head: &dyn ConfiguredHead,
@@ -93,38 +102,41 @@ impl OutOfFoldInput<'_> {
         progress: &dyn Progress,
     ) -> Result<Logits, HeadError> {
         let width = self.features.width();
-        let gather = |part: &[usize]| -> Vec<f32> {
-            let mut values = Vec::with_capacity(part.len() * width);
-            part.iter().for_each(|&row| values.extend_from_slice(self.features.row(rows[row])));
+        let copy_features = |positions: &[usize]| -> Vec<f32> {
+            let mut values = Vec::with_capacity(positions.len() * width);
+            positions.iter().for_each(|&i| values.extend_from_slice(self.features.row(rows[i])));
             values
         };
         let mut out = vec![0.0; rows.len() * classes];
         for (number, fold) in folds.iter().enumerate() {
+            // 0: the number of steps is not known yet.
             progress.begin(&format!("checking labels, fold {} of {}", number + 1, folds.len()), 0, "steps");
             let context =
                 FitContext { on_step: &|done, total| progress.set_position(done, total), warm_start: None };
             let fitted = {
-                let values = gather(&fold.fit);
-                let labels: Vec<u32> = fold.fit.iter().map(|&row| labels[row]).collect();
-                let groups: Vec<u32> = fold.fit.iter().map(|&row| self.groups[rows[row]]).collect();
+                let values = copy_features(&fold.fit);
+                let labels: Vec<u32> = fold.fit.iter().map(|&position| labels[position]).collect();
+                let groups: Vec<u32> = fold.fit.iter().map(|&position| self.groups[rows[position]]).collect();
                 let data = TrainingSet::new(FeatureMatrix::new(&values, width)?, &labels, classes)?;
                 head.fit(&data.with_groups(&number_by_appearance(&groups))?, &context)
             };
             progress.end();
-            let test_values = gather(&fold.held_out);
+            let test_values = copy_features(&fold.held_out);
             let logits = fitted?.head.logits(FeatureMatrix::new(&test_values, width)?)?;
             if logits.as_slice().iter().any(|logit| !logit.is_finite()) {
                 return Err(HeadError::Diverged("the logits are not finite".into()));
             }
-            for (row, &sample) in logits.rows().zip(&fold.held_out) {
-                out[sample * classes..][..classes].copy_from_slice(row);
+            for (sample_logits, &position) in logits.rows().zip(&fold.held_out) {
+                out[position * classes..][..classes].copy_from_slice(sample_logits);
             }
         }
         Logits::new(out, classes)
     }
 }
 
-/// The number of groups with samples of each class, `[C]`.
+/// The number of different groups that the samples of each class are in. `labels` and `groups` are those of
+/// the samples. Samples of a group, such as copies of an image, stay in one fold, so a class with a single
+/// group cannot be split into folds.
 fn count_groups_per_class(labels: &[u32], groups: &[u32]) -> Vec<usize> {
     let mut pairs: Vec<(u32, u32)> = labels.iter().copied().zip(groups.iter().copied()).collect();
     pairs.sort_unstable();

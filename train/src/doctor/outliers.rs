@@ -13,18 +13,22 @@ pub(super) const MAX_REFERENCE_IMAGES: usize = 20_000;
 /// An outlier is this many robust standard deviations above the median.
 const OUTLIER_DEVIATIONS: f64 = 3.5;
 
-/// The nearest neighbors of all images.
+/// What the nearest neighbors of all images by features show: how unusual each image is, and similar pairs.
 pub(super) struct NeighborGraph {
-    /// The mean cosine distance to the 10 nearest neighbors, `[N]`.
+    /// The mean cosine distance of each image to its 10 nearest neighbors.
     pub(super) distances: Vec<f64>,
-    /// Pairs of similar neighbors, the lower index first, with their cosine.
+    /// Pairs of similar images, each once: the lower index, the higher index, and the cosine similarity of
+    /// their features.
     pub(super) pairs: Vec<(usize, usize, f64)>,
 }
 
 impl NeighborGraph {
-    /// Searches the neighbors of `features` `[N, F]`, which must be finite. Pairs with a cosine of at least
-    /// `min_cosine` are stored. With more than 20,000 images, neighbors are searched among 20,000 that are
-    /// evenly spread. `on_progress` is called with the number of images done since the last call.
+    /// Searches the 10 nearest neighbors of each image, those with the highest cosine similarity of their
+    /// features, to find outliers and near-duplicates. `features` `[images, width]` must be finite. The
+    /// result has the mean cosine distance of each image to its neighbors, and the pairs of neighbors with a
+    /// cosine similarity of at least `min_cosine`. With more than 20,000 images, neighbors are searched only
+    /// among 20,000 evenly spread ones. `on_progress` is called with the number of images done since the last
+    /// call.
     ///
     /// The distance is that of cleanlab's `OutOfDistribution` (Kuan and Mueller 2022, "Back to the Basics:
     /// Revisiting Out-of-Distribution Detection Baselines").
@@ -34,48 +38,56 @@ impl NeighborGraph {
         on_progress: impl Fn(usize) + Sync,
     ) -> Self {
         let (count, width) = (features.len(), features.width());
+        // The images that neighbors are searched among, as rows of the features. `None`: all.
         let reference_rows: Option<Vec<usize>> = (count > MAX_REFERENCE_IMAGES)
             .then(|| (0..MAX_REFERENCE_IMAGES).map(|i| i * count / MAX_REFERENCE_IMAGES).collect());
-        let sampled: Option<Vec<f32>> = reference_rows
+        let reference_values: Option<Vec<f32>> = reference_rows
             .as_ref()
             .map(|rows| rows.iter().flat_map(|&row| features.row(row)).copied().collect());
-        let reference = match &sampled {
+        let reference = match &reference_values {
             Some(values) => FeatureMatrix::new(values, width).expect("whole rows were copied"),
             None => features,
         };
+        // One more neighbor, because an image is its own nearest neighbor.
         let found = nearest_neighbors(reference, features, Metric::Cosine, N_NEIGHBORS + 1, on_progress);
         let (mut distances, mut pairs) = (Vec::with_capacity(count), Vec::new());
-        for (row, neighbors) in found.into_iter().enumerate() {
-            let row_of = |index: usize| reference_rows.as_ref().map_or(index, |rows| rows[index]);
-            let others = neighbors.iter().filter(|near| row_of(near.row) != row).take(N_NEIGHBORS);
+        for (image, neighbors) in found.into_iter().enumerate() {
+            let image_of = |index: usize| reference_rows.as_ref().map_or(index, |rows| rows[index]);
+            let others = neighbors.iter().filter(|near| image_of(near.row) != image).take(N_NEIGHBORS);
             let (sum, seen) =
                 others.clone().fold((0.0, 0), |(sum, seen), near| (sum + near.distance, seen + 1));
             distances.push(if seen == 0 { 0.0 } else { sum / f64::from(seen) });
             for near in others.filter(|near| 1.0 - near.distance >= min_cosine) {
-                let other = row_of(near.row);
-                pairs.push((row.min(other), row.max(other), 1.0 - near.distance));
+                let other = image_of(near.row);
+                pairs.push((image.min(other), image.max(other), 1.0 - near.distance));
             }
         }
-        pairs.sort_by_key(|pair| (pair.0, pair.1));
-        pairs.dedup_by_key(|pair| (pair.0, pair.1));
+        // A pair is found twice if each image is a neighbor of the other.
+        pairs.sort_by_key(|&(a, b, _)| (a, b));
+        pairs.dedup_by_key(|&mut (a, b, _)| (a, b));
         Self { distances, pairs }
     }
 
-    /// The outliers, the farthest first: images whose log distance is more than 3.5 robust standard
-    /// deviations (1.4826 times the median absolute deviation) above the median (Iglewicz and Hoaglin 1993).
+    /// The indices of the outliers, images whose features are unlike those of all others, the farthest first.
+    /// An image is an outlier if the logarithm of its mean distance to its nearest neighbors is more than 3.5
+    /// robust standard deviations above the median of all images (Iglewicz and Hoaglin 1993). The robust
+    /// standard deviation is 1.4826 times the median absolute deviation from the median.
     pub(super) fn outliers(&self) -> Vec<usize> {
+        // At least 1e-9, because exact copies have the distance 0.
         let logs: Vec<f64> = self.distances.iter().map(|&distance| distance.max(1e-9).ln()).collect();
         let Some(median_log) = median(logs.clone()) else { return Vec::new() };
         let deviation = median(logs.iter().map(|log| (log - median_log).abs()).collect()).unwrap_or(0.0);
+        // The standard deviation of a normal distribution is 1.4826 median absolute deviations.
         let limit = median_log + OUTLIER_DEVIATIONS * 1.4826 * deviation;
         let mut outliers: Vec<usize> =
-            (0..logs.len()).filter(|&row| deviation > 0.0 && logs[row] > limit).collect();
+            (0..logs.len()).filter(|&image| deviation > 0.0 && logs[image] > limit).collect();
         outliers.sort_by(|&a, &b| logs[b].total_cmp(&logs[a]).then(a.cmp(&b)));
         outliers
     }
 }
 
-/// The median; of an even number of values the lower one in the middle.
+/// The median of `values`, to find what is usual regardless of outliers. Of an even number of values it is
+/// the lower one of the two in the middle. `None` without values.
 fn median(mut values: Vec<f64>) -> Option<f64> {
     let middle = values.len().checked_sub(1)? / 2;
     let (_, &mut median, _) = values.select_nth_unstable_by(middle, f64::total_cmp);

@@ -16,8 +16,10 @@ use crate::error::TrainError;
 use crate::progress::Progress;
 use crate::report::{escape_html, push_fmt};
 
-/// Maximum number of items per finding, and of thumbnails on the page.
+/// Maximum number of items that are shown per finding.
 const MAX_ITEMS: usize = 60;
+
+/// Maximum number of thumbnails on the page.
 const MAX_THUMBNAILS: usize = 400;
 
 /// Maximum number of thumbnails of an item.
@@ -26,6 +28,7 @@ const MAX_COPIES: usize = 8;
 /// The longer side of a thumbnail in pixels.
 const THUMBNAIL_SIDE: u32 = 128;
 
+/// The CSS of a page.
 const STYLE: &str = "\
 body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:75rem;padding:0 1rem;color:#222}\
 table{border-collapse:collapse;margin:1rem 0}td,th{padding:.2rem .6rem;text-align:left;border-bottom:1px solid #ddd}\
@@ -34,25 +37,29 @@ table{border-collapse:collapse;margin:1rem 0}td,th{padding:.2rem .6rem;text-alig
 figure{margin:0;width:8.5rem}img{max-width:8rem;max-height:8rem;display:block}\
 figcaption,.detail{font-size:12px;line-height:1.3;overflow-wrap:anywhere}.detail{width:100%}";
 
-/// The first bytes of a page.
+/// The first bytes of a page, by which an earlier page is recognized.
 const HTML_PREFIX: &str =
     "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<title>headstock doctor</title>\n";
 
-/// The output file of a page.
+/// The output file of the HTML report of `doctor`.
 #[derive(Clone, Debug)]
-pub struct ReportPage(PathBuf);
+pub struct ReportPage {
+    path: PathBuf,
+}
 
 impl ReportPage {
-    /// A page at `path`. Checks that it can be written before the work starts.
+    /// The output file `path`, to which [`write`](Self::write) writes the HTML report later. Checks now,
+    /// before the long work starts, that no other file would be overwritten.
     ///
     /// # Errors
     /// [`TrainError::Usage`] for an existing file that is not such a page.
     pub fn new(path: &Path) -> Result<Self, TrainError> {
         refuse_to_overwrite_unless(path, &[HTML_PREFIX.into()])?;
-        Ok(Self(path.into()))
+        Ok(Self { path: path.into() })
     }
 
-    /// Writes the page. The images with thumbnails are decoded again.
+    /// Writes the findings of `diagnosis` as one HTML page. The images with thumbnails are read and decoded
+    /// again, with the limit of pixels in `settings`.
     ///
     /// # Errors
     /// [`TrainError::Io`].
@@ -63,10 +70,12 @@ impl ReportPage {
         progress: &dyn Progress,
     ) -> Result<(), TrainError> {
         let page = render(diagnosis, settings, progress);
-        write_atomically(&self.0, page.as_bytes()).map_err(TrainError::io("write", &self.0))
+        write_atomically(&self.path, page.as_bytes()).map_err(TrainError::io("write", &self.path))
     }
 }
 
+/// The HTML of the report of `doctor`: a table of the findings, then each finding with thumbnails, then the
+/// classes.
 fn render(diagnosis: &Diagnosis, settings: &Settings, progress: &dyn Progress) -> String {
     let thumbnails = make_thumbnails(diagnosis, settings.options.data.max_pixels, progress);
     let mut page = format!(
@@ -102,7 +111,9 @@ fn render(diagnosis: &Diagnosis, settings: &Settings, progress: &dyn Progress) -
     page
 }
 
-/// The first items of a finding, with thumbnails by index of the sample.
+/// Appends the section of one finding to the HTML `page`: its advice and its first items, each with some of
+/// the images that it is about. The table of findings links to it by `number`; `thumbnails` are by index of
+/// the sample.
 fn finding_section(
     page: &mut String,
     number: usize,
@@ -131,7 +142,8 @@ fn finding_section(
     page.push_str("</div>\n");
 }
 
-/// A thumbnail, if there is one, with path, label and subset.
+/// Appends an image to the HTML `page`: its path, label and subset, and its `thumbnail` (JPEG in Base64) if
+/// there is one.
 fn figure(page: &mut String, sample: &SampleRef, thumbnail: Option<&String>) {
     page.push_str("<figure>");
     if let Some(data) = thumbnail {
@@ -147,6 +159,7 @@ fn figure(page: &mut String, sample: &SampleRef, thumbnail: Option<&String>) {
     );
 }
 
+/// Appends a table with the numbers of training and test images of each class to the HTML `page`.
 fn classes_section(page: &mut String, diagnosis: &Diagnosis) {
     page.push_str("<h2>Classes</h2>\n<table>\n<tr><th>class<th>training photos<th>test photos\n");
     for count in &diagnosis.classes {
@@ -158,7 +171,9 @@ fn classes_section(page: &mut String, diagnosis: &Diagnosis) {
     page.push_str("</table>\n");
 }
 
-/// Base64 thumbnails of the images of the first items, by index of the sample.
+/// The thumbnails for the page, JPEGs in Base64, by index of the sample: of the images in the first items of
+/// all findings, at most [`MAX_THUMBNAILS`]. Images that cannot be read, or have more than `max_pixels`, have
+/// none.
 fn make_thumbnails(
     diagnosis: &Diagnosis,
     max_pixels: u64,

@@ -138,7 +138,7 @@ fn the_clean_table_keeps_one_of_each_duplicate_and_no_unreadable_file() {
     let diagnosis = examine_quick(&settings);
     let within = [
         finding_paths(&diagnosis, "exact-duplicate within a class"),
-        finding_paths(&diagnosis, "exact-duplicate across parts"),
+        finding_paths(&diagnosis, "exact-duplicate across training and test set"),
     ];
     assert_eq!(within.concat(), [["cat/03.png", "cat/zz.png"]]);
     assert_eq!(finding_paths(&diagnosis, "exact-duplicate across classes"), [["cat/05.png", "dog/cat.png"]]);
@@ -166,7 +166,7 @@ fn the_clean_table_keeps_one_of_each_duplicate_and_no_unreadable_file() {
 
 // effect: split.group_duplicates x split.method
 #[test]
-fn copies_are_across_parts_unless_duplicates_are_grouped() {
+fn copies_are_across_subsets_unless_duplicates_are_grouped() {
     let copies = |more: &str| {
         let (folder, settings) = project(&[("cat", 12), ("dog", 12)], more);
         let mut number = 0;
@@ -179,9 +179,9 @@ fn copies_are_across_parts_unless_duplicates_are_grouped() {
         }
         let diagnosis = examine_quick(&settings);
         let n_items = |name: &str| finding_paths(&diagnosis, name).len();
-        let found = (n_items("exact-duplicate across parts"), n_items("exact-duplicate within a class"));
-        assert_eq!(found.0 + found.1, number);
-        found.0
+        let n_across = n_items("exact-duplicate across training and test set");
+        assert_eq!(n_across + n_items("exact-duplicate within a class"), number);
+        n_across
     };
     assert!(copies("") > 3);
     assert_eq!(copies("group_duplicates = true"), 0);
@@ -284,7 +284,7 @@ fn a_suggestion_names_the_most_probable_other_class_and_both_probabilities() {
     assert_eq!((finding.count, finding.severity), (1, Severity::Warning));
     let item = &finding.items[0];
     assert_eq!((item.images[0].path.as_str(), item.images[0].label.as_str()), ("dog/01.png", "dog"));
-    assert_eq!(item.detail, "fox 0.85, its label 0.05");
+    assert_eq!(item.detail, "probability 0.85 for fox, 0.05 for its label");
     let suggestion = item.suggestion.as_ref().unwrap();
     assert_eq!(suggestion.suggested, "fox");
     for (found, expected) in
@@ -300,7 +300,7 @@ fn a_suggestion_names_the_most_probable_other_class_and_both_probabilities() {
 
 /// Cats are red and dogs are blue, except for two duplicates labeled as dogs, which are red.
 #[test]
-fn a_image_with_a_wrong_label_and_its_copy_are_both_suspicious() {
+fn an_image_with_a_wrong_label_and_its_copy_are_both_suspicious() {
     let tinted = |seed: u64, red: bool| {
         let mut image = random_squares(seed, 64);
         for pixel in image.pixels_mut() {
@@ -343,6 +343,6 @@ fn a_image_with_a_wrong_label_and_its_copy_are_both_suspicious() {
     assert_eq!(suspicious, ["dog/one.png", "dog/two.png"]);
     assert_eq!(
         diagnosis.left_out,
-        ["`mlp` for checking labels: it is slow to fit, `linear` is used instead"]
+        ["the head `mlp` for checking labels: it is slow to fit; `linear` is used instead"]
     );
 }

@@ -24,7 +24,7 @@ pub enum FeatureFormat {
 }
 
 impl FeatureFormat {
-    /// The format of the file `path`.
+    /// Determines the format of the feature file `path` by its extension.
     ///
     /// # Errors
     /// [`TrainError::Usage`] for an unknown extension; it lists the known ones.

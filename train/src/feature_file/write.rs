@@ -24,7 +24,7 @@ use crate::error::TrainError;
 /// Number of rows in memory at a time.
 const CHUNK_ROWS: usize = 512;
 
-/// The sample of a row.
+/// The sample that a row of a feature file belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SampleInfo {
     /// The image's path relative to the data root.
@@ -35,7 +35,7 @@ pub struct SampleInfo {
     pub label: u32,
 }
 
-/// The header of the CSV beside `.npy` and `.npz`.
+/// The header of the CSV of the same name as the `.npy` or `.npz` file.
 const HEADER: [&str; 4] = ["row", "path", "class", "label"];
 
 /// Writes a file of features to a temporary file, which is renamed once it is complete.
@@ -48,8 +48,10 @@ pub struct FeatureFileWriter {
 }
 
 impl FeatureFileWriter {
-    /// Creates temporary files beside `path` before the work starts. The extension determines the format. The
-    /// CSV beside `.npy` and `.npz` has the same name with `.csv`; another table is not replaced.
+    /// Prepares to write the feature file `path`: creates temporary files in its folder, before the features
+    /// are computed, so that a folder that is not writable is reported at once. The extension determines the
+    /// format. The CSV of `.npy` and `.npz` has the same name with `.csv`; a CSV with other contents is not
+    /// replaced.
     ///
     /// # Errors
     /// [`TrainError::Usage`] for an unknown extension, a folder of that name, or a CSV with other contents;
@@ -57,7 +59,10 @@ impl FeatureFileWriter {
     pub fn create(path: &Path) -> Result<Self, TrainError> {
         let format = FeatureFormat::from_path(path)?;
         if path.is_dir() {
-            return Err(TrainError::Usage(format!("{} is a folder", path.display())));
+            return Err(TrainError::Usage(format!(
+                "{} is a folder: choose the name of a file",
+                path.display()
+            )));
         }
         let table = match format {
             FeatureFormat::Npy | FeatureFormat::Npz => {
@@ -72,7 +77,9 @@ impl FeatureFileWriter {
         Ok(Self { format, path: path.into(), file, table })
     }
 
-    /// Writes `rows` with `width` features each. `read` returns the features `[len, F]` of a range of rows.
+    /// Writes the samples `rows` with `width` features each, and renames the temporary files to their final
+    /// names. `read` returns the features `[len, F]` of a range of rows; it is called for chunks, so that
+    /// memory does not grow with the number of rows.
     ///
     /// # Errors
     /// [`TrainError::Io`] if a file cannot be written, and the errors of `read`.
@@ -82,7 +89,7 @@ impl FeatureFileWriter {
         width: usize,
         read: &mut dyn FnMut(Range<usize>) -> Result<Vec<f32>, TrainError>,
     ) -> Result<(), TrainError> {
-        let mut chunks = FeatureChunks { rows: rows.len(), width, read };
+        let mut chunks = FeatureChunks { n_rows: rows.len(), width, read };
         let out = self.file.as_file_mut();
         let result = match self.format {
             FeatureFormat::Npy => write_npy(out, &mut chunks),
@@ -110,7 +117,7 @@ enum WriteError {
 }
 
 impl WriteError {
-    /// I/O errors name the file `path`.
+    /// Converts this to the error that the caller gets; an I/O error names the file `path`.
     fn into_train_error(self, path: &Path) -> TrainError {
         match self {
             Self::Io(source) => TrainError::io("write", path)(source),
@@ -131,32 +138,36 @@ impl From<ParquetError> for WriteError {
     }
 }
 
-/// Reads the features in chunks of [`CHUNK_ROWS`] rows.
+/// The features to write, which are read in chunks of [`CHUNK_ROWS`] rows.
 struct FeatureChunks<'a> {
-    rows: usize,
+    n_rows: usize,
+    /// Number of features, `F`.
     width: usize,
+    /// Returns the features `[len, F]` of a range of rows.
     read: &'a mut dyn FnMut(Range<usize>) -> Result<Vec<f32>, TrainError>,
 }
 
 impl FeatureChunks<'_> {
+    /// The shape of the features, `[N, F]`.
     fn shape(&self) -> [u64; 2] {
-        [self.rows as u64, self.width as u64]
+        [self.n_rows as u64, self.width as u64]
     }
 
-    /// Calls `visit` with each range of rows and its features `[len, F]`.
+    /// Reads the features chunk by chunk, so that memory does not grow with the number of rows, and calls
+    /// `visit` with the range of rows of each chunk and its features `[len, F]`.
     fn for_each_chunk(
         &mut self,
         mut visit: impl FnMut(Range<usize>, Vec<f32>) -> Result<(), WriteError>,
     ) -> Result<(), WriteError> {
-        for start in (0..self.rows).step_by(CHUNK_ROWS) {
-            let rows = start..(start + CHUNK_ROWS).min(self.rows);
+        for start in (0..self.n_rows).step_by(CHUNK_ROWS) {
+            let rows = start..(start + CHUNK_ROWS).min(self.n_rows);
             let values = (self.read)(rows.clone()).map_err(WriteError::Features)?;
             visit(rows, values)?;
         }
         Ok(())
     }
 
-    /// Writes the features as a NumPy array.
+    /// Writes the features to `writer` as an array `[N, F]` of `float32` in the `.npy` format.
     fn write_array(&mut self, writer: impl Write) -> Result<(), WriteError> {
         let mut array =
             WriteOptions::<f32>::new().default_dtype().shape(&self.shape()).writer(writer).begin_nd()?;
@@ -165,12 +176,15 @@ impl FeatureChunks<'_> {
     }
 }
 
+/// Writes a `.npy` file: the features, as an array `[N, F]` of `float32`. The labels are in the CSV beside
+/// it.
 fn write_npy(file: &mut File, chunks: &mut FeatureChunks<'_>) -> Result<(), WriteError> {
     let mut out = BufWriter::new(file);
     chunks.write_array(&mut out)?;
     Ok(out.flush()?)
 }
 
+/// Writes a `.npz` file: the arrays `features` `[N, F]` and `labels` `[N]` in a ZIP archive.
 fn write_npz(file: &mut File, rows: &[SampleInfo], chunks: &mut FeatureChunks<'_>) -> Result<(), WriteError> {
     // Like numpy's savez: no compression, and members may exceed 4 GiB.
     let options =
@@ -187,6 +201,7 @@ fn write_npz(file: &mut File, rows: &[SampleInfo], chunks: &mut FeatureChunks<'_
     Ok(())
 }
 
+/// Writes the labels of the rows as an array `[N]` of `int64` in the `.npy` format.
 fn write_labels(to: impl Write, rows: &[SampleInfo]) -> io::Result<()> {
     let mut array = WriteOptions::<i64>::new()
         .dtype(<i64 as AutoSerialize>::default_dtype())
@@ -197,24 +212,28 @@ fn write_labels(to: impl Write, rows: &[SampleInfo]) -> io::Result<()> {
     array.finish()
 }
 
-/// Writes the format by hand, since the crate needs whole tensors in memory: the length of the header, the
-/// header as JSON, then the bytes of the tensors.
+/// Writes a `.safetensors` file: the tensors `labels` `[N]` and `features` `[N, F]`, with the paths and class
+/// names in the metadata. It writes the format by hand, since the crate `safetensors` needs whole tensors in
+/// memory: the length of the header, the header as JSON, then the bytes of the tensors.
 fn write_safetensors(
     file: &mut File,
     rows: &[SampleInfo],
     chunks: &mut FeatureChunks<'_>,
 ) -> Result<(), WriteError> {
     let [count, width] = chunks.shape();
-    let (features, labels) = (count * width * 4, count * 8);
+    // Features are `f32` (4 bytes), labels `i64` (8 bytes).
+    let (features_bytes, labels_bytes) = (count * width * 4, count * 8);
+    let end = labels_bytes + features_bytes;
     let paths: Vec<&str> = rows.iter().map(|row| row.path.as_str()).collect();
     let classes: Vec<&str> = rows.iter().map(|row| row.class.as_str()).collect();
     let metadata = json!({ "path": paths, "class": classes });
     let header = json!({
         "__metadata__": { "headstock": metadata.to_string() },
-        "labels": { "dtype": "I64", "shape": [count], "data_offsets": [0, labels] },
-        "features": { "dtype": "F32", "shape": [count, width], "data_offsets": [labels, labels + features] },
+        "labels": { "dtype": "I64", "shape": [count], "data_offsets": [0, labels_bytes] },
+        "features": { "dtype": "F32", "shape": [count, width], "data_offsets": [labels_bytes, end] },
     });
     let mut header = header.to_string();
+    // The format asks for tensors that are aligned to 8 bytes.
     while !header.len().is_multiple_of(8) {
         header.push(' ');
     }
@@ -233,6 +252,7 @@ fn write_safetensors(
     Ok(out.flush()?)
 }
 
+/// The columns of a Parquet file of features, in Parquet's schema language.
 const SCHEMA: &str = "
 message features {
     REQUIRED BINARY path (STRING);
@@ -241,7 +261,7 @@ message features {
     REQUIRED GROUP features (LIST) { REPEATED GROUP list { REQUIRED FLOAT element; } }
 }";
 
-/// One row group per chunk.
+/// Writes a Parquet file with the columns of [`SCHEMA`] and one row per sample; each chunk is a row group.
 fn write_parquet(
     file: &mut File,
     rows: &[SampleInfo],
@@ -264,6 +284,7 @@ fn write_parquet(
         let mut group = writer.next_row_group()?;
         let mut column = 0;
         while let Some(mut column_writer) = group.next_column()? {
+            // The columns are in the order of `SCHEMA`; those without lists need no levels (`None`).
             match column {
                 0 => column_writer.typed::<ByteArrayType>().write_batch(
                     &byte_column(|row| &row.path),
@@ -292,6 +313,7 @@ fn write_parquet(
     Ok(())
 }
 
+/// Writes the CSV beside a feature file, which names the photo and the class of each row of the features.
 fn write_csv(to: &mut File, rows: &[SampleInfo]) -> io::Result<()> {
     let mut table = csv::Writer::from_writer(BufWriter::new(to));
     table.write_record(HEADER)?;

@@ -10,32 +10,35 @@ use crate::error::TrainError;
 /// SHA-256 of everything that a feature vector depends on.
 pub(crate) type CacheKey = [u8; 32];
 
+/// The file of the cache in its folder.
 const FILE_NAME: &str = "features.redb";
+/// The table of feature vectors: `f32` in little-endian order.
 const FEATURES: TableDefinition<'_, &CacheKey, &[u8]> = TableDefinition::new("features");
 
 /// Memory for pages of the database; a batch takes a few hundred kilobytes.
 const REDB_CACHE_BYTES: usize = 32 << 20;
 
-/// A crash-safe store of feature vectors, shared by processes. Vectors are stored atomically.
+/// A crash-safe store of feature vectors on disk, shared by processes. Each is stored completely or not at
+/// all.
 pub(crate) struct FeatureCache {
     database: Database,
     path: PathBuf,
 }
 
 impl FeatureCache {
-    /// Opens or creates the cache in `folder`.
+    /// Opens the feature cache in `folder`; creates the folder and an empty cache if they do not exist.
     pub(crate) fn open(folder: &Path) -> Result<Self, TrainError> {
         fs::create_dir_all(folder).map_err(TrainError::io("create", folder))?;
         let path = folder.join(FILE_NAME);
         Ok(Self { database: open_database(&path, REDB_CACHE_BYTES)?, path })
     }
 
-    /// A consistent view of the current content.
+    /// The current content for reading, which stays the same while others write.
     pub(crate) fn snapshot(&self) -> Result<CacheSnapshot<'_>, TrainError> {
         Ok(CacheSnapshot { table: open_table(&self.database, FEATURES, &self.path)?, path: &self.path })
     }
 
-    /// Stores vectors in one transaction, and returns when they are on disk.
+    /// Stores feature vectors, each under its key, in one transaction, and returns when they are on disk.
     pub(crate) fn store<'a>(
         &self,
         vectors: impl Iterator<Item = (&'a CacheKey, &'a [f32])>,
@@ -53,17 +56,18 @@ pub(crate) struct CacheSnapshot<'a> {
 }
 
 impl CacheSnapshot<'_> {
-    /// Whether a vector of `width` values is stored under `key`.
+    /// Whether the cache has a feature vector of `width` values under `key`, so that it need not be computed.
     pub(crate) fn contains(&self, key: &CacheKey, width: usize) -> Result<bool, TrainError> {
         let Some(table) = &self.table else { return Ok(false) };
         Ok(table
             .get(key)
             .map_err(cache_error(self.path))?
+            // 4 bytes per `f32`.
             .is_some_and(|bytes| bytes.value().len() == width * 4))
     }
 
-    /// Appends the vector under `key` to `out`; returns false unless there is one with
-    /// `width` values.
+    /// Looks up the feature vector under `key` and appends it to `out`. Returns whether a vector of `width`
+    /// values was found; if not, `out` is unchanged.
     pub(crate) fn append(
         &self,
         key: &CacheKey,
@@ -72,8 +76,8 @@ impl CacheSnapshot<'_> {
     ) -> Result<bool, TrainError> {
         let Some(table) = &self.table else { return Ok(false) };
         let Some(stored) = table.get(key).map_err(cache_error(self.path))? else { return Ok(false) };
-        let (values, rest) = stored.value().as_chunks::<4>();
-        if values.len() != width || !rest.is_empty() {
+        let (values, incomplete_value) = stored.value().as_chunks::<4>();
+        if values.len() != width || !incomplete_value.is_empty() {
             return Ok(false);
         }
         out.extend(values.iter().map(|bytes| f32::from_le_bytes(*bytes)));
@@ -81,7 +85,8 @@ impl CacheSnapshot<'_> {
     }
 }
 
-/// Opens or creates a database that processes share, with `cache_bytes` of its pages in memory.
+/// Opens or creates the redb database at `path`, which several processes may write to at the same time. redb
+/// keeps up to `cache_bytes` of its pages in memory.
 pub(crate) fn open_database(path: &Path, cache_bytes: usize) -> Result<Database, TrainError> {
     Database::builder()
         .set_cache_size(cache_bytes)
@@ -90,7 +95,9 @@ pub(crate) fn open_database(path: &Path, cache_bytes: usize) -> Result<Database,
         .map_err(cache_error(path))
 }
 
-/// Inserts rows into a table in one transaction, and returns when they are on disk.
+/// Inserts `rows` (key and value) into the table `definition` of a redb database in one transaction,
+/// replacing those of the same keys, and returns when they are on disk. `path` is the database's file, for
+/// error messages.
 pub(crate) fn insert_rows<'a>(
     database: &Database,
     definition: TableDefinition<'_, &'static CacheKey, &'static [u8]>,
@@ -107,7 +114,8 @@ pub(crate) fn insert_rows<'a>(
     transaction.commit().map_err(cache_error(path))
 }
 
-/// The table as of now; `None` if nothing was ever inserted.
+/// Opens the table `definition` of a redb database for reading its current content; `None` if nothing was
+/// ever inserted into it. `path` is the database's file, for error messages.
 pub(crate) fn open_table<K: redb::Key + 'static, V: redb::Value + 'static>(
     database: &Database,
     definition: TableDefinition<'_, K, V>,
@@ -121,7 +129,7 @@ pub(crate) fn open_table<K: redb::Key + 'static, V: redb::Value + 'static>(
     }
 }
 
-/// For `map_err`: the cache at `path` failed.
+/// For `map_err`: the error that the cache file `path` failed.
 pub(crate) fn cache_error<E: Into<redb::Error>>(path: &Path) -> impl FnOnce(E) -> TrainError {
     let path = path.to_path_buf();
     move |error| TrainError::Cache { path, source: Box::new(error.into()) }

@@ -1,4 +1,4 @@
-//! Computes missing views and stores the results as they complete.
+//! Renders missing views, runs the network on them, and stores the results as they complete.
 
 use std::collections::HashSet;
 use std::iter;
@@ -24,24 +24,25 @@ pub(crate) struct Renderer {
 }
 
 impl Renderer {
-    /// Renders the evaluation view, and augmented views as `augment` says.
+    /// A renderer of the evaluation view (by `transform`) and of augmented views (as `augment` says).
     pub(crate) fn new(transform: EvalTransform, augment: Augment, data: &DataOptions) -> Self {
         Self { transform, augment, max_pixels: data.max_pixels, decode: data.decode }
     }
 
-    /// Renders the evaluation view only.
+    /// A renderer of the evaluation view only.
     pub(crate) fn eval_only(transform: EvalTransform, data: &DataOptions) -> Self {
         Self::new(transform, Augment::default(), data)
     }
 
-    /// The evaluation view of an image, `[H, W, 3]`.
+    /// Renders the evaluation view of the image encoded in `bytes`: the input of the backbone, `[H, W, 3]`.
     pub(crate) fn eval_view(&self, bytes: &[u8]) -> Result<Vec<u8>, DecodeError> {
         let image = LazyImage::open(bytes, self.max_pixels)?;
         Ok(image.render(self.decode, &[self.transform.render_spec()])?.swap_remove(0).into_raw())
     }
 
-    /// Renders views of an image, each `[H, W, 3]`, decoding only the region they need. `hash` is the hash of
-    /// `bytes`.
+    /// Renders `views` of the image encoded in `bytes`, for the network: the evaluation view (resized and
+    /// cropped) or augmented views. Decodes only the region that they need. Returns the pixels of each view,
+    /// `[H, W, 3]`. `hash` is the SHA-256 of `bytes`; it seeds the random draws of augmented views.
     fn render_views(
         &self,
         bytes: &[u8],
@@ -59,8 +60,8 @@ impl Renderer {
         Ok(rendered.into_iter().map(RgbImage::into_raw).collect())
     }
 
-    /// Renders one view of an image, `[H, W, 3]`; `hash` is the hash its bytes had when the data set was
-    /// read.
+    /// Reads an image and renders one view of it, `[H, W, 3]`. `hash` is the SHA-256 that its bytes had when
+    /// the data set was read, to notice a file that has changed since.
     ///
     /// # Errors
     /// [`TrainError::Unreadable`] if the file is gone or cannot be decoded, [`TrainError::Format`] if its
@@ -99,7 +100,9 @@ fn file_changed_error(image: &ImageRef) -> TrainError {
 /// The evaluation view, which is not augmented.
 const EVAL_VIEW: ViewIndex = 0;
 
-/// Decodes the images at `indices` on all cores, and returns those that fail.
+/// Decodes the images at `indices` of `images` on all cores, only to see whether they can be decoded. Returns
+/// the index into `images` and the reason of each that cannot, so that an error lists all of them and not
+/// only the first.
 pub(super) fn find_undecodable(
     images: &[ImageRef],
     indices: &[usize],
@@ -113,22 +116,22 @@ pub(super) fn find_undecodable(
     let checked: Vec<&ImageRef> = indices.iter().map(|&index| &images[index]).collect();
     let failed = find_unreadable(&checked, max_pixels, || progress.step(1));
     progress.end();
-    failed.into_iter().map(|(checked, error)| (indices[checked], error)).collect()
+    failed.into_iter().map(|(position, error)| (indices[position], error)).collect()
 }
 
 /// The views to compute, and what happens to images that cannot be read.
 pub(crate) struct ExtractJob<'a> {
-    /// Noun for the progress bar, in the plural.
+    /// What is computed, for the progress bar: a noun in the plural.
     pub(crate) output_name: &'a str,
     pub(crate) images: &'a [ImageRef],
-    /// SHA-256 of each image's bytes.
+    /// SHA-256 that each image's bytes had when the data set was read; `None` for an unreadable image.
     pub(crate) hashes: &'a [Option<[u8; 32]>],
     /// The views to compute, image by image.
     pub(crate) views: &'a [MissingView],
     pub(crate) on_error: OnError,
 }
 
-/// Stores the network's outputs for some views.
+/// Stores the network's outputs for some views: each view with its values.
 pub(crate) type StoreBatch<'a, T> = dyn FnMut(&[(&MissingView, &[T])]) -> Result<(), TrainError> + 'a;
 
 /// What [`ExtractJob::run`] has computed.
@@ -143,8 +146,14 @@ pub(crate) struct ExtractOutcome {
 }
 
 impl ExtractJob<'_> {
-    /// Computes the views and calls `store` with the outputs as they complete. If unreadable images stop the
-    /// work ([`OnError::Stop`]), the first one ends it; outputs computed until then are still stored.
+    /// Computes the views that a cache lacks: renders them with `renderer`, runs the network on them by
+    /// `inference`, and calls `store` with the outputs as they complete. Unreadable images are part of the
+    /// outcome; with [`OnError::Stop`] the first one ends the work, and outputs computed until then are still
+    /// stored.
+    ///
+    /// # Errors
+    /// [`TrainError::Format`] for an image whose bytes have changed, [`TrainError::Backbone`], and the errors
+    /// of `store`.
     pub(crate) fn run<T: Send>(
         &self,
         inference: &BatchInference<'_, T>,
@@ -152,13 +161,14 @@ impl ExtractJob<'_> {
         store: &mut StoreBatch<'_, T>,
         progress: &dyn Progress,
     ) -> Result<ExtractOutcome, TrainError> {
+        // One job per image.
         let views_of_jobs: Vec<&[MissingView]> = self.views.chunk_by(|a, b| a.image == b.image).collect();
-        let mut indices = 0..0;
+        let mut view_indices = 0..0;
         let jobs: Vec<ImageJob<'_>> = views_of_jobs
             .iter()
             .map(|views| {
-                indices = indices.end..indices.end + views.len();
-                ImageJob { image: &self.images[views[0].image], views: indices.clone() }
+                view_indices = view_indices.end..view_indices.end + views.len();
+                ImageJob { image: &self.images[views[0].image], views: view_indices.clone() }
             })
             .collect();
         let render = |job: usize, bytes: &[u8]| {
@@ -203,6 +213,7 @@ impl ExtractJob<'_> {
 /// Why an image that could be hashed cannot be used.
 enum ReadFailure {
     Unreadable(DecodeError),
+    /// The bytes of its file are no longer the ones that were hashed.
     Changed,
 }
 

@@ -35,7 +35,7 @@ pub struct PretrainedBackbone {
 }
 
 impl PretrainedBackbone {
-    /// Finds, downloads and checks the weights.
+    /// Finds the weights that `backbone.weights` names, downloads them if necessary, and checks them.
     ///
     /// # Errors
     /// [`TrainError::Backbone`].
@@ -43,8 +43,9 @@ impl PretrainedBackbone {
         Self::open_with_preprocessing(options, None, progress)
     }
 
-    /// Like [`open`](Self::open), with `preprocessing` in place of the preprocessing config next to the
-    /// weights.
+    /// Finds the weights that `backbone.weights` names, downloads them if necessary, and checks them. A
+    /// `preprocessing` replaces the preprocessing config next to the weights: a trained run passes the one
+    /// that it has stored, so that it always renders images as in its training.
     ///
     /// # Errors
     /// [`TrainError::Backbone`].
@@ -95,7 +96,8 @@ impl PretrainedBackbone {
         Ok(Backbone::new(&self.checkpoint, self.options.device, self.options.precision)?)
     }
 
-    /// The evaluation transform of these weights: resize, center crop and interpolation.
+    /// How the loader renders an image for the backbone without augmentation: the resize, center crop and
+    /// interpolation of the preprocessing that belongs to the weights, in the types of the loader.
     #[must_use]
     pub fn transform(&self) -> EvalTransform {
         let Preprocessing { resize, crop: [height, width], interpolation, .. } =
@@ -122,11 +124,11 @@ pub struct ExtractedFeatures {
 }
 
 impl ExtractedFeatures {
-    /// Computes the features that the cache lacks: the evaluation view of every image, and `n_augmented[i]`
-    /// augmented views of image `i`. Images that cannot be read stop the work or are skipped, as
-    /// `data.on_error` says. Most of them (not an image, truncated, too many pixels) are found before the
-    /// network runs; corrupt pixel data is found on decoding. Features computed before an error stay in the
-    /// cache.
+    /// Makes sure that the cache has the features of the evaluation view of every image and of
+    /// `n_augmented[i]` augmented views of image `i`, computes those that it lacks, and returns access to
+    /// them. Images that cannot be read stop the work or are skipped, as `data.on_error` says. Most of them
+    /// (not an image, truncated, too many pixels) are found before the network runs; corrupt pixel data is
+    /// found on decoding. Features computed before an error stay in the cache.
     ///
     /// # Errors
     /// [`TrainError::Unreadable`] with all images that cannot be read; [`TrainError::Backbone`],
@@ -141,8 +143,10 @@ impl ExtractedFeatures {
         Self::prepare_with(None, pretrained, options, images, n_augmented, progress)
     }
 
-    /// Like [`prepare`](Self::prepare), on `backbone` if it is given; otherwise the weights are loaded if
-    /// anything is missing.
+    /// Makes sure that the cache has the features of all images, computes those that it lacks, and returns
+    /// access to them; [`prepare`](Self::prepare) describes the views and the errors. The backbone that
+    /// computes them is `backbone`, if it is already loaded; otherwise the weights of `pretrained` are
+    /// loaded, but only if any features are missing.
     pub(crate) fn prepare_with(
         backbone: Option<&Backbone>,
         pretrained: &PretrainedBackbone,
@@ -157,9 +161,11 @@ impl ExtractedFeatures {
         let width = pretrained.width();
         let cache = FeatureCache::open(&options.features.cache)?;
 
+        // `unreadable` holds the index of each image that cannot be read, with the reason.
         let (mut hashes, mut unreadable) =
             hash_and_probe(&cache, &keys, images, width, max_pixels, progress)?;
         let snapshot = cache.snapshot()?;
+        // View 0 is the evaluation view.
         let views = n_augmented.iter().map(|n| 0..n.saturating_add(1));
         let missing = find_missing_views(&keys, &hashes, views, |key| snapshot.contains(key, width))?;
         let mut computed = 0;
@@ -167,6 +173,7 @@ impl ExtractedFeatures {
             // Load before decoding any image, so that a device error is reported at once.
             let loaded = if backbone.is_none() { Some(pretrained.load()?) } else { None };
             let backbone = backbone.or(loaded.as_ref()).expect("the backbone is given or loaded");
+            // The images that may be undecodable and have not been tried.
             let mut undecoded = missing.images;
             if on_error == OnError::Skip || unreadable.is_empty() {
                 let transform = pretrained.transform();
@@ -182,11 +189,12 @@ impl ExtractedFeatures {
                 let failed: HashSet<usize> = outcome.unreadable.iter().map(|(image, _)| *image).collect();
                 let failed_hashes: HashSet<_> = failed.iter().map(|&image| hashes[image]).collect();
                 unreadable.extend(outcome.unreadable);
-                // Only one of several images with the same bytes was decoded; if the work stopped early,
-                // others were not.
+                // Images that may be unreadable, too: copies of one that is, because only one of several
+                // images with the same bytes was decoded; and the images that were left when the work
+                // stopped.
                 undecoded.retain(|image| {
-                    let skipped = on_error == OnError::Stop && !outcome.images.contains(image);
-                    !failed.contains(image) && (failed_hashes.contains(&hashes[*image]) || skipped)
+                    let was_left = on_error == OnError::Stop && !outcome.images.contains(image);
+                    !failed.contains(image) && (failed_hashes.contains(&hashes[*image]) || was_left)
                 });
             }
             if !unreadable.is_empty() {
@@ -224,7 +232,8 @@ impl ExtractedFeatures {
         self.hashes[image].is_some()
     }
 
-    /// Appends the features of `images` in one view to `out`: `[images.len(), F]`, row-major.
+    /// Appends the cached features of the `images`, given by index, in one view to `out`:
+    /// `[images.len(), F]`, row-major, as heads take them.
     ///
     /// # Errors
     /// [`TrainError::Cache`]; [`TrainError::Data`] if the vectors have been removed from the cache meanwhile.
@@ -238,7 +247,7 @@ impl ExtractedFeatures {
             let hash = self.hashes[image].expect("the image is readable");
             if !snapshot.append(&self.keys.key(&hash, view), self.width, out)? {
                 return Err(TrainError::Data(
-                    "features were removed from the cache while in use: run the command again".into(),
+                    "features were removed from the cache while the command was running: run the command again".into(),
                 ));
             }
         }
@@ -246,7 +255,8 @@ impl ExtractedFeatures {
     }
 }
 
-/// Returns an error that lists all unreadable images, or logs a warning for each, as `on_error` says.
+/// Reports the `unreadable` images, given by index and reason, as `on_error` says: returns an error that
+/// lists all of them, or logs a warning for each.
 fn report_unreadable(
     on_error: OnError,
     images: &[ImageRef],
@@ -265,19 +275,25 @@ fn report_unreadable(
         n => tracing::warn!("{n} photos cannot be read and are skipped"),
     }
     for (image, error) in &unreadable {
-        tracing::warn!("skipped: {image}: {error}");
+        tracing::warn!("skipped the photo {image}: {error}");
     }
     Ok(())
 }
 
-/// Computes cache keys. Everything but the image and the view is hashed once.
+/// Computes the keys of cached features and activations. A key is the SHA-256 of everything that the values
+/// depend on, so that values computed with other settings, weights or image bytes are never used.
 pub(crate) struct CacheKeyBuilder {
-    common: Sha256,
-    augment: String,
+    /// Has hashed what all keys share: everything but the image, the view and the augmentation.
+    shared_hasher: Sha256,
+    /// `[augment]` as JSON, which is part of the keys of augmented views.
+    augment_json: String,
 }
 
 impl CacheKeyBuilder {
-    /// `format_parts` identify what is cached and its format; they must differ between caches.
+    /// Makes the builder of the keys under which one cache stores features or activations: hashes once what
+    /// all keys share, each part followed by a zero byte. These are the `format_parts` (what is cached and in
+    /// which format; they must differ between caches), the fingerprint of the weights, the preprocessing,
+    /// `layer`, the precision, and the decode mode unless it is exact.
     pub(crate) fn new(
         format_parts: &[&str],
         pretrained: &PretrainedBackbone,
@@ -285,42 +301,45 @@ impl CacheKeyBuilder {
         options: &Options,
     ) -> Self {
         let precision = pretrained.options().precision;
-        let preprocessing = serde_json::to_string(pretrained.checkpoint().preprocessing())
+        let preprocessing_json = serde_json::to_string(pretrained.checkpoint().preprocessing())
             .expect("preprocessing serializes to JSON");
-        let mut common = Sha256::new();
-        let rest =
-            [pretrained.checkpoint().fingerprint(), &preprocessing, layer.as_str(), precision.as_str()];
-        let scaled = (!options.data.decode.is_exact()).then_some("decode scaled");
-        for part in format_parts.iter().copied().chain(rest).chain(scaled) {
-            common.update(part);
-            common.update([0]);
+        let weights_fingerprint = pretrained.checkpoint().fingerprint();
+        let backbone_parts = [weights_fingerprint, &preprocessing_json, layer.as_str(), precision.as_str()];
+        let decode_part = (!options.data.decode.is_exact()).then_some("decode scaled");
+        let mut shared_hasher = Sha256::new();
+        for part in format_parts.iter().copied().chain(backbone_parts).chain(decode_part) {
+            shared_hasher.update(part);
+            shared_hasher.update([0]);
         }
-        let augment = serde_json::to_string(&options.augment).expect("[augment] serializes to JSON");
-        Self { common, augment }
+        let augment_json = serde_json::to_string(&options.augment).expect("[augment] serializes to JSON");
+        Self { shared_hasher, augment_json }
     }
 
-    /// Hash of what all keys share: everything but the image, the view and the augmentation.
-    pub(crate) fn common_hash(&self) -> CacheKey {
-        self.common.clone().finalize().into()
+    /// Hash of what all keys share, which names a file of the activation cache.
+    pub(crate) fn shared_hash(&self) -> CacheKey {
+        self.shared_hasher.clone().finalize().into()
     }
 
-    /// Key of a view of the image with this hash.
-    pub(crate) fn key(&self, image: &[u8; 32], view: ViewIndex) -> CacheKey {
-        let mut hash = self.common.clone();
-        hash.update(image);
+    /// The key under which a view's features or activations are cached, for the image whose bytes have the
+    /// SHA-256 `image_hash`. The augmentation is part of the key of augmented views only (`view` above 0), so
+    /// that the evaluation view (0) stays cached when `[augment]` changes.
+    pub(crate) fn key(&self, image_hash: &[u8; 32], view: ViewIndex) -> CacheKey {
+        let mut hasher = self.shared_hasher.clone();
+        hasher.update(image_hash);
         if view > 0 {
-            hash.update(view.to_le_bytes());
-            hash.update(&self.augment);
+            hasher.update(view.to_le_bytes());
+            hasher.update(&self.augment_json);
         }
-        hash.finalize().into()
+        hasher.finalize().into()
     }
 }
 
 /// SHA-256 of each image's bytes; `None` where it cannot be read.
 type ImageHashes = Vec<Option<[u8; 32]>>;
 
-/// Reads and hashes every image on all cores, and probes the header of those without a cached evaluation
-/// view. Returns the hashes, and the index and reason of each image that cannot be read.
+/// Reads and hashes every image on all cores, and probes the header of those whose evaluation view is not in
+/// the cache (as `width` features), so that most unreadable images are found before the network runs. Returns
+/// the SHA-256 of each image's bytes, and the index and reason of each image that cannot be read.
 fn hash_and_probe(
     cache: &FeatureCache,
     keys: &CacheKeyBuilder,
@@ -330,12 +349,14 @@ fn hash_and_probe(
     progress: &dyn Progress,
 ) -> Result<(ImageHashes, Vec<(usize, DecodeError)>), TrainError> {
     let snapshot = cache.snapshot()?;
+    // The outer error is a failure of the cache; the inner one says why the image cannot be read.
     let hash_one = |image: &ImageRef| -> Result<Result<[u8; 32], DecodeError>, TrainError> {
         let bytes = match image.read() {
             Ok(bytes) => bytes,
             Err(error) => return Ok(Err(error)),
         };
         let hash = Sha256::digest(&bytes).into();
+        // View 0 is the evaluation view.
         let is_cached = snapshot.contains(&keys.key(&hash, 0), width)?;
         Ok(if is_cached { Ok(hash) } else { probe(&bytes, max_pixels).map(|()| hash) })
     };
@@ -355,8 +376,10 @@ fn hash_and_probe(
 /// A view whose features or activations have to be computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct MissingView {
+    /// Index of the image.
     pub(crate) image: usize,
     pub(crate) view: ViewIndex,
+    /// The key under which the result is cached.
     pub(crate) key: CacheKey,
 }
 
@@ -368,7 +391,10 @@ pub(crate) struct MissingViews {
     pub(crate) images: Vec<usize>,
 }
 
-/// Finds the `views` of each image (given by its hash) that are not cached.
+/// Finds the views that have to be computed: those of `views` (the range of wanted view indices of each
+/// image) whose key is not cached, as `is_cached` tells. `hashes` are the SHA-256 of the images' bytes;
+/// images without a hash are unreadable and skipped. Of images with the same bytes only the first gets its
+/// views computed. Also returns all images that lack a view.
 pub(crate) fn find_missing_views(
     keys: &CacheKeyBuilder,
     hashes: &[Option<[u8; 32]>],

@@ -29,7 +29,8 @@ const FILES_AHEAD: usize = 4;
 /// Batches of features queued for the caller before the workers block.
 const FEATURE_QUEUE_CAPACITY: usize = 64;
 
-/// How batches are computed: the backbone, the function run on each batch, and the size of its input.
+/// What [`run_pipeline`] computes from each batch of views: the backbone, the function that runs it on a
+/// batch, and the size of its input. `T` is the type of an output value.
 pub(crate) struct BatchInference<'a, T> {
     pub(crate) backbone: &'a Backbone,
     /// Computes a batch's values; every view must give the same number.
@@ -40,12 +41,13 @@ pub(crate) struct BatchInference<'a, T> {
     pub(crate) queue_capacity: usize,
 }
 
-/// Runs a worker on a batch of pixels.
+/// Computes the output of a batch of pixels with a worker of the backbone, all views one after another.
 pub(crate) type InferFn<'a, T> =
     dyn Fn(&mut InferenceWorker<'_>, PixelBatch<'_>) -> Result<Vec<T>, TrainError> + Sync + 'a;
 
 impl<'a> BatchInference<'a, f32> {
-    /// Computes features at `layer`, `[N, F]`.
+    /// Configures a pipeline to compute the features of each view at `layer`, `F` values per view.
+    /// `image_size` is the height and width of a rendered view.
     pub(crate) fn for_features(backbone: &'a Backbone, layer: FeatureLayer, image_size: (u32, u32)) -> Self {
         let infer = move |worker: &mut InferenceWorker<'_>, pixels: PixelBatch<'_>| {
             Ok(worker.features(pixels, layer)?)
@@ -54,13 +56,14 @@ impl<'a> BatchInference<'a, f32> {
     }
 }
 
-/// An image to render in one or more views, which have the global indices `views`.
+/// A job of the pipeline: an image to render in one or more views. `views` are their indices among the views
+/// of all jobs.
 pub(crate) struct ImageJob<'a> {
     pub(crate) image: &'a ImageRef,
     pub(crate) views: Range<usize>,
 }
 
-/// A completed batch or a failed image.
+/// What the pipeline hands to the caller: a completed batch or a failed image.
 pub(crate) enum JobResult<T, E> {
     /// The network's outputs for these views, one after another.
     Outputs { views: Vec<usize>, values: Vec<T> },
@@ -68,14 +71,16 @@ pub(crate) enum JobResult<T, E> {
     Failed { job: usize, error: E },
 }
 
-/// Renders the views of a job, given its index and its image's bytes; each is `[H, W, 3]`.
+/// Renders the views of a job, given the job's index and the bytes of its image; each view is `[H, W, 3]`.
 pub(crate) type RenderFn<'a, E> = dyn Fn(usize, &[u8]) -> Result<Vec<Vec<u8>>, E> + Sync + 'a;
 
 /// Called with the results since the last call. `Break` stops scheduling; batches in flight are still
 /// delivered.
 pub(crate) type OnResults<'a, T, E, F> = dyn FnMut(Vec<JobResult<T, E>>) -> Result<ControlFlow<()>, F> + 'a;
 
-/// Runs `jobs` through the network and calls `on_results` on the calling thread as batches complete.
+/// Reads, renders (with `render`) and computes (with `inference`) the views of all `jobs` on all cores, and
+/// calls `on_results` with the outputs on the calling thread as batches complete. `T` is an output value of
+/// the network, `E` the reason why an image failed, and `F` the caller's error.
 ///
 /// # Errors
 /// [`TrainError::Backbone`] from the network, or the error of `on_results`; either stops the work.
@@ -96,10 +101,12 @@ where
     let shared = SharedQueue::new(n_views, workers.len());
     let (file_sender, files) = sync_channel(FILES_AHEAD * n_threads);
     let (result_sender, results) = sync_channel(inference.queue_capacity);
+    // One entry per thread; threads without a worker only render.
     let mut workers: Vec<Option<InferenceWorker<'_>>> = workers.into_iter().map(Some).collect();
     workers.resize_with(n_threads.max(workers.len()), || None);
     thread::scope(|scope| {
         let _stop_on_panic = StopOnPanic(&shared);
+        // The reader thread.
         scope.spawn(move || {
             for (job, ImageJob { image, .. }) in jobs.iter().enumerate() {
                 // The receiver is gone: the work is over.
@@ -126,7 +133,9 @@ where
     })
 }
 
-/// Passes results to `on_results` until all threads have ended.
+/// Receives the results of the threads and passes them to `on_results`, all that are ready at once, until the
+/// threads have ended. An error of the network stops the scheduling and is returned at the end; an error of
+/// `on_results` is returned at once.
 fn drain_results<T, E, F: From<TrainError>>(
     shared: &SharedQueue,
     receiver: &Receiver<Result<JobResult<T, E>, TrainError>>,
@@ -156,7 +165,7 @@ fn drain_results<T, E, F: From<TrainError>>(
     outcome
 }
 
-/// A thread that renders images and, if it has a worker, runs the network.
+/// A thread of [`run_pipeline`], which renders images and, if it has a worker, runs the network.
 struct PipelineWorker<'a, T, E> {
     inference: &'a BatchInference<'a, T>,
     jobs: &'a [ImageJob<'a>],
@@ -170,7 +179,8 @@ struct PipelineWorker<'a, T, E> {
 type LoadedFile = (usize, Result<Vec<u8>, DecodeError>);
 
 impl<T, E: From<DecodeError>> PipelineWorker<'_, T, E> {
-    /// Runs tasks until there are none left.
+    /// The thread's main loop: renders images and, with a `worker`, runs the network on batches of them,
+    /// until no tasks are left. Sends results and errors to the caller.
     fn run_until_done(self, mut worker: Option<InferenceWorker<'_>>) {
         let _stop_on_panic = StopOnPanic(self.shared);
         let role = if worker.is_some() { ThreadRole::Infer } else { ThreadRole::RenderOnly };
@@ -188,7 +198,7 @@ impl<T, E: From<DecodeError>> PipelineWorker<'_, T, E> {
         }
     }
 
-    /// Runs the network on a batch.
+    /// Runs the network on a batch of rendered views; returns their outputs as [`JobResult::Outputs`].
     fn run_batch(
         &self,
         worker: &mut InferenceWorker<'_>,
@@ -201,10 +211,13 @@ impl<T, E: From<DecodeError>> PipelineWorker<'_, T, E> {
         Ok(JobResult::Outputs { values: (self.inference.infer)(worker, pixels)?, views })
     }
 
-    /// Renders the next image, if there is one; returns a result only if it fails.
+    /// Renders the views of the next image that the reader thread has loaded, if there is one, and queues
+    /// them for the network. Returns [`JobResult::Failed`] if the image cannot be read or rendered, and
+    /// otherwise `None`.
     fn render_next(&self) -> Option<JobResult<T, E>> {
         let file = lock(&self.files).recv();
         let Ok((job, bytes)) = file else {
+            // The reader has ended, so the task that `next_task` counted as rendering renders nothing.
             self.shared.update(|state| {
                 state.files_exhausted = true;
                 state.n_rendering -= 1;
@@ -234,25 +247,33 @@ type RenderedView = (usize, Vec<u8>);
 
 /// A thread's next task.
 enum NextTask {
+    /// Run the network on these views.
     RunBatch(Vec<RenderedView>),
+    /// Render the next image.
     Render,
+    /// End the thread: nothing is left to do.
     Finish,
 }
 
 /// What a thread can do.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum ThreadRole {
+    /// Render, and run the network with a worker.
     Infer,
+    /// Render only, without a worker.
     RenderOnly,
 }
 
 /// The queue of rendered views that the threads share.
 struct SharedQueue {
     state: Mutex<QueueState>,
+    /// Notified when the state has changed.
     changed: Condvar,
+    /// Number of threads that run the network.
     n_workers: usize,
 }
 
+/// The contents of the [`SharedQueue`], from which each thread's next task follows.
 struct QueueState {
     /// Rendered views that wait for the network.
     ready: VecDeque<RenderedView>,
@@ -269,6 +290,9 @@ struct QueueState {
 }
 
 impl SharedQueue {
+    /// An empty queue of rendered views, which the pipeline's threads will share, before the first image is
+    /// rendered. `n_views` is the number of views of all jobs, `n_workers` the number of threads that run the
+    /// network.
     fn new(n_views: usize, n_workers: usize) -> Self {
         let state = QueueState {
             ready: VecDeque::new(),
@@ -281,7 +305,10 @@ impl SharedQueue {
         Self { state: Mutex::new(state), changed: Condvar::new(), n_workers }
     }
 
-    /// Waits for the next task of a thread.
+    /// Waits for the next task of a thread with this `role` and takes it from the queue. A thread that can
+    /// run the network does so as soon as a batch is rendered (the last one may be smaller), and otherwise
+    /// renders an image. A thread that only renders stops while a few batches are waiting, to bound the
+    /// memory.
     fn next_task(&self, role: ThreadRole) -> NextTask {
         let mut state = lock(&self.state);
         loop {
@@ -289,9 +316,9 @@ impl SharedQueue {
                 return NextTask::Finish;
             }
             let more_to_come = !state.files_exhausted || state.n_rendering > 0;
-            let infers = role == ThreadRole::Infer;
+            let runs_network = role == ThreadRole::Infer;
             let batch_size = state.batch_size(self.n_workers);
-            if infers && !state.ready.is_empty() && (state.ready.len() >= batch_size || !more_to_come) {
+            if runs_network && !state.ready.is_empty() && (state.ready.len() >= batch_size || !more_to_come) {
                 let end = batch_size.min(state.ready.len());
                 let batch: Vec<RenderedView> = state.ready.drain(..end).collect();
                 state.n_remaining -= batch.len();
@@ -301,7 +328,7 @@ impl SharedQueue {
             if !more_to_come {
                 return NextTask::Finish;
             }
-            if !state.files_exhausted && (infers || state.ready.len() < BATCHES_AHEAD * BATCH_SIZE) {
+            if !state.files_exhausted && (runs_network || state.ready.len() < BATCHES_AHEAD * BATCH_SIZE) {
                 state.n_rendering += 1;
                 return NextTask::Render;
             }
@@ -309,21 +336,23 @@ impl SharedQueue {
         }
     }
 
-    /// Changes the state and wakes waiting threads.
+    /// Changes the state with `change` and wakes the threads that wait for a task; returns what `change`
+    /// returns.
     fn update<T>(&self, change: impl FnOnce(&mut QueueState) -> T) -> T {
         let outcome = change(&mut lock(&self.state));
         self.changed.notify_all();
         outcome
     }
 
-    /// Stops scheduling.
+    /// Stops scheduling: no thread gets another task.
     fn stop(&self) {
         self.update(|state| state.stopped = true);
     }
 }
 
 impl QueueState {
-    /// Views per batch. The last ones are split evenly among the workers, so that none runs alone at the end.
+    /// Number of views in the next batch: [`BATCH_SIZE`], or fewer near the end. The last views are split
+    /// evenly among the workers, so that none of them runs alone at the end.
     fn batch_size(&mut self, n_workers: usize) -> usize {
         if self.final_batch_size.is_none() && self.n_remaining <= n_workers * BATCH_SIZE {
             self.final_batch_size = Some(self.n_remaining.div_ceil(n_workers));
@@ -332,10 +361,12 @@ impl QueueState {
     }
 }
 
-/// Stops the other threads if this one panics.
+/// A guard that each thread of the pipeline holds: it stops the other threads if this one panics.
 struct StopOnPanic<'a>(&'a SharedQueue);
 
 impl Drop for StopOnPanic<'_> {
+    /// Stops the scheduling if the thread that drops the guard panics: otherwise the other threads would wait
+    /// for it forever.
     fn drop(&mut self) {
         if thread::panicking() {
             self.0.stop();

@@ -13,16 +13,18 @@ use crate::atomic_write::TEMP_PREFIX;
 use crate::error::TrainError;
 use crate::run::tensors::StoredTensors;
 
-/// Key of the state in the metadata.
+/// Key of the state in the metadata of the safetensors file.
 const METADATA_KEY: &str = "headstock";
 
-/// Values by name.
+/// The arrays of a checkpoint to save, by name.
 pub(super) type NamedArrays<'a> = BTreeMap<String, &'a [f32]>;
 
-/// A loaded checkpoint: the state and the values by name.
+/// A loaded checkpoint: the state, and the arrays by name.
 pub(super) type StoredCheckpoint<P> = (P, BTreeMap<String, Vec<f32>>);
 
-/// Writes a checkpoint atomically: an existing one stays until the new one is on disk.
+/// Writes a checkpoint of a training to `path`: the `state` (such as counters of steps) as JSON, and the
+/// `arrays` by name (such as the model's values). It is atomic: an existing file stays until the new one is
+/// on disk.
 ///
 /// # Errors
 /// [`TrainError::Io`], [`TrainError::Format`].
@@ -37,7 +39,8 @@ pub(super) fn save(path: &Path, state: &impl Serialize, arrays: &NamedArrays<'_>
     synced.and_then(|()| fs::rename(&temp_path, path)).map_err(TrainError::io("write", path))
 }
 
-/// Reads a checkpoint; `None` if there is no file.
+/// Reads the checkpoint that [`save`] wrote to `path`, to resume a training: returns the state, of type `P`,
+/// and the arrays by name. `None` if there is no file, because nothing has been saved yet.
 ///
 /// # Errors
 /// [`TrainError::Io`], and [`TrainError::Format`] for a damaged file.
@@ -46,8 +49,8 @@ pub(super) fn load<P: DeserializeOwned>(path: &Path) -> Result<Option<StoredChec
         return Ok(None);
     }
     let file = StoredTensors::open(path)?;
-    let entry =
-        file.metadata_entry(METADATA_KEY).ok_or_else(|| TrainError::format(path)("not a checkpoint"))?;
+    let no_state = || TrainError::format(path)("the file is not a training checkpoint: start a new run");
+    let entry = file.metadata_entry(METADATA_KEY).ok_or_else(no_state)?;
     let state = serde_json::from_str(entry).map_err(TrainError::format(path))?;
     let arrays = file
         .tensors()?

@@ -8,8 +8,10 @@ use super::BLOCK_LEN;
 /// Independent partial sums per block: a fixed number, so that every processor gives the same bits.
 const LANES: usize = 16;
 
-/// Scales gradients down to a total norm of at most `max_norm` and returns the norm before, as PyTorch's
-/// `clip_grad_norm_` (Pascanu et al., ICML 2013). Gradients with a non-finite norm stay unchanged.
+/// Clips the gradients of all parameters, so that one unusual batch cannot spoil the model: scales them in
+/// place so that their total Euclidean norm is at most `max_norm`, and returns the norm before, as PyTorch's
+/// `clip_grad_norm_` (Pascanu et al., ICML 2013). Gradients with a non-finite norm stay unchanged, for the
+/// caller to report.
 pub(super) fn clip_grad_norm(gradients: &mut [&mut [f32]], max_norm: f64) -> f64 {
     let norm = gradients.iter().map(|gradient| sum_of_squares(gradient)).sum::<f64>().sqrt();
     // PyTorch's guard against a norm of 0.
@@ -25,13 +27,16 @@ pub(super) fn clip_grad_norm(gradients: &mut [&mut [f32]], max_norm: f64) -> f64
     norm
 }
 
-/// Sum of squares; the order of summation depends only on the length.
+/// Sum of the squares of `values`, for their norm. Blocks run in parallel, but the order of summation depends
+/// only on the length, so that every processor gives the same bits.
 fn sum_of_squares(values: &[f32]) -> f64 {
     let blocks: Vec<f64> = values.par_chunks(BLOCK_LEN).map(sum_of_squares_in_block).collect();
     blocks.iter().sum()
 }
 
-/// Sum of squares in a block, with `LANES` partial sums.
+/// Sum of the squares of one block of gradient values, a part of their squared norm. It has [`LANES`] partial
+/// sums, so that the compiler can vectorize the loop; pulp's `dispatch` runs it with the vector instructions
+/// that the processor has.
 fn sum_of_squares_in_block(values: &[f32]) -> f64 {
     Arch::new().dispatch(
         #[inline(always)]

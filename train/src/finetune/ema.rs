@@ -8,18 +8,21 @@ use super::BLOCK_LEN;
 
 /// Exponential moving average (EMA) of parameters and BatchNorm running statistics, as timm's `ModelEmaV3`.
 /// It starts as a copy of the model, and its decay ramps up, as in TensorFlow's `ExponentialMovingAverage`
-/// with `num_updates`: otherwise a short run would mostly average its start.
+/// with `num_updates`; with the full decay from the start, the average of a short run would mostly be its
+/// start.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Ema {
     max_decay: f64,
     updates: u64,
+    /// The average of each array of the model, in the order of the model's named values.
     values: Vec<Vec<f32>>,
 }
 
 /// A saved average does not fit the model.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error(
-    "the saved average has {found} values for parameter {index}, which has {expected}: it was saved for another model"
+    "the saved moving average has {found} values for parameter {index}, which has {expected}, so a different model saved \
+     it: start a new run"
 )]
 pub(super) struct EmaError {
     /// Index of the parameter.
@@ -31,13 +34,15 @@ pub(super) struct EmaError {
 }
 
 impl Ema {
-    /// Starts with a copy of `parameters`; `max_decay`, from 0 to below 1, is the limit of the decay.
+    /// Starts the averages as a copy of `parameters`, the arrays of the model. `max_decay`, from 0 to below
+    /// 1, is the limit of the decay.
     #[must_use]
     pub(super) fn new<'a>(max_decay: f64, parameters: impl IntoIterator<Item = &'a [f32]>) -> Self {
         Self { max_decay, updates: 0, values: parameters.into_iter().map(<[f32]>::to_vec).collect() }
     }
 
-    /// Restores the values saved after `updates` updates.
+    /// Restores the exponential moving averages (EMA) of the model's arrays: `values`, as a checkpoint saved
+    /// them after `updates` updates, so that a resumed training continues with the same bits.
     ///
     /// # Errors
     /// [`EmaError`] if their number or lengths differ from the model's.
@@ -71,11 +76,14 @@ impl Ema {
         self.updates
     }
 
-    /// Updates the average with the model's values after a step.
+    /// Updates the exponential moving averages (EMA) with `parameters`, the model's arrays after an optimizer
+    /// step, in the same order as in [`new`](Self::new): `average += (1 - decay) * (value - average)`. pulp's
+    /// `dispatch` runs the loop with the vector instructions that the processor has.
     ///
     /// # Panics
-    /// If the number or lengths of `parameters` differ from the average's.
+    /// If the number or lengths of `parameters` differ from those of the averages.
     pub(super) fn update<'a>(&mut self, parameters: impl IntoIterator<Item = &'a [f32]>) {
+        // Weight of the new values in the average.
         let weight = (1.0 - decay_after(self.max_decay, self.updates)) as f32;
         let mut parameters = parameters.into_iter();
         for averages in &mut self.values {
@@ -99,7 +107,7 @@ impl Ema {
     }
 }
 
-/// Decay of the update after `updates` earlier ones, at most `max_decay`.
+/// Decay of the update after `updates` earlier ones: `(1 + updates) / (10 + updates)`, at most `max_decay`.
 fn decay_after(max_decay: f64, updates: u64) -> f64 {
     let updates = updates as f64;
     max_decay.min((1.0 + updates) / (10.0 + updates))

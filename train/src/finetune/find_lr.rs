@@ -17,7 +17,7 @@ const SMOOTHING_DECAY: f64 = 0.9;
 /// The test stops when the smoothed loss exceeds its lowest value by this factor.
 const STOP_FACTOR: f64 = 4.0;
 
-/// Loss as a function of a rising learning rate.
+/// The result of a range test: the loss at rising learning rates, and suggestions for the learning rate.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct LrCurve {
     /// One point per step, the lowest rate first.
@@ -41,19 +41,22 @@ pub struct LrPoint {
     pub smoothed: f64,
 }
 
-/// Runs a range test on the training photos with the settings of `[tune]`. The learning rates of the backbone
-/// stay in proportion to the head's.
+/// Runs a learning-rate range test on the training images with the settings of `[tune]`, to help choose
+/// `tune.lr`. The learning rates of the backbone stay in proportion to the head's.
 ///
 /// # Errors
 /// [`TrainError`]; [`TrainError::Usage`] if only the head is trained.
 pub fn find_lr(settings: &Settings, progress: &dyn Progress) -> Result<LrCurve, TrainError> {
-    let prepared_finetune = PreparedFinetune::new(settings, None, progress)?;
+    let prepared_finetune = PreparedFinetune::prepare(settings, None, progress)?;
     with_trainer_config(&prepared_finetune, settings, None, progress, |config, model| {
         run_range_test(Trainer::new(config, model)?, &settings.options.tune, progress)
     })
 }
 
-/// Runs the range test with a new trainer.
+/// Runs the learning-rate range test (Smith 2017), which shows good learning rates: trains for up to
+/// [`STEPS`] steps with a learning rate that rises from step to step, stops early once the loss has grown far
+/// above its lowest value, and returns the losses with suggested rates. `trainer` must not have trained
+/// before and must have been made with `options`.
 pub(super) fn run_range_test(
     trainer: Trainer<'_>,
     options: &TuneOptions,
@@ -62,6 +65,7 @@ pub(super) fn run_range_test(
     let (lr, backbone_lr) = options.learning_rates();
     let mut smoothed = SmoothedLoss::default();
     let should_stop = move |loss: f64| smoothed.push_and_check(loss);
+    // The trainer takes a factor of the configured learning rates; `lr` is that of the head.
     let losses = trainer.lr_range_test(
         Box::new(move |steps_done| lr_at(steps_done) / lr),
         STEPS,
@@ -71,13 +75,16 @@ pub(super) fn run_range_test(
     Ok(LrCurve { backbone_share: backbone_lr / lr, ..lr_curve(&losses) })
 }
 
-/// The head's learning rate in the step after `steps_done` others.
+/// The head's learning rate in the step of the test after `steps_done` others: it rises geometrically from
+/// the first to the last value of [`LR_RANGE`].
 fn lr_at(steps_done: u64) -> f64 {
     let [first, last] = LR_RANGE;
     first * (last / first).powf(steps_done as f64 / (STEPS - 1) as f64)
 }
 
-/// The curve of the losses before each step; `backbone_share` is to be filled in.
+/// Builds the result of a range test from its `losses`, one before each step, up to the first that is not
+/// finite: adds the learning rate of each step, smooths the losses, and finds the suggested learning rates.
+/// `backbone_share` (ratio of the backbone's to the head's learning rate) is 1 here; the caller replaces it.
 fn lr_curve(losses: &[f64]) -> LrCurve {
     let mut smoothed = SmoothedLoss::default();
     let points: Vec<LrPoint> = (0..)
@@ -86,7 +93,9 @@ fn lr_curve(losses: &[f64]) -> LrCurve {
         .map(|(steps_done, &loss)| LrPoint { lr: lr_at(steps_done), loss, smoothed: smoothed.push(loss) })
         .collect();
     let lowest = points.iter().min_by(|a, b| a.smoothed.total_cmp(&b.smoothed));
+    // The first and the lowest point, if the smoothed loss falls at all.
     let falls = points.first().zip(lowest).filter(|(first, lowest)| lowest.smoothed < first.smoothed);
+    // The largest fall of the smoothed loss in one step (a negative number), and the learning rate before it.
     let steepest = points
         .windows(2)
         .map(|pair| (pair[1].smoothed - pair[0].smoothed, pair[0].lr))
@@ -99,23 +108,29 @@ fn lr_curve(losses: &[f64]) -> LrCurve {
     }
 }
 
-/// Bias-corrected moving average of the loss.
+/// Exponential moving average of the loss, `sum / weight`. The division corrects the bias to 0 of the first
+/// averages, as in Adam.
 #[derive(Default)]
 struct SmoothedLoss {
+    /// Moving average of the losses that starts at 0.
     sum: f64,
+    /// Total weight of the losses in `sum`: 0 at the start, close to 1 after many losses.
     weight: f64,
+    /// Lowest average that [`push_and_check`](Self::push_and_check) has seen.
     lowest: Option<f64>,
 }
 
 impl SmoothedLoss {
-    /// Adds a loss; returns the average.
+    /// Adds the loss of the next step; returns the bias-corrected exponential moving average of all losses so
+    /// far, which is less noisy than a single loss.
     fn push(&mut self, loss: f64) -> f64 {
         self.sum = SMOOTHING_DECAY * self.sum + (1.0 - SMOOTHING_DECAY) * loss;
         self.weight = SMOOTHING_DECAY * self.weight + (1.0 - SMOOTHING_DECAY);
         self.sum / self.weight
     }
 
-    /// Adds a loss; returns whether the average is far above its lowest value.
+    /// Adds the loss of the next step; returns whether the average exceeds [`STOP_FACTOR`] times its lowest
+    /// value so far: the training diverges, and the test stops.
     fn push_and_check(&mut self, loss: f64) -> bool {
         let smoothed = self.push(loss);
         let lowest = self.lowest.map_or(smoothed, |lowest| lowest.min(smoothed));

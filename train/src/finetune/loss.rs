@@ -14,10 +14,11 @@ pub(super) struct CrossEntropy {
 }
 
 impl CrossEntropy {
-    /// The loss of logits `[N, C]`, and its gradient `[N, C]` times `grad_scale` (the batch's share of a step
-    /// that accumulates several batches). The loss of a mixed batch is `λ` times the loss of its labels plus
-    /// `1 - λ` times the loss of its partners' labels, as in the original mixup. A batch whose labels all
-    /// have weight 0 has the loss 0.
+    /// Returns the cross-entropy of logits `[N, C]` with the labels `[N]`, and its gradient w.r.t. the logits
+    /// `[N, C]` times `grad_scale` (the batch's share of an optimizer step that accumulates several batches).
+    /// For a batch that mixup or `CutMix` has `mixed`, the loss is `λ` times the loss of its labels plus
+    /// `1 - λ` times the loss of its partners' labels, as in the original mixup. If all labels have weight 0,
+    /// the loss is 0.
     ///
     /// # Panics
     /// For a label without a logit, or if there are not as many rows as labels.
@@ -38,7 +39,11 @@ impl CrossEntropy {
         )
     }
 
-    /// Sum of the losses for several label assignments, each times its factor.
+    /// Returns the cross-entropy of `logits` `[N, C]` for several `assignments` of labels `[N]` to the
+    /// images, each with a factor (mixup has two): the sum of their losses times their factors, each loss a
+    /// mean with class weights. Also returns the gradient w.r.t. the logits times `grad_scale`, `[N, C]`.
+    /// With `p = softmax(logits)` of an image and its target `t` (label smoothing and all weights included),
+    /// its loss is `-Σ t log p`, with the gradient `p Σ t - t`.
     fn weighted_loss(
         &self,
         logits: &[f32],
@@ -60,6 +65,7 @@ impl CrossEntropy {
             .map(|(factor, labels)| (factor, total_weight(labels)))
             .map(|(factor, sum)| if sum > 0.0 { factor / sum } else { 0.0 })
             .collect();
+        // The label smoothing: part of the target of every class, before its class weight.
         let spread = factors.iter().sum::<f64>() * self.label_smoothing / n_classes as f64;
         let (mut loss, mut grad_logits) = (0.0, Vec::with_capacity(logits.len()));
         let mut targets = vec![0.0; n_classes];
@@ -86,17 +92,19 @@ impl CrossEntropy {
     }
 }
 
-/// Sum of the log-losses of logits `[N, C]`, and the number of correct predictions; ties go to the lowest
-/// label.
+/// Returns the sum of the log-losses (`-ln p(label)`) of images with the logits `[N, C]` and the `labels`
+/// `[N]`, and the number of correct predictions (hits), for validation. Of equal largest logits, the lowest
+/// class number is predicted.
 ///
 /// # Panics
-/// As [`CrossEntropy::loss_and_gradient`].
+/// For a label without a logit, or if there are not as many rows as labels.
 #[must_use]
 pub(super) fn log_loss_and_hits(logits: &[f32], labels: &[u32]) -> (f64, usize) {
     let n_classes = logits.len() / labels.len().max(1);
     assert_eq!(logits.len(), labels.len() * n_classes, "each label has a row of logits");
     let rows = (0..labels.len()).map(|row_index| &logits[row_index * n_classes..][..n_classes]).zip(labels);
     rows.fold((0.0, 0), |(loss, n_correct), (row, &label)| {
+        // A lower class must have a smaller logit, a higher class may have the same.
         let (before, after) = row.split_at(label as usize);
         let logit = after[0];
         let is_correct =
@@ -105,7 +113,8 @@ pub(super) fn log_loss_and_hits(logits: &[f32], labels: &[u32]) -> (f64, usize) 
     })
 }
 
-/// `log Σ exp x`, without overflow.
+/// `log Σ exp x` of the logits `x` of a row, without overflow. A logit minus this is the logarithm of its
+/// softmax.
 fn log_sum_exp(row: &[f32]) -> f64 {
     let max = f64::from(row.iter().copied().fold(f32::NEG_INFINITY, f32::max));
     max + row.iter().map(|&x| (f64::from(x) - max).exp()).sum::<f64>().ln()

@@ -32,10 +32,12 @@ struct CutRegion {
 }
 
 impl BatchMixing {
-    /// Mixes a batch `[N, H, W, C]` in place with random draws; `None` if there is nothing to mix.
+    /// Mixes each image of a batch with a random image of the batch (its partner), in place, by mixup (a
+    /// weighted sum) or `CutMix` (a rectangle is replaced). `shape` is `[N, H, W, C]`. Returns how the images
+    /// were mixed, for the loss; `None`, with the batch unchanged, if mixing is off or the batch is empty.
     ///
     /// # Panics
-    /// If the number of values is not that of `shape`.
+    /// If `batch` does not have the number of values of `shape`.
     pub(super) fn apply(
         &self,
         batch: &mut [f32],
@@ -56,21 +58,23 @@ impl BatchMixing {
         }
         let mut partners: Vec<usize> = (0..n_images).collect();
         random.shuffle(&mut partners);
+        // The share of itself that each image keeps.
         let lambda = sample_beta(alpha, random);
         let before = batch.to_vec();
-        let size = height * width * channels;
-        let pairs = batch.par_chunks_exact_mut(size).zip(&partners);
-        let pairs = pairs.map(|(image, &partner)| (image, &before[partner * size..][..size]));
+        let image_len = height * width * channels;
+        let pairs = batch.par_chunks_exact_mut(image_len).zip(&partners);
+        let pairs = pairs.map(|(image, &partner)| (image, &before[partner * image_len..][..image_len]));
         if !use_cutmix {
             let (own_weight, partner_weight) = (lambda as f32, (1.0 - lambda) as f32);
             pairs.for_each(|(image, partner)| {
-                for (value, partner) in image.iter_mut().zip(partner) {
-                    *value = partner_weight * partner + own_weight * *value;
+                for (value, partner_value) in image.iter_mut().zip(partner) {
+                    *value = partner_weight * partner_value + own_weight * *value;
                 }
             });
             return Some(MixedBatch { partners, lambda });
         }
         let center = [random.below(height), random.below(width)];
+        // From here on, `lambda` is the exact share that remains.
         let (CutRegion { rows, columns: [start, end] }, lambda) =
             cutmix_region(lambda, center, [height, width]);
         pairs.for_each(|(image, partner)| {
@@ -83,10 +87,13 @@ impl BatchMixing {
     }
 }
 
-/// The rectangle around a center that `CutMix` replaces, and the remaining share of the image, as
-/// torchvision's `CutMix`.
+/// Computes the rectangle that `CutMix` replaces by another image, around `center` (row, column), so that
+/// about the share `lambda` of an image of `sides` (height, width) remains, as in torchvision. Returns the
+/// rectangle, cut at the image's edges, and the exact share of the image outside of it, which is the weight
+/// of the image's own label in the loss.
 fn cutmix_region(lambda: f64, center: [usize; 2], sides: [usize; 2]) -> (CutRegion, f64) {
     let range_along = |axis: usize| {
+        // A rectangle of the area `1 - lambda` has sides of `sqrt(1 - lambda)`.
         let half = (0.5 * (1.0 - lambda).sqrt() * sides[axis] as f64) as usize;
         [center[axis].saturating_sub(half), (center[axis] + half).min(sides[axis])]
     };
@@ -95,7 +102,8 @@ fn cutmix_region(lambda: f64, center: [usize; 2], sides: [usize; 2]) -> (CutRegi
     (CutRegion { rows, columns }, 1.0 - area as f64 / (sides[0] * sides[1]) as f64)
 }
 
-/// Samples `Beta(α, α)` as the share of one of two `Gamma(α)` samples; in logarithms, because both may
+/// Draws a sample of `Beta(α, α)`, a number from 0 to 1, for the share `λ` that an image keeps. It is
+/// `first / (first + second)` of two samples of `Gamma(α)`, computed from their logarithms, because both may
 /// underflow.
 fn sample_beta(alpha: f64, random: &mut KeyedRng) -> f64 {
     let first = sample_log_gamma(alpha, random);
@@ -103,15 +111,19 @@ fn sample_beta(alpha: f64, random: &mut KeyedRng) -> f64 {
     1.0 / (1.0 + (second - first).exp())
 }
 
-/// Samples the logarithm of `Gamma(shape)` by Marsaglia and Tsang (ACM TOMS 26, 2000), with their boost for a
-/// shape below 1.
+/// Draws a sample of the gamma distribution with this `shape` and scale 1, for [`sample_beta`], and returns
+/// its logarithm, because the sample itself may underflow to 0. It is the rejection method of Marsaglia and
+/// Tsang (ACM TOMS 26, 2000), with the names of the paper, and with their formula for a shape `a` below 1:
+/// `Gamma(a) = Gamma(a + 1) * uniform^(1 / a)`.
 fn sample_log_gamma(shape: f64, random: &mut KeyedRng) -> f64 {
     if shape < 1.0 {
         let larger = sample_log_gamma(shape + 1.0, random);
+        // `1 - uniform` is never 0, so that the logarithm is finite.
         return larger + (1.0 - random.uniform()).ln() / shape;
     }
     let d = shape - 1.0 / 3.0;
     let c = 1.0 / (9.0 * d).sqrt();
+    // Draws candidates `d * v` until one is accepted.
     loop {
         let x = sample_normal(random);
         let v = (1.0 + c * x).powi(3);
@@ -122,7 +134,7 @@ fn sample_log_gamma(shape: f64, random: &mut KeyedRng) -> f64 {
     }
 }
 
-/// Samples the standard normal distribution by Box and Muller (1958).
+/// Draws a sample of the standard normal distribution by the method of Box and Muller (1958).
 fn sample_normal(random: &mut KeyedRng) -> f64 {
     let radius = (-2.0 * (1.0 - random.uniform()).ln()).sqrt();
     radius * (TAU * random.uniform()).cos()

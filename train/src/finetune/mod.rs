@@ -54,7 +54,7 @@ use crate::samples::SampleSet;
 /// Values per parallel block of elementwise operations.
 const BLOCK_LEN: usize = 1 << 14;
 
-/// Fewest held-out photos that are used for calibration.
+/// Fewest held-out images that are used for calibration.
 const MIN_CALIBRATION_SAMPLES: usize = 10;
 
 /// Fine-tunes as `settings` say and writes a run. If it is interrupted, [`resume`] continues it.
@@ -69,13 +69,13 @@ pub(crate) fn start_finetune(
     run_to_end(settings, run, progress)
 }
 
-/// Continues an interrupted fine-tuning from its last checkpoint. The result is the same as without the
-/// interruption.
+/// Continues an interrupted fine-tuning, the run in `folder`, from its latest checkpoint. The result is the
+/// same as without the interruption. Also returns the settings of the run.
 ///
 /// # Errors
 /// [`TrainError::Usage`] if there is nothing to resume, another program is training the run, or settings,
-/// photos or weights have changed since it began; [`TrainError`] as for training. The last checkpoint is kept
-/// then.
+/// images or weights have changed since the run began; [`TrainError`] as for training. The latest checkpoint
+/// stays.
 pub fn resume(
     folder: &Path,
     heads: &Registry,
@@ -85,7 +85,10 @@ pub fn resume(
     let settings = Config::read(&folder.join(CONFIG))?.with_overrides_from_cwd().resolve(heads)?;
     let outcome = match resumed {
         ResumeState::Finished(metrics) => {
-            tracing::info!("{} is already finished", folder.display());
+            tracing::info!(
+                "the training of {} is already finished: there is nothing to resume",
+                folder.display()
+            );
             TrainOutcome { folder: folder.into(), metrics: *metrics, example: None }
         }
         ResumeState::InProgress(run) => run_to_end(&settings, run, progress)?,
@@ -93,7 +96,8 @@ pub fn resume(
     Ok((settings, outcome))
 }
 
-/// Trains, tests and finishes the run. After an error the run is kept only if it has a checkpoint.
+/// Trains, tests and finishes the run. After an error the run stays if it has a checkpoint to resume from;
+/// without one its folder is removed.
 fn run_to_end(
     settings: &Settings,
     run: RunInProgress,
@@ -106,7 +110,7 @@ fn run_to_end(
         Err(error) => {
             if trainer::has_checkpoint(&run) {
                 let folder = run.folder().display();
-                tracing::info!("to resume from the last checkpoint: headstock train --resume {folder}");
+                tracing::info!("to resume from the latest checkpoint: headstock train --resume {folder}");
             } else {
                 run.discard();
             }
@@ -115,28 +119,30 @@ fn run_to_end(
     }
 }
 
-/// The prepared data, the holdout split, and the head to start fine-tuning with.
+/// What fine-tuning starts from: the prepared data, the holdout split, and the head's initial parameters.
 struct PreparedFinetune {
     prepared: PreparedData,
     split: HoldoutSplit,
-    /// The label of each sample.
+    /// The label of each sample of the data set, training and test.
     labels: Vec<u32>,
-    /// The head's initial parameters, and the hyperparameters its fit chose.
+    /// The head's initial parameters.
     initial_head: Tensors,
+    /// The hyperparameters chosen by the fit of the initial head.
     chosen_params: Vec<(String, f64)>,
     seconds: PhaseSeconds,
 }
 
 impl PreparedFinetune {
-    /// Prepares the data, holds samples out, and fits the head if it is to start fitted; not if the `run` has
-    /// a checkpoint, which contains the head.
-    fn new(
+    /// Prepares the data, holds out training samples for validation, and fits the initial head if
+    /// `tune.head_init` says so. If the `run` has a checkpoint, which contains the head, the head is not
+    /// fitted.
+    fn prepare(
         settings: &Settings,
         run: Option<&RunInProgress>,
         progress: &dyn Progress,
     ) -> Result<Self, TrainError> {
         let options = &settings.options.tune;
-        let mut prepared = PreparedData::new(settings, progress)?;
+        let mut prepared = PreparedData::prepare(settings, progress)?;
         let split = hold_out_split(&prepared.samples, &prepared.train, options)?;
         let labels = prepared.samples.rows.iter().map(|row| row.label).collect();
         let mut seconds = PhaseSeconds { features: prepared.seconds, ..PhaseSeconds::default() };
@@ -156,14 +162,21 @@ impl PreparedFinetune {
     }
 }
 
-/// The configured head, if the backbone is to be fine-tuned with it.
+/// The configured head, which is trained together with the backbone.
+///
+/// # Errors
+/// [`TrainError::Usage`] if only the head is trained.
 fn differentiable_head(settings: &Settings) -> Result<&dyn Differentiable, TrainError> {
     settings.head.differentiable().filter(|_| !settings.options.tune.is_off()).ok_or_else(|| {
-        TrainError::Usage("nothing to fine-tune: name the first stage, such as tune.from=layer4".into())
+        TrainError::Usage(
+            "nothing to fine-tune: set the first stage of the backbone to fine-tune, such as tune.from=layer4".into(),
+        )
     })
 }
 
-/// Calls `act` with the model to train and the trainer's configuration.
+/// Loads the stages to train, caches the activations before them, and calls `act` with the model and the
+/// configuration of its trainer; returns the result of `act`. A callback, because the configuration borrows
+/// the activations. Checkpoints are saved in `run`, if given.
 fn with_trainer_config<R>(
     prepared_finetune: &PreparedFinetune,
     settings: &Settings,
@@ -176,7 +189,11 @@ fn with_trainer_config<R>(
     let (Some(stage), Some(pretrained), Some(images), SampleFeatures::Cached(features)) =
         (options.first_stage(), &prepared.pretrained, &prepared.images, &prepared.features)
     else {
-        return Err(TrainError::Usage("fine-tuning needs photos, but there are only features".into()));
+        return Err(TrainError::Usage(
+            "fine-tuning needs photos, but `data.features` names precomputed features: use a config with a data set of \
+             photos, or set `tune.from = \"head\"`"
+                .into(),
+        ));
     };
     let BackboneOptions { device, precision, .. } = pretrained.options();
     let backbone = TrainableBackbone::load_on_device(
@@ -211,21 +228,22 @@ fn with_trainer_config<R>(
     act(config, model)
 }
 
-/// Weight of each class in the loss, `[C]`, from the class counts of the samples trained on.
+/// Weight of each class in the loss, `[C]`, by `tune.class_weight` from the class counts of the samples that
+/// are trained on. `labels` are those of all samples.
 fn class_weights(options: &TuneOptions, split: &HoldoutSplit, labels: &[u32], n_classes: usize) -> Vec<f64> {
     let mut counts = vec![0; n_classes];
     split.fit.iter().for_each(|&row| counts[labels[row] as usize] += 1);
     options.class_weight.sample_weights(&counts)
 }
 
-/// Fits the head, fine-tunes, extracts the features of the test and held-out samples, and calibrates. Returns
-/// the prepared data, the trained model, and the logits of the test subset.
+/// Fits the head, fine-tunes, extracts the features of the test and held-out samples by the fine-tuned
+/// backbone, and calibrates. Returns the prepared data, the trained model, and the logits of the test set.
 fn train_and_test(
     settings: &Settings,
     run: &RunInProgress,
     progress: &dyn Progress,
 ) -> Result<(PreparedData, TrainedModel, Logits), TrainError> {
-    let prepared_finetune = PreparedFinetune::new(settings, Some(run), progress)?;
+    let prepared_finetune = PreparedFinetune::prepare(settings, Some(run), progress)?;
     run.write_config(&resolved_config(settings, prepared_finetune.prepared.pretrained.as_ref()))?;
     let started = Instant::now();
     let (tuned_tensors, head, history, chosen_params) =
@@ -257,13 +275,13 @@ fn train_and_test(
     let logits_of =
         |indices: Range<usize>| eval_logits(head.as_ref(), &features, &indices.collect::<Vec<_>>());
     let test_logits = logits_of(0..test.len())?;
-    let enough = held_out.len() >= MIN_CALIBRATION_SAMPLES;
-    let held_out_logits = if enough { Some(logits_of(test.len()..rows.len())?) } else { None };
+    let can_calibrate = held_out.len() >= MIN_CALIBRATION_SAMPLES;
+    let held_out_logits = if can_calibrate { Some(logits_of(test.len()..rows.len())?) } else { None };
     let method = settings.options.calibration;
-    if !enough && !held_out.is_empty() && method != CalibrationMethod::None {
+    if !can_calibrate && !held_out.is_empty() && method != CalibrationMethod::None {
         tracing::warn!(
-            "probabilities are not calibrated, and there are no conformal sets: {} photos are held out, but at least \
-             {MIN_CALIBRATION_SAMPLES} are needed",
+            "probabilities are not calibrated, and there are no conformal sets: too few photos are held out ({}, but \
+             {MIN_CALIBRATION_SAMPLES} are needed); raise `tune.validation` or add photos",
             held_out.len()
         );
     }
@@ -290,7 +308,9 @@ fn train_and_test(
     Ok((prepared, trained, test_logits))
 }
 
-/// Splits the training samples into those trained on and those held out. No group is in both.
+/// Splits the training samples, the rows `train`, into those that are trained on and those that are held out
+/// to choose the best epoch and to calibrate. No group is in both. Nothing is held out if `tune.validation`
+/// is 0 or, with a warning, if the classes or groups are too small.
 fn hold_out_split(
     samples: &SampleSet,
     train: &[usize],
@@ -299,7 +319,8 @@ fn hold_out_split(
     let labels = samples.labels(train);
     if options.validation == 0.0 {
         tracing::info!(
-            "nothing is held out (`tune.validation = 0`): the last epoch is kept, and probabilities are not calibrated"
+            "no photos are held out (`tune.validation = 0`): the model of the last epoch is used, and probabilities are not \
+             calibrated"
         );
         return Ok(HoldoutSplit { fit: train.to_vec(), held_out: Vec::new() });
     }
@@ -314,9 +335,10 @@ fn hold_out_split(
             // could not be learned.
             let n_classes =
                 |rows: &[usize]| rows.iter().map(|&row| labels[row]).collect::<BTreeSet<_>>().len();
-            let n_all = labels.iter().collect::<BTreeSet<_>>().len();
-            let split =
-                splits.into_iter().find(|split| !split.test.is_empty() && n_classes(&split.train) == n_all);
+            let n_all_classes = labels.iter().collect::<BTreeSet<_>>().len();
+            let split = splits
+                .into_iter()
+                .find(|split| !split.test.is_empty() && n_classes(&split.train) == n_all_classes);
             split.map_or_else(
                 || Fold { fit: (0..train.len()).collect(), held_out: Vec::new() },
                 |split| Fold { fit: split.train, held_out: split.test },
@@ -325,7 +347,8 @@ fn hold_out_split(
     };
     if held_out.is_empty() {
         tracing::warn!(
-            "no class has enough photos to hold out {} of them: all epochs run, and the last epoch is kept",
+            "no class has enough photos to hold out the fraction {} of them (`tune.validation`): all epochs run, the model of \
+             the last epoch is used, and probabilities are not calibrated; add photos",
             options.validation
         );
     }
@@ -333,17 +356,17 @@ fn hold_out_split(
     Ok(HoldoutSplit { fit: rows_at(fit), held_out: rows_at(held_out) })
 }
 
-/// The group of each of `rows`, if there are groups.
+/// The group of each of `rows`; `None` if the samples have no groups.
 fn sample_groups(samples: &SampleSet, rows: &[usize]) -> Option<Vec<u32>> {
     rows.iter().map(|&row| samples.rows[row].group).collect()
 }
 
-/// Logs what is going to be trained.
+/// Logs the number of parameters and images that are trained.
 fn log_summary(backbone: &TrainableBackbone, stage: FeatureLayer, split: &HoldoutSplit) {
     let n_values: usize =
         backbone.parameters().iter().map(|parameter| parameter.shape.iter().product::<usize>()).sum();
     tracing::info!(
-        "fine-tuning from {stage} on: {:.1} million parameters, {} photos, {} held out",
+        "fine-tuning the backbone from {stage} on: {:.1} million parameters; photos trained on: {}, held out: {}",
         n_values as f64 / 1e6,
         split.fit.len(),
         split.held_out.len()
@@ -358,6 +381,8 @@ fn split_point(stage: FeatureLayer, options: &TuneOptions) -> Option<SplitPoint>
 }
 
 /// Number of augmented views to cache of each image, besides the evaluation view; `None` for no view.
+/// Held-out images are validated in their evaluation view only; views that are drawn for each epoch cannot be
+/// cached.
 fn views_to_cache(
     n_images: usize,
     split: &HoldoutSplit,
@@ -372,7 +397,8 @@ fn views_to_cache(
     views
 }
 
-/// SHA-256 (hex) of everything that training depends on.
+/// SHA-256 (hex) of everything that training depends on: config, samples, groups, image bytes and weights. A
+/// checkpoint stores it, so that `--resume` refuses a training whose inputs have changed.
 fn fingerprint(settings: &Settings, prepared: &PreparedData, pretrained: &PretrainedBackbone) -> String {
     let rows = prepared.readable.iter();
     let groups: Vec<u8> =
@@ -395,13 +421,14 @@ fn fingerprint(settings: &Settings, prepared: &PreparedData, pretrained: &Pretra
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Bytes of an optional group for hashing.
+/// Bytes of an optional group for hashing; those of `None` differ from those of every group.
 fn group_bytes(group: Option<u32>) -> [u8; 8] {
     group.map_or(u64::MAX, u64::from).to_le_bytes()
 }
 
-/// Calibrates on the logits of the held-out samples, `[N, C]`. Groups stay on one side when the calibration
-/// is evaluated.
+/// Calibrates by `method` on the `logits` `[N, C]` of the held-out samples with their `labels` and `groups`
+/// `[N]`. Groups stay on one side when the calibration is evaluated. Nothing is calibrated without logits
+/// and, with a warning, if all samples belong to one group.
 fn calibrate_on_held_out(
     method: CalibrationMethod,
     logits: Option<&Logits>,
@@ -414,7 +441,8 @@ fn calibrate_on_held_out(
     let n_units = groups.map_or(labels.len(), |groups| groups.iter().collect::<BTreeSet<_>>().len());
     if n_units < 2 {
         tracing::warn!(
-            "probabilities are not calibrated, and there are no conformal sets: all held-out photos belong to one group"
+            "probabilities are not calibrated, and there are no conformal sets: all held-out photos belong to one group, but \
+             calibration needs at least two groups; raise `tune.validation`"
         );
         return Ok(CalibrationResult::default());
     }
@@ -422,6 +450,7 @@ fn calibrate_on_held_out(
     let folds = stratified_folds(&vec![0; labels.len()], groups, MAX_FOLDS.min(n_units));
     let mut result = evaluate_calibration(method, logits, labels, &folds)?;
     if let Some(held_out) = &mut result.held_out {
+        // The folds only evaluate the calibration; the logits come from one holdout split.
         held_out.n_folds = 1;
     }
     Ok(result)

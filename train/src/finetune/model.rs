@@ -13,16 +13,29 @@ use crate::error::TrainError;
 /// Prefix of the head's parameter names; the backbone's have torchvision's names.
 const HEAD_PREFIX: &str = "head.";
 
-/// The backbone below the head, with the methods of [`TrainableBackbone`]: that, or a small
-/// one in tests.
+/// The backbone part of a [`FinetuneModel`]: a [`TrainableBackbone`], or a tiny network in tests.
 pub(super) trait FinetuneBackbone {
+    /// Makes `stage` and all later stages trainable and freezes the earlier ones: frozen stages still run,
+    /// but get no gradients. Gradual unfreezing calls it with ever earlier stages.
     fn set_trainable_from(&mut self, stage: FeatureLayer);
+    /// Computes the features `[N, F]` of a batch of activations (the input of the first loaded stage) in
+    /// evaluation mode, for validation: BatchNorm uses its running statistics, and nothing is saved.
     fn forward(&mut self, input: StageActivations<'_>) -> Result<Vec<f32>, BackboneError>;
+    /// Computes the features `[N, F]` of a batch of activations in training mode, and saves the intermediate
+    /// activations that [`backward`](Self::backward) needs.
     fn forward_training(&mut self, input: StageActivations<'_>) -> Result<Vec<f32>, BackboneError>;
+    /// Backpropagates `grad_features`, the gradient of the loss w.r.t. the features `[N, F]` of the last
+    /// [`forward_training`](Self::forward_training), and adds to the gradients of the trainable parameters.
     fn backward(&mut self, grad_features: &[f32]) -> Result<(), BackboneError>;
+    /// Sets the gradients of all parameters to 0, after each optimizer step.
     fn zero_gradients(&mut self);
+    /// The trainable parameters with their gradients, for the optimizer step.
     fn parameters_mut(&mut self) -> Vec<ParameterSlot<'_>>;
+    /// The values that training can change, flat and by torchvision's names, for checkpoints and the EMA: the
+    /// parameters and BatchNorm running statistics of all loaded stages, frozen ones included.
     fn named_values_mut(&mut self) -> Vec<(String, &mut [f32])>;
+    /// The values of [`named_values_mut`](Self::named_values_mut) as tensors in the shapes of torchvision's
+    /// checkpoints, for the run's model file.
     fn tensors(&self) -> candle_core::Result<Tensors>;
 }
 
@@ -67,7 +80,7 @@ pub(super) struct FinetuneModel<'a> {
     head_parameters: BTreeMap<String, HeadParameter>,
 }
 
-/// A parameter of the head.
+/// A parameter of the head, with the gradient that has accumulated since the last optimizer step.
 struct HeadParameter {
     shape: Vec<usize>,
     values: Vec<f32>,
@@ -91,11 +104,12 @@ pub(super) struct OptimizedParameter<'a> {
     pub(super) gradient: &'a mut [f32],
 }
 
-/// The loss of logits `[N, C]`, and its gradient w.r.t. them, `[N, C]`.
+/// Computes from logits `[N, C]` the loss, and the gradient of the loss w.r.t. the logits, `[N, C]`.
 pub(super) type LossFn<'a> = dyn FnMut(&[f32]) -> (f64, Vec<f32>) + 'a;
 
 impl<'a> FinetuneModel<'a> {
-    /// Combines a backbone and a head with the initial parameters `initial_head`.
+    /// Makes the model that fine-tuning trains, from a backbone and a `head` on its features. The head's
+    /// parameters start as `initial_head` (tensors by parameter name); their gradients start at 0.
     ///
     /// # Errors
     /// [`TrainError::Head`] if a tensor is not `f32`.
@@ -113,13 +127,16 @@ impl<'a> FinetuneModel<'a> {
         Ok(Self { backbone: Box::new(backbone), head, head_parameters })
     }
 
-    /// Makes the stages from `stage` on trainable, and freezes the ones before.
+    /// Makes `stage` and all later stages of the backbone trainable, and freezes the earlier ones. The head
+    /// is always trainable.
     pub(super) fn set_trainable_from(&mut self, stage: FeatureLayer) {
         self.backbone.set_trainable_from(stage);
     }
 
-    /// Runs a batch forward and backward, adds to the accumulated gradients, and returns the loss. Randomness
-    /// in the head (dropout) is keyed by `step`.
+    /// Runs a training batch forward and backward, adds to the accumulated gradients of all trainable
+    /// parameters, and returns the loss. `batch` is the input of the first loaded stage: activations of the
+    /// frozen stages before it, or pixels. `loss` computes the loss and its gradient from the logits. `step`
+    /// is the number of the step; it seeds the head's dropout.
     ///
     /// # Errors
     /// [`TrainError::Backbone`], [`TrainError::Head`].
@@ -135,8 +152,10 @@ impl<'a> FinetuneModel<'a> {
         Ok(loss)
     }
 
-    /// The loss of features `[n, F]`, and its gradient w.r.t. them, `[n, F]`. Gradients of the head's
-    /// parameters accumulate.
+    /// Runs the head forward and backward on the features `[N, F]` of `n_images` images, and adds to the
+    /// gradients of the head's parameters. Returns the loss, and its gradient w.r.t. the features, `[N, F]`,
+    /// from which the backward pass of the backbone goes on. `step` seeds the head's dropout, and `loss`
+    /// computes the loss and its gradient from the logits.
     fn head_forward_backward(
         &mut self,
         features: Vec<f32>,
@@ -144,13 +163,14 @@ impl<'a> FinetuneModel<'a> {
         step: u64,
         loss: &mut LossFn<'_>,
     ) -> Result<(f64, Vec<f32>), HeadError> {
-        let size = features.len();
-        let features = Tensor::from_vec(features, (n_images, size / n_images.max(1)), &Device::Cpu)?;
+        let n_values = features.len();
+        let features = Tensor::from_vec(features, (n_images, n_values / n_images.max(1)), &Device::Cpu)?;
         let features = Var::from_tensor(&features)?;
         let (vars, parameters) = self.candle_vars()?;
         let logits = self.head.forward(&parameters, &features, ForwardMode::Train { step })?;
         let (loss, grad_logits) = loss(&logits.flatten_all()?.to_vec1()?);
         let grad_logits = Tensor::from_vec(grad_logits, logits.dims(), &Device::Cpu)?;
+        // The gradient of this sum is the gradient of the loss, because `grad_logits` is constant.
         let gradients = (logits * grad_logits)?.sum_all()?.backward()?;
         for (var, parameter) in vars.iter().zip(self.head_parameters.values_mut()) {
             // A parameter that the logits do not depend on has no gradient.
@@ -160,12 +180,14 @@ impl<'a> FinetuneModel<'a> {
         }
         let grad_features = match gradients.get(&features) {
             Some(grad_features) => grad_features.flatten_all()?.to_vec1()?,
-            None => vec![0.0; size],
+            None => vec![0.0; n_values],
         };
         Ok((loss, grad_features))
     }
 
-    /// The head's parameters as candle variables, in order and by name.
+    /// Copies the head's parameters into candle variables, which candle computes gradients for. Returns them
+    /// twice: in the order of `head_parameters`, to look up their gradients, and as tensors by name, for the
+    /// head's forward pass.
     fn candle_vars(&self) -> Result<(Vec<Var>, Tensors), HeadError> {
         let mut vars = Vec::with_capacity(self.head_parameters.len());
         let mut named = Tensors::new();
@@ -177,7 +199,8 @@ impl<'a> FinetuneModel<'a> {
         Ok((vars, named))
     }
 
-    /// Logits `[n, C]` of a batch, without gradients.
+    /// Computes the logits `[N, C]` of a batch for validation: without gradients, in evaluation mode. `batch`
+    /// is the input of the first loaded stage: activations of the frozen stages before it, or pixels.
     ///
     /// # Errors
     /// [`TrainError::Backbone`], [`TrainError::Head`].
@@ -193,20 +216,21 @@ impl<'a> FinetuneModel<'a> {
         Ok(head_logits()?)
     }
 
-    /// Sets all gradients to 0.
+    /// Sets all gradients of the backbone and the head to 0, after each optimizer step.
     pub(super) fn zero_gradients(&mut self) {
         self.backbone.zero_gradients();
         self.head_parameters.values_mut().for_each(|parameter| parameter.gradient.fill(0.0));
     }
 
-    /// All parameters that are trained now.
+    /// The parameters that the optimizer updates now, with their gradients: the head's first, then those of
+    /// the backbone's trainable stages.
     pub(super) fn parameters_mut(&mut self) -> Vec<OptimizedParameter<'_>> {
         let head_parameters =
             self.head_parameters.iter_mut().map(|(name, HeadParameter { shape, values, gradient })| {
                 OptimizedParameter {
                     name: format!("{HEAD_PREFIX}{name}"),
                     group: ParameterGroup::Head,
-                    // Scalars and biases do not decay.
+                    // Weight decay applies to weights only, not to scalars and biases.
                     has_weight_decay: shape.len() > 1,
                     values,
                     gradient,
@@ -222,7 +246,9 @@ impl<'a> FinetuneModel<'a> {
         head_parameters.chain(backbone_parameters).collect()
     }
 
-    /// All values that training changes, by name: parameters and running statistics of all loaded stages.
+    /// All values that training can change, by name, for checkpoints and the EMA: the parameters of the head,
+    /// and the parameters and BatchNorm running statistics of all stages of the backbone that are loaded for
+    /// training.
     pub(super) fn named_values_mut(&mut self) -> Vec<(String, &mut [f32])> {
         let head_parameters = self
             .head_parameters
@@ -231,7 +257,7 @@ impl<'a> FinetuneModel<'a> {
         head_parameters.chain(self.backbone.named_values_mut()).collect()
     }
 
-    /// The head's parameters, by name.
+    /// Copies the head's parameters into tensors by name, the form in which heads take and save them.
     pub(super) fn head_tensors(&self) -> Result<Tensors, HeadError> {
         let tensor = |(name, parameter): (&String, &HeadParameter)| {
             let tensor = Tensor::from_slice(&parameter.values, parameter.shape.as_slice(), &Device::Cpu)?;
@@ -240,7 +266,7 @@ impl<'a> FinetuneModel<'a> {
         self.head_parameters.iter().map(tensor).collect()
     }
 
-    /// The backbone's tensors, by torchvision's names.
+    /// The tensors of the backbone's loaded stages, by torchvision's names, for the run's model file.
     pub(super) fn backbone_tensors(&self) -> Result<Tensors, TrainError> {
         Ok(self.backbone.tensors().map_err(HeadError::from)?)
     }

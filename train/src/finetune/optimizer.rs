@@ -1,4 +1,4 @@
-//! Optimizers.
+//! The optimizers of fine-tuning: SGD and AdamW.
 
 use headstock_heads::{AdamW, AdamWSlot};
 use pulp::Arch;
@@ -31,7 +31,7 @@ pub(super) struct StepParams {
     pub(super) weight_decay: f64,
 }
 
-/// Optimizer state of one parameter.
+/// Optimizer state of one parameter: its step count and moment buffers.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct OptimizerState {
     optimizer: Optimizer,
@@ -41,18 +41,20 @@ pub(super) struct OptimizerState {
     buffers: Vec<Vec<f32>>,
 }
 
-/// A saved state does not fit the parameter or the optimizer.
+/// A saved optimizer state does not fit the parameter or the optimizer.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub(super) enum OptimizerStateError {
-    /// A buffer is missing: it was saved by another optimizer.
+    /// A buffer is missing: a different optimizer saved the state.
     #[error(
-        "the optimizer's `{0}` is missing: the state was saved by another optimizer; resume with that one"
+        "the saved optimizer state has no `{0}`, so a different optimizer saved it: resume with the optimizer of the \
+         original run"
     )]
     Missing(&'static str),
-    /// A buffer has the wrong length: it was saved for another parameter.
+    /// A buffer has the wrong length: it was saved for a different parameter.
     #[error(
-        "the optimizer's `{name}` has {found} values, but the parameter has {expected}: it was saved for another model"
+        "the saved optimizer state `{name}` has {found} values, but its parameter has {expected}, so a different model \
+         saved it: start a new run"
     )]
     Length {
         /// Name of the buffer.
@@ -65,7 +67,9 @@ pub(super) enum OptimizerStateError {
 }
 
 impl Optimizer {
-    /// Names of the buffers of a parameter, each with as many values as the parameter.
+    /// Names of the buffers that the optimizer keeps for each parameter, under which checkpoints save them:
+    /// the momentum of SGD, or the first and second moments of AdamW. Each buffer has as many values as the
+    /// parameter.
     #[must_use]
     pub(super) fn buffer_names(self) -> &'static [&'static str] {
         match self {
@@ -77,18 +81,19 @@ impl Optimizer {
 }
 
 impl OptimizerState {
-    /// State of a parameter of `length` values before its first step.
+    /// The optimizer state of a parameter with `length` values before its first step: all buffers are 0.
     #[must_use]
     pub(super) fn new(optimizer: Optimizer, length: usize) -> Self {
         let buffers = optimizer.buffer_names().iter().map(|_| vec![0.0; length]).collect();
         Self { optimizer, n_steps: 0, buffers }
     }
 
-    /// Restores the state of a parameter of `length` values after `n_steps` steps from the buffers that
-    /// `load` returns by name.
+    /// Rebuilds the optimizer state of a parameter with `length` values from a checkpoint, so that a resumed
+    /// training continues with the same bits. `n_steps` is the number of optimizer steps that the parameter
+    /// had taken, and `load` returns the saved values of a buffer (such as the momentum) by its name.
     ///
     /// # Errors
-    /// [`OptimizerStateError`] if a buffer is missing or has another length.
+    /// [`OptimizerStateError`] if a buffer is missing or has a different length.
     pub(super) fn restore(
         optimizer: Optimizer,
         length: usize,
@@ -117,40 +122,46 @@ impl OptimizerState {
         self.n_steps
     }
 
-    /// Updates `values` by their `gradient`. Multiplications and additions are not fused, so that every
-    /// processor gives the same bits.
+    /// Makes one optimizer step of one parameter: updates its `values` and the buffers by `gradient`, the
+    /// gradient of the loss w.r.t. these values. The gradient is only read; it is `&mut` only because
+    /// [`AdamWSlot`] asks for it. Blocks of values run in parallel. Multiplications and additions are not
+    /// fused, so that every processor gives the same bits.
     ///
     /// # Panics
-    /// If a length differs from the state's.
-    pub(super) fn step(&mut self, values: &mut [f32], gradient: &mut [f32], step: StepParams) {
+    /// If `values`, `gradient` and the buffers differ in length.
+    pub(super) fn step(&mut self, values: &mut [f32], gradient: &mut [f32], params: StepParams) {
         assert!(
             values.len() == gradient.len() && self.buffers.iter().all(|buffer| buffer.len() == values.len())
         );
-        let StepParams { lr, weight_decay } = step;
+        let StepParams { lr, weight_decay } = params;
         let blocks = values.par_chunks_mut(BLOCK_LEN).zip(gradient.par_chunks_mut(BLOCK_LEN));
         match (self.optimizer, self.buffers.as_mut_slice()) {
-            (Optimizer::AdamW, [first, second]) => {
+            (Optimizer::AdamW, [exp_avg, exp_avg_sq]) => {
+                // 0.0: no L2 penalty in the gradient, as the weight decay is decoupled.
                 let adamw = AdamW::for_step(self.n_steps, lr, weight_decay, 0.0);
-                let buffers = first.par_chunks_mut(BLOCK_LEN).zip(second.par_chunks_mut(BLOCK_LEN));
-                blocks.zip(buffers).for_each(|((value, gradient), (first, second))| {
-                    adamw.update(AdamWSlot { value, gradient, exp_avg: first, exp_avg_sq: second });
+                let buffers = exp_avg.par_chunks_mut(BLOCK_LEN).zip(exp_avg_sq.par_chunks_mut(BLOCK_LEN));
+                blocks.zip(buffers).for_each(|((value, gradient), (exp_avg, exp_avg_sq))| {
+                    adamw.update(AdamWSlot { value, gradient, exp_avg, exp_avg_sq });
                 });
             }
             (Optimizer::Sgd { momentum, nesterov }, [buffer]) => {
                 blocks.zip(buffer.par_chunks_mut(BLOCK_LEN)).for_each(|((values, gradient), buffer)| {
                     let momentum = Momentum { decay: momentum as f32, nesterov };
-                    sgd_momentum_step(values, gradient, buffer, step, momentum);
+                    sgd_momentum_step(values, gradient, buffer, params, momentum);
                 });
             }
-            _ => blocks.for_each(|(values, gradient)| sgd_step(values, gradient, step)),
+            // SGD without momentum has no buffer.
+            _ => blocks.for_each(|(values, gradient)| sgd_step(values, gradient, params)),
         }
         self.n_steps += 1;
     }
 }
 
-/// A step of SGD without momentum on one block.
-fn sgd_step(values: &mut [f32], gradient: &[f32], step: StepParams) {
-    let (lr, weight_decay) = (step.lr as f32, step.weight_decay as f32);
+/// Makes a step of SGD without momentum on one block of a parameter's `values`, given the `gradient` of the
+/// loss w.r.t. them: `value -= lr * (gradient + weight_decay * value)`. pulp's `dispatch` runs the loop with
+/// the vector instructions that the processor has.
+fn sgd_step(values: &mut [f32], gradient: &[f32], params: StepParams) {
+    let (lr, weight_decay) = (params.lr as f32, params.weight_decay as f32);
     Arch::new().dispatch(
         #[inline(always)]
         || {
@@ -164,19 +175,23 @@ fn sgd_step(values: &mut [f32], gradient: &[f32], step: StepParams) {
 /// The momentum of [`Optimizer::Sgd`].
 #[derive(Clone, Copy)]
 struct Momentum {
+    /// Decay of the momentum buffer per step, PyTorch's `momentum`.
     decay: f32,
     nesterov: bool,
 }
 
-/// A step of SGD with momentum on one block.
+/// Makes a step of SGD with momentum on one block of a parameter's values; `buffer` holds the block's running
+/// sum of gradients. With `g = gradient + weight_decay * value`: `buffer = decay * buffer + g`, then
+/// `value -= lr * buffer`, or with Nesterov momentum `value -= lr * (g + decay * buffer)`. pulp's `dispatch`
+/// runs the loop with the vector instructions that the processor has.
 fn sgd_momentum_step(
     values: &mut [f32],
     gradient: &[f32],
     buffer: &mut [f32],
-    step: StepParams,
+    params: StepParams,
     momentum: Momentum,
 ) {
-    let (lr, weight_decay) = (step.lr as f32, step.weight_decay as f32);
+    let (lr, weight_decay) = (params.lr as f32, params.weight_decay as f32);
     Arch::new().dispatch(
         #[inline(always)]
         || {

@@ -37,7 +37,7 @@ pub(super) struct WarmupSchedule {
     /// The shape after the warm-up.
     pub(super) schedule: Schedule,
     /// Share of all steps, from 0 to 1, in which the rate rises linearly from 1/100 (PyTorch's `LinearLR`,
-    /// followed by the schedule as with `SequentialLR`). For [`Schedule::OneCycle`] the share of its own
+    /// followed by the schedule as with `SequentialLR`). For [`Schedule::OneCycle`] the share of its
     /// rise, 0.3 by default.
     pub(super) warmup_fraction: Option<f64>,
     /// Steps of the whole run.
@@ -47,7 +47,8 @@ pub(super) struct WarmupSchedule {
 }
 
 impl WarmupSchedule {
-    /// Factor of the peak learning rate in the step after `steps_done` others.
+    /// The factor, from 0 to 1, of the peak learning rates in the optimizer step that comes after
+    /// `steps_done` steps: a linear rise during the warm-up, then the shape of the schedule.
     #[must_use]
     pub(super) fn lr_factor(&self, steps_done: u64) -> f64 {
         if self.schedule == Schedule::OneCycle {
@@ -60,12 +61,15 @@ impl WarmupSchedule {
         }
         let steps_after_warmup = steps_done - warmup_steps;
         match self.schedule {
+            // `OneCycle` has returned above.
             Schedule::Constant | Schedule::OneCycle => 1.0,
+            // `gamma` to the power of the number of drops so far.
             Schedule::Step { every_epochs, gamma } => {
                 let n_drops =
                     steps_after_warmup / every_epochs.max(1).saturating_mul(self.steps_per_epoch.max(1));
                 gamma.powf(n_drops as f64)
             }
+            // `(1 + cos(π t)) / 2`, where `t` is the share done of the steps after the warm-up.
             Schedule::Cosine => {
                 0.5 * (1.0
                     + (PI * steps_after_warmup as f64
@@ -75,17 +79,20 @@ impl WarmupSchedule {
         }
     }
 
-    /// The factor of [`Schedule::OneCycle`].
+    /// The factor of the learning rate in [`Schedule::OneCycle`] (PyTorch's `OneCycleLR`) when `steps_done`
+    /// steps are done: along half a cosine from 1/25 up to 1 at `peak_step`, and along half a cosine down to
+    /// 1/250,000 in the last step. `start` and `end` are the factors at the ends of the current half, and
+    /// `progress` is the share of it that is done.
     fn one_cycle(&self, steps_done: u64) -> f64 {
         let peak_step = self.warmup_fraction.unwrap_or(ONE_CYCLE_RISE) * self.total_steps as f64 - 1.0;
         let step = steps_done as f64;
-        let first = 1.0 / ONE_CYCLE_DIVISORS[0];
+        let [div_factor, final_div_factor] = ONE_CYCLE_DIVISORS;
         let (start, end, progress) = if step <= peak_step {
-            (first, 1.0, if peak_step > 0.0 { step / peak_step } else { 1.0 })
+            (1.0 / div_factor, 1.0, if peak_step > 0.0 { step / peak_step } else { 1.0 })
         } else {
-            // Without steps in the rise, the peak comes before the first step.
+            // `peak_step` is -1 without warm-up: the factor falls from the first step on.
             let n_falling = self.total_steps as f64 - 1.0 - peak_step;
-            (1.0, first / ONE_CYCLE_DIVISORS[1], (step - peak_step) / n_falling)
+            (1.0, 1.0 / div_factor / final_div_factor, (step - peak_step) / n_falling)
         };
         end + (start - end) / 2.0 * ((PI * progress).cos() + 1.0)
     }

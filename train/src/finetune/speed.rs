@@ -15,8 +15,10 @@ use crate::config::{TuneFrom, TuneOptions};
 use crate::error::TrainError;
 use crate::features::PretrainedBackbone;
 
-/// Number of classes of the head.
+/// Number of classes of the head that is trained.
 const N_CLASSES: usize = 10;
+/// Learning rate of the measured steps, so low that the random labels hardly change the weights.
+const LR: f64 = 1e-6;
 
 /// A speed measurement.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -27,8 +29,10 @@ pub struct FinetuneSpeed {
     pub seconds: f64,
 }
 
-/// Measures steps that train the stages from `from` on with a linear head and SGD, on a batch of synthetic
-/// activations at the split point, for `limit` and at least one step.
+/// Measures the speed of fine-tuning, for `headstock bench`: counts the optimizer steps in the time `limit`,
+/// at least one. Each step trains the stages from `from` on with a linear head and SGD. All steps use the
+/// same batch of `batch_size` random activations in memory, so that reading and decoding images is not
+/// measured.
 ///
 /// # Errors
 /// [`TrainError::Backbone`]; [`TrainError::Usage`] if `from` is the head.
@@ -41,9 +45,10 @@ pub fn measure_finetune_speed(
     let options = TuneOptions { from, ..TuneOptions::default() };
     let stage = options
         .first_stage()
-        .ok_or_else(|| TrainError::Usage("name a stage to fine-tune, such as layer4".into()))?;
+        .ok_or_else(|| TrainError::Usage("no stage to fine-tune: give one, such as layer4".into()))?;
     let (height, width) = pretrained.transform().crop;
     let (height, width) = (height as usize, width as usize);
+    // The activations in memory are the output of this layer, or pixels if no layer is frozen.
     let last_frozen = FeatureLayer::ALL.into_iter().rev().find(|layer| *layer < stage);
     let (height, width, channels) = match last_frozen {
         None => (height, width, 3),
@@ -71,13 +76,14 @@ pub fn measure_finetune_speed(
     let (mut optimizer_states, loss) = (BTreeMap::new(), CrossEntropy::default());
     let mut step = || -> Result<(), TrainError> {
         let input = StageActivations { values: &values, images: batch_size, height, width, channels };
+        // Step 0 each time, without mixup (`None`), and with unscaled gradients (1.0).
         model.forward_backward(input, 0, &mut |logits| loss.loss_and_gradient(logits, &labels, None, 1.0))?;
         step_parameters(
             model.parameters_mut(),
             optimizer,
             &mut optimizer_states,
             options.weight_decay,
-            |_| 1e-6,
+            |_| LR,
         );
         model.zero_gradients();
         Ok(())

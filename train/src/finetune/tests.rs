@@ -28,7 +28,7 @@ pub(super) fn in_memory() -> TempDir {
     TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).unwrap()
 }
 
-/// The folder of [`demo_project`] with `n_photos` photos per class, and its config.
+/// The folder of [`demo_project`] with `n_images` photos per class, and its config.
 fn project_files(n_images: usize) -> (TempDir, String) {
     let folder = in_memory();
     for class in ["hat", "shoes"] {
@@ -66,7 +66,8 @@ fn resolve(folder: &TempDir, config: &str, overrides: &[&str]) -> Settings {
     config.resolve(&Registry::builtin()).unwrap()
 }
 
-/// Copies the last checkpoint after `after` batches; the checkpoint does not include the last of them.
+/// Copies the latest checkpoint after `after` batches; the checkpoint does not include the last of these
+/// batches.
 struct CheckpointCopier {
     after: u64,
     seen: AtomicU64,
@@ -133,7 +134,7 @@ fn a_training_resumed_within_an_epoch_ends_the_same() {
         "tune.grad_accum_steps=2",
     ];
     let (folder, settings) = demo_project(&overrides);
-    let prepared = PreparedFinetune::new(&settings, None, &()).unwrap();
+    let prepared = PreparedFinetune::prepare(&settings, None, &()).unwrap();
     let uninterrupted = begin_run(&folder, "whole", &settings);
     let resumed = begin_run(&folder, "resumed", &settings);
     // In the second epoch, after its second batch.
@@ -158,7 +159,7 @@ fn a_training_resumed_within_an_epoch_ends_the_same() {
 fn order_and_views_depend_on_the_epoch_and_each_image_comes_once() {
     let (_folder, settings) =
         demo_project(&["features.views=2", "augment.horizontal_flip=0.5", "tune.batch_size=3"]);
-    let prepared = PreparedFinetune::new(&settings, None, &()).unwrap();
+    let prepared = PreparedFinetune::prepare(&settings, None, &()).unwrap();
     let epochs = with_trainer_config(&prepared, &settings, None, &(), |config, model| {
         let trainer = Trainer::new(config, model)?;
         Ok([0, 1, 2].map(|epoch| trainer.epoch_batches(epoch).concat()))

@@ -15,6 +15,7 @@ pub(crate) const MAX_FOLDS: usize = 5;
 /// The result of calibration.
 #[derive(Default)]
 pub(crate) struct CalibrationResult {
+    /// How the run turns logits into probabilities.
     pub(crate) calibration: Calibration,
     /// `None` if nothing was held out.
     pub(crate) held_out: Option<HeldOutResult>,
@@ -22,19 +23,23 @@ pub(crate) struct CalibrationResult {
 
 /// Results on the held-out samples.
 pub(crate) struct HeldOutResult {
+    /// Scores for conformal sets, from the final probabilities.
     pub(crate) conformal: ConformalScores,
     pub(crate) n_folds: usize,
     pub(crate) n_samples: usize,
-    /// Reliability of the softmax of the raw logits.
+    /// Log-loss and calibration error of the softmax of the raw logits.
     pub(crate) before: ProbabilityMetrics,
-    /// Reliability of each fold, calibrated on the other folds.
+    /// Log-loss and calibration error of the final probabilities: each fold calibrated on the other folds, or
+    /// equal to `before` if the calibration was rejected.
     pub(crate) after: ProbabilityMetrics,
     /// The requested method, if it was rejected because it brought no improvement.
     pub(crate) dropped: Option<CalibrationMethod>,
 }
 
-/// Fits `head` without each fold of `rows` in turn, and calibrates by `method` on the out-of-fold logits, as
-/// [`evaluate_calibration`] does. No group is on both sides of a fold.
+/// Calibrates the probabilities of `head` by cross-validation on the training samples `rows` (indices): fits
+/// it without each fold in turn, and fits a calibration by `method` on the out-of-fold logits, as
+/// [`evaluate_calibration`] does. The logits of samples that a head was fitted on would be overconfident. A
+/// group (samples that belong together) is never split. Without two groups of each class it only warns.
 pub(super) fn calibrate_by_folds(
     fitter: &mut HeadFitter<'_>,
     head: &dyn ConfiguredHead,
@@ -58,11 +63,14 @@ pub(super) fn calibrate_by_folds(
         None | Some((0 | 1, _)) => {
             let class = fewest.map_or("", |(_, class)| names[class].as_str());
             let grouped = fitter.samples.groups(rows).is_some();
-            let images =
-                if grouped { "training photos of only one group" } else { "only one training photo" };
+            let (found, wanted) = if grouped {
+                ("training photos of only one group", "photos of at least two groups")
+            } else {
+                ("only one training photo", "at least two photos")
+            };
             tracing::warn!(
-                "probabilities are not calibrated, and there are no conformal sets: class `{class}` has {images}, \
-                 and a head that is fitted without it cannot know the class"
+                "probabilities are not calibrated, and there are no conformal sets: class `{class}` has {found}, but \
+                 calibration needs {wanted} of each class for training; add photos of this class"
             );
             return Ok(CalibrationResult::default());
         }
@@ -74,29 +82,31 @@ pub(super) fn calibrate_by_folds(
     evaluate_calibration(method, &select_rows(&logits, &held_out)?, &labels, &folds)
 }
 
-/// The rows held out by any fold, and the folds with indices into these rows. A group that no fold can hold
-/// out is dropped.
+/// Restricts cross-validation `folds` to the samples that some fold holds out: only these have out-of-fold
+/// logits to calibrate on (a group that no fold can hold out has none). Returns the indices of these samples,
+/// sorted, and the folds with each index replaced by its position in this list; other indices are dropped.
 fn reindex_held_out(folds: &[Fold]) -> (Vec<usize>, Vec<Fold>) {
-    let mut rows: Vec<usize> = folds.iter().flat_map(|fold| &fold.held_out).copied().collect();
-    rows.sort_unstable();
-    let reindex = |subset: &[usize]| subset.iter().filter_map(|row| rows.binary_search(row).ok()).collect();
+    let mut held_out: Vec<usize> = folds.iter().flat_map(|fold| &fold.held_out).copied().collect();
+    held_out.sort_unstable();
+    let reindex = |subset: &[usize]| subset.iter().filter_map(|i| held_out.binary_search(i).ok()).collect();
     let reindexed = folds
         .iter()
         .map(|fold| Fold { fit: reindex(&fold.fit), held_out: reindex(&fold.held_out) })
         .collect();
-    (rows, reindexed)
+    (held_out, reindexed)
 }
 
-/// The logits of `rows`.
+/// Copies the logits of some `rows` (indices), in this order: `[rows.len(), C]`.
 fn select_rows(logits: &Logits, rows: &[usize]) -> Result<Logits, TrainError> {
     let classes = logits.classes();
     let values = rows.iter().flat_map(|&row| &logits.as_slice()[row * classes..][..classes]);
     Ok(Logits::new(values.copied().collect(), classes)?)
 }
 
-/// Fits a calibration by `method` on held-out logits, and scores the calibrated probabilities for conformal
-/// sets. Each fold is evaluated with a calibration fitted on the other folds. The calibration is kept only if
-/// it lowers the log-loss of the folds and does not raise their calibration error.
+/// Fits a calibration by `method` on held-out `logits` `[N, C]` with their `labels` `[N]`, and decides
+/// whether to use it. To judge it, each of `folds` is calibrated by a calibration fitted on the other folds:
+/// it is used only if that lowers the log-loss and does not raise the calibration error, and otherwise
+/// dropped. Also fits, on the resulting probabilities, the scores from which conformal sets are made.
 pub(crate) fn evaluate_calibration(
     method: CalibrationMethod,
     logits: &Logits,
@@ -112,8 +122,8 @@ pub(crate) fn evaluate_calibration(
         (Calibration::fit(method, logits, labels)?, after, calibrated)
     } else {
         tracing::info!(
-            "probabilities stay uncalibrated: calibration ({}) does not improve them on held-out photos (log-loss {:.4} to \
-             {:.4}, calibration error {:.4} to {:.4})",
+            "probabilities stay uncalibrated, as the head gives them: calibration ({}) does not improve them on held-out \
+             photos (log-loss {:.4} to {:.4}, calibration error {:.4} to {:.4}; lower is better)",
             method.as_str(),
             before.log_loss,
             after.log_loss,
@@ -133,7 +143,9 @@ pub(crate) fn evaluate_calibration(
     Ok(CalibrationResult { calibration, held_out: Some(held_out) })
 }
 
-/// Out-of-fold logits of `rows`, `[N, C]`: each by a head fitted without its fold.
+/// Computes the out-of-fold logits `[rows.len(), C]` of the samples `rows` (indices): the logits of each
+/// sample by a head fitted without the sample's fold, to calibrate on; zero for a sample that no fold holds
+/// out. The indices in `folds` are positions in `rows`.
 fn out_of_fold_logits(
     fitter: &mut HeadFitter<'_>,
     head: &dyn ConfiguredHead,
@@ -141,18 +153,20 @@ fn out_of_fold_logits(
     folds: &[Fold],
 ) -> Result<Logits, TrainError> {
     let classes = fitter.samples.classes.len();
-    let mut all = vec![0.0; rows.len() * classes];
+    let mut all_logits = vec![0.0; rows.len() * classes];
     for (index, fold) in folds.iter().enumerate() {
         let rows_at = |indices: &[usize]| indices.iter().map(|&i| rows[i]).collect::<Vec<_>>();
         let task = format!("calibrating {}, fold {} of {}", head.kind(), index + 1, folds.len());
         let (fitted, _) = fitter.fit(head, None, &rows_at(&fold.fit), &task)?;
         let logits = eval_logits(fitted.head.as_ref(), fitter.features, &rows_at(&fold.held_out))?;
-        scatter(logits.rows(), fold, &mut all);
+        scatter(logits.rows(), fold, &mut all_logits);
     }
-    Ok(Logits::new(all, classes)?)
+    Ok(Logits::new(all_logits, classes)?)
 }
 
-/// Probabilities of each fold by a calibration fitted on the other folds, `[N, C]`.
+/// Computes calibrated probabilities `[N, C]` of the samples with these `logits` `[N, C]` and `labels` `[N]`,
+/// to judge the calibration `method`. Each fold is calibrated by a calibration fitted on the other folds, so
+/// that a comparison of its probabilities with its labels is fair.
 pub(crate) fn cross_calibrate(
     method: CalibrationMethod,
     logits: &Logits,
@@ -160,20 +174,21 @@ pub(crate) fn cross_calibrate(
     folds: &[Fold],
 ) -> Result<Vec<f32>, TrainError> {
     let classes = logits.classes();
-    let mut all = vec![0.0; logits.as_slice().len()];
+    let mut all_probabilities = vec![0.0; logits.as_slice().len()];
     for fold in folds {
         let labels: Vec<u32> = fold.fit.iter().map(|&i| labels[i]).collect();
         let calibration = Calibration::fit(method, &select_rows(logits, &fold.fit)?, &labels)?;
         let probabilities = calibration.probabilities(&select_rows(logits, &fold.held_out)?)?;
-        scatter(probabilities.chunks_exact(classes), fold, &mut all);
+        scatter(probabilities.chunks_exact(classes), fold, &mut all_probabilities);
     }
-    Ok(all)
+    Ok(all_probabilities)
 }
 
-/// Copies the rows of the held-out samples to their positions in `all`.
-fn scatter<'a>(rows: impl Iterator<Item = &'a [f32]>, fold: &Fold, all: &mut [f32]) {
+/// Copies `rows` (logits or probabilities of the fold's held-out samples, in their order) to the positions of
+/// these samples in `out` `[N, C]`.
+fn scatter<'a>(rows: impl Iterator<Item = &'a [f32]>, fold: &Fold, out: &mut [f32]) {
     for (row, &i) in rows.zip(&fold.held_out) {
-        all[i * row.len()..][..row.len()].copy_from_slice(row);
+        out[i * row.len()..][..row.len()].copy_from_slice(row);
     }
 }
 

@@ -11,7 +11,7 @@ use crate::progress::Progress;
 use crate::sample_features::SampleFeatures;
 use crate::samples::SampleSet;
 
-/// Memory use of a fit from which it is logged.
+/// Memory use of a fit at or above which it is logged.
 const LOG_MEMORY_FROM_BYTES: u64 = 1 << 30;
 
 /// Fits heads on samples given by their row indices.
@@ -24,17 +24,19 @@ pub(crate) struct HeadFitter<'a> {
 }
 
 impl HeadFitter<'_> {
-    /// Logs the memory that a fit on `n_rows` samples takes, if it is large.
+    /// Logs an estimate of the memory that a fit of `head` on `n_rows` samples takes, if it is large. Called
+    /// before the fit begins, so that the user can stop it.
     pub(crate) fn log_memory(&self, head: &dyn ConfiguredHead, n_rows: usize) {
         let samples = n_rows * (self.n_augmented as usize + 1);
         let features = self.features.width();
         let shape = HeadShape { samples, features, classes: self.samples.classes.len() };
         let head_bytes = head.memory_bytes(shape);
+        // 4 bytes per `f32`.
         let feature_bytes = 4 * (samples * features) as u64;
         if head_bytes.saturating_add(feature_bytes) >= LOG_MEMORY_FROM_BYTES {
             let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
             tracing::info!(
-                "fitting `{}` takes about {:.1} GiB of memory, in addition to {:.1} GiB of features",
+                "fitting the head `{}` takes about {:.1} GiB of memory, in addition to {:.1} GiB of features",
                 head.kind(),
                 gib(head_bytes),
                 gib(feature_bytes)
@@ -42,9 +44,11 @@ impl HeadFitter<'_> {
         }
     }
 
-    /// Fits `head` on view 0 and the augmented views of `rows`. Views of a sample and samples of a group form
-    /// a group of the training set. `task` names the fit in progress reports. Returns the head and the
-    /// duration of the fit in seconds.
+    /// Fits `head` on the features of view 0 and the augmented views of the samples `rows` (indices). The fit
+    /// starts from the tensors `warm_start` of an earlier run, if given. Views of a sample and samples of a
+    /// group form a group of the head's training set, so that the head never validates on a view of what it
+    /// is fitted on. `task` names the fit in progress reports. Returns the fitted head and the duration of
+    /// the fit in seconds.
     pub(crate) fn fit(
         &mut self,
         head: &dyn ConfiguredHead,
@@ -59,6 +63,7 @@ impl HeadFitter<'_> {
         let values = self.features.gather(rows, self.n_augmented)?;
         let features = FeatureMatrix::new(&values, width)?;
         let data = TrainingSet::new(features, &labels, self.samples.classes.len())?.with_groups(&groups)?;
+        // 0: the head reports the number of steps later.
         self.progress.begin(task, 0, "steps");
         let context =
             FitContext { on_step: &|done, total| self.progress.set_position(done, total), warm_start };
@@ -69,13 +74,15 @@ impl HeadFitter<'_> {
     }
 }
 
-/// The head's logits of view 0 of `rows`, `[rows.len(), C]`.
+/// Computes the head's logits `[rows.len(), C]` of the samples `rows` (indices), to test or calibrate the
+/// head. Only the evaluation view (view 0) of each sample counts.
 pub(crate) fn eval_logits(
     head: &dyn Head,
     features: &SampleFeatures,
     rows: &[usize],
 ) -> Result<Logits, TrainError> {
     let mut values = Vec::with_capacity(rows.len() * features.width());
+    // View 0 is the evaluation view.
     features.append(rows, 0, &mut values)?;
     Ok(head.logits(FeatureMatrix::new(&values, features.width())?)?)
 }

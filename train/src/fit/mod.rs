@@ -30,53 +30,57 @@ pub struct TrainOutcome {
     pub folder: PathBuf,
     /// The run's metrics.
     pub metrics: RunMetrics,
-    /// A test photo to try the run on; `None` if photos are not files of their own.
+    /// A test image to try the run on; `None` for features and for images inside Parquet or tar files.
     pub example: Option<PathBuf>,
 }
 
-/// Trains as `settings` say and writes a run. With a run to `start` from (warm start), its classes keep their
-/// labels and new classes come after them; a head of the same kind on the same features starts from the run's
-/// weights, if it can.
+/// Trains as `settings` say and writes a run. With a `warm_run` (warm start), the classes of that run keep
+/// their labels and new classes come after them; a head of the same kind on the same features starts from the
+/// run's weights, if the head supports it.
 ///
 /// # Errors
-/// [`TrainError`]; only computed features are kept then, in the cache.
+/// [`TrainError`]; no run is written then, but computed features stay in the cache.
 pub fn train(
     settings: &Settings,
-    start: Option<&Run>,
+    warm_run: Option<&Run>,
     run_dir: &RunDir,
     progress: &dyn Progress,
 ) -> Result<TrainOutcome, TrainError> {
     if !settings.options.tune.is_off() {
-        if start.is_some() {
+        if warm_run.is_some() {
             return Err(TrainError::Usage(
-                "--warm needs a frozen backbone: leave it out, or set tune.from=head".into(),
+                "`--warm` works only without fine-tuning of the backbone: leave `--warm` out, or set `tune.from = \"head\"`"
+                    .into(),
             ));
         }
         return finetune::start_finetune(settings, run_dir, progress);
     }
     let reservation = run_dir.reserve(&settings.source)?;
-    PreparedData::with_classes_of(start, settings, progress)?.train(settings, start, reservation, progress)
+    let mut prepared = PreparedData::prepare_with_classes_of(warm_run, settings, progress)?;
+    prepared.train(settings, warm_run, reservation, progress)
 }
 
 impl PreparedData {
-    /// Fits the head of `settings` on the training samples, calibrates and tests it, and writes a run. Apart
-    /// from the head, `settings` must be those this data was prepared with; so must the run to `start` from.
+    /// Fits the head of `settings` on the prepared training samples, calibrates and tests it, and writes a
+    /// run into the reserved folder. `settings` may differ only in the head from those that this data was
+    /// prepared with. `warm_run` is the run that the data was prepared with, from which the head starts (see
+    /// [`train`](fn@train)).
     ///
     /// # Errors
     /// [`TrainError`]; no run is written then.
     pub fn train(
         &mut self,
         settings: &Settings,
-        start: Option<&Run>,
+        warm_run: Option<&Run>,
         reservation: RunReservation<'_>,
         progress: &dyn Progress,
     ) -> Result<TrainOutcome, TrainError> {
         let backbone = self.pretrained.as_ref().map(backbone_record);
         let (mut tensors, mut previously_trained_on) = (None, None);
-        if let Some(run) = start {
+        if let Some(run) = warm_run {
             let record = backbone.as_ref().map(|(_, record)| record);
             tensors = warm_start::warm_start_tensors(run, settings, record, self)?;
-            // Without a warm start nothing of the run's training data reaches this head.
+            // If the head cannot start from the run, it does not depend on the run's training data.
             if tensors.is_some() {
                 previously_trained_on = run.trained_on_hashes(progress)?;
             }

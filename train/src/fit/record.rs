@@ -8,12 +8,13 @@ use crate::config::{Options, Settings};
 use crate::features::PretrainedBackbone;
 use crate::run::{BackboneRecord, HeadRecord};
 
-/// The requested head and its parameters.
+/// The kind of head that the settings request and its hyperparameters, as the run's model file stores them.
 pub(crate) fn head_record(settings: &Settings) -> HeadRecord {
     HeadRecord { kind: settings.head.kind().into(), parameters: settings.head.table() }
 }
 
-/// The preprocessing and the backbone.
+/// The preprocessing of images and the description of the backbone `pretrained`, as the run's model file
+/// stores them. The backbone is frozen; fine-tuning sets `tuned` afterwards.
 pub(crate) fn backbone_record(pretrained: &PretrainedBackbone) -> (Preprocessing, BackboneRecord) {
     let checkpoint = pretrained.checkpoint();
     let backbone = BackboneRecord {
@@ -27,8 +28,8 @@ pub(crate) fn backbone_record(pretrained: &PretrainedBackbone) -> (Preprocessing
     (checkpoint.preprocessing().clone(), backbone)
 }
 
-/// Origin of the weights. For a local file only its name, so that the same training elsewhere writes the same
-/// bytes.
+/// The origin of the weights, as the run's model file stores it: the `hf://` name with the commit, or only
+/// the name of a local file or folder, so that the same training in a different place writes the same bytes.
 fn weights_source(pretrained: &PretrainedBackbone) -> String {
     let weights = &pretrained.options().weights;
     if weights.starts_with("hf://") {
@@ -37,7 +38,8 @@ fn weights_source(pretrained: &PretrainedBackbone) -> String {
     Path::new(weights).file_name().map_or_else(|| weights.clone(), |name| name.to_string_lossy().into_owned())
 }
 
-/// The config as TOML, with a hub branch replaced by its commit, so that the same weights are used next time.
+/// The text of the run's config file: the settings as TOML. A branch in the `hf://` name of the weights is
+/// replaced by the commit that `pretrained` was opened from, so that the next command uses the same weights.
 pub(crate) fn resolved_config(settings: &Settings, pretrained: Option<&PretrainedBackbone>) -> String {
     let mut options: Options = settings.options.clone();
     if let (Some(backbone), Some(pretrained)) = (&mut options.backbone, pretrained)

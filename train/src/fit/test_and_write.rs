@@ -24,27 +24,28 @@ use crate::trained_on::{self, ContentHash};
 /// A trained model and what the run records of its training.
 pub(crate) struct TrainedModel {
     pub(crate) head: FittedHead,
-    /// The backbone's fine-tuned tensors.
+    /// The backbone's fine-tuned tensors, by torchvision's names; empty with a frozen backbone.
     pub(crate) tuned_tensors: Tensors,
-    /// Preprocessing and backbone; `None` for precomputed features.
+    /// The preprocessing and the description of the backbone; `None` for precomputed features.
     pub(crate) backbone: Option<(Preprocessing, BackboneRecord)>,
     pub(crate) history: History,
     /// Hyperparameters chosen by the head's fit.
     pub(crate) chosen_params: Vec<(String, f64)>,
     pub(crate) calibration: CalibrationResult,
-    /// Content of the samples that the run this one starts from was trained on; `None` without such a run, or
-    /// if it is not known.
+    /// Content hashes of the samples that the warm-start run was trained on, to find test samples among them;
+    /// `None` without a warm start, or if they are not known.
     pub(crate) previously_trained_on: Option<BTreeSet<ContentHash>>,
     /// Number of training samples.
     pub(crate) n_train_samples: usize,
-    /// Number of feature vectors computed.
+    /// Number of feature vectors that were computed because they were not in the cache.
     pub(crate) n_computed: usize,
     pub(crate) seconds: PhaseSeconds,
 }
 
 impl PreparedData {
-    /// Tests the model on the test subset, whose logits `test` computes, and passes the run's files to
-    /// `write`.
+    /// Ends a training: tests the `trained` model on the test set, and writes the run. `test` computes the
+    /// model's logits of the test set, `write` writes the files of the run and returns its folder: both
+    /// differ between fine-tuning and a fit of a head.
     pub(crate) fn test_and_write(
         &self,
         settings: &Settings,
@@ -66,21 +67,23 @@ impl PreparedData {
         let logits = test(&model)?;
         let test_predictions = model.predictions(&logits)?;
         let labels = self.samples.labels(&self.test);
-        let content = |index: usize| self.features.content(self.test[index]);
-        let overlap = |known: &BTreeSet<ContentHash>| {
-            TrainTestOverlap::from_predictions(known, &model, &test_predictions, &labels, content)
+        let content_hash = |index: usize| self.features.content_hash(self.test[index]);
+        let overlap = |hashes: &BTreeSet<ContentHash>| {
+            TrainTestOverlap::from_predictions(hashes, &model, &test_predictions, &labels, content_hash)
         };
         let trained_on = trained.previously_trained_on.as_ref().map(overlap).transpose()?;
         if let Some(overlap) = trained_on.filter(|overlap| overlap.samples > 0) {
             tracing::warn!(
-                "the run that this one starts from was trained on {} of the {} test photos: test metrics will be optimistic",
+                "the run given with `--warm` was trained on {} of the {} test photos, so the test results look better than on \
+                 new photos: rely on the metrics of the other test photos, or test on new photos",
                 overlap.samples,
                 labels.len()
             );
         }
-        let mut contents: BTreeSet<ContentHash> =
-            self.train.iter().filter_map(|&row| self.features.content(row)).collect();
-        contents.extend(trained.previously_trained_on.iter().flatten());
+        // What the model has seen: the samples of this training and those of the run that it started from.
+        let mut trained_hashes: BTreeSet<ContentHash> =
+            self.train.iter().filter_map(|&row| self.features.content_hash(row)).collect();
+        trained_hashes.extend(trained.previously_trained_on.iter().flatten());
         let metrics = RunMetrics {
             test: test_predictions.metrics(&labels),
             counts: SampleCounts {
@@ -107,17 +110,20 @@ impl PreparedData {
             metrics: serde_json::to_string_pretty(&metrics).expect("metrics serialize to JSON") + "\n",
             history: history_csv(&trained.history),
             split: split_csv(&self.samples, &self.readable),
-            trained_on: trained_on::to_csv(&contents),
+            trained_on: trained_on::to_csv(&trained_hashes),
             predictions: predictions_csv(&rows, &test_predictions, &model.record.classes),
             report: report::render(&model.record, &metrics, &rows, &test_predictions),
         })?;
+        // An image for an example of `headstock predict`.
         let example =
             self.images.as_ref().and_then(|images| images[self.test[0]].file_path()).map(PathBuf::from);
         Ok(TrainOutcome { folder, metrics, example })
     }
 }
 
-/// How calibration changes the metrics of the test subset and of the held-out samples.
+/// How calibration changes the log-loss and the calibration error, for `metrics.json`: on the test set (its
+/// `logits`, calibrated `test_predictions` and true `labels`) and on the held-out training samples that
+/// `result` was fitted on. `None` if nothing was held out.
 fn calibration_metrics(
     result: &CalibrationResult,
     logits: &Logits,

@@ -7,8 +7,13 @@ use crate::error::TrainError;
 use crate::prepared_data::PreparedData;
 use crate::run::{BackboneRecord, Run};
 
-/// The tensors of the run's head, to start the fit of the head of `settings`; `None`, with a log message, if
-/// that head does not support a warm start.
+/// Checks that the head of `run` fits the data and the `settings`, and returns its tensors, from which the
+/// fit of the new head starts. `None`, with a log message, if that kind of head does not support a warm
+/// start. `backbone` describes the backbone that computed the features of `prepared`; `None` for precomputed
+/// features.
+///
+/// # Errors
+/// [`TrainError::Usage`] if the run's head is of a different kind or was fitted on different features.
 pub(super) fn warm_start_tensors(
     run: &Run,
     settings: &Settings,
@@ -16,30 +21,32 @@ pub(super) fn warm_start_tensors(
     prepared: &PreparedData,
 ) -> Result<Option<Tensors>, TrainError> {
     let (record, kind) = (&run.model.record, settings.head.kind());
+    // The error of a run that `--warm` cannot use.
     let usage =
         |problem: String| Err(TrainError::Usage(format!("--warm {}: {problem}", run.folder.display())));
     if record.head.kind != kind {
         return usage(format!(
-            "it has a `{}` head, from which a `{kind}` head cannot start",
-            record.head.kind
+            "the run has the head `{}`, but the config has the head `{kind}`: set `head.kind = \"{}\"`, or leave `--warm` out",
+            record.head.kind, record.head.kind
         ));
     }
-    let features = |backbone: &BackboneRecord| {
+    let feature_settings = |backbone: &BackboneRecord| {
         (backbone.sha256.clone(), backbone.layer, backbone.precision, backbone.tuned)
     };
-    if record.backbone.as_ref().map(features) != backbone.map(features)
+    if record.backbone.as_ref().map(feature_settings) != backbone.map(feature_settings)
         || record.width != prepared.features.width()
     {
         return usage(
-            "it was fitted on other features: the backbone's weights, fine-tuned stages, layer or precision differ from the \
-             settings"
+            "the run was trained on different features: the backbone's weights, fine-tuned stages, layer or precision differ \
+             from the config; choose a run with the same backbone settings, or leave `--warm` out"
                 .into(),
         );
     }
+    // The classes of the run come first in `prepared`.
     let new_classes = &prepared.samples.classes.names()[record.classes.len()..];
     if !new_classes.is_empty() {
         tracing::info!(
-            "new classes, after the {} of {}: {}",
+            "adding new classes to the {} classes of {}: {}",
             record.classes.len(),
             run.folder.display(),
             new_classes.join(", ")
@@ -47,7 +54,8 @@ pub(super) fn warm_start_tensors(
     }
     if !settings.head.supports_warm_start() {
         tracing::info!(
-            "`{kind}` does not support a warm start: only the class order of {} is used",
+            "the head `{kind}` does not support a warm start (going on from an earlier head): the head is fitted from scratch, \
+             and its classes are in the same order as those of {}",
             run.folder.display()
         );
         return Ok(None);

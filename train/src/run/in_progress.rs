@@ -10,30 +10,34 @@ use crate::error::TrainError;
 /// The folder of the checkpoints. A run is in progress as long as it exists.
 const CHECKPOINTS: &str = "checkpoints";
 
-/// The lock file of the program that trains.
+/// The name of the file in the folder of checkpoints that the program that trains holds a lock on, so that no
+/// two programs train the same run.
 const LOCK: &str = "lock";
 
-/// Whether `folder` is a run whose training has not finished.
+/// Whether `folder` is a run whose training has not finished, and can be resumed.
 pub(crate) fn is_in_progress(folder: &Path) -> bool {
     folder.join(CHECKPOINTS).is_dir()
 }
 
-/// A run whose training has not finished, locked by this program.
+/// The folder of a run whose training has not finished, locked by this program.
 pub(crate) struct RunInProgress {
     folder: PathBuf,
+    /// The lock file; the lock ends when it is closed.
     lock: File,
 }
 
-/// The state of a run that is resumed.
+/// What is left to do for a run that is resumed.
 pub(crate) enum ResumeState {
-    /// The training has not finished.
+    /// The training has not finished: it continues from its latest checkpoint.
     InProgress(RunInProgress),
-    /// The run is finished.
+    /// The run was already finished, with these metrics: nothing is left to do.
     Finished(Box<RunMetrics>),
 }
 
 impl RunInProgress {
-    /// Writes the config and the folder of checkpoints into a reserved folder, and moves it into place.
+    /// Makes the run's folder before the training starts, so that an interrupted training can be resumed:
+    /// writes the text `config` and an empty, locked folder of checkpoints into the reserved temporary
+    /// folder, and moves it into place. `head` is the name of the head, for a numbered folder.
     ///
     /// # Errors
     /// [`TrainError::Usage`] if the run's folder exists by now, [`TrainError::Io`].
@@ -50,7 +54,8 @@ impl RunInProgress {
         Ok(Self { folder: reservation.move_into_place(head)?, lock })
     }
 
-    /// Locks the run in `folder` to continue its training.
+    /// Locks the run in `folder` to continue its training, and removes temporary files that the interrupted
+    /// program left. A run that already has its model is finished: only its checkpoints are removed.
     ///
     /// # Errors
     /// [`TrainError::Usage`] if there is no run or another program trains it; [`TrainError::Io`],
@@ -60,7 +65,8 @@ impl RunInProgress {
         let has_model = folder.join(MODEL).is_file();
         if !checkpoints.is_dir() && !has_model {
             return Err(TrainError::Usage(format!(
-                "{} has no training to resume: only `headstock train` with a stage in [tune] can be resumed",
+                "{} has no training to resume: only fine-tuning (with `tune.from` in the config) can be resumed; \
+                 start a new training with `headstock train`",
                 folder.display()
             )));
         }
@@ -72,7 +78,8 @@ impl RunInProgress {
                 Ok(ResumeState::InProgress(Self { folder: folder.into(), lock }))
             }
             held_lock => {
-                // The program was stopped after it had written the last file.
+                // The program was stopped after it had written the last file, before it removed the
+                // checkpoints.
                 if let Some(lock) = held_lock {
                     Self { folder: folder.into(), lock }.remove_checkpoints()?;
                 }
@@ -88,20 +95,23 @@ impl RunInProgress {
         &self.folder
     }
 
-    /// The path of the checkpoint `name`.
+    /// The path of the file `name` in the folder of checkpoints.
     pub(crate) fn checkpoint_path(&self, name: &str) -> PathBuf {
         self.folder.join(CHECKPOINTS).join(name)
     }
 
-    /// Writes the config again, with the settings that were resolved during the training.
+    /// Replaces the run's config by the text `config`, which names the exact weights: they are known only
+    /// after the backbone was opened, when the folder already exists.
     pub(crate) fn write_config(&self, config: &str) -> Result<(), TrainError> {
         let path = self.folder.join(CONFIG);
         write_atomically(&path, config.as_bytes()).map_err(TrainError::io("write", &path))
     }
 
-    /// Writes the run's files. The model comes last, because a folder with a model is a run.
+    /// Writes the run's files when the training has ended, removes the checkpoints, and returns the run's
+    /// folder. The model comes last, because a folder with a model counts as a finished run.
     pub(crate) fn finish(self, files: &RunFiles<'_>) -> Result<PathBuf, TrainError> {
         files.write_all_but_model(&self.folder)?;
+        // Renamed from the folder of checkpoints, so that the model is never there in part.
         let (temp_model, model) = (self.checkpoint_path(MODEL), self.folder.join(MODEL));
         files.model.write(&temp_model)?;
         fs::rename(&temp_model, &model).map_err(TrainError::io("write", &model))?;
@@ -110,16 +120,17 @@ impl RunInProgress {
         Ok(folder)
     }
 
-    /// Removes the folder of a training without results.
+    /// Removes the run's folder, for a training that failed before its first checkpoint. If the folder cannot
+    /// be removed, that is only a warning.
     pub(crate) fn discard(self) {
         let Self { folder, lock } = self;
         drop(lock);
         if let Err(error) = fs::remove_dir_all(&folder) {
-            tracing::warn!("{} cannot be removed: {error}", folder.display());
+            tracing::warn!("the unfinished run {} cannot be removed: {error}", folder.display());
         }
     }
 
-    /// Removes the checkpoints, which finishes the run.
+    /// Ends the lock and removes the folder of checkpoints; without that folder the run counts as finished.
     fn remove_checkpoints(self) -> Result<(), TrainError> {
         let checkpoints = self.folder.join(CHECKPOINTS);
         drop(self.lock);
@@ -127,21 +138,24 @@ impl RunInProgress {
     }
 }
 
-/// Locks the checkpoints in `folder` for as long as the returned file is open.
+/// Locks the folder of checkpoints `folder` against other programs for as long as the returned file is open.
+///
+/// # Errors
+/// [`TrainError::Usage`] if another program holds the lock, [`TrainError::Io`].
 fn lock_checkpoints(folder: &Path) -> Result<File, TrainError> {
     let path = folder.join(LOCK);
     let file = File::create(&path).map_err(TrainError::io("write", &path))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(fs::TryLockError::WouldBlock) => Err(TrainError::Usage(format!(
-            "{} is being trained by another program",
+            "{} is being trained by another program: wait until that training has ended",
             folder.parent().unwrap_or(folder).display()
         ))),
         Err(fs::TryLockError::Error(error)) => Err(TrainError::io("lock", &path)(error)),
     }
 }
 
-/// Removes temporary files of a program that was killed.
+/// Removes the temporary files in `folder` that a killed program left; [`write_atomically`] makes them.
 fn remove_temp_files(folder: &Path) -> Result<(), TrainError> {
     for entry in fs::read_dir(folder).map_err(TrainError::io("read", folder))? {
         let entry = entry.map_err(TrainError::io("read", folder))?;
@@ -175,7 +189,7 @@ mod tests {
         let run = folder.path().join("run");
         assert!(is_in_progress(&run) && in_progress.folder() == run);
         let refused = RunInProgress::resume(&run).err().unwrap().to_string();
-        assert_eq!(refused, format!("{} is being trained by another program", run.display()));
+        assert!(refused.starts_with(&format!("{} is being trained by another program", run.display())));
         drop(in_progress);
         assert!(
             matches!(RunInProgress::resume(&run), Ok(ResumeState::InProgress(held)) if held.folder() == run)

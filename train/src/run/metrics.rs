@@ -151,8 +151,10 @@ pub struct UnseenMetrics {
 }
 
 impl TrainTestOverlap {
-    /// From the predictions of `model` for samples with these `labels` `[N]`; `content(i)` is the hash of
-    /// sample `i`.
+    /// Counts the test samples that are among `trained_hashes`, the samples that a run was trained on, and
+    /// computes the metrics of the others, because those of the seen samples are too optimistic.
+    /// `predictions` are those of `model` for the test samples, `labels` `[N]` their true classes.
+    /// `content_hash(i)` is the hash of test sample `i`; a sample without one counts as not trained on.
     pub(crate) fn from_predictions(
         trained_hashes: &BTreeSet<ContentHash>,
         model: &Model,
@@ -161,11 +163,11 @@ impl TrainTestOverlap {
         content_hash: impl Fn(usize) -> Option<ContentHash>,
     ) -> Result<Self, TrainError> {
         let is_trained_on =
-            |row: &usize| content_hash(*row).is_some_and(|content| trained_hashes.contains(&content));
+            |row: &usize| content_hash(*row).is_some_and(|hash| trained_hashes.contains(&hash));
         let unseen_rows: Vec<usize> = (0..labels.len()).filter(|row| !is_trained_on(row)).collect();
-        let samples = labels.len() - unseen_rows.len();
+        let n_seen = labels.len() - unseen_rows.len();
         if unseen_rows.is_empty() {
-            return Ok(Self { samples, unseen: None });
+            return Ok(Self { samples: n_seen, unseen: None });
         }
         let predictions = predictions.select(&unseen_rows);
         let labels: Vec<u32> = unseen_rows.iter().map(|&row| labels[row]).collect();
@@ -174,13 +176,15 @@ impl TrainTestOverlap {
             test: predictions.metrics(&labels),
             conformal: ConformalMetrics::from_predictions(model, &predictions, &labels)?,
         };
-        Ok(Self { samples, unseen: Some(unseen) })
+        Ok(Self { samples: n_seen, unseen: Some(unseen) })
     }
 }
 
 impl ConformalMetrics {
-    /// From the predictions of `model` for samples with these `labels` `[N]`; `None` without conformal
-    /// scores.
+    /// Measures how often the conformal sets of `model` (sets of classes that should contain the true class
+    /// with the probability [`COVERAGE`]) really contain it, and how large they are, for both methods, LAC
+    /// and APS. The `predictions` are for samples with the true `labels` `[N]`. `None` if the model has no
+    /// conformal scores.
     pub(crate) fn from_predictions(
         model: &Model,
         predictions: &Predictions,
@@ -201,11 +205,13 @@ impl ConformalMetrics {
 }
 
 impl SetMetrics {
-    /// Metrics of the sets of all samples.
+    /// Computes the conformal set of each sample from its probabilities by the predictor `sets`, and measures
+    /// how often it contains the true label in `labels` `[N]`, its mean size, and how often it is empty.
     fn from_sets(sets: &SetPredictor, predictions: &Predictions, labels: &[u32]) -> Self {
+        // `n_classes`: the classes in all sets together.
         let (mut n_covered, mut n_classes, mut n_empty) = (0, 0, 0);
-        for (row, label) in predictions.rows().zip(labels) {
-            let set = sets.predict(row);
+        for (probabilities, label) in predictions.rows().zip(labels) {
+            let set = sets.predict(probabilities);
             n_covered += usize::from(set.contains(label));
             n_classes += set.len();
             n_empty += usize::from(set.is_empty());

@@ -50,7 +50,7 @@ pub struct Run {
 }
 
 impl Run {
-    /// Opens the run in `folder`.
+    /// Opens the run in `folder`, whose head must be one of `heads`.
     ///
     /// # Errors
     /// [`TrainError::Usage`] if it is not a run, [`TrainError::Format`] if a file is damaged.
@@ -65,7 +65,7 @@ impl Run {
         let model = folder.join(MODEL);
         if !model.is_file() {
             return Err(TrainError::Usage(format!(
-                "{} is not a run: it has no {MODEL}; `headstock train` writes one",
+                "{} is not a run: it has no {MODEL}; give a folder that `headstock train` has written",
                 folder.display()
             )));
         }
@@ -73,7 +73,7 @@ impl Run {
         if !config.is_file() {
             return Err(TrainError::Format {
                 path: config,
-                problem: "it is missing: the run is incomplete".into(),
+                problem: "the file is missing, so that the run is incomplete: train again".into(),
             });
         }
         let config = Config::read(&config)?.with_overrides_from_cwd();
@@ -115,7 +115,11 @@ impl Run {
         let split = self.split()?;
         let Some(original_settings) = &self.original_settings else { return Ok(None) };
         let warn_unknown = |error: TrainError| {
-            tracing::warn!("it is unknown what {} was trained on: {error}", self.folder.display());
+            tracing::warn!(
+                "whether {} was trained on some of the test photos is unknown, because its data cannot be \
+                 listed: {error}",
+                self.folder.display()
+            );
             None
         };
         Ok(trained_on::hashes_of_split(original_settings, &split, progress).unwrap_or_else(warn_unknown))

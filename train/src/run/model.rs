@@ -32,6 +32,7 @@ const CONFORMAL_PREFIX: &str = "conformal.";
 /// Name prefix of the fine-tuned tensors of the backbone, before torchvision's name. Heads must not use it.
 const BACKBONE_PREFIX: &str = "backbone.";
 
+/// The methods of conformal sets, each with its own scores in the file.
 const SET_METHODS: [ConformalMethod; 2] = [ConformalMethod::Lac, ConformalMethod::Aps];
 
 /// The description of a model, stored in the metadata of its file.
@@ -39,7 +40,7 @@ const SET_METHODS: [ConformalMethod; 2] = [ConformalMethod::Lac, ConformalMethod
 pub struct ModelRecord {
     /// The version of the file format.
     pub format: u32,
-    /// The head.
+    /// The kind and the hyperparameters of the head.
     pub head: HeadRecord,
     /// Class names, in the order of the labels.
     pub classes: Vec<String>,
@@ -53,21 +54,21 @@ pub struct ModelRecord {
     pub calibration: Calibration,
 }
 
-/// The head of a model.
+/// The description of the head of a model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HeadRecord {
     /// The name of the head.
     pub kind: String,
-    /// The complete table of its parameters.
+    /// The keys of `[head]` other than `kind`, those with default values too.
     pub parameters: toml::Table,
 }
 
-/// The backbone of a model.
+/// The description of the backbone of a model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BackboneRecord {
     /// The architecture, such as `resnet50`.
     pub architecture: String,
-    /// The origin of the weights.
+    /// The origin of the weights: an `hf://` name with the commit, or the name of the file or folder.
     pub source: String,
     /// The SHA-256 of the file of the weights, in hexadecimal.
     pub sha256: String,
@@ -82,7 +83,9 @@ pub struct BackboneRecord {
 }
 
 impl ModelRecord {
-    /// A record of the current format version.
+    /// Describes a model whose head has these classes, in the order of their labels, and expects `width`
+    /// features. `pretrained` is the preprocessing and the backbone that compute the features; `None` with
+    /// precomputed features.
     pub(crate) fn new(
         head: HeadRecord,
         classes: Vec<String>,
@@ -108,7 +111,8 @@ pub struct Model {
 }
 
 impl Model {
-    /// Writes the file.
+    /// Writes the model to the file `path`: the tensors of the head, the fine-tuned tensors of the backbone
+    /// and the conformal scores by prefixed names, and the record as JSON in the metadata.
     pub(super) fn write(&self, path: &Path) -> Result<(), TrainError> {
         let cannot_save = |error: &dyn fmt::Display| {
             TrainError::Data(format!("the head `{}` cannot be saved: {error}", self.record.head.kind))
@@ -142,16 +146,22 @@ impl Model {
         })
     }
 
-    /// Reads the file.
+    /// Reads a model from the file `path`, which [`write`](Self::write) has written. `heads` are the kinds of
+    /// heads that the program knows.
+    ///
+    /// # Errors
+    /// [`TrainError::Format`] for a damaged file or one of a different format version, [`TrainError::Usage`]
+    /// for an unknown kind of head, [`TrainError::Io`].
     pub(super) fn read(path: &Path, heads: &Registry) -> Result<Self, TrainError> {
         let stored = StoredTensors::open(path)?;
         let metadata = stored
             .metadata_entry(METADATA_KEY)
-            .ok_or_else(|| TrainError::format(path)("it was not written by headstock"))?;
+            .ok_or_else(|| TrainError::format(path)("the file was not written by headstock"))?;
         let version: FormatVersion = serde_json::from_str(metadata).map_err(TrainError::format(path))?;
         if version.format != FORMAT_VERSION {
             let problem = format!(
-                "its format is {}, but this headstock reads version {FORMAT_VERSION}",
+                "the format of the file is {}, but this headstock reads version {FORMAT_VERSION}: use the \
+                 version of headstock that wrote the file",
                 version.format
             );
             return Err(TrainError::format(path)(problem));
@@ -171,7 +181,8 @@ impl Model {
         let head = configured.load(&tensors).map_err(TrainError::format(path))?;
         if head.classes() != record.classes.len() || head.width() != record.width {
             let problem = format!(
-                "its head has {} features and {} classes, but its metadata has {} and {}",
+                "the file is damaged: its head has {} features and {} classes, but its metadata has {} and \
+                 {}",
                 head.width(),
                 head.classes(),
                 record.width,
@@ -182,7 +193,7 @@ impl Model {
         Ok(Self { record, head, tuned_weights, conformal })
     }
 
-    /// Calibrated predictions from the logits of the head.
+    /// The predictions from the logits of the head, with the calibration of this model.
     ///
     /// # Errors
     /// [`TrainError::Head`] for logits that are not finite.
@@ -190,24 +201,26 @@ impl Model {
         Ok(Predictions::with_calibration(logits, &self.record.calibration)?)
     }
 
-    /// Conformal sets that contain the true class with probability `coverage`.
+    /// A predictor of conformal sets: for the probabilities of an image it gives a set of classes that
+    /// contains the true class with probability `coverage`. `method` decides how the sets are chosen.
     ///
     /// # Errors
     /// [`TrainError::Usage`] if the model has no conformal scores, or `coverage` is not between 0 and 1.
     pub fn sets(&self, coverage: f64, method: ConformalMethod) -> Result<SetPredictor, TrainError> {
         let conformal = self.conformal.as_ref().ok_or_else(|| {
             TrainError::Usage(
-                "the run has no scores for conformal sets: it was trained with `calibration = \"none\"`, with \
-                 a class of one photo, or by an earlier headstock; train again with \
-                 `calibration = \"temperature\"`"
+                "the run has no scores for conformal sets (`--coverage`): it was trained with `calibration = \
+                 \"none\"`, with only one photo of a class, or by an earlier version of headstock; train \
+                 again with `calibration = \"temperature\"`"
                     .into(),
             )
         })?;
         conformal.set_predictor(coverage, method).map_err(|error| TrainError::Usage(error.to_string()))
     }
 
-    /// Opens the backbone that the head was fitted on, from the weights named in `settings`; `None` with
-    /// precomputed features.
+    /// Opens the backbone that the head was fitted on, with the fine-tuned tensors of the run and the other
+    /// weights from the file that `settings` name; `None` with precomputed features. Weights, layer and
+    /// precision must be those of the run, because the head understands no other features.
     pub(crate) fn open_backbone(
         &self,
         settings: &Settings,
@@ -217,15 +230,18 @@ impl Model {
             && (options.layer, options.precision) != (record.layer, record.precision)
         {
             return Err(TrainError::Usage(format!(
-                "the head was fitted on `{}` in {}: `backbone.layer` and `backbone.precision` cannot be \
-                 changed afterwards",
+                "the head was fitted on features of the layer `{}` with the precision {}: `backbone.layer` \
+                 and `backbone.precision` cannot be changed afterwards: leave them unchanged, or train again",
                 record.layer, record.precision
             )));
         }
         self.open_backbone_any_layer(settings, progress)
     }
 
-    /// Like [`open_backbone`](Self::open_backbone), for any layer and precision.
+    /// Opens the backbone with the fine-tuned tensors of the run and the other weights from the file that
+    /// `settings` name, which must be those of the run; `None` with precomputed features. Unlike in
+    /// [`open_backbone`](Self::open_backbone), layer and precision of `settings` may differ from those of the
+    /// run: for `extract`, whose features are for other tools and not for the head.
     pub(crate) fn open_backbone_any_layer(
         &self,
         settings: &Settings,
@@ -243,9 +259,9 @@ impl Model {
         let sha256 = pretrained.checkpoint().sha256();
         if sha256 != record.sha256 {
             return Err(TrainError::Usage(format!(
-                "{} are not the weights that the head was fitted on: their sha256 is {sha256}, not {} (those \
-                 were {}); name the right ones with --set backbone.weights=...",
-                options.weights, record.sha256, record.source
+                "the weights {} are not those that the head was fitted on, {}: their sha256 is {sha256}, not \
+                 {}; give the right ones with --set backbone.weights=PATH",
+                options.weights, record.source, record.sha256
             )));
         }
         Ok(Some(pretrained.with_tensors(&self.tuned_weights)?))
@@ -258,18 +274,21 @@ struct FormatVersion {
     format: u32,
 }
 
-/// The name of the tensor with the scores of a method.
+/// The name of the tensor with the conformal scores of a method.
 fn scores_tensor_name(method: ConformalMethod) -> String {
     format!("{CONFORMAL_PREFIX}{}", method.as_str())
 }
 
-/// Removes the fine-tuned tensors of the backbone from `tensors`, and returns them without their prefix.
+/// Removes the fine-tuned tensors of the backbone from `tensors`, all tensors of a model's file, and returns
+/// them by their names without the prefix.
 fn take_tuned_weights(tensors: &mut Tensors) -> Tensors {
     let backbone_tensors = tensors.extract_if(.., |name, _| name.starts_with(BACKBONE_PREFIX));
     backbone_tensors.map(|(name, tensor)| (name[BACKBONE_PREFIX.len()..].to_owned(), tensor)).collect()
 }
 
-/// Removes the conformal scores from `tensors`; `None` for runs without any.
+/// Removes the conformal scores (of held-out samples, from which conformal sets are computed) from `tensors`,
+/// all tensors of a model's file, and returns them; `None` if there are none, as in a run without held-out
+/// samples. The error is text that says which tensor is damaged or missing.
 fn take_scores(tensors: &mut Tensors) -> Result<Option<ConformalScores>, String> {
     let scores_by_method = SET_METHODS.map(|method| tensors.remove(&scores_tensor_name(method)));
     if scores_by_method.iter().all(Option::is_none) {
@@ -277,6 +296,7 @@ fn take_scores(tensors: &mut Tensors) -> Result<Option<ConformalScores>, String>
     }
     let [lac, aps] = scores_by_method
         .map(|tensor| tensor.ok_or("is missing".to_owned())?.to_vec1().map_err(|e| e.to_string()));
+    // Says in an error which tensor it is about.
     let name_error = |values: Result<Vec<f32>, String>, method| {
         values.map_err(|problem| format!("tensor `{}`: {problem}", scores_tensor_name(method)))
     };

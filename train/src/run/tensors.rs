@@ -16,27 +16,32 @@ use safetensors::{Dtype, SafeTensorError, View, serialize_to_file};
 
 use crate::error::TrainError;
 
-/// Writes the file.
+/// Writes `tensors` and `metadata` to the file `path` in the safetensors format. Unlike candle's
+/// `safetensors::save`, it does not copy `f32` tensors in memory.
 pub(super) fn write(
     path: &Path,
     tensors: &Tensors,
     metadata: HashMap<String, String>,
 ) -> Result<(), SafeTensorError> {
-    // The crate writes a temporary file that only its owner may read; other files of a run follow the umask.
+    // `serialize_to_file` replaces the file by a temporary one that only its owner may read. The file gets
+    // back the permissions of a new file, which follow the umask as those of the other files of a run.
     let permissions = File::create(path)?.metadata()?.permissions();
     let tensors = tensors.iter().map(|(name, tensor)| (name, borrow_bytes(tensor)));
     serialize_to_file(tensors, Some(metadata), path)?;
     Ok(fs::set_permissions(path, permissions)?)
 }
 
-/// A view of a tensor that borrows its bytes if they are contiguous `f32`. candle's own view always copies.
+/// A tensor to be written to a file: a safetensors `View` that borrows the tensor's bytes if they are
+/// contiguous `f32` values. candle's own `View` always copies them.
 struct TensorBytes<'a, S> {
     tensor: &'a Tensor,
-    /// The storage and the index range of the values in it, if they can be borrowed.
+    /// The storage `S`, a read guard, and the index range of the tensor's values in it, if they can be
+    /// borrowed.
     f32_values: Option<(S, Range<usize>)>,
 }
 
-/// A view of `tensor` that borrows its bytes where possible.
+/// Wraps `tensor` for [`serialize_to_file`], so that its bytes are borrowed and not copied if they are
+/// contiguous `f32` values on the CPU.
 fn borrow_bytes(tensor: &Tensor) -> TensorBytes<'_, impl Deref<Target = Storage>> {
     let (storage, layout) = tensor.storage_and_layout();
     let f32_values = match (&*storage, layout.contiguous_offsets()) {
@@ -55,6 +60,8 @@ impl<S: Deref<Target = Storage>> View for TensorBytes<'_, S> {
         self.tensor.dims()
     }
 
+    /// The bytes to write to the file: borrowed if [`borrow_bytes`] found contiguous `f32` values, otherwise
+    /// a copy.
     fn data(&self) -> Cow<'_, [u8]> {
         if let Some((storage, range)) = &self.f32_values
             && let Storage::Cpu(CpuStorage::F32(values)) = &**storage
@@ -77,20 +84,22 @@ pub(crate) struct StoredTensors<'a> {
 }
 
 impl<'a> StoredTensors<'a> {
-    /// Opens the file and reads the header, which must match the length of the file.
+    /// Opens the `.safetensors` file `path` and reads its header, which must match the length of the file.
+    /// Tensors are read later by [`tensors`](Self::tensors).
     pub(crate) fn open(path: &'a Path) -> Result<Self, TrainError> {
         let mut file = File::open(path).map_err(TrainError::io("read", path))?;
         let header = read_header(&mut file).map_err(|error| read_error(path, error))?;
         Ok(Self { path, file, header })
     }
 
-    /// A value of the metadata.
+    /// The value of `key` in the metadata of the file; `None` if there is none.
     pub(crate) fn metadata_entry(&self, key: &str) -> Option<&str> {
         self.header.metadata().as_ref()?.get(key).map(String::as_str)
     }
 
-    /// Reads all tensors, one at a time.
+    /// Reads all tensors of the file, one at a time, and returns them by name.
     pub(crate) fn tensors(mut self) -> Result<Tensors, TrainError> {
+        // `offset_keys` are in the order of the tensors in the file, which `read_tensor` relies on.
         let read = |name: String| {
             let info = self.header.info(&name).expect("it is a name of the header");
             let tensor = read_tensor(&mut self.file, info).map_err(|error| read_error(self.path, error))?;
@@ -100,14 +109,16 @@ impl<'a> StoredTensors<'a> {
     }
 }
 
-/// Reads the header, as [`SafeTensors::read_metadata`](safetensors::SafeTensors::read_metadata), which needs
-/// the whole file in memory.
+/// Reads and checks the header of a `.safetensors` file: 8 bytes with its length, then JSON with the names,
+/// types, shapes and offsets of the tensors, and the metadata. `file` is then at the first tensor. The
+/// crate's own [`SafeTensors::read_metadata`](safetensors::SafeTensors::read_metadata) needs the whole file
+/// in memory.
 fn read_header(file: &mut File) -> candle_core::Result<Metadata> {
     let file_size = file.metadata()?.len();
-    let mut header_size = [0; 8];
-    let remaining = file_size.checked_sub(header_size.len() as u64).ok_or(SafeTensorError::HeaderTooSmall)?;
-    file.read_exact(&mut header_size)?;
-    let header_size = u64::from_le_bytes(header_size);
+    let mut size_bytes = [0; 8];
+    let remaining = file_size.checked_sub(size_bytes.len() as u64).ok_or(SafeTensorError::HeaderTooSmall)?;
+    file.read_exact(&mut size_bytes)?;
+    let header_size = u64::from_le_bytes(size_bytes);
     let data_size = remaining.checked_sub(header_size).ok_or(SafeTensorError::InvalidHeaderLength)?;
     let mut header = vec![0; header_size as usize];
     file.read_exact(&mut header)?;
@@ -119,7 +130,8 @@ fn read_header(file: &mut File) -> candle_core::Result<Metadata> {
     Ok(header)
 }
 
-/// Reads the next tensor; `f32` values are read directly into its buffer.
+/// Reads a tensor whose bytes are next in `file`. `info` is its type, shape and byte range. `f32` values are
+/// read directly into the tensor's buffer, because a head can be large; other types are copied once.
 fn read_tensor(file: &mut File, info: &TensorInfo) -> candle_core::Result<Tensor> {
     let (start, end) = info.data_offsets;
     if info.dtype == Dtype::F32 {
@@ -133,6 +145,8 @@ fn read_tensor(file: &mut File, info: &TensorInfo) -> candle_core::Result<Tensor
     }
 }
 
+/// Converts an error of reading the file `path`: [`TrainError::Io`] if it cannot be read,
+/// [`TrainError::Format`] if its contents are invalid.
 fn read_error(path: &Path, error: candle_core::Error) -> TrainError {
     match error {
         candle_core::Error::Io(error) => TrainError::io("read", path)(error),

@@ -307,7 +307,10 @@ fn a_damaged_model_or_an_unknown_format_is_refused_with_the_reason() {
     };
     assert_eq!(open_error(&|_, _| ()), "", "unchanged");
     let cases: [(&Damage, &str); 6] = [
-        (&|entry, _| entry["format"] = 2.into(), "its format is 2, but this headstock reads version 1"),
+        (
+            &|entry, _| entry["format"] = 2.into(),
+            "the format of the file is 2, but this headstock reads version 1",
+        ),
         (&|entry, _| entry["head"]["kind"] = "forest".into(), "a head that this program does not know"),
         (
             &|entry, _| entry["width"] = 4.into(),

@@ -23,7 +23,7 @@ pub enum RunDir {
     Numbered,
 }
 
-/// The contents of a run's files.
+/// The contents of a run's files, each described where it is made.
 pub(crate) struct RunFiles<'a> {
     pub(crate) config: String,
     pub(crate) model: &'a Model,
@@ -36,8 +36,9 @@ pub(crate) struct RunFiles<'a> {
 }
 
 impl RunDir {
-    /// Creates a temporary folder beside the run's folder before the work starts. A folder that exists, is
-    /// not writable or is inside the image folder is refused now.
+    /// Checks the run's folder before the training starts, so that no time is lost if the run cannot be
+    /// written, and creates a temporary folder beside it, which the run is written to. A folder that exists,
+    /// is not writable or is inside the image folder of `source` is refused.
     ///
     /// # Errors
     /// [`TrainError::Usage`] for such a folder, [`TrainError::Io`].
@@ -46,12 +47,12 @@ impl RunDir {
             if folder.to_str().is_none() || folder.file_name().is_none() {
                 let name = folder.display();
                 return Err(TrainError::Usage(format!(
-                    "--run {name}: it must be the name of a new folder, in UTF-8"
+                    "--run {name}: give the name of a new folder, in UTF-8"
                 )));
             }
             // A dangling link counts as existing, too.
             if fs::symlink_metadata(folder).is_ok() {
-                return Err(already_exists(folder));
+                return Err(already_exists_error(folder));
             }
         }
         let parent = match self {
@@ -75,14 +76,15 @@ impl RunDir {
     }
 }
 
-/// The temporary folder of a run to be written; it is removed if no run is written.
+/// A temporary folder that becomes the run's folder; it is removed if no run is written.
 pub struct RunReservation<'a> {
     run_dir: &'a RunDir,
     temp_dir: TempDir,
 }
 
 impl RunReservation<'_> {
-    /// Writes the run and returns its folder.
+    /// Writes the files of a finished run and returns its folder. `head` is the name of the head, for a
+    /// numbered folder.
     pub(crate) fn write(self, head: &str, files: &RunFiles<'_>) -> Result<PathBuf, TrainError> {
         let model = self.temp_dir.path().join(MODEL);
         files.model.write(&model)?;
@@ -90,11 +92,16 @@ impl RunReservation<'_> {
         self.move_into_place(head)
     }
 
-    /// Renames the temporary folder to the run's folder.
+    /// Turns the temporary folder into the run's folder by renaming it, so that no other program sees a
+    /// folder that is only half written, and returns the new path. `head` is the name of the head, for a
+    /// numbered folder.
+    ///
+    /// # Errors
+    /// [`TrainError::Usage`] if the folder exists by now, [`TrainError::Io`].
     pub(super) fn move_into_place(self, head: &str) -> Result<PathBuf, TrainError> {
         let folder = match self.run_dir {
             RunDir::Named(folder) if fs::symlink_metadata(folder).is_ok() => {
-                return Err(already_exists(folder));
+                return Err(already_exists_error(folder));
             }
             RunDir::Named(folder) => {
                 fs::rename(self.temp_dir.path(), folder).map_err(TrainError::io("write", folder))?;
@@ -102,7 +109,7 @@ impl RunReservation<'_> {
             }
             RunDir::Numbered => rename_to_next_number(self.temp_dir.path(), head)?,
         };
-        // It is renamed: there is no temporary folder to remove.
+        // The temporary folder was renamed: there is none to remove.
         let _ = self.temp_dir.keep();
         Ok(folder)
     }
@@ -114,7 +121,8 @@ impl RunReservation<'_> {
 }
 
 impl RunFiles<'_> {
-    /// Writes all files except the model into `folder`, each atomically.
+    /// Writes all files except the model into `folder`, each atomically. The model is written apart, because
+    /// it marks a folder as a run.
     pub(super) fn write_all_but_model(&self, folder: &Path) -> Result<(), TrainError> {
         for (name, bytes) in [
             (CONFIG, self.config.as_bytes()),
@@ -132,7 +140,8 @@ impl RunFiles<'_> {
     }
 }
 
-/// Refuses a folder of runs inside the image folder: the next command would read it as a class.
+/// Refuses `parent`, the folder that the run is to be in, if it is inside an image folder of `source`: the
+/// next command would read it as a class.
 fn refuse_inside_image_folder(parent: &Path, source: &DataSourceConfig) -> Result<(), TrainError> {
     let DataSourceConfig::Images { main, test } = source else { return Ok(()) };
     let image_folder = |location: &DataLocation| match location {
@@ -146,8 +155,8 @@ fn refuse_inside_image_folder(parent: &Path, source: &DataSourceConfig) -> Resul
     for folder in std::iter::once(main).chain(test).filter_map(image_folder) {
         if folder.canonicalize().is_ok_and(|folder| existing_ancestor.starts_with(folder)) {
             return Err(TrainError::Usage(format!(
-                "the run would be in {}, inside the folder of the photos, and be read as a class: name \
-                 another folder with --run",
+                "the run would be in {}, inside the folder of the photos, and would be read as a class: \
+                 choose a different folder with --run",
                 parent.display()
             )));
         }
@@ -155,8 +164,9 @@ fn refuse_inside_image_folder(parent: &Path, source: &DataSourceConfig) -> Resul
     Ok(())
 }
 
-/// Renames `source` to the first unused number. Another program may take the same number at the same time,
-/// but a rename never replaces a folder that is not empty.
+/// Renames the folder `source` to `runs/HEAD-N` with the first unused number `N`, and returns the new path.
+/// Another program may take the same number at the same time, but a rename never replaces a folder that is
+/// not empty.
 fn rename_to_next_number(source: &Path, head: &str) -> Result<PathBuf, TrainError> {
     for number in 1.. {
         let folder = Path::new(RUNS_FOLDER).join(format!("{head}-{number}"));
@@ -172,18 +182,18 @@ fn rename_to_next_number(source: &Path, head: &str) -> Result<PathBuf, TrainErro
     unreachable!("the range of numbers is unbounded")
 }
 
-/// The error for a run's folder that exists.
-fn already_exists(folder: &Path) -> TrainError {
+/// The error for a run's folder that exists, with advice that depends on whether its training has finished.
+fn already_exists_error(folder: &Path) -> TrainError {
     if is_in_progress(folder) {
         return TrainError::Usage(format!(
-            "the training of {} has not finished: continue it with `headstock train --resume {}`, or name \
-             another folder with --run",
+            "the training of {} has not finished: continue it with `headstock train --resume {}`, or choose \
+             a different folder with --run",
             folder.display(),
             folder.display()
         ));
     }
     TrainError::Usage(format!(
-        "{} already exists: a run is never overwritten; name another folder with --run",
+        "{} already exists: a run is never overwritten; choose a different folder with --run",
         folder.display()
     ))
 }

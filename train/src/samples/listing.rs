@@ -13,10 +13,13 @@ use crate::config::{DataLocation, Settings, SplitMethod};
 use crate::error::TrainError;
 use crate::progress::Progress;
 
-/// The samples and errors of a data set; an error does not hide other samples.
+/// The samples and errors of a data set. Unlike reading for training, which stops at the first error, a
+/// listing has all errors, and the samples that are not affected.
 #[derive(Debug)]
 pub(crate) struct DatasetListing {
+    /// The classes of the training set, then those that only the test set has.
     pub(crate) classes: ClassMap,
+    /// The samples of the training set, then those of a separate test set.
     pub(crate) samples: Vec<ListedSample>,
     /// The names of the groups, in the order of their numbers.
     group_names: Vec<String>,
@@ -28,26 +31,30 @@ pub(crate) struct DatasetListing {
     pub(crate) unlabeled: Vec<String>,
 }
 
-/// A listed sample.
+/// A listed sample, whose image has not been opened.
 #[derive(Debug)]
 pub(crate) struct ListedSample {
+    /// The image's path relative to the data root.
     pub(crate) id: String,
     pub(crate) image: ImageRef,
+    /// The number of its class.
     pub(crate) label: u32,
     /// The number of its group, if the data has groups.
     pub(crate) group: Option<u32>,
     pub(crate) subset: Subset,
 }
 
-/// The listing of one location; an empty location is an error in it.
+/// The listing of one location, the training set or the test set, with its errors.
 struct LocationListing {
     source: OpenDataSource,
     listing: RawDataset,
+    /// Paths of images without a class.
     unlabeled: Vec<String>,
 }
 
 impl LocationListing {
-    /// Lists `location`; an empty location has no samples and one error.
+    /// Lists the samples, errors and unlabeled images of `location`. An empty location is not an error here:
+    /// its listing has no samples and one error, so that `doctor` can report it with others.
     fn read(location: &DataLocation, progress: &dyn Progress) -> Result<Self, TrainError> {
         let source = location.open(progress)?;
         let listing = match source.source.list() {
@@ -66,7 +73,8 @@ impl LocationListing {
         Ok(Self { source, listing, unlabeled })
     }
 
-    /// Puts `prefix/` before all ids.
+    /// Puts `prefix/` before the ids of all samples, unless `prefix` is empty, so that ids of the training
+    /// and the test set differ when both are merged.
     fn prefix_ids(&mut self, prefix: &str) {
         if !prefix.is_empty() {
             let ids = self.listing.samples.iter_mut().map(|entry| &mut entry.id);
@@ -78,7 +86,9 @@ impl LocationListing {
 }
 
 impl DatasetListing {
-    /// Lists `main` and `test`, without opening images.
+    /// Lists the samples and errors of the location `main`, and of the separate test set `test` if there is
+    /// one, without opening images, for `doctor` and to find images by id. All samples are in the training
+    /// set until [`draw_split`](Self::draw_split), unless the data itself says which ones are for testing.
     ///
     /// # Errors
     /// Errors that prevent any listing: a missing folder, table or column, or a failure of the hub.
@@ -93,7 +103,7 @@ impl DatasetListing {
         let test_listing = match test {
             Some(location) => {
                 let mut test_listing = LocationListing::read(location, progress)?;
-                // A class without test images is not an error, as in training.
+                // A class without test images is not an error, nor is it one in training.
                 test_listing.listing.errors.retain(|error| !matches!(error, DatasetError::EmptyClass { .. }));
                 let (main_prefix, test_prefix) =
                     id_prefixes(&main_listing.source, &test_listing.source, location)?;
@@ -103,11 +113,13 @@ impl DatasetListing {
             }
             None => None,
         };
-        Ok(Self::new(settings, main_listing, given_subsets, test_listing))
+        Ok(Self::merge(settings, main_listing, given_subsets, test_listing))
     }
 
-    /// Numbers classes and groups over both listings; classes that only `test_listing` has are an error.
-    fn new(
+    /// Merges the listings of `main` and of the separate test set, and numbers their classes and groups.
+    /// `given_subsets` `[N]` are the subsets of the samples of `main_listing`, if it defines them. A class
+    /// that only the test set has becomes one of the listed errors.
+    fn merge(
         settings: &Settings,
         main_listing: LocationListing,
         given_subsets: Option<Vec<Subset>>,
@@ -157,16 +169,17 @@ impl DatasetListing {
         let distinct: BTreeSet<&str> = group_labels.into_iter().flatten().collect();
         let group_names = distinct.into_iter().map(str::to_owned).collect();
         let samples = (raw_samples.into_iter().zip(labels).zip(subsets).enumerate())
-            .map(|(number, ((RawSample { id, image, .. }, label), subset))| {
-                let group = groups.as_ref().map(|groups| groups[number]);
+            .map(|(index, ((RawSample { id, image, .. }, label), subset))| {
+                let group = groups.as_ref().map(|groups| groups[index]);
                 ListedSample { id, image, label, group, subset }
             })
             .collect();
         Self { classes, samples, group_names, has_given_splits, errors, unlabeled }
     }
 
-    /// Assigns each sample to a subset, as training does, unless the data defines them. `duplicates` are
-    /// pairs of near-duplicates, for `split.group_duplicates`.
+    /// Assigns each sample to the subset (training or test) that `headstock train` would assign it to, so
+    /// that `doctor` can check the split; does nothing if the data itself defines the subsets. `duplicates`
+    /// are near-duplicates as pairs of sample indices, which `split.group_duplicates` keeps together.
     ///
     /// # Errors
     /// The reason why there is no test set, as a sentence; all samples then stay in the training set.

@@ -10,7 +10,7 @@ use crate::config::{DataLocation, DataSourceConfig};
 use crate::error::TrainError;
 use crate::progress::Progress;
 
-/// An opened location, whose shards have been found.
+/// An opened location of images: its shards, the Parquet or tar files, have been found.
 #[derive(Debug)]
 pub struct OpenDataSource {
     /// Lists the samples.
@@ -20,7 +20,9 @@ pub struct OpenDataSource {
 }
 
 impl DataLocation {
-    /// Finds the shards, and downloads those of the hub.
+    /// Opens the location to list its samples: finds the shards, the Parquet or tar files, that match its
+    /// pattern, and downloads those of a data set of the Hugging Face hub. Folders and CSV tables are opened
+    /// later.
     ///
     /// # Errors
     /// [`TrainError::Dataset`] for a pattern without matches, [`TrainError::Backbone`] for the hub.
@@ -55,7 +57,8 @@ impl DataLocation {
         matches!(self, Self::Folder(_) | Self::Csv(_))
     }
 
-    /// The root folder, or the pattern of the shards.
+    /// The folder that the ids of image files are relative to, by which an image is found from its id; for
+    /// shards, which have no such folder, their pattern.
     fn root(&self) -> &Path {
         match self {
             Self::Folder(root) => root,
@@ -65,7 +68,9 @@ impl DataLocation {
     }
 }
 
-/// The folder that the ids of image files are relative to; `None` for shards and precomputed features.
+/// The folder that the ids of image files are relative to: the image folder, or with a test folder the
+/// closest common parent folder of both. With it the image of an id is found without listing the data. `None`
+/// for shards and precomputed features, whose ids are not paths of files.
 pub(crate) fn image_files_root(source: &DataSourceConfig) -> Option<PathBuf> {
     match source {
         DataSourceConfig::Images { main, test: None } if main.has_image_files() => {
@@ -74,7 +79,8 @@ pub(crate) fn image_files_root(source: &DataSourceConfig) -> Option<PathBuf> {
         DataSourceConfig::Images { main, test: Some(test) } if main.has_image_files() => {
             let canonical = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
             let root = canonical(main.root());
-            let (main_relative, _) = relative_to_common(&root, &canonical(test.root()));
+            // From `root` the common parent is as many folders up as its relative path has components.
+            let (main_relative, _) = strip_common_ancestor(&root, &canonical(test.root()));
             let depth = Path::new(&main_relative).components().count();
             Some(root.ancestors().nth(depth).unwrap_or(&root).to_path_buf())
         }
@@ -82,21 +88,23 @@ pub(crate) fn image_files_root(source: &DataSourceConfig) -> Option<PathBuf> {
     }
 }
 
-/// The paths of both roots relative to their common parent folder; they become prefixes of the ids.
+/// The prefixes that make the ids of the training set `main` and of the test set `test` unique when both are
+/// merged: the paths of their roots relative to their closest common parent folder, first that of `main`.
+/// `test_location` is the location that `test` was opened from.
 ///
 /// # Errors
-/// [`TrainError::Data`] if one folder is inside the other.
+/// [`TrainError::Data`] if one folder of image files is inside the other.
 pub(crate) fn id_prefixes(
     main: &OpenDataSource,
     test: &OpenDataSource,
     test_location: &DataLocation,
 ) -> Result<(String, String), TrainError> {
     let canonical = |path: &Path| path.canonicalize().map_err(TrainError::io("read", path));
-    let (main_prefix, test_prefix) = relative_to_common(&canonical(&main.root)?, &canonical(&test.root)?);
+    let (main_prefix, test_prefix) = strip_common_ancestor(&canonical(&main.root)?, &canonical(&test.root)?);
     if test_location.has_image_files() && (main_prefix.is_empty() || test_prefix.is_empty()) {
         return Err(TrainError::Data(format!(
             "one of `data.folder` {} and `data.test_folder` {} is inside the other: photos would be both \
-             trained on and tested on",
+             trained on and tested on; choose two separate folders",
             main.root.display(),
             test.root.display()
         )));
@@ -104,12 +112,15 @@ pub(crate) fn id_prefixes(
     Ok((main_prefix, test_prefix))
 }
 
-/// Both paths relative to their common ancestor, separated by `/`.
-fn relative_to_common(train: &Path, test: &Path) -> (String, String) {
+/// The paths `train` and `test` relative to their closest common parent folder, with `/` as separator. They
+/// are prefixes that keep the sample ids of training and test set apart, because ids are relative to these
+/// two folders. A path that is itself the common folder becomes empty: the other one is then inside it.
+fn strip_common_ancestor(train: &Path, test: &Path) -> (String, String) {
+    // Number of leading path components that both share.
     let n_common = train.components().zip(test.components()).take_while(|(a, b)| a == b).count();
     let remainder = |path: &Path| {
         let components: Vec<_> =
-            path.components().skip(n_common).map(|part| part.as_os_str().to_string_lossy()).collect();
+            path.components().skip(n_common).map(|name| name.as_os_str().to_string_lossy()).collect();
         components.join("/")
     };
     (remainder(train), remainder(test))

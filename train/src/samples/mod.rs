@@ -37,7 +37,7 @@ pub enum Subset {
 }
 
 impl Subset {
-    /// `train` or `test`.
+    /// The name of the subset in `split.csv`: `train` or `test`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -47,7 +47,7 @@ impl Subset {
     }
 }
 
-/// A sample without its input.
+/// A sample without its input, which is at the same index in [`SampleInputs`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SampleRow {
     /// The image's path relative to the data root, separated by `/`; for precomputed features, the number of
@@ -61,7 +61,7 @@ pub struct SampleRow {
     pub subset: Subset,
 }
 
-/// The inputs of samples, in the order of their rows.
+/// What the samples of a [`SampleSet`] consist of, in the order of its rows.
 #[derive(Clone, Debug)]
 pub enum SampleInputs {
     /// References to the images.
@@ -70,7 +70,7 @@ pub enum SampleInputs {
     Features(FeatureTable),
 }
 
-/// Samples without their inputs.
+/// The samples of a data set with their classes and subsets, without their inputs.
 #[derive(Clone, Debug)]
 pub struct SampleSet {
     /// The classes.
@@ -79,10 +79,12 @@ pub struct SampleSet {
     pub rows: Vec<SampleRow>,
 }
 
-/// Whether samples are split into training and test set.
+/// Whether the samples that are read are split into training and test set.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum SplitMode {
+    /// As `[split]` and the data say.
     FromSettings,
+    /// All samples are in the training set.
     Unsplit,
 }
 
@@ -94,11 +96,12 @@ impl SampleSet {
     /// [`TrainError::Dataset`]; [`TrainError::Data`] for data that cannot be split and for invalid features;
     /// [`TrainError::Backbone`] for the hub.
     pub fn read(settings: &Settings, progress: &dyn Progress) -> Result<(Self, SampleInputs), TrainError> {
-        Self::read_with(settings, SplitMode::FromSettings, progress)
+        Self::read_with_split_mode(settings, SplitMode::FromSettings, progress)
     }
 
-    /// Like [`read`](Self::read), but all samples are in the training set, so that small data sets are not
-    /// refused.
+    /// Reads the data set of `settings` and puts all samples into the training set; returns the samples and
+    /// their inputs in the same order. It is for commands that need no test set, which then accept data that
+    /// is too small to be split.
     ///
     /// # Errors
     /// Those of [`read`](Self::read), except for the split.
@@ -106,10 +109,12 @@ impl SampleSet {
         settings: &Settings,
         progress: &dyn Progress,
     ) -> Result<(Self, SampleInputs), TrainError> {
-        Self::read_with(settings, SplitMode::Unsplit, progress)
+        Self::read_with_split_mode(settings, SplitMode::Unsplit, progress)
     }
 
-    fn read_with(
+    /// Reads the images or precomputed features that `settings` name, and splits them as `split_mode` says.
+    /// Returns the samples and their inputs in the same order.
+    fn read_with_split_mode(
         settings: &Settings,
         split_mode: SplitMode,
         progress: &dyn Progress,
@@ -124,8 +129,9 @@ impl SampleSet {
         }
     }
 
-    /// Splits `dataset`, unless `given_subsets` does, and joins near-duplicates to groups if the settings say
-    /// so.
+    /// Assigns the samples of `dataset` to training and test set: by `given_subsets` `[N]` if the data itself
+    /// is split, otherwise by the settings. If the settings say so, near-duplicates are joined to groups
+    /// first, so that they are in the same subset. Returns the samples and their images in the same order.
     fn from_images(
         settings: &Settings,
         mut dataset: Dataset,
@@ -137,8 +143,8 @@ impl SampleSet {
         let joins_duplicates = split_mode == SplitMode::FromSettings && options.group_duplicates;
         if joins_duplicates {
             let groups: Vec<Option<u32>> = dataset.samples.iter().map(|sample| sample.group).collect();
-            let links = find_duplicates(settings, &dataset, progress);
-            for (sample, group) in dataset.samples.iter_mut().zip(join_groups(&groups, &links)) {
+            let pairs = find_duplicates(settings, &dataset, progress);
+            for (sample, group) in dataset.samples.iter_mut().zip(join_groups(&groups, &pairs)) {
                 sample.group = Some(group);
             }
         }
@@ -147,7 +153,8 @@ impl SampleSet {
             (Some(subsets), SplitMode::FromSettings) => subsets,
             (None, SplitMode::FromSettings) if options.method == SplitMethod::Predefined => {
                 return Err(TrainError::Data(
-                    "`split.method` is \"predefined\", but the data does not mark any sample for testing"
+                    "`split.method` is \"predefined\", but the data does not mark any sample for testing: \
+                     mark some as `test`, or choose a different method"
                         .into(),
                 ));
             }
@@ -166,7 +173,8 @@ impl SampleSet {
         Ok(Self::from_dataset(dataset, subsets))
     }
 
-    /// Reads and splits precomputed features.
+    /// Reads the precomputed features in the file `path`, and splits their rows as `split_mode` says. The id
+    /// of a sample is its row number. Returns the samples and their features in the same order.
     fn from_features(
         settings: &Settings,
         path: &Path,
@@ -178,7 +186,7 @@ impl SampleSet {
             && split_mode == SplitMode::FromSettings
         {
             return Err(TrainError::Data(format!(
-                "`split.method` is \"group\", but {} names no groups",
+                "`split.method` is \"group\", but {} names no groups: choose a different method",
                 path.display()
             )));
         }
@@ -189,7 +197,7 @@ impl SampleSet {
         };
         if classes.len() < 2 {
             return Err(TrainError::Data(format!(
-                "{} has only one class: at least two are needed",
+                "{} has only one class: a classifier needs at least two",
                 path.display()
             )));
         }
@@ -217,7 +225,8 @@ impl SampleSet {
         Ok((Self { classes, rows }, SampleInputs::Features(table)))
     }
 
-    /// Separates the rows of `dataset` from the images.
+    /// Separates `dataset` into descriptions of its samples, with the given `subsets` `[N]`, and their
+    /// images, in the same order, because a [`SampleSet`] holds no inputs. Returns both.
     fn from_dataset(dataset: Dataset, subsets: Vec<Subset>) -> (Self, SampleInputs) {
         let mut rows = Vec::with_capacity(subsets.len());
         let mut images = Vec::with_capacity(subsets.len());
@@ -228,7 +237,9 @@ impl SampleSet {
         (Self { classes: dataset.classes, rows }, SampleInputs::Images(images))
     }
 
-    /// Reads the test set of a run as listed in its `split.csv`; other samples need not exist.
+    /// Reads the test set of an earlier run, so that the run is tested on the same samples again. `settings`
+    /// name the data, `classes` are those of the run's model, and `split` is the contents of its `split.csv`.
+    /// Training samples need not exist any more. Returns the samples and their inputs in the same order.
     ///
     /// # Errors
     /// Those of [`read`](Self::read), and [`TrainError::Data`] for a missing image.
@@ -243,7 +254,8 @@ impl SampleSet {
         for row in split.iter().filter(|row| row.split == Subset::Test.as_str()) {
             let label = classes.label(&row.label).ok_or_else(|| {
                 TrainError::Data(format!(
-                    "split.csv names a class `{}` that the model does not know",
+                    "split.csv of the run names a class `{}` that the model does not know: the run is \
+                     damaged; train again",
                     row.label
                 ))
             })?;
@@ -253,17 +265,18 @@ impl SampleSet {
             DataSourceConfig::Images { main, test } => (main, test),
             DataSourceConfig::Features(path) => {
                 let table = read_features(path)?.table;
-                let numbers: Option<Vec<usize>> = rows.iter().map(|row| row.id.parse().ok()).collect();
+                let row_numbers: Option<Vec<usize>> = rows.iter().map(|row| row.id.parse().ok()).collect();
                 let n_rows = table.values.len() / table.width;
-                let numbers = numbers
+                let row_numbers = row_numbers
                     .filter(|numbers| numbers.iter().all(|&number| number < n_rows))
                     .ok_or_else(|| {
                         TrainError::Data(format!(
-                            "{} does not have the rows that split.csv lists",
+                            "{} does not have the rows that split.csv lists: evaluate the file that the run \
+                             was trained on, or a different one with --set data.features=FILE",
                             path.display()
                         ))
                     })?;
-                return Ok((Self { classes, rows }, SampleInputs::Features(table).select(&numbers)));
+                return Ok((Self { classes, rows }, SampleInputs::Features(table).select(&row_numbers)));
             }
         };
         let images = match image_files_root(&settings.source) {
@@ -275,9 +288,9 @@ impl SampleSet {
             }
             None => {
                 let listed = DatasetListing::read(settings, main, test.as_ref(), progress)?.samples;
-                let listed: HashMap<&str, &ImageRef> =
+                let image_by_id: HashMap<&str, &ImageRef> =
                     listed.iter().map(|sample| (sample.id.as_str(), &sample.image)).collect();
-                rows.iter().map(|row| listed.get(row.id.as_str()).map(|&image| image.clone())).collect()
+                rows.iter().map(|row| image_by_id.get(row.id.as_str()).map(|&image| image.clone())).collect()
             }
         };
         let n_missing = images.iter().filter(|image| image.is_none()).count();
@@ -285,15 +298,17 @@ impl SampleSet {
             let path = image_files_root(&settings.source).unwrap_or_default().join(&row.id);
             let suffix = if n_missing > 1 { format!(" and {} more", n_missing - 1) } else { String::new() };
             return Err(TrainError::Data(format!(
-                "{}{suffix} of the run's test photos are missing: evaluate other photos with --set \
-                 data.test_folder=...",
+                "{}{suffix} of the run's test photos are missing: put them back, or evaluate other photos \
+                 with --set data.test_folder=FOLDER",
                 path.display()
             )));
         }
         Ok((Self { classes, rows }, SampleInputs::Images(images.into_iter().flatten().collect())))
     }
 
-    /// Reads the images of a location for testing only; the rest of the data set is not read.
+    /// Reads the images of the location `test` as a test set, to evaluate a run on other images than its own.
+    /// Labels are numbered by `classes`, those of the run; other classes are refused. The training images are
+    /// not read.
     ///
     /// # Errors
     /// Those of [`read`](Self::read).
@@ -308,7 +323,8 @@ impl SampleSet {
         Ok(Self::from_dataset(dataset, subsets))
     }
 
-    /// Renumbers the classes: first `first` in their order, then the other classes.
+    /// Renumbers the labels: the classes `first` come first, in this order, then the other classes of the
+    /// samples. A warm start needs this, because the head of the earlier run has the classes `first`.
     pub(crate) fn renumber_classes(self, first: &[String]) -> Self {
         let new_classes = self.classes.names().iter().filter(|name| !first.contains(name));
         let classes =
@@ -320,46 +336,49 @@ impl SampleSet {
         Self { rows, classes }
     }
 
-    /// The indices of the rows of a subset.
+    /// The indices of the samples in a subset.
     #[must_use]
     pub fn rows_of(&self, subset: Subset) -> Vec<usize> {
         (0..self.rows.len()).filter(|&i| self.rows[i].subset == subset).collect()
     }
 
-    /// The groups of some rows, if the data has groups.
+    /// The group numbers of the samples with the indices `rows`; `None` if a sample has no group.
     #[must_use]
     pub fn groups(&self, rows: &[usize]) -> Option<Vec<u32>> {
         rows.iter().map(|&i| self.rows[i].group).collect()
     }
 
-    /// The groups of some rows, numbered in the order of first appearance; a row without a group is a group
-    /// of its own.
+    /// The groups of the samples with the indices `rows`, numbered in the order of first appearance. A sample
+    /// without a group becomes a group by itself, so that folds by groups are possible with all data.
     pub(crate) fn groups_or_singletons(&self, rows: &[usize]) -> Vec<u32> {
         let groups: Vec<Option<u32>> = rows.iter().map(|&i| self.rows[i].group).collect();
         join_groups(&groups, &[])
     }
 
-    /// Warns if groups have samples in both subsets: the test is then easier than the use on new data.
+    /// Warns if groups have samples in both subsets: test photos are then more like training photos than new
+    /// photos will be.
     pub(crate) fn warn_about_split_groups(&self) {
         let (n_split, n_groups) = self.count_split_groups();
         if n_split > 0 {
             tracing::warn!(
-                "{n_split} of {n_groups} groups are both trained on and tested on: test accuracy will be \
-                 optimistic; the folds of `compare` keep groups together"
+                "{n_split} of {n_groups} groups are both trained on and tested on: accuracy on the test set \
+                 will be too optimistic; keep groups together with `split.method = \"group\"` (`compare` \
+                 always does)"
             );
         }
     }
 
-    /// The number of groups with samples in both subsets, and the number of all groups.
+    /// The number of groups (samples that belong together) with samples in both training and test set, and
+    /// the number of all groups. Test results of such groups are too optimistic.
     fn count_split_groups(&self) -> (usize, usize) {
         let groups_in = |subset| -> BTreeSet<u32> {
             self.rows.iter().filter(|row| row.subset == subset).filter_map(|row| row.group).collect()
         };
-        let (trained, tested) = (groups_in(Subset::Train), groups_in(Subset::Test));
-        (trained.intersection(&tested).count(), trained.union(&tested).count())
+        let (train_groups, test_groups) = (groups_in(Subset::Train), groups_in(Subset::Test));
+        (train_groups.intersection(&test_groups).count(), train_groups.union(&test_groups).count())
     }
 
-    /// The labels of some rows.
+    /// The labels of the samples with the indices `rows`, in that order.
     #[must_use]
     pub fn labels(&self, rows: &[usize]) -> Vec<u32> {
         rows.iter().map(|&i| self.rows[i].label).collect()
@@ -367,7 +386,7 @@ impl SampleSet {
 }
 
 impl SampleInputs {
-    /// The images; `None` for features.
+    /// The references to the images; `None` for precomputed features.
     #[must_use]
     pub fn images(&self) -> Option<&[ImageRef]> {
         match self {
@@ -376,7 +395,8 @@ impl SampleInputs {
         }
     }
 
-    /// The inputs of some rows.
+    /// The inputs (images or features) of only the samples with the indices `rows`, in that order, such as
+    /// those of the test set.
     #[must_use]
     pub fn select(self, rows: &[usize]) -> Self {
         match self {
@@ -389,41 +409,50 @@ impl SampleInputs {
     }
 }
 
-/// Reads `main` and `test` as one data set. Also returns the subset of each sample if the data defines it.
+/// Reads the images of `main`, and those of the separate test set `test_location` if there is one, as one
+/// data set. Returns it with the subset of each sample, `[N]`; `None` in place of the subsets if the data
+/// does not define them, or with [`SplitMode::Unsplit`] and no `test_location`. An image that is in both
+/// locations is an error.
 fn read_images(
     settings: &Settings,
     main: &DataLocation,
-    test: Option<&DataLocation>,
+    test_location: Option<&DataLocation>,
     split_mode: SplitMode,
     progress: &dyn Progress,
 ) -> Result<(Dataset, Option<Vec<Subset>>), TrainError> {
     let order = settings.options.data.class_order;
     let opened = main.open(progress)?;
     let mut listing = opened.source.list()?;
-    let given_subsets =
-        if split_mode == SplitMode::Unsplit { None } else { assign_given_subsets(&mut listing, test) };
+    let given_subsets = if split_mode == SplitMode::Unsplit {
+        None
+    } else {
+        assign_given_subsets(&mut listing, test_location)
+    };
     let mut dataset = Dataset::from_raw(listing, order)?;
-    let Some(test) = test else { return Ok((dataset, given_subsets)) };
-    let test_location = test;
-    let test = test_location.open(progress)?;
-    let (main_prefix, test_prefix) = id_prefixes(&opened, &test, test_location)?;
-    let mut test_dataset = Dataset::read_with_classes(test.source.as_ref(), &dataset.classes)?;
+    let Some(test_location) = test_location else { return Ok((dataset, given_subsets)) };
+    let opened_test = test_location.open(progress)?;
+    let (main_prefix, test_prefix) = id_prefixes(&opened, &opened_test, test_location)?;
+    let mut test_dataset = Dataset::read_with_classes(opened_test.source.as_ref(), &dataset.classes)?;
     dataset.prefix_ids(&main_prefix);
     test_dataset.prefix_ids(&test_prefix);
-    let mut canonical = CanonicalLocations::default();
+    let mut locations = CanonicalLocations::default();
     let train_locations: HashSet<_> =
-        dataset.samples.iter().map(|sample| canonical.resolve(&sample.image)).collect();
+        dataset.samples.iter().map(|sample| locations.resolve(&sample.image)).collect();
     if let Some(shared) =
-        test_dataset.samples.iter().find(|sample| train_locations.contains(&canonical.resolve(&sample.image)))
+        test_dataset.samples.iter().find(|sample| train_locations.contains(&locations.resolve(&sample.image)))
     {
-        return Err(TrainError::Data(format!("{} would be both trained on and tested on", shared.image)));
+        return Err(TrainError::Data(format!(
+            "{} would be both trained on and tested on: give test photos that are not training photos",
+            shared.image
+        )));
     }
     let mut subsets = vec![Subset::Train; dataset.samples.len()];
     subsets.resize(dataset.samples.len() + test_dataset.samples.len(), Subset::Test);
     Ok((merge_datasets(dataset, test_dataset), Some(subsets)))
 }
 
-/// Merges two data sets; groups of the same name become one group.
+/// Appends the samples of `second` (the test set) to those of `first`, which has the same classes. Groups are
+/// numbered again: those of the same name become one group.
 fn merge_datasets(mut first: Dataset, mut second: Dataset) -> Dataset {
     let names: BTreeSet<String> = first.group_names.iter().chain(&second.group_names).cloned().collect();
     let names: Vec<String> = names.into_iter().collect();
@@ -437,22 +466,27 @@ fn merge_datasets(mut first: Dataset, mut second: Dataset) -> Dataset {
     Dataset { group_names: names, ..first }
 }
 
-/// Resolves links in the locations of images.
+/// Resolves links in the locations of images, so that an image that is reached by several paths is recognized
+/// as the same.
 #[derive(Default)]
-struct CanonicalLocations(HashMap<PathBuf, PathBuf>);
+struct CanonicalLocations {
+    /// The canonical path of each path seen so far, so that a shard is not resolved once per record.
+    resolved: HashMap<PathBuf, PathBuf>,
+}
 
 impl CanonicalLocations {
-    /// The canonical path of the file or shard, and the index of the record in the shard.
+    /// The location that identifies `image`: the canonical path of its file or shard, and the index of its
+    /// record in the shard; `None` in place of the index for a file.
     fn resolve(&mut self, image: &ImageRef) -> (PathBuf, Option<usize>) {
         let (path, number) = image.location();
         let canonicalize = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
-        // The cache avoids resolving a shard once per record.
-        let known = self.0.entry(path.to_path_buf()).or_insert_with_key(|path| canonicalize(path));
-        (known.clone(), number)
+        let resolved = self.resolved.entry(path.to_path_buf()).or_insert_with_key(|path| canonicalize(path));
+        (resolved.clone(), number)
     }
 }
 
-/// Pairs of samples whose images are near-duplicates. Unreadable images are in no pair.
+/// Compares all images of `dataset` and returns the pairs of near-duplicates, each as the indices of two
+/// samples, so that the split can keep them together. Unreadable images are in no pair.
 fn find_duplicates(settings: &Settings, dataset: &Dataset, progress: &dyn Progress) -> Vec<(usize, usize)> {
     let cache = SignatureCache::open(&settings.options.features.cache, settings.options.data.max_pixels);
     progress.begin("looking for near-duplicates", dataset.samples.len() as u64, "photos");
@@ -464,13 +498,15 @@ fn find_duplicates(settings: &Settings, dataset: &Dataset, progress: &dyn Progre
     let signatures: Vec<_> = dataset.samples.par_iter().map(image_signature).collect();
     progress.end();
     let pairs = find_near_duplicates(&signatures, DEFAULT_SIMILARITY);
-    tracing::info!("{} pairs of near-duplicate photos are kept on the same side of the split", pairs.len());
+    tracing::info!("pairs of near-duplicate photos that the split keeps together: {}", pairs.len());
     pairs.into_iter().map(|pair| (pair.a, pair.b)).collect()
 }
 
-/// The subset of each sample, if the data defines splits. The test set is the test split, or the validation
-/// split if there is no test split, or neither of them if there is a location `test`. Samples of unused
-/// splits are removed from `listing`, with a message.
+/// Translates the splits that the data itself defines (train, validation, test) to subsets. The test set is
+/// the test split, or the validation split if there is no test split. With a separate test location `test`,
+/// neither of them is used. Samples of unused splits are removed from `listing`, with a message.
+///
+/// Returns the subset of each remaining sample, `[N]`; `None` if the data defines no splits, or with `test`.
 fn assign_given_subsets(listing: &mut RawDataset, test: Option<&DataLocation>) -> Option<Vec<Subset>> {
     let has_split = |split| listing.samples.iter().any(|entry| entry.split == Some(split));
     let test_split = [Split::Test, Split::Validation].into_iter().find(|&split| has_split(split));
@@ -485,10 +521,10 @@ fn assign_given_subsets(listing: &mut RawDataset, test: Option<&DataLocation>) -
     let names: BTreeSet<&str> = left_out.clone().filter_map(|entry| Some(entry.split?.as_str())).collect();
     if !names.is_empty() {
         tracing::info!(
-            "skipped in {}: {} photos of the {} split, which are not used for testing",
+            "in {}, the {} split is used neither for training nor for testing (photos: {})",
             listing.origin.display(),
-            left_out.count(),
-            names.into_iter().collect::<Vec<_>>().join(" and the ")
+            names.into_iter().collect::<Vec<_>>().join(" and the "),
+            left_out.count()
         );
     }
     listing.samples.retain(|entry| subset_of(entry.split).is_some());
@@ -496,7 +532,8 @@ fn assign_given_subsets(listing: &mut RawDataset, test: Option<&DataLocation>) -
     test.is_none().then_some(subsets)
 }
 
-/// The class map and the labels of samples with class names, one per sample.
+/// Numbers the classes of samples with the class `names` `[N]`. Returns the class map and the label of each
+/// sample, `[N]`.
 fn number_class_names(names: &[String], order: ClassOrder) -> (ClassMap, Vec<u32>) {
     let classes = ClassMap::new(names.iter().map(String::as_str), order);
     let label_of = |name: &String| classes.label(name).expect("the map has all names");
@@ -504,15 +541,17 @@ fn number_class_names(names: &[String], order: ClassOrder) -> (ClassMap, Vec<u32
     (classes, numbered)
 }
 
-/// The class map and the labels of samples with numeric labels and no class names. The numbers become the
-/// names, sorted by value.
+/// Numbers the classes of samples with numeric `labels` `[N]` and no class names. The numbers become the
+/// class names, sorted by value or in the order of appearance. Returns the class map and the new label of
+/// each sample, in `0..C`, `[N]`.
 fn number_labels(labels: &[i64], order: ClassOrder) -> (ClassMap, Vec<u32>) {
-    let mut distinct = labels.to_vec();
+    // `ClassMap::new` drops repeated names, so that only the order matters here.
+    let mut ordered = labels.to_vec();
     if order == ClassOrder::Sorted {
-        distinct.sort_unstable();
-        distinct.dedup();
+        ordered.sort_unstable();
+        ordered.dedup();
     }
-    let names: Vec<String> = distinct.iter().map(ToString::to_string).collect();
+    let names: Vec<String> = ordered.iter().map(ToString::to_string).collect();
     let classes = ClassMap::new(names.iter().map(String::as_str), ClassOrder::Appearance);
     let numbered = labels
         .iter()

@@ -12,7 +12,7 @@ use super::Subset;
 use crate::config::{DEFAULT_FOLDS, SplitMethod, SplitOptions};
 use crate::error::TrainError;
 
-/// The samples that a split is drawn from.
+/// The samples that training and test set are drawn from.
 pub(super) struct SampleSplitter<'a> {
     pub(super) classes: &'a ClassMap,
     pub(super) labels: &'a [u32],
@@ -26,7 +26,8 @@ pub(super) struct SampleSplitter<'a> {
 }
 
 impl SampleSplitter<'_> {
-    /// Assigns each sample to a subset, with any method except [`SplitMethod::Predefined`].
+    /// Draws the test set as `options` say, with any method except [`SplitMethod::Predefined`]. Returns the
+    /// subset of each sample, `[N]`.
     ///
     /// # Errors
     /// [`TrainError::Data`] for samples that cannot be split in this way.
@@ -41,11 +42,13 @@ impl SampleSplitter<'_> {
         Ok(subsets)
     }
 
-    /// Draws the split by `options.method`.
+    /// Draws the indices of the training and test set by `options.method`; with near-duplicates, by the
+    /// variant of the method that keeps groups together.
     fn draw_split(&self, options: &SplitOptions) -> Result<SplitIndices, SplitError> {
         let SplitOptions { method, test_size, seed, folds, fold, .. } = *options;
         // The settings have been checked: a method that needs groups has them.
         let groups = self.groups.as_deref().unwrap_or_default();
+        // Methods without folds draw one split; `fold` is then 0.
         let take_fold = |mut splits: Vec<SplitIndices>| splits.swap_remove(fold as usize);
         let n_folds = folds.unwrap_or(DEFAULT_FOLDS) as usize;
         match method {
@@ -70,12 +73,13 @@ impl SampleSplitter<'_> {
         }
     }
 
-    /// The number of folds for which a fold is about as large as the test set.
+    /// The number of folds for which one fold is about as large as the test set: with near-duplicates, the
+    /// test set is the first of these folds, because a stratified shuffle does not know groups.
     fn n_folds_for_test_size(&self, test_size: TestSize) -> Result<usize, SplitError> {
         let count = self.labels.len();
         let fraction = match test_size {
             TestSize::Fraction(fraction) => fraction,
-            TestSize::Count(tested) if tested < count => tested as f64 / count as f64,
+            TestSize::Count(n_test) if n_test < count => n_test as f64 / count as f64,
             TestSize::Count(_) => {
                 return Err(SplitError::TestSize { test_size, unit: SplitUnit::Samples, count });
             }
@@ -83,8 +87,8 @@ impl SampleSplitter<'_> {
         Ok(((1.0 / fraction).round() as usize).max(2))
     }
 
-    /// The keys that are hashed: the name of a sample's group, or the smallest id of its near-duplicates, or
-    /// its id.
+    /// The text of each sample, `[N]`, whose hash decides the sample's subset: the name of its group, or the
+    /// smallest id among its near-duplicates, or its id. Samples with the same text are in the same subset.
     fn hash_keys(&self) -> Vec<&str> {
         let Some(groups) = &self.groups else { return self.ids.clone() };
         if !self.joins_duplicates && !self.group_names.is_empty() {

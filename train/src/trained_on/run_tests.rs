@@ -39,9 +39,9 @@ fn evaluate_run(run: &Run, settings: &Settings) -> Evaluation {
     evaluate(run, settings, &Registry::builtin(), &()).unwrap()
 }
 
-fn ids(run: &Run, part: &str) -> BTreeSet<usize> {
+fn ids(run: &Run, subset: &str) -> BTreeSet<usize> {
     let split = run.split().unwrap();
-    split.iter().filter(|row| row.split == part).map(|row| row.path.parse().unwrap()).collect()
+    split.iter().filter(|row| row.split == subset).map(|row| row.path.parse().unwrap()).collect()
 }
 
 /// The metrics of some rows, computed with the run's head directly.

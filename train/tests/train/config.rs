@@ -75,7 +75,7 @@ fn overrides_are_toml_values_or_strings() {
 fn invalid_overrides_are_refused_with_the_reason() {
     for (text, reason) in [
         ("head.C", "--set head.C: write KEY=VALUE"),
-        ("head..C=1", "a section or key in it is empty"),
+        ("head..C=1", "the name of a section or key is empty"),
         ("version.minor=1", "`version` is a value, not a section"),
         ("version=2", "cannot be overridden"),
         ("data.folder=", "`data.folder` is empty"),
@@ -365,11 +365,15 @@ fn keys_of_another_kind_of_data_and_values_out_of_range_are_refused() {
         (PARQUET, "data.features=x.npz", "`data` must have exactly one of"),
         (FEATURES, "data.folder=x", "`data` must have exactly one of"),
         (TAR, "data.webdataset=hf://datasets/a/b", "`data.webdataset` is hf://datasets/a/b: only Parquet"),
-        (TAR, "data.test_webdataset=hf://datasets/a/b", "only Parquet data sets of the hub are supported"),
+        (
+            TAR,
+            "data.test_webdataset=hf://datasets/a/b",
+            "only Parquet data sets of the Hugging Face hub are supported",
+        ),
         (
             PARQUET,
             "data.parquet=hf://a/b",
-            "`data.parquet` is hf://a/b: only Parquet data sets of the hub are supported",
+            "`data.parquet` is hf://a/b: only Parquet data sets of the Hugging Face hub are supported",
         ),
         (PARQUET, "data.test_parquet=hf://a/b", "`data.test_parquet` is hf://a/b: only Parquet"),
         (MINIMAL, "data.max_pixels=0", "`data.max_pixels` is 0"),

@@ -53,19 +53,19 @@ fn files_of_numpy_safetensors_and_pyarrow_are_read_whatever_their_types() {
 #[test]
 fn files_that_cannot_be_used_are_refused_by_file_and_array() {
     for (name, reason) in [
-        ("fortran.npz", "`features`: it is in Fortran order"),
-        ("text.npz", "`labels`: it holds"),
+        ("fortran.npz", "`features`: the array is in Fortran order"),
+        ("text.npz", "`labels`: the array holds"),
         ("flat.npz", "`features` has shape [24], not [samples, features]"),
         ("short.npz", "`labels` has shape [5], but `features` has 6 rows"),
         ("short_groups.npz", "`groups` has shape [4], but `features` has 6 rows"),
-        ("text_groups.npz", "`groups`: it holds"),
-        ("unnamed.npz", "there is no array `features`; it has: arr_0, arr_1"),
+        ("text_groups.npz", "`groups`: the array holds"),
+        ("unnamed.npz", "there is no array `features`; the file has the arrays: arr_0, arr_1"),
         ("nan.npz", "feature 1 of row 2 is NaN"),
         ("absent.npz", "No such file"),
-        ("whole.npy", "it holds"),
+        ("whole.npy", "the array holds"),
         ("absent.npy", "No such file"),
-        ("unlabelled.safetensors", "there is no tensor `labels`; it has: features"),
-        ("float_labels.safetensors", "`labels`: it holds F32; save it as I64"),
+        ("unlabelled.safetensors", "there is no tensor `labels`; the file has the tensors: features"),
+        ("float_labels.safetensors", "`labels`: the tensor has the data type F32: save it as I64"),
         ("short.safetensors", "`labels` has shape [5], but `features` has 6 rows"),
         ("flat.safetensors", "`features` has shape [24], not [samples, features]"),
         ("nan.safetensors", "feature 1 of row 2 is NaN"),
@@ -81,12 +81,16 @@ fn files_that_cannot_be_used_are_refused_by_file_and_array() {
         ("unlabelled.parquet", "there is no column `label` (whole numbers) or `class` (names)"),
         ("text.parquet", "`label` of row 0 is `pug`, not a whole number"),
         ("null_label.parquet", "`label` of row 1 is null"),
-        ("two_names.parquet", "the label 300 is the class `pug` in row 5, but `Šarplaninac` before it"),
-        ("two_labels.parquet", "the class `Šarplaninac` has the label 3 in row 5, but 2 before it"),
-        ("none.parquet", "`features` has shape [0, 0]: it is empty"),
+        (
+            "two_names.parquet",
+            "the label 300 is the class `pug` in row 5, but `Šarplaninac` in an earlier row",
+        ),
+        ("two_labels.parquet", "the class `Šarplaninac` has the label 3 in row 5, but 2 in an earlier row"),
+        ("none.parquet", "`features` has shape [0, 0]: at least one sample and one feature"),
         (
             "unnamed.parquet",
-            "there is no column `features`; its columns: feature, label; did you mean `feature`?",
+            "there is no column `features`: rename a column or add one; the columns are feature, label; did you mean \
+             `feature`?",
         ),
         ("absent.parquet", "No such file"),
         ("make.py", "unknown file extension"),
@@ -108,14 +112,17 @@ fn a_table_beside_an_array_that_does_not_describe_it_is_refused_by_its_name() {
         let error = read_features(&path).unwrap_err().to_string();
         assert!(error.contains("x.csv: ") && error.contains(reason), "{table:?}: {error}");
     };
-    assert_refused(None, "it does not exist: it must have one row per sample");
-    assert_refused(Some(""), "it describes 0 rows, but the features have 6");
+    assert_refused(
+        None,
+        "this table does not exist: the .npy file with the same name needs a table with one row per sample",
+    );
+    assert_refused(Some(""), "the number of rows is 0, but the features have 6");
     assert_refused(
         Some("row,breed\n0,pug\n1,pug\n2,pug\n3,pug\n4,pug\n5,pug\n"),
         "there is no column `label`",
     );
-    assert_refused(Some("label\n0\n1\n0\n1\n0\n"), "it describes 5 rows, but the features have 6");
-    assert_refused(Some("label\n0\n1\n0\n1\n0\n1\n0\n"), "it describes 7 rows, but the features have 6");
+    assert_refused(Some("label\n0\n1\n0\n1\n0\n"), "the number of rows is 5, but the features have 6");
+    assert_refused(Some("label\n0\n1\n0\n1\n0\n1\n0\n"), "the number of rows is 7, but the features have 6");
     assert_refused(Some("label\n0\npug\n"), "line 3: `label` is `pug`, not a whole number");
     assert_refused(Some("label,class\n0,pug\n1,\n"), "line 3: `class` is empty");
     assert_refused(Some("label,group\n0,a\n1, \n"), "line 3: `group` is empty");
@@ -124,7 +131,7 @@ fn a_table_beside_an_array_that_does_not_describe_it_is_refused_by_its_name() {
     assert_refused(Some("label,class\n0,pug\n0\n"), "line: 3");
     assert_refused(
         Some("label,class\n0,a\n1,b\n0,a\n1,b\n0,a\n1,a\n"),
-        "the label 1 is the class `a` in row 5, but `b` before it",
+        "the label 1 is the class `a` in row 5, but `b` in an earlier row",
     );
 }
 
@@ -311,11 +318,15 @@ fn a_header_that_claims_more_than_the_file_holds_is_refused() {
         let mut array = b"\x93NUMPY\x01\x00".to_vec();
         array.extend((header.len() as u16).to_le_bytes());
         array.extend(header.as_bytes());
-        assert_refused("huge.npy", &array, "its header has");
+        assert_refused("huge.npy", &array, "the header of the array has");
         let mut archive = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
         archive.start_file("features.npy", zip::write::SimpleFileOptions::default()).unwrap();
         archive.write_all(&array).unwrap();
-        assert_refused("huge.npz", &archive.finish().unwrap().into_inner(), "`features`: its header has");
+        assert_refused(
+            "huge.npz",
+            &archive.finish().unwrap().into_inner(),
+            "`features`: the header of the array has",
+        );
     }
     let header = r#"{"features":{"dtype":"F32","shape":[1000000000,2048],"data_offsets":[0,8192000000000]}}"#;
     let mut tensors = (header.len() as u64).to_le_bytes().to_vec();
@@ -323,7 +334,7 @@ fn a_header_that_claims_more_than_the_file_holds_is_refused() {
     assert_refused(
         "huge.safetensors",
         &tensors,
-        "its header claims 8192000000000 bytes of tensors, but the file has 0",
+        "the header claims 8192000000000 bytes of tensors, but the file has 0",
     );
-    assert_refused("huge.safetensors", &[0xff; 9], "its header claims 18446744073709551615 bytes");
+    assert_refused("huge.safetensors", &[0xff; 9], "the header claims 18446744073709551615 bytes");
 }

@@ -9,39 +9,49 @@ use serde_json::Value;
 use super::plan::{Engine, Run};
 use crate::step;
 
+/// Folder of the weights of the network that all engines compute.
 pub(super) const WEIGHTS: &str = "demo/backbone";
+/// Config of the images for the runs from files.
 const CONFIG: &str = "demo/headstock.toml";
+/// The Python script that measures the other engines.
 const SCRIPT: &str = "reference/throughput/measure.py";
 
-/// Limits the instruction set of headstock.
+/// The environment variable that limits the instruction set of headstock.
 pub(super) const HEADSTOCK_ISA: &str = "HEADSTOCK_ISA";
-/// Limits the instruction set of oneDNN, which OpenVINO uses.
+/// The environment variable that limits the instruction set of oneDNN, which OpenVINO uses.
 const ONEDNN_ISA: &str = "ONEDNN_MAX_CPU_ISA";
 
-/// Paths of the programs to measure.
+/// Paths of the programs to measure, and how long to measure them.
 pub(super) struct BenchPrograms {
     /// The release binary of headstock.
     pub(super) headstock: PathBuf,
+    /// The Python that has the other engines.
     pub(super) python: PathBuf,
     /// The ONNX file for the other engines.
     pub(super) model: PathBuf,
+    /// Duration of each measurement in seconds.
     pub(super) seconds: f64,
 }
 
-/// The result of a measurement.
+/// What an engine printed about one measurement; `None` where it does not say.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Measurement {
     pub(super) images_per_second: f64,
-    /// Rate of the network alone, if the run measures from files.
+    /// Images per second of the network alone, if the run measures from files.
     pub(super) network_images_per_second: Option<f64>,
+    /// Name of the instruction set that the engine used, such as `avx512`.
     pub(super) isa: Option<String>,
+    /// Version of the engine.
     pub(super) version: Option<String>,
+    /// Peak memory of the process.
     pub(super) peak_memory_mib: Option<f64>,
     /// Time from the start of the program to the first features.
     pub(super) seconds_to_first: Option<f64>,
 }
 
-/// Measures once. The inner error is the reason why the engine does not support the run on this machine.
+/// Measures a run once, in a separate process. The inner error is the reason that the engine gives why it
+/// cannot do the run on this machine, such as no bf16; the outer one is a crash or output without a
+/// measurement.
 pub(super) fn measure(programs: &BenchPrograms, run: Run) -> Result<Result<Measurement, String>> {
     let name = run.to_string();
     let output = step::capture_output(&name, &mut build_command(programs, run))?;
@@ -56,12 +66,13 @@ pub(super) fn measure(programs: &BenchPrograms, run: Run) -> Result<Result<Measu
     let measurement = parse_measurement(&String::from_utf8_lossy(&output.stdout))
         .with_context(|| format!("{name} printed no measurement:\n{stderr}"))?;
     match &measurement.isa {
-        Some(isa) if run.avx2 && !isa.contains("avx2") => Ok(Err(format!("it used {isa} instead of AVX2"))),
+        Some(isa) if run.avx2 && !isa.contains("avx2") => Ok(Err(format!("used {isa} instead of AVX2"))),
         _ => Ok(Ok(measurement)),
     }
 }
 
-/// The command line that measures a run.
+/// The command that measures a run: `headstock bench`, or the Python script for the other engines. Both print
+/// the measurement as JSON.
 fn build_command(programs: &BenchPrograms, run: Run) -> Command {
     let engine = match run.engine {
         Engine::Headstock | Engine::HeadstockFiles => None,
@@ -90,7 +101,7 @@ fn build_command(programs: &BenchPrograms, run: Run) -> Command {
     ] {
         command.args([option, &value]);
     }
-    // Variables of our environment must not change the measurement.
+    // Variables in the environment of xtask must not change the measurement.
     command.env_remove(HEADSTOCK_ISA).env_remove(ONEDNN_ISA);
     if run.avx2 {
         command.env(HEADSTOCK_ISA, "avx2").env(ONEDNN_ISA, "AVX2");
@@ -98,7 +109,8 @@ fn build_command(programs: &BenchPrograms, run: Run) -> Command {
     command
 }
 
-/// Parses the last line of stdout that is a JSON object with a rate; engines may print other lines.
+/// Reads the measurement from the stdout of an engine: the last line that is a JSON object with a positive
+/// `images_per_second`. Engines may print other lines. `None` if there is no such line.
 fn parse_measurement(stdout: &str) -> Option<Measurement> {
     stdout.lines().rev().find_map(|line| {
         let object: Value = serde_json::from_str(line).ok()?;
@@ -115,11 +127,12 @@ fn parse_measurement(stdout: &str) -> Option<Measurement> {
     })
 }
 
-/// The reason of a failure: the line `error: ...` of stderr, or its last line.
+/// The reason that an engine printed on stderr for its failure: the text after `error: `, or else the last
+/// line, where Python prints the exception. It is shown in the table.
 fn parse_reason(stderr: &str) -> String {
     let lines = || stderr.lines().map(str::trim).filter(|line| !line.is_empty());
     let error = lines().find_map(|line| line.strip_prefix("error: ")).or_else(|| lines().next_back());
-    error.unwrap_or("it gives no reason").to_owned()
+    error.unwrap_or("the engine printed no reason").to_owned()
 }
 
 #[cfg(test)]
@@ -165,7 +178,7 @@ mod tests {
         assert_eq!(parse_reason(clap), "unexpected argument '--data' found");
         let python = "Traceback (most recent call last):\n  File ...\nRuntimeError: no such precision\n\n";
         assert_eq!(parse_reason(python), "RuntimeError: no such precision");
-        assert_eq!(parse_reason(" \n"), "it gives no reason");
+        assert_eq!(parse_reason(" \n"), "the engine printed no reason");
     }
 
     #[test]

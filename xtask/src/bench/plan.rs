@@ -1,24 +1,25 @@
-//! The runs to measure, and the rows of the table.
+//! The runs to measure, and the rows of the table in the README.
 
 use std::{fmt, iter};
 
-/// Engine and settings of a measurement.
+/// An engine with its settings, which is measured once in each round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Run {
     pub(super) engine: Engine,
     pub(super) precision: Precision,
+    /// Images that are computed together.
     pub(super) batch: u32,
     pub(super) threads: u32,
     /// Whether instruction sets above AVX2 are disabled.
     pub(super) avx2: bool,
 }
 
-/// The inference engine.
+/// The program that computes the network, and what is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Engine {
     /// The network of headstock alone.
     Headstock,
-    /// headstock, from photos in files.
+    /// headstock with reading and decoding images from files.
     HeadstockFiles,
     OnnxRuntime,
     OpenVino,
@@ -26,16 +27,17 @@ pub(super) enum Engine {
     OpenVinoLatency,
 }
 
-/// Precision of the computation.
+/// Number format of the computation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Precision {
     F32,
     Bf16,
 }
 
-/// A row of the table.
+/// A row of the table: a run of headstock and what it is compared with.
 pub(super) struct Row {
     pub(super) label: &'static str,
+    /// The run of headstock.
     pub(super) ours: Run,
     pub(super) baseline: Baseline,
 }
@@ -48,6 +50,7 @@ pub(super) enum Baseline {
     OwnNetwork,
 }
 
+/// The run of headstock that the others are variants of.
 pub(super) const F32: Run =
     Run { engine: Engine::Headstock, precision: Precision::F32, batch: 16, threads: 2, avx2: false };
 pub(super) const BF16: Run = Run { precision: Precision::Bf16, ..F32 };
@@ -55,7 +58,7 @@ pub(super) const F32_ONE: Run = Run { batch: 1, ..F32 };
 pub(super) const F32_FILES: Run = Run { engine: Engine::HeadstockFiles, ..F32 };
 pub(super) const BF16_FILES: Run = Run { engine: Engine::HeadstockFiles, ..BF16 };
 
-/// Rows in the order of a round, so that compared runs follow each other.
+/// The rows of the table. A round measures their runs in this order, so that compared runs follow each other.
 pub(super) const ROWS: [Row; 9] = [
     row_against(
         "f32, batch 16",
@@ -76,12 +79,13 @@ pub(super) const ROWS: [Row; 9] = [
     ),
 ];
 
-/// A row that compares with the fastest of some runs.
+/// A row that compares `ours`, a run of headstock, with the fastest of `baselines`.
 const fn row_against(label: &'static str, ours: Run, baselines: &'static [Run]) -> Row {
     Row { label, ours, baseline: Baseline::Fastest(baselines) }
 }
 
-/// The runs of the table without repetitions, in the order of a round.
+/// The runs of all rows, each once, in the order in which a round measures them: a row's run of headstock,
+/// then the runs that it is compared with.
 pub(super) fn all_runs() -> Vec<Run> {
     let mut runs = Vec::new();
     for Row { ours, baseline, .. } in &ROWS {
@@ -99,13 +103,15 @@ pub(super) fn all_runs() -> Vec<Run> {
 }
 
 impl Run {
-    /// Whether a machine may not support the run. A failure of another run is an error.
+    /// Whether some machines do not support the run: its failure is then shown in the table. If any other run
+    /// fails, the benchmark fails.
     pub(super) fn may_be_refused(self) -> bool {
         self.avx2 || self.precision == Precision::Bf16 || self.engine == Engine::HeadstockFiles
     }
 }
 
 impl Precision {
+    /// The name of the precision, as the engines' option `--precision` takes it and the table shows it.
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::F32 => "f32",
@@ -115,6 +121,7 @@ impl Precision {
 }
 
 impl fmt::Display for Engine {
+    /// Writes the name of the engine for the table.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Headstock => "headstock",
@@ -127,6 +134,7 @@ impl fmt::Display for Engine {
 }
 
 impl fmt::Display for Run {
+    /// Writes the run for messages: `OpenVINO, bf16, batch 16, 2 threads`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { engine, precision, batch, threads, avx2 } = self;
         let precision = precision.as_str();

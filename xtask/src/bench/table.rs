@@ -1,9 +1,9 @@
-//! Renders the table of the README.
+//! Renders the table of the README from the results of the runs.
 
 use super::engine::Measurement;
 use super::plan::{BF16, BF16_FILES, Baseline, Engine, F32, F32_FILES, F32_ONE, ROWS, Row, Run};
 
-/// The outcome of a run.
+/// What came of a run over all rounds.
 #[derive(Debug)]
 pub(super) enum Outcome {
     /// The measurement of each round.
@@ -12,11 +12,13 @@ pub(super) enum Outcome {
     Refused(String),
 }
 
-/// The computer and the settings of the measurement.
+/// The computer and the settings of the benchmark, which the pages name.
 pub(super) struct BenchSetup {
+    /// Name of the processor.
     pub(super) cpu: String,
     pub(super) cores: usize,
     pub(super) rounds: usize,
+    /// Seconds per run and round.
     pub(super) seconds: f64,
 }
 
@@ -28,8 +30,10 @@ impl BenchSetup {
     }
 }
 
-/// All runs with their outcomes.
-pub(super) struct Results(pub(super) Vec<(Run, Outcome)>);
+/// All runs of the plan with their outcomes.
+pub(super) struct Results {
+    pub(super) outcomes: Vec<(Run, Outcome)>,
+}
 
 const HEADER: &str = "\
 | run | headstock | compared with | its rate | ratio | lowest to highest |
@@ -37,18 +41,19 @@ const HEADER: &str = "\
 ";
 
 impl Results {
-    /// The table and its explanation in Markdown.
+    /// The text of the README's section in Markdown: how the rates were measured and on what computer, the
+    /// table, and sentences on the memory and the start.
     pub(super) fn render(&self, setup: &BenchSetup) -> String {
         let BenchSetup { rounds, seconds, .. } = setup;
         let computer = setup.computer();
         let rounds_noun = if *rounds == 1 { "round" } else { "rounds" };
-        let rows: String = ROWS.iter().map(|row| self.row(row)).collect();
+        let rows: String = ROWS.iter().map(|row| self.format_row(row)).collect();
         let mut text = format!(
             "ResNet-50, 224 x 224, photos per second on {computer}; 2 threads unless noted.\n\
              {}\nMedians of {rounds} {rounds_noun}; in a round each runs for {seconds} s, one after the other in separate \
              processes. The ratio is\nheadstock / the other within a round: median, lowest and highest. Written by\n\
              `cargo xtask bench --rounds {rounds} --seconds {seconds}`.\n\n{HEADER}{rows}",
-            self.engines()
+            self.engines_sentence()
         );
         if let Some(extra) = self.extra_sentences() {
             text.push_str(&format!("\n{extra}\n"));
@@ -56,7 +61,8 @@ impl Results {
         text
     }
 
-    /// The reason why a run was refused, if it was.
+    /// The reason why a run was refused, which means that the machine does not support it; `None` if it was
+    /// measured.
     pub(super) fn refusal(&self, run: Run) -> Option<&str> {
         match self.outcome(run) {
             Some(Outcome::Refused(reason)) => Some(reason),
@@ -64,9 +70,11 @@ impl Results {
         }
     }
 
-    /// A row in Markdown.
-    fn row(&self, Row { label, ours, baseline }: &Row) -> String {
-        let (name, cell, baseline_rates) = match baseline {
+    /// A row in Markdown: the label, the rate of headstock in images per second, the name and rate of the
+    /// baseline that it is compared with, and the median and range of the ratios. A ratio is headstock's rate
+    /// divided by the baseline's in the same round. Slower baselines are in parentheses.
+    fn format_row(&self, Row { label, ours, baseline }: &Row) -> String {
+        let (name, baseline_cell, baseline_rates) = match baseline {
             Baseline::Fastest(baselines) => {
                 let fastest = baselines
                     .iter()
@@ -74,9 +82,9 @@ impl Results {
                     .max_by(|a, b| self.median_rate(*a).total_cmp(&self.median_rate(*b)));
                 let Some(fastest) = fastest else { return String::new() };
                 let slower = baselines.iter().filter(|run| **run != fastest);
-                let slower = slower.map(|run| format!(" ({}: {})", run.engine, self.cell(*run)));
+                let slower = slower.map(|run| format!(" ({}: {})", run.engine, self.rate_cell(*run)));
                 let name = format!("{}{}", baseline_name(fastest), slower.collect::<String>());
-                (name, self.cell(fastest), self.rates(fastest))
+                (name, self.rate_cell(fastest), self.rates(fastest))
             }
             Baseline::OwnNetwork => {
                 let measurements = self.measurements(*ours).iter();
@@ -93,16 +101,19 @@ impl Results {
                 (format!("{median:.2}"), format!("{lowest:.2} to {highest:.2}"))
             },
         );
-        let ours = self.cell(*ours);
-        // The same reason is not repeated.
-        let cell = if baseline_rates.is_empty() && cell == ours { "-" } else { &cell };
-        format!("| {label} | {ours} | {name} | {cell} | {median} | {range} |\n")
+        let our_cell = self.rate_cell(*ours);
+        // If both were refused for the same reason, it is shown once.
+        let is_repeated = baseline_rates.is_empty() && baseline_cell == our_cell;
+        let baseline_cell = if is_repeated { "-" } else { &baseline_cell };
+        format!("| {label} | {our_cell} | {name} | {baseline_cell} | {median} | {range} |\n")
     }
 
+    /// The outcome of a run; `None` if it was not planned.
     fn outcome(&self, run: Run) -> Option<&Outcome> {
-        self.0.iter().find_map(|(known, outcome)| (*known == run).then_some(outcome))
+        self.outcomes.iter().find_map(|(known, outcome)| (*known == run).then_some(outcome))
     }
 
+    /// The measurements of a run, one per round; none if it was refused.
     fn measurements(&self, run: Run) -> &[Measurement] {
         match self.outcome(run) {
             Some(Outcome::Measured(measurements)) => measurements,
@@ -110,18 +121,19 @@ impl Results {
         }
     }
 
-    /// Photos per second in each round.
+    /// Images per second of a run in each round; none if it was refused.
     fn rates(&self, run: Run) -> Vec<f64> {
         self.measurements(run).iter().map(|measurement| measurement.images_per_second).collect()
     }
 
-    /// Median photos per second; negative infinity without measurements.
+    /// Median images per second of a run; negative infinity without measurements, so that any measured run is
+    /// faster.
     fn median_rate(&self, run: Run) -> f64 {
         Summary::from_values(&self.rates(run)).map_or(f64::NEG_INFINITY, |summary| summary.median)
     }
 
-    /// The median rate of a run, or why it was not measured.
-    fn cell(&self, run: Run) -> String {
+    /// A cell of the table: the median images per second of a run, or why it was not measured.
+    fn rate_cell(&self, run: Run) -> String {
         match self.outcome(run) {
             Some(Outcome::Measured(_)) => format!("{:.1}", self.median_rate(run)),
             Some(Outcome::Refused(reason)) => format!("not measured: {}", reason.replace('|', "\\|")),
@@ -129,8 +141,9 @@ impl Results {
         }
     }
 
-    /// The instruction sets that headstock chose, and the versions of the other engines.
-    fn engines(&self) -> String {
+    /// A sentence for the text above the table: the instruction sets that headstock chose on this machine,
+    /// and the versions of the other engines.
+    fn engines_sentence(&self) -> String {
         let isas = [F32, BF16].into_iter().filter_map(|run| {
             let isa = self.measurements(run).first()?.isa.as_ref()?;
             Some(format!("{isa} in {}", run.precision.as_str()))
@@ -146,8 +159,10 @@ impl Results {
         format!("{}.", parts.join("; "))
     }
 
-    /// Peak memory of headstock and time to its first features, if measured.
+    /// Sentences for the text below the table: the peak memory of headstock and the time to its first
+    /// features, as medians over the rounds. `None` if neither was measured.
     fn extra_sentences(&self) -> Option<String> {
+        // The median of a field over the rounds of a run.
         let median = |run, field: fn(&Measurement) -> Option<f64>| {
             let values: Vec<f64> = self.measurements(run).iter().filter_map(field).collect();
             Summary::from_values(&values).map(|summary| summary.median)
@@ -169,7 +184,7 @@ impl Results {
     }
 }
 
-/// Name of the baseline with the settings that differ from the run of headstock.
+/// Name of a baseline in the table, with the settings that differ from those of the run of headstock.
 fn baseline_name(baseline: Run) -> String {
     match baseline.engine {
         Engine::Headstock if baseline.threads == 1 => "headstock, 1 thread".into(),
@@ -187,10 +202,13 @@ struct Summary {
 }
 
 impl Summary {
+    /// The median, lowest and highest of `values`; `None` if there are none. The median of an even number of
+    /// values is the mean of the middle two.
     fn from_values(values: &[f64]) -> Option<Self> {
         let mut values = values.to_vec();
         values.sort_by(f64::total_cmp);
         let (lowest, highest) = (*values.first()?, *values.last()?);
+        // The middle two; the same one if the number of values is odd.
         let (a, b) = (values[(values.len() - 1) / 2], values[values.len() / 2]);
         Some(Self { median: f64::midpoint(a, b), lowest, highest })
     }
@@ -216,13 +234,12 @@ mod tests {
     /// All runs with different rates: 10 for the first, 20 for the next, and so on.
     fn all_results() -> Results {
         let rates = (1..).map(|i| f64::from(i) * 10.0);
-        Results(
-            plan::all_runs().into_iter().zip(rates).map(|(run, rate)| (run, measured([rate; 3]))).collect(),
-        )
+        let outcomes = plan::all_runs().into_iter().zip(rates).map(|(run, rate)| (run, measured([rate; 3])));
+        Results { outcomes: outcomes.collect() }
     }
 
     fn set(results: &mut Results, run: Run, outcome: Outcome) {
-        results.0.iter_mut().find(|(known, _)| *known == run).unwrap().1 = outcome;
+        results.outcomes.iter_mut().find(|(known, _)| *known == run).unwrap().1 = outcome;
     }
 
     fn line(results: &Results, start: &str) -> String {

@@ -1,4 +1,4 @@
-//! Valid names of heads.
+//! Names of new heads, and the checks of what the user typed.
 
 use std::fmt;
 use std::fs;
@@ -17,7 +17,8 @@ const KEYWORDS: [&str; 51] = [
     "where", "while", "yield",
 ];
 
-/// Reserved package names: dependencies, crates of Rust, and folders of cargo.
+/// Names that the new package may not have: those of its dependencies, of Rust's own crates, and of folders
+/// of cargo.
 const RESERVED: [&str; 13] = [
     "alloc",
     "build",
@@ -40,8 +41,10 @@ const RESERVED: [&str; 13] = [
 pub(crate) struct HeadName(String);
 
 impl HeadName {
-    /// Checks a name. Its type must not be a word of `source`, and it must not be a built-in head in
-    /// `workspace`.
+    /// Checks the name that the user typed. It must be valid for a head and a package, and no built-in head
+    /// of headstock in the folder `workspace` may have it. The name of its type must not be a word of
+    /// `source`, the Rust file that the type is added to. The error says what is wrong and may suggest a
+    /// valid name.
     pub(crate) fn parse(name: &str, source: &str, workspace: &Path) -> Result<Self> {
         let is_word = |word: &str| {
             !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
@@ -54,30 +57,30 @@ impl HeadName {
             );
         }
         if KEYWORDS.contains(&name) {
-            bail!("`{name}` is a Rust keyword, which cannot be a package name: choose another name");
+            bail!("`{name}` is a Rust keyword, which cannot be a package name: choose a different name");
         }
         if RESERVED.contains(&name) {
-            bail!("`{name}` is reserved by Rust, cargo or a dependency: choose another name");
+            bail!("`{name}` is reserved by Rust, cargo or a dependency: choose a different name");
         }
         if builtin_heads(workspace)?.iter().any(|kind| kind == name) {
-            bail!("headstock already has a head named `{name}`: choose another name");
+            bail!("headstock already has a head named `{name}`: choose a different name");
         }
         let name = Self(name.to_owned());
         let type_name = name.type_name();
         if source.split(|c: char| !c.is_alphanumeric()).any(|word| word == type_name) {
             bail!(
-                "the type of `{name}` would be `{type_name}`, which its source already uses: choose another name"
+                "the type of `{name}` would be `{type_name}`, which its source already uses: choose a different name"
             );
         }
         Ok(name)
     }
 
-    /// The value of `head.kind`.
+    /// The value of `head.kind` in a config, by which users choose the head.
     pub(crate) fn kind(&self) -> &str {
         &self.0
     }
 
-    /// The name of the type: `NearestMean` for `nearest-mean`.
+    /// The name of the head's Rust type: `NearestMean` for `nearest-mean`.
     pub(crate) fn type_name(&self) -> String {
         let capital = |word: &str| word[..1].to_ascii_uppercase() + &word[1..];
         self.0.split('-').map(capital).collect()
@@ -85,12 +88,14 @@ impl HeadName {
 }
 
 impl fmt::Display for HeadName {
+    /// Writes the name as it was typed.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-/// Converts `MyHead`, `my_head` and `my head` to `my-head`; `None` if the result is not a valid name.
+/// Converts an invalid name, such as `MyHead`, `my_head` or `my head`, to `my-head`, to suggest it in the
+/// error; `None` if the result is not valid either.
 fn to_kebab_case(name: &str) -> Option<String> {
     let mut out = String::new();
     for c in name.chars() {
@@ -107,7 +112,8 @@ fn to_kebab_case(name: &str) -> Option<String> {
     out.starts_with(|first: char| first.is_ascii_lowercase()).then(|| out.to_owned())
 }
 
-/// Names of the built-in heads, from their source.
+/// Names of the built-in heads, which a new head may not have. They are read from the lines `const KIND` in
+/// the source in the folder `workspace`: this program links no crate of headstock.
 fn builtin_heads(workspace: &Path) -> Result<Vec<String>> {
     let mut kinds = Vec::new();
     for file in tidy::rust_files(&workspace.join("heads/src"))? {

@@ -35,232 +35,269 @@ fn each_error_says_what_failed_and_what_to_do() {
     let no_parquet =
         |name: &str, found: &[&str]| HubError::NoParquet { name: name.into(), found: names(found) };
     let io = |kind: io::ErrorKind| HubError::Cache { path: "/c".into(), source: kind.into() };
-    let token = "the token (HF_TOKEN, or from `hf auth login`) may have expired or lack access";
-    let no_token = "for a private or gated one set HF_TOKEN to a token with access (https://huggingface.co/settings/tokens)";
+    let access = "check the spelling of the name; if the repository is private or gated (its terms must be \
+                  accepted first)";
+    let token =
+        "check that your access token (HF_TOKEN, or from `hf auth login`) has not expired and has access";
+    let no_token =
+        "set HF_TOKEN to an access token of an account with access (https://huggingface.co/settings/tokens)";
     let many: Vec<String> = (0..12).map(|i| format!("{i}")).collect();
     for (error, message, is_config, is_outage) in [
         (
             HubError::InvalidName { name: "x".into(), problem: "the owner is missing".into() },
-            "`hf://x` is not a valid name of weights on the hub: the owner is missing (write hf://owner/name, \
-             hf://owner/name@revision or hf://owner/name@revision/file.safetensors)"
+            "`hf://x` is not a valid name of model weights on the Hugging Face hub: the owner is missing; \
+             write hf://owner/name, hf://owner/name@revision or hf://owner/name@revision/file.safetensors"
                 .to_owned(),
             true,
             false,
         ),
         (
             HubError::InvalidDatasetName { name: "x".into(), problem: "the owner is missing".into() },
-            "`hf://x` is not a valid name of a data set on the hub: the owner is missing (write \
-             hf://datasets/owner/name, hf://datasets/owner/name@revision or hf://datasets/owner/name@revision/FOLDER)"
+            "`hf://x` is not a valid name of a data set on the Hugging Face hub: the owner is missing; write \
+             hf://datasets/owner/name, hf://datasets/owner/name@revision or \
+             hf://datasets/owner/name@revision/FOLDER"
                 .into(),
             true,
             false,
         ),
         (
             repository("a/b", false),
-            format!(
-                "https://hub has no accessible model a/b (status 401): it may be misspelled, private or gated; {no_token}"
-            ),
+            format!("https://hub has no accessible model a/b (HTTP status 401): {access}, {no_token}"),
             false,
             false,
         ),
         (
             repository("datasets/a/b", true),
-            format!(
-                "https://hub has no accessible data set a/b (status 401): it may be misspelled, private or gated; {token}"
-            ),
+            format!("https://hub has no accessible data set a/b (HTTP status 401): {access}, {token}"),
             false,
             false,
         ),
         (
             gated(false),
-            "a/b is gated (status 403): accept its terms at https://hub/a/b, and set HF_TOKEN to a token of that account \
-             (https://huggingface.co/settings/tokens)"
+            "the repository a/b is gated (HTTP status 403): accept its terms at https://hub/a/b, and set \
+             HF_TOKEN to an access token of the same account (https://huggingface.co/settings/tokens)"
                 .into(),
             false,
             false,
         ),
         (
             gated(true),
-            "a/b is gated (status 403): accept its terms at https://hub/a/b, with the account of the token \
-             (HF_TOKEN, or from `hf auth login`)"
+            "the repository a/b is gated (HTTP status 403): accept its terms at https://hub/a/b, with the \
+             account of your access token (HF_TOKEN, or from `hf auth login`)"
                 .into(),
             false,
             false,
         ),
         (
             HubError::RevisionNotFound { repo: repo.clone(), endpoint: endpoint.clone(), revision: "v9".into() },
-            "a/b has no branch, tag or commit `v9`: see https://hub/a/b/tree/main".into(),
+            "the repository a/b has no branch, tag or commit `v9`: choose one that is listed at \
+             https://hub/a/b/tree/main"
+                .into(),
             false,
             false,
         ),
         (
             file(&[]),
-            "hf://a/b has no file c, although the hub may list it: check the files on the hub, and try again later".into(),
+            "the repository hf://a/b has no file c, although the hub may list that file: look at the \
+             repository on the hub, or try again later"
+                .into(),
             false,
             false,
         ),
         (
             file(&["d.safetensors"]),
-            "hf://a/b has no file c: its weights are hf://a/b/d.safetensors".into(),
+            "the repository hf://a/b has no file c: set `backbone.weights` to hf://a/b/d.safetensors".into(),
             false,
             false,
         ),
-        (file(&["README.md"]), "hf://a/b has no file c: it has README.md".into(), false, false),
-        (file(&["d", "e"]), "hf://a/b has no file c: it has d, e".into(), false, false),
+        (
+            file(&["README.md"]),
+            "the repository hf://a/b has no file c: correct the name in `backbone.weights`; the repository \
+             has README.md"
+                .into(),
+            false,
+            false,
+        ),
+        (
+            file(&["d", "e"]),
+            "the repository hf://a/b has no file c: correct the name in `backbone.weights`; the repository \
+             has d, e"
+                .into(),
+            false,
+            false,
+        ),
         (
             HubError::Pickled { name: "hf://a/b".into(), pickled: "x.bin".into() },
-            "hf://a/b has no .safetensors file: convert x.bin in Python with \
-             safetensors.torch.save_file(torch.load(FILE, weights_only=True), \"model.safetensors\")"
+            "the repository hf://a/b has no .safetensors file: convert x.bin in Python with \
+             safetensors.torch.save_file(torch.load(FILE, weights_only=True), \"model.safetensors\"), where \
+             FILE is its path, and set `backbone.weights` to the result"
                 .into(),
             false,
             false,
         ),
         (
             no_parquet("hf://a/b@v1", &["x.csv"]),
-            "hf://a/b@v1 has no .parquet file: it has x.csv; the hub may have a converted copy at \
-             hf://a/b@refs/convert/parquet"
+            "the data set hf://a/b@v1 has no .parquet file, only x.csv: use the copy that the hub may have \
+             converted, hf://a/b@refs/convert/parquet"
                 .into(),
             true,
             false,
         ),
         (
             no_parquet("hf://a/b", &[]),
-            "hf://a/b has no .parquet file: it is empty; the hub may have a converted copy at \
-             hf://a/b@refs/convert/parquet"
+            "the data set hf://a/b has no .parquet file (it has no files): use the copy that the hub may \
+             have converted, hf://a/b@refs/convert/parquet"
                 .into(),
             true,
             false,
         ),
         (
             no_parquet("hf://a/b@refs%2Fconvert%2Fparquet", &["x.csv"]),
-            "hf://a/b@refs%2Fconvert%2Fparquet has no .parquet file: it has x.csv".into(),
+            "the data set hf://a/b@refs%2Fconvert%2Fparquet has no .parquet file, only x.csv: choose a \
+             different data set"
+                .into(),
             true,
             false,
         ),
         (
             HubError::NoMatchingParquet { name: "hf://a/b".into(), path: "t".into(), found: many[..10].to_vec() },
-            "hf://a/b has no .parquet file at t: it has 0, 1, 2, 3, 4, 5, 6, 7, 8, 9".into(),
+            "the data set hf://a/b has no .parquet file at t: correct the path; the data set has 0, 1, 2, 3, \
+             4, 5, 6, 7, 8, 9"
+                .into(),
             true,
             false,
         ),
         (
             HubError::SeveralFolders { name: "hf://a/b".into(), folders: many.clone() },
-            "hf://a/b has Parquet files in several folders: select one, for example hf://a/b/0 (available: 0, 1, 2, 3, \
-             4, 5, 6, 7, 8, 9 and 2 more)"
+            "the data set hf://a/b has Parquet files in several folders: add a folder to the name, for \
+             example hf://a/b/0 (available: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more)"
                 .into(),
             true,
             false,
         ),
         (
             HubError::UnsafePath { name: "hf://a/b".into(), file: "../x".into() },
-            "\"../x\" of hf://a/b is not downloaded: it is not a path inside the repository; select a path of the data \
-             set without it"
+            "the file \"../x\" of the data set hf://a/b is not downloaded: its name is not a path inside the \
+             repository and could overwrite other files; choose a folder of the data set without this file"
                 .into(),
             false,
             false,
         ),
         (
             HubError::Refused { name: name(), host: "https://host".into(), status: 403 },
-            "https://host refused hf://a/b/c (status 403): try again; if it persists, check HF_TOKEN and, if you use one, \
-             the proxy or mirror (HF_ENDPOINT)"
+            "https://host refused the request for hf://a/b/c (HTTP status 403): try again; if the error \
+             persists, check the access token (HF_TOKEN) and, if you use one, the proxy or mirror \
+             (HF_ENDPOINT)"
                 .into(),
             false,
             false,
         ),
         (
             HubError::Unavailable { name: name(), host: "https://host".into(), status: 503 },
-            "https://host cannot serve hf://a/b/c now (status 503): try again later".into(),
+            "https://host cannot serve hf://a/b/c now (HTTP status 503): try again later".into(),
             false,
             true,
         ),
         (
             HubError::Unreachable { name: name(), endpoint: endpoint.clone(), source: cause() },
-            "cannot reach https://hub to fetch hf://a/b/c: check the network, the proxy (HTTPS_PROXY) and HF_ENDPOINT; \
-             files that were downloaded before can be used without a network"
+            "cannot reach https://hub to download hf://a/b/c: check the network connection, the proxy \
+             (HTTPS_PROXY) and the address of the hub (HF_ENDPOINT); files that were downloaded before can \
+             be used without a network"
                 .into(),
             false,
             true,
         ),
         (
             HubError::TimedOut { name: name(), endpoint: endpoint.clone(), seconds: 60 },
-            "https://hub has sent nothing for 60 s while fetching hf://a/b/c: check the network and try again".into(),
+            "https://hub has sent nothing for 60 s of the download of hf://a/b/c: check the network \
+             connection and try again"
+                .into(),
             false,
             true,
         ),
         (
             HubError::Interrupted { name: name(), source: cause() },
-            "the download of hf://a/b/c was interrupted twice: check the network and try again".into(),
+            "the download of hf://a/b/c was interrupted twice: check the network connection and try again".into(),
             false,
             false,
         ),
         (
             HubError::HashMismatch { name: name(), expected: "1".into(), found: "2".into() },
-            "hf://a/b/c arrived damaged twice (its hash is 2, the hub says 1) and was removed: try again, and check \
-             whether a proxy modifies downloads"
+            "the download of hf://a/b/c was damaged twice (its hash is 2 instead of 1) and was removed: try \
+             again; if the error persists, check whether a proxy modifies downloads"
                 .into(),
             false,
             false,
         ),
         (
             HubError::UnexpectedAnswer { name: name(), endpoint: endpoint.clone(), source: cause() },
-            "https://hub did not answer like a Hugging Face hub while fetching hf://a/b/c: check HF_ENDPOINT and the proxy"
+            "https://hub did not answer the request for hf://a/b/c like a Hugging Face hub: check the \
+             address of the hub (HF_ENDPOINT) and the proxy (HTTPS_PROXY); a public network may require that \
+             you log in first"
                 .into(),
             false,
             false,
         ),
         (
             HubError::Offline { name: name(), cache: "/c".into() },
-            "hf://a/b/c is not in the cache at /c and HF_HUB_OFFLINE is set: unset it to download the weights, or set \
-             HF_HUB_CACHE to a cache that has them"
+            "hf://a/b/c is not in the download cache at /c, and HF_HUB_OFFLINE forbids downloads: unset \
+             HF_HUB_OFFLINE to download the weights, or set HF_HUB_CACHE to a cache that has the weights"
                 .into(),
             false,
             false,
         ),
         (
             HubError::OfflineDataset { name: name(), cache: "/c".into() },
-            "the cache at /c may not have all files of hf://a/b/c and HF_HUB_OFFLINE is set: unset it to download the \
-             data set, or set HF_HUB_CACHE to a cache that has it"
+            "the download cache at /c may lack files of hf://a/b/c, and HF_HUB_OFFLINE forbids downloads: \
+             unset HF_HUB_OFFLINE to download the data set, or set HF_HUB_CACHE to a cache that has the data \
+             set"
                 .into(),
             false,
             false,
         ),
         (
             io(io::ErrorKind::QuotaExceeded),
-            "failed to read or write the cache at /c: the disk is full; free some space, or set HF_HUB_CACHE to another \
-             disk"
+            "failed to read or write the download cache at /c: the disk is full; free some space, or set \
+             HF_HUB_CACHE to a folder on a different disk"
                 .into(),
             false,
             false,
         ),
         (
             io(io::ErrorKind::ReadOnlyFilesystem),
-            "failed to read or write the cache at /c: it is not writable; set HF_HUB_CACHE to a writable folder".into(),
+            "failed to read or write the download cache at /c: the cache is not writable; set HF_HUB_CACHE \
+             to a writable folder"
+                .into(),
             false,
             false,
         ),
         (
             io(io::ErrorKind::PermissionDenied),
-            "failed to read or write the cache at /c: it is not writable; set HF_HUB_CACHE to a writable folder".into(),
+            "failed to read or write the download cache at /c: the cache is not writable; set HF_HUB_CACHE \
+             to a writable folder"
+                .into(),
             false,
             false,
         ),
         (
             io(io::ErrorKind::NotADirectory),
-            "failed to read or write the cache at /c: set HF_HUB_CACHE to a writable folder".into(),
+            "failed to read or write the download cache at /c: set HF_HUB_CACHE to a writable folder".into(),
             false,
             false,
         ),
         (
             HubError::Locked { path: "/c.lock".into(), seconds: 60 },
-            "another process holds the lock /c.lock and has downloaded nothing for 60 s: wait for it or stop it, then \
-             try again"
+            "another process holds the lock /c.lock of the download cache and has downloaded nothing for 60 \
+             s: wait until that process ends or stop it, then try again"
                 .into(),
             false,
             false,
         ),
         (
             HubError::Client { endpoint, source: cause() },
-            "failed to create an HTTP client for https://hub: check HF_ENDPOINT and the system's certificates".into(),
+            "failed to prepare connections to https://hub: check the address of the hub (HF_ENDPOINT) and \
+             the certificates of the system"
+                .into(),
             false,
             false,
         ),

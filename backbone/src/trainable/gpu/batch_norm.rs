@@ -13,7 +13,8 @@ pub(super) struct GpuBatchNorm {
     mean: Tensor,
     /// `1 / sqrt(variance + eps)`, `[C]`.
     inverse_std: Tensor,
-    /// Statistics of the batch depend on the input, which affects its gradient.
+    /// With statistics of the batch (`Train`), the gradient of the input has terms for their dependence on
+    /// it.
     mode: BatchNormMode,
 }
 
@@ -33,27 +34,32 @@ impl GpuBatchNorm {
         Ok(Self { mean, inverse_std: (variance + BATCH_NORM_EPS)?.sqrt()?.recip()?, mode })
     }
 
-    /// `(x - mean) · inverse_std · γ + β`, in the type of `xs`.
+    /// The forward pass: `(x - mean) · inverse_std · γ + β` of activations `xs`, `[..., C]`, in their type.
+    /// `gamma` (`γ`) and `beta` (`β`) are `[C]`.
     pub(super) fn forward(&self, xs: &Tensor, gamma: &Tensor, beta: &Tensor) -> Result<Tensor> {
         self.normalize(xs)?.broadcast_mul(gamma)?.broadcast_add(beta)?.to_dtype(xs.dtype())
     }
 
-    /// `(x - mean) · inverse_std`, in the type of the parameters.
+    /// The normalized activations `(x - mean) · inverse_std`, `[..., C]`, in the type of the parameters.
     fn normalize(&self, xs: &Tensor) -> Result<Tensor> {
         xs.to_dtype(self.mean.dtype())?.broadcast_sub(&self.mean)?.broadcast_mul(&self.inverse_std)
     }
 
+    /// The backward pass: the gradients of the loss by the input `xs` and the parameters `γ` and `β`, given
+    /// `grad_output` (`g`), the gradient of the output, `[..., C]`. With `x̂`, the normalized input:
+    /// `∂γ = Σ g · x̂`, `∂β = Σ g` and, in mode `Frozen`, `∂x = γ · inverse_std · g`. In mode `Train`, `g` is
+    /// replaced by `g - mean(g) - x̂ · mean(g · x̂)` in `∂x`, with means per channel.
     pub(super) fn backward(
         &self,
         xs: &Tensor,
         gamma: &Tensor,
-        gradient: &Tensor,
+        grad_output: &Tensor,
     ) -> Result<BatchNormGradients> {
         let normalized = self.normalize(xs)?;
-        let gradient = gradient.to_dtype(normalized.dtype())?;
-        let grad_beta = channel_sums(&gradient)?;
-        let grad_gamma = channel_sums(&(&gradient * &normalized)?)?;
-        let mut centered = gradient;
+        let grad_output = grad_output.to_dtype(normalized.dtype())?;
+        let grad_beta = channel_sums(&grad_output)?;
+        let grad_gamma = channel_sums(&(&grad_output * &normalized)?)?;
+        let mut centered = grad_output;
         if self.mode == BatchNormMode::Train {
             let count = (xs.elem_count() / gamma.elem_count()) as f64;
             let slope = (&grad_gamma / count)?;
@@ -65,7 +71,8 @@ impl GpuBatchNorm {
     }
 }
 
-/// Mean and biased variance of each channel, `[C]`, computed in `dtype`.
+/// Mean and biased variance of each channel of the activations `xs`, `[..., C]`, in this order, `[C]` each:
+/// the statistics with which BatchNorm normalizes a batch in mode `Train`. They are computed in `dtype`.
 pub(super) fn batch_statistics(xs: &Tensor, dtype: DType) -> Result<[Tensor; 2]> {
     let xs = to_rows(&xs.to_dtype(dtype)?)?;
     let count = xs.dim(0)? as f64;

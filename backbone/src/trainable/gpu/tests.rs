@@ -10,7 +10,8 @@ use crate::support::{StateDict, assert_close};
 use crate::trainable::{BatchNormMode, TrainableBackbone, TrainingBackend};
 use crate::{BackboneError, Checkpoint, FeatureLayer, StageActivations};
 
-/// In double precision, where rounding does not flip ReLUs as it does in the deepest networks.
+/// Loads all stages in double precision, where rounding does not flip ReLUs as it does in the deepest
+/// networks.
 fn load_whole_f64(checkpoint: &Checkpoint, mode: BatchNormMode) -> TrainableBackbone {
     let gpu = GpuBackend { norm_dtype: DType::F64, ..GpuBackend::new(Device::Cpu, DType::F64) };
     TrainableBackbone::load_with_backend(checkpoint, FeatureLayer::Stem, mode, TrainingBackend::Gpu(gpu))
@@ -82,17 +83,17 @@ fn training_steps_match_the_cpu_backend() {
                 let values: Vec<(String, Vec<f32>)> =
                     network.state_dict_mut().map(|(name, values)| (name, values.to_vec())).collect();
                 let after = network.forward(input).unwrap();
-                (vec![("features".to_owned(), features), ("after".to_owned(), after)], found, values)
+                [vec![("features".to_owned(), features), ("after".to_owned(), after)], found, values]
             });
-            let pairs = [(&ours.0, &theirs.0), (&ours.1, &theirs.1), (&ours.2, &theirs.2)];
-            for (ours, theirs) in pairs {
+            for (ours, theirs) in ours.iter().zip(&theirs) {
                 assert_eq!(ours.len(), theirs.len(), "{name} from {stage}");
                 for ((tensor, ours), (_, theirs)) in ours.iter().zip(theirs) {
                     // Different rounding flips a few ReLUs.
                     assert_close(ours, theirs, 1e-2, &format!("{name} from {stage}: {tensor}"));
                 }
             }
-            assert_eq!(ours.1.is_empty(), stage == FeatureLayer::Avgpool);
+            let [_, gradients, _] = ours;
+            assert_eq!(gradients.is_empty(), stage == FeatureLayer::Avgpool);
         }
     }
 }

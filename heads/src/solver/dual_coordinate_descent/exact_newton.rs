@@ -13,20 +13,26 @@ const MAX_STEPS: u64 = 50;
 /// Maximum number of halvings of a step that hits bounds.
 const MAX_HALVINGS: u32 = 10;
 
-/// The coefficients of the cached samples, and everything a step needs of them.
+/// The part of the dual problem that concerns the samples in the kernel cache: all that an exact Newton step
+/// needs. Every vector has one entry per cached sample, in the order of the cache.
 struct LocalProblem {
+    /// Dual coefficients.
     values: Vec<f64>,
+    /// Derivatives of the dual objective.
     gradient: Vec<f64>,
+    /// Labels `y_i`, 1 or -1.
     signs: Vec<f64>,
+    /// What the loss adds to the diagonal of the Hessian.
     diagonal: Vec<f64>,
+    /// Upper bounds of the coefficients.
     upper: Vec<f64>,
     /// Added to the diagonal of the Newton system, in addition to the dual's own.
     proximal: f64,
 }
 
-/// A step of the coefficients.
+/// A step of the dual coefficients of the cached samples and its effect.
 struct ExactStep {
-    /// Decrease of the dual.
+    /// How much the dual objective decreases.
     gain: f64,
     /// The new coefficients. One that reaches a bound equals it to the bit, or it would count as free.
     values: Vec<f64>,
@@ -37,9 +43,13 @@ struct ExactStep {
 }
 
 impl DualSolver<'_> {
-    /// Steps on the coefficients that are `free` at this `gradient` of the dual, and on those that were
-    /// before, until a step decreases the dual by less than `min_gain`. Returns false and does nothing if
-    /// there are too many of them. The weights are not updated.
+    /// Optimizes the dual coefficients of the `free` samples of an SVM (those not stuck at a bound) while all
+    /// others stay as they are, by exact Newton steps until one decreases the dual objective by at most
+    /// `min_gain`. `gradient` `[N]` is that of the dual objective. Samples that were free before and are
+    /// still cached take part, too.
+    ///
+    /// Returns false and does nothing if there are too many free samples for the cache. Does not update the
+    /// weights `w`, which the caller recomputes later.
     pub(super) fn exact_steps(&mut self, free: &[usize], gradient: &[f64], min_gain: f64) -> bool {
         if !self.kernel.ensure_cached(free, &self.problem) {
             return false;
@@ -47,14 +57,18 @@ impl DualSolver<'_> {
         let samples = self.kernel.samples().to_vec();
         let gather =
             |value: &dyn Fn(usize) -> f64| -> Vec<f64> { samples.iter().map(|&i| value(i)).collect() };
-        let mean = samples.iter().map(|&i| self.problem.squared_norms[i]).sum::<f64>() / samples.len() as f64;
+        let mean_squared_norm =
+            samples.iter().map(|&i| self.problem.squared_norms[i]).sum::<f64>() / samples.len() as f64;
         let mut local = LocalProblem {
             values: gather(&|i| self.dual_coef[i]),
             gradient: gather(&|i| gradient[i]),
             signs: gather(&|i| self.sign(i)),
             diagonal: gather(&|i| self.diagonal(i)),
             upper: gather(&|i| self.upper_bound(i)),
-            proximal: if self.problem.loss == MarginLoss::Hinge { PROXIMAL * mean } else { 0.0 },
+            proximal: match self.problem.loss {
+                MarginLoss::Hinge => PROXIMAL * mean_squared_norm,
+                MarginLoss::SquaredHinge => 0.0,
+            },
         };
         for _ in 0..MAX_STEPS {
             let Some(step) = self.exact_step(&local) else { break };
@@ -72,8 +86,9 @@ impl DualSolver<'_> {
         true
     }
 
-    /// The best projection of the Newton direction on the bounds, halving its length; `None` if none
-    /// decreases the dual.
+    /// The best step along the Newton direction of the cached samples' dual coefficients: they are clamped to
+    /// their bounds, and the length of the step is halved while the dual objective decreases more for it.
+    /// `None` if no length decreases the objective, or if the Newton system is singular.
     fn exact_step(&mut self, local: &LocalProblem) -> Option<ExactStep> {
         let free_rows = local.free_rows();
         let gather = |values: &[f64]| -> Vec<f64> { free_rows.iter().map(|&k| values[k]).collect() };
@@ -90,10 +105,12 @@ impl DualSolver<'_> {
                 values[k] = (values[k] - length * d).clamp(0.0, local.upper[k]);
             }
             let change: Vec<f64> = values.iter().zip(&local.values).map(|(to, from)| to - from).collect();
+            // The derivative of the dual objective along `change`; negative if it decreases.
             let descent = self.vectors.dot(&local.gradient, &change);
             if descent < 0.0 {
-                let signed: Vec<f64> = change.iter().zip(&local.signs).map(|(c, s)| c * s).collect();
-                let mut gradient_change = self.kernel.multiply(&signed, self.vectors);
+                let signed_change: Vec<f64> = change.iter().zip(&local.signs).map(|(c, s)| c * s).collect();
+                let mut gradient_change = self.kernel.multiply(&signed_change, self.vectors);
+                // The Hessian times the change.
                 for (k, value) in gradient_change.iter_mut().enumerate() {
                     *value = local.signs[k] * *value + local.diagonal[k] * change[k];
                 }
@@ -117,7 +134,8 @@ impl DualSolver<'_> {
 }
 
 impl LocalProblem {
-    /// Rows whose coefficient is between its bounds, or at a bound but would leave it.
+    /// The cached samples, by their rows in the kernel matrix, whose dual coefficients a Newton step may
+    /// change: those between their bounds, and those at a bound that a step against the gradient would leave.
     fn free_rows(&self) -> Vec<usize> {
         (0..self.values.len())
             .filter(|&k| {

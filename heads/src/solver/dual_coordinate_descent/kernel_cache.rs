@@ -20,20 +20,22 @@ pub(super) const ROWS_PER_BLOCK: usize = 128;
 /// Marks a sample that is not cached.
 const NOT_CACHED: u32 = u32::MAX;
 
-/// `x_i·x_j`, including the constant feature, for some samples.
+/// The kernel matrix of some samples: the dot products `x_i·x_j` of their features (including the constant
+/// feature for the intercept) with each other. With them, Newton steps on the dual coefficients of these
+/// samples do not need the features.
 pub(super) struct KernelCache {
     /// The cached samples, in the order of insertion.
     samples: Vec<usize>,
     /// Row of each sample, or [`NOT_CACHED`]; `[N]`.
     row_of: Vec<u32>,
-    /// The lower triangle, row by row.
+    /// The dot products: the lower triangle of the kernel matrix, row by row.
     products: Vec<f64>,
     /// Scratch space of the factorization.
     factor: Vec<f64>,
 }
 
 impl KernelCache {
-    /// An empty cache for `count` samples.
+    /// A cache without any dot products yet, for a binary SVM problem with `count` samples.
     pub(super) fn new(count: usize) -> Self {
         Self {
             samples: Vec::new(),
@@ -43,13 +45,14 @@ impl KernelCache {
         }
     }
 
-    /// The cached samples.
+    /// Indices of the cached samples, in the order of the kernel matrix's rows.
     pub(super) fn samples(&self) -> &[usize] {
         &self.samples
     }
 
-    /// Adds the `wanted` samples; evicts all others if they do not fit together. Returns false if `wanted`
-    /// are too many.
+    /// Makes sure that the dot products of the `wanted` samples (indices into `problem`) with each other are
+    /// cached, as exact Newton steps need them, by computing those that are missing. If they do not all fit,
+    /// the cache is emptied first. Returns false and changes nothing if more than [`MAX_SAMPLES`] are wanted.
     pub(super) fn ensure_cached(&mut self, wanted: &[usize], problem: &BinarySvmProblem<'_>) -> bool {
         if wanted.len() > MAX_SAMPLES {
             return false;
@@ -67,7 +70,8 @@ impl KernelCache {
         true
     }
 
-    /// Adds samples that are not cached and computes their products with all cached ones.
+    /// Adds the samples `missing` (indices into `problem`, at most [`ROWS_PER_BLOCK`]) to the cache: computes
+    /// their dot products with all cached samples and with each other.
     fn append(&mut self, missing: &[usize], problem: &BinarySvmProblem<'_>) {
         let first = self.samples.len();
         for (row, &i) in (first as u32..).zip(missing) {
@@ -78,48 +82,53 @@ impl KernelCache {
         self.products.resize(triangle_start(self.samples.len()), 0.0);
 
         let width = problem.features.width();
-        let read = |samples: &[usize], out: &mut Vec<f64>| {
+        let read_rows = |samples: &[usize], out: &mut Vec<f64>| {
             out.clear();
             for &i in samples {
                 out.extend(problem.features.row(i).iter().map(|&x| f64::from(x)));
             }
         };
-        let (mut left, mut right, mut product) =
+        let (mut new_rows, mut cached_rows, mut product) =
             (Vec::new(), Vec::new(), vec![0.0; ROWS_PER_BLOCK * ROWS_PER_BLOCK]);
-        read(missing, &mut left);
+        read_rows(missing, &mut new_rows);
         for (columns, first_column) in self.samples.chunks(ROWS_PER_BLOCK).zip((0..).step_by(ROWS_PER_BLOCK))
         {
-            read(columns, &mut right);
+            read_rows(columns, &mut cached_rows);
             let product = &mut product[..missing.len() * columns.len()];
             matmul(
                 MatMut::from_row_major_slice_mut(&mut *product, missing.len(), columns.len()),
                 Accum::Replace,
-                MatRef::from_row_major_slice(&left, missing.len(), width),
-                MatRef::from_row_major_slice(&right, columns.len(), width).transpose(),
+                MatRef::from_row_major_slice(&new_rows, missing.len(), width),
+                MatRef::from_row_major_slice(&cached_rows, columns.len(), width).transpose(),
                 1.0,
                 Par::Seq,
             );
             for (row, product) in (first..).zip(product.chunks_exact(columns.len())) {
+                // Only the part of the block on and below the diagonal is stored.
                 let n_columns = columns.len().min((row + 1).saturating_sub(first_column));
                 let out = &mut self.products[triangle_start(row) + first_column.min(row)..][..n_columns];
                 for (out, product) in out.iter_mut().zip(product) {
+                    // Plus the product of the constant features.
                     *out = product + problem.intercept_scaling * problem.intercept_scaling;
                 }
             }
         }
     }
 
-    /// A row of the lower triangle.
+    /// Products of a cached sample with those before it in the cache and with itself: a row of the lower
+    /// triangle, `[row + 1]`.
     fn triangle_row(&self, row: usize) -> &[f64] {
         &self.products[row * (row + 1) / 2..][..=row]
     }
 
-    /// `Σ_j x_i·x_j coefficients_j` for all cached samples.
+    /// The kernel matrix times a vector: `Σ_j (x_i·x_j) coefficients_j` for each cached sample `i`. Both
+    /// vectors are in cache order. A Newton step gets the change of the gradient from it.
     pub(super) fn multiply(&self, coefficients: &[f64], vectors: VectorOps) -> Vec<f64> {
         let mut out = vec![0.0; coefficients.len()];
         for (row, &factor) in coefficients.iter().enumerate() {
-            let (before, own) = self.triangle_row(row).split_at(row);
-            out[row] += vectors.dot(before, &coefficients[..row]) + own[0] * factor;
+            // The matrix is symmetric: each entry below the diagonal counts in its row and in its column.
+            let (before, diagonal) = self.triangle_row(row).split_at(row);
+            out[row] += vectors.dot(before, &coefficients[..row]) + diagonal[0] * factor;
             if factor != 0.0 {
                 vectors.add_scaled(&mut out[..row], factor, before);
             }
@@ -127,9 +136,10 @@ impl KernelCache {
         out
     }
 
-    /// Solves `(S K S + D) d = rhs` over the samples in `rows` (ascending), with the signs `S` and the
-    /// diagonal `D` of each; `rhs` becomes `d`. Returns whether the matrix is positive definite beyond
-    /// rounding.
+    /// Solves the Newton system `(S K S + D) d = rhs` for a step `d` of the dual coefficients of the cached
+    /// samples in `rows` (ascending) by Cholesky: `K` is their part of the kernel matrix, `S` the diagonal
+    /// matrix of their labels `signs` (1 or -1), `D` that of `diagonal`. Overwrites `rhs` with `d`. Returns
+    /// false if the matrix is not positive definite beyond rounding; then `rhs` has no meaning.
     pub(super) fn solve(&mut self, rows: &[usize], signs: &[f64], diagonal: &[f64], rhs: &mut [f64]) -> bool {
         let n = rows.len();
         let mut factor = std::mem::take(&mut self.factor);

@@ -55,7 +55,7 @@ pub(crate) struct BinarySvmProblem<'a> {
     pub(crate) intercept_scaling: f64,
     /// Whether `y_i` is 1, rather than -1, `[N]`.
     pub(crate) positive: &'a [bool],
-    /// `C_i` of the negative and the positive samples.
+    /// `C_i` of the negative samples, then of the positive ones.
     pub(crate) cost: [f64; 2],
     /// The loss.
     pub(crate) loss: MarginLoss,
@@ -82,6 +82,7 @@ pub(crate) struct WeightVector {
 }
 
 impl WeightVector {
+    /// Weights of 0 for `width` features.
     fn zero(width: usize) -> Self {
         Self { weight: vec![0.0; width], constant_weight: 0.0 }
     }
@@ -109,7 +110,8 @@ pub(crate) struct BinarySvmSolution {
     pub(crate) converged: bool,
 }
 
-/// Solves the problem, optionally from initial dual coefficients.
+/// Solves the problem, optionally from initial dual coefficients `[N]`. A round is a few sweeps of coordinate
+/// descent, an evaluation of the duality gap, and Newton steps on the support vectors.
 pub(crate) fn solve(
     problem: BinarySvmProblem<'_>,
     initial_dual_coef: Option<&[f64]>,
@@ -157,27 +159,34 @@ pub(crate) fn memory_bytes(shape: HeadShape) -> u64 {
         + 40 * shape.samples as u64
 }
 
-/// The fraction (at most 1) of a step that decreases the dual most. Where the dual is linear along the step,
-/// rounding may make the curvature negative.
+/// The fraction (at most 1) of a step that decreases the dual objective most, from the objective's first
+/// derivative (`descent`, negative) and second derivative (`curvature`) along the step. Where the objective
+/// is linear, rounding may make the curvature negative.
 fn best_fraction(descent: f64, curvature: f64) -> f64 {
     if curvature > 0.0 { (-descent / curvature).min(1.0) } else { 1.0 }
 }
 
+/// An evaluation of all samples.
 struct DualStatus {
     progress: Progress,
     /// Derivative of the dual objective with respect to each coefficient, `[N]`.
     gradient: Vec<f64>,
 }
 
+/// The problem and the current state of the solver.
 struct DualSolver<'a> {
     problem: BinarySvmProblem<'a>,
     vectors: VectorOps,
+    /// Dual coefficients `α`, `[N]`.
     dual_coef: Vec<f64>,
+    /// `Σ α_i y_i x_i`, except during exact Newton steps.
     w: WeightVector,
+    /// Products of the samples that were free.
     kernel: KernelCache,
 }
 
 impl<'a> DualSolver<'a> {
+    /// Starts from zero coefficients.
     fn new(problem: BinarySvmProblem<'a>) -> Self {
         Self {
             problem,
@@ -188,17 +197,17 @@ impl<'a> DualSolver<'a> {
         }
     }
 
-    /// `y_i`
+    /// `y_i`: 1 or -1.
     fn sign(&self, i: usize) -> f64 {
         if self.problem.positive[i] { 1.0 } else { -1.0 }
     }
 
-    /// `C_i`
+    /// `C_i` of a sample.
     fn cost(&self, i: usize) -> f64 {
         self.problem.cost[usize::from(self.problem.positive[i])]
     }
 
-    /// The diagonal that the loss adds to the dual's Hessian.
+    /// What the loss adds to the diagonal entry of a sample in the Hessian of the dual objective.
     fn diagonal(&self, i: usize) -> f64 {
         match self.problem.loss {
             MarginLoss::SquaredHinge => 0.5 / self.cost(i),
@@ -206,7 +215,7 @@ impl<'a> DualSolver<'a> {
         }
     }
 
-    /// The upper bound of a coefficient.
+    /// The upper bound of the coefficient of a sample; the lower bound is 0.
     fn upper_bound(&self, i: usize) -> f64 {
         match self.problem.loss {
             MarginLoss::SquaredHinge => f64::INFINITY,
@@ -214,15 +223,16 @@ impl<'a> DualSolver<'a> {
         }
     }
 
-    /// `y_i w·x_i`
+    /// The margin of a sample, `y_i w·x_i`.
     fn margin(&self, w: &WeightVector, i: usize) -> f64 {
         let score = self.vectors.dot(self.problem.features.row(i), &w.weight)
             + w.constant_weight * self.problem.intercept_scaling;
         self.sign(i) * score
     }
 
-    /// Starts from the feasible multiple of `initial_dual_coef` with the lowest dual; returns whether it
-    /// differs from zero. So a warm start is never worse than a cold start.
+    /// Starts from the multiple of `initial_dual_coef` `[N]` within the bounds with the lowest dual
+    /// objective, so that a warm start is never worse than a cold start. Returns whether that multiple
+    /// differs from zero.
     fn warm_start(&mut self, initial_dual_coef: &[f64]) -> bool {
         let initial_dual_coef: Vec<f64> =
             initial_dual_coef.iter().enumerate().map(|(i, v)| v.clamp(0.0, self.upper_bound(i))).collect();
@@ -245,19 +255,19 @@ impl<'a> DualSolver<'a> {
         true
     }
 
-    /// `w += scale y_i x_i`
+    /// Adds `scale y_i x_i` to `w`.
     fn add_sample(&self, w: &mut WeightVector, scale: f64, i: usize) {
         let scale = self.sign(i) * scale;
         self.vectors.add_scaled(&mut w.weight, scale, self.problem.features.row(i));
         w.constant_weight += scale * self.problem.intercept_scaling;
     }
 
-    /// `|w|²`
+    /// `|w|²`, including the weight of the constant feature.
     fn squared_norm(&self, w: &WeightVector) -> f64 {
         self.vectors.dot(&w.weight, &w.weight) + w.constant_weight * w.constant_weight
     }
 
-    /// `Σ scale_k y_k x_k` over `samples`.
+    /// `Σ scale_k y_k x_k` over the indices in `samples`.
     fn weighted_sum(&self, samples: &[usize], scales: &[f64]) -> WeightVector {
         let mut w = WeightVector::zero(self.problem.features.width());
         for (&i, &scale) in samples.iter().zip(scales) {
@@ -268,7 +278,9 @@ impl<'a> DualSolver<'a> {
         w
     }
 
-    /// Dual coordinate descent over the active samples, with shrinking: Hsieh et al., algorithm 3.
+    /// A few passes of dual coordinate descent over the `active` samples in random orders, with shrinking:
+    /// samples that are at a bound and would stay there are removed from `active` (Hsieh et al., algorithm
+    /// 3).
     fn sweep(&mut self, active: &mut Vec<usize>, mut rng: KeyedRng) {
         let mut w = std::mem::replace(&mut self.w, WeightVector::zero(0));
         let (mut highest_before, mut lowest_before) = (f64::INFINITY, f64::NEG_INFINITY);
@@ -295,9 +307,9 @@ impl<'a> DualSolver<'a> {
                 lowest = lowest.min(projected);
                 if projected != 0.0 {
                     let curvature = self.problem.squared_norms[i] + self.diagonal(i);
-                    let moved = (value - gradient / curvature).clamp(0.0, upper);
-                    self.dual_coef[i] = moved;
-                    self.add_sample(&mut w, moved - value, i);
+                    let new_value = (value - gradient / curvature).clamp(0.0, upper);
+                    self.dual_coef[i] = new_value;
+                    self.add_sample(&mut w, new_value - value, i);
                 }
                 true
             });
@@ -307,7 +319,7 @@ impl<'a> DualSolver<'a> {
         self.w = w;
     }
 
-    /// Derivative of the dual with respect to each coefficient, `[N]`.
+    /// Derivative of the dual objective with respect to each coefficient, `[N]`, at the current weights.
     fn gradient(&self) -> Vec<f64> {
         let derivative = |(i, value): (usize, &f64)| self.margin(&self.w, i) - 1.0 + self.diagonal(i) * value;
         self.dual_coef.iter().enumerate().map(derivative).collect()
@@ -319,7 +331,7 @@ impl<'a> DualSolver<'a> {
         self.w = self.weighted_sum(&samples, &self.dual_coef);
     }
 
-    /// Evaluates all samples with recomputed weights.
+    /// Recomputes the weights and evaluates all samples: objective, duality gap and gradient.
     fn evaluate(&mut self) -> DualStatus {
         self.recompute_weights();
         let gradient = self.gradient();
@@ -337,7 +349,8 @@ impl<'a> DualSolver<'a> {
         DualStatus { progress: Progress { primal, gap: primal - dual }, gradient }
     }
 
-    /// Samples whose coefficient is between its bounds, or at a bound but would leave it.
+    /// Samples whose coefficient is between its bounds, or at a bound but would leave it at this `gradient`
+    /// `[N]`: Newton steps change these.
     fn free_samples(&self, gradient: &[f64]) -> Vec<usize> {
         (0..gradient.len())
             .filter(|&i| {

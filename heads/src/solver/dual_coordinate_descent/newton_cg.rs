@@ -14,18 +14,23 @@ const MAX_CG_ITERATIONS: usize = 200;
 /// Maximum number of halvings of a step that hits bounds.
 const MAX_HALVINGS: usize = 10;
 
-/// A step of the free coefficients and its effect.
+/// A step of the free dual coefficients and its effect.
 struct NewtonStep {
-    /// Decrease of the dual.
+    /// How much the dual objective decreases.
     gain: f64,
-    /// The best fraction of `change`.
+    /// The fraction of `change` that decreases the objective most, at most 1.
     fraction: f64,
+    /// Change of each free coefficient.
     change: Vec<f64>,
+    /// Change of the weights for the whole `change`.
     w: WeightVector,
 }
 
 impl DualSolver<'_> {
-    /// Projected Newton steps from this `gradient` of the dual; no step increases the dual.
+    /// Takes up to `steps` Newton steps (at most [`MAX_STEPS`]) on those dual coefficients of an SVM that are
+    /// free, not stuck at a bound: for problems with too many of them to be solved exactly. `gradient` `[N]`
+    /// is that of the dual objective at the start. Updates coefficients and weights; no step increases the
+    /// objective.
     pub(super) fn newton_steps(&mut self, mut gradient: Vec<f64>, steps: u64) {
         for _ in 0..steps.min(MAX_STEPS) {
             let free = self.free_samples(&gradient);
@@ -41,8 +46,10 @@ impl DualSolver<'_> {
         }
     }
 
-    /// The best projection of the Newton direction on the bounds, halving its length; `None` if none
-    /// decreases the dual.
+    /// The best step along the Newton direction of the dual coefficients of the `free` samples: they are
+    /// clamped to their bounds, and the length of the step is halved while the dual objective decreases more
+    /// for it. `free_gradient` is the gradient of that objective, one entry per free sample. `None` if no
+    /// length decreases the objective.
     fn newton_step(&self, free: &[usize], free_gradient: &[f64]) -> Option<NewtonStep> {
         let direction = self.newton_direction(free, free_gradient);
         let mut best: Option<NewtonStep> = None;
@@ -53,6 +60,7 @@ impl DualSolver<'_> {
                 (start + step_length * d).clamp(0.0, self.upper_bound(i)) - start
             };
             let change: Vec<f64> = free.iter().zip(&direction).map(project).collect();
+            // The derivative of the dual objective along `change`; negative if it decreases.
             let descent = self.vectors.dot(free_gradient, &change);
             if descent < 0.0 {
                 // The feasible set is a box, so any fraction of the step is feasible: take the best one.
@@ -71,8 +79,10 @@ impl DualSolver<'_> {
         best
     }
 
-    /// Solves `H d = -gradient` by conjugate gradients, where `H` is the dual's Hessian over the free
-    /// samples; see [`PROXIMAL`].
+    /// The Newton direction `d` of the dual coefficients of the `free` samples, one entry each: solves
+    /// `H d = -free_gradient` by conjugate gradients, roughly. `H` is the Hessian of the dual objective over
+    /// these samples; for the hinge a multiple of the identity is added (see [`PROXIMAL`]), because `H` is
+    /// singular.
     fn newton_direction(&self, free: &[usize], free_gradient: &[f64]) -> Vec<f64> {
         let proximal = match self.problem.loss {
             MarginLoss::Hinge => {
@@ -82,12 +92,12 @@ impl DualSolver<'_> {
             MarginLoss::SquaredHinge => 0.0,
         };
         let mut direction = vec![0.0; free.len()];
-        let mut residual: Vec<f64> = free_gradient.iter().map(|s| -s).collect();
+        let mut residual: Vec<f64> = free_gradient.iter().map(|g| -g).collect();
         let mut search_direction = residual.clone();
-        let mut norm = self.vectors.dot(&residual, &residual);
-        let target_norm = RELATIVE_RESIDUAL * RELATIVE_RESIDUAL * norm;
+        let mut squared_norm = self.vectors.dot(&residual, &residual);
+        let target = RELATIVE_RESIDUAL * RELATIVE_RESIDUAL * squared_norm;
         for _ in 0..MAX_CG_ITERATIONS {
-            if norm <= target_norm {
+            if squared_norm <= target {
                 break;
             }
             let w = self.weighted_sum(free, &search_direction);
@@ -97,15 +107,15 @@ impl DualSolver<'_> {
                 .map(|(&i, s)| self.margin(&w, i) + (self.diagonal(i) + proximal) * s)
                 .collect();
             let curvature = self.vectors.dot(&search_direction, &hessian_times_search);
-            let step_length = norm / curvature;
+            let step_length = squared_norm / curvature;
             if !step_length.is_finite() {
                 break;
             }
             self.vectors.add_scaled(&mut direction, step_length, &search_direction);
             self.vectors.add_scaled(&mut residual, -step_length, &hessian_times_search);
-            let previous_norm = std::mem::replace(&mut norm, self.vectors.dot(&residual, &residual));
+            let previous = std::mem::replace(&mut squared_norm, self.vectors.dot(&residual, &residual));
             for (s, r) in search_direction.iter_mut().zip(&residual) {
-                *s = r + norm / previous_norm * *s;
+                *s = r + squared_norm / previous * *s;
             }
         }
         direction

@@ -13,12 +13,15 @@ use crate::solver::adamw::AdamWSlot;
 /// Values per parallel task.
 const VALUES_PER_TASK: usize = 1 << 14;
 
-/// Gradients of the parameters in the order of their names; `None` if the loss does not depend on one.
+/// Gradients of the parameters in the order of their names; `None` for a parameter that the loss does not
+/// depend on.
 type Gradients = Vec<Option<Vec<f32>>>;
 
-/// Trains a [`Differentiable`] head.
+/// The [`Learner`] of any [`Differentiable`] head, also one of another crate: candle computes the gradients.
 pub(super) struct AutogradLearner<'a> {
     head: &'a dyn Differentiable,
+    /// The parameters by name, as the head's forward pass takes them. They share memory with the `var` of
+    /// each state.
     parameters: Tensors,
     /// In the order of the parameters' names.
     parameter_states: Vec<ParameterState>,
@@ -26,7 +29,9 @@ pub(super) struct AutogradLearner<'a> {
 
 /// A parameter with its AdamW state.
 struct ParameterState {
+    /// What candle computes gradients for.
     var: Var,
+    /// The same values, which AdamW updates; they are then copied to `var`.
     value: Vec<f32>,
     /// Moving average of the gradient.
     exp_avg: Vec<f32>,
@@ -35,7 +40,8 @@ struct ParameterState {
 }
 
 impl<'a> AutogradLearner<'a> {
-    /// Starts from `initial`, `f32` tensors.
+    /// Prepares the training of `head` from copies of the `initial` parameters (by name, `f32`), as variables
+    /// for which candle computes gradients.
     ///
     /// # Errors
     /// When a tensor is not `f32`.
@@ -55,7 +61,9 @@ impl<'a> AutogradLearner<'a> {
         Ok(Self { head, parameters, parameter_states })
     }
 
-    /// The loss on some rows and its gradients, in the order of the parameters' names.
+    /// The loss `1/n Σ weight · log-loss` of a batch (the `n` samples with the indices `rows`) and its
+    /// gradients, in the order of the parameters' names. `step` is the number of steps taken before, which
+    /// seeds dropout.
     pub(super) fn gradients(
         &self,
         samples: WeightedSamples<'_>,
@@ -65,15 +73,17 @@ impl<'a> AutogradLearner<'a> {
         let logits = self.logits(samples, rows, ForwardMode::Train { step })?;
         let loss = Self::loss(samples, rows, &logits)?;
         let gradients = loss.backward()?;
-        let gradient_of = |state: &ParameterState| {
+        let gradient_values = |state: &ParameterState| {
             let gradient = gradients.get(&state.var);
             gradient.map(|gradient| Ok(gradient.flatten_all()?.to_vec1()?)).transpose()
         };
-        let gradients = self.parameter_states.iter().map(gradient_of).collect::<Result<_, HeadError>>()?;
+        let gradients =
+            self.parameter_states.iter().map(gradient_values).collect::<Result<_, HeadError>>()?;
         Ok((f64::from(loss.to_scalar::<f32>()?), gradients))
     }
 
-    /// Logits `[n, C]` of some rows.
+    /// The head's logits `[n, C]` for a batch, the samples with the indices `rows`. `mode` says whether
+    /// dropout applies.
     fn logits(
         &self,
         samples: WeightedSamples<'_>,
@@ -87,7 +97,8 @@ impl<'a> AutogradLearner<'a> {
         self.head.forward(&self.parameters, &batch, mode)
     }
 
-    /// `1/n Σ weight · log-loss` of some rows, from their logits.
+    /// The loss of a batch that training minimizes, `1/n Σ weight · log-loss`, from the `logits` `[n, C]` of
+    /// the samples with the indices `rows`. A tensor, so that candle can differentiate it.
     fn loss(samples: WeightedSamples<'_>, rows: &[usize], logits: &Tensor) -> Result<Tensor, HeadError> {
         let labels: Vec<u32> = rows.iter().map(|&row| samples.data.labels()[row]).collect();
         let weights: Vec<f32> = rows.iter().map(|&row| samples.weight(row)).collect();
@@ -100,8 +111,9 @@ impl<'a> AutogradLearner<'a> {
 impl Learner for AutogradLearner<'_> {
     type Parameters = Tensors;
 
-    /// A parameter without gradient does not change. This AdamW makes one pass over the memory; candle's own
-    /// allocates a tensor for every intermediate result.
+    /// Takes a training step on a batch: computes the gradients and updates each parameter by AdamW, unless
+    /// the loss does not depend on it. Returns the loss before the step. candle's own AdamW would be slower,
+    /// as it allocates a tensor for every intermediate result; this one makes a single pass over the memory.
     fn step(
         &mut self,
         samples: WeightedSamples<'_>,
@@ -125,6 +137,7 @@ impl Learner for AutogradLearner<'_> {
         Ok(loss)
     }
 
+    /// The sum of the losses of held-out samples (the indices `rows`), and how many are predicted correctly.
     fn evaluate(&mut self, samples: WeightedSamples<'_>, rows: &[usize]) -> Result<(f64, usize), HeadError> {
         let logits = self.logits(samples, rows, ForwardMode::Evaluate)?.detach();
         let loss = Self::loss(samples, rows, &logits)?.to_scalar::<f32>()?;
@@ -134,6 +147,7 @@ impl Learner for AutogradLearner<'_> {
         Ok((f64::from(loss) * rows.len() as f64, correct.count()))
     }
 
+    /// Copies of the current parameters by name.
     fn parameters(&self) -> Result<Tensors, HeadError> {
         self.parameters.iter().map(|(name, tensor)| Ok((name.clone(), tensor.detach().copy()?))).collect()
     }

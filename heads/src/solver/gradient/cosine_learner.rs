@@ -12,41 +12,45 @@ use crate::vector::VectorOps;
 /// Smallest norm to divide by, as `eps` of PyTorch's `normalize`.
 pub(crate) const MIN_NORM: f64 = 1e-12;
 
-/// The norm of a row, but at least [`MIN_NORM`].
+/// The norm of a row, but at least [`MIN_NORM`], so that it can be divided by.
 pub(crate) fn clamped_norm(row: &[f32]) -> f64 {
     VectorOps::new().dot(row, row).sqrt().max(MIN_NORM)
 }
 
-/// The trainable model `logit_c = exp(log_scale) · cos(features, w_c)`.
+/// The trainable model of the `cosine` head: `logit_c = exp(log_scale) · cos(features, w_c)`, where `w_c` are
+/// the weights of class `c`. Training adjusts the weights and the scale.
 #[derive(Debug)]
 pub(crate) struct CosineLearner {
     /// `[C, F]`
     weight: AdamWParameter,
-    /// A single value.
+    /// Logarithm of the scale of the logits, a single value.
     log_scale: AdamWParameter,
     width: usize,
-    /// Rows of the weights divided by their norms, `[C, F]`, and those norms, `[C]`.
+    /// Rows of the weights divided by their norms, `[C, F]`.
     directions: Vec<f32>,
+    /// These norms, `[C]`.
     norms: Vec<f64>,
     /// Normalized rows of the current batch, `[n, F]`.
     features: Vec<f32>,
-    /// `[n, C]`
+    /// Cosine of each row of the batch and each class's weights, `[n, C]`.
     cosines: Vec<f32>,
     /// Gradients of the loss with respect to the cosines, `[n, C]`.
-    logit_gradients: Vec<f32>,
+    grad_cosines: Vec<f32>,
 }
 
-/// Loss and gradient of a row.
+/// What [`CosineLearner::row_losses`] finds for a row of a batch.
 struct RowLoss {
-    /// `weight · log-loss`
+    /// `weight · log-loss`, where `weight` is the sample weight.
     loss: f64,
+    /// Whether the true class has the highest logit.
     is_correct: bool,
-    /// Gradient with respect to the logarithm of the scale.
-    scale_gradient: f64,
+    /// Gradient of the loss with respect to the logarithm of the scale.
+    grad_log_scale: f64,
 }
 
 impl CosineLearner {
-    /// Starts from these weights `[C, width]`.
+    /// A learner that starts training from the weights `weight` `[C, width]` and the logarithm of the scale
+    /// `log_scale`.
     pub(crate) fn new(weight: Vec<f32>, log_scale: f32, width: usize) -> Self {
         Self {
             directions: vec![0.0; weight.len()],
@@ -56,16 +60,18 @@ impl CosineLearner {
             width,
             features: Vec::new(),
             cosines: Vec::new(),
-            logit_gradients: Vec::new(),
+            grad_cosines: Vec::new(),
         }
     }
 
-    /// Estimated memory of a fit in bytes, besides its features, for batches of `rows`.
+    /// Estimated memory in bytes of a fit with batches of `rows` samples, besides the features, to warn the
+    /// user before the fit starts.
     pub(crate) fn memory_bytes(classes: usize, width: usize, rows: usize) -> u64 {
         // Value, gradient, two moments and directions; initial values, those of the best epoch, and the
         // result.
         const COPIES: usize = 8;
         let floats = classes.saturating_mul(width).saturating_mul(COPIES);
+        // The normalized features, the cosines and their gradients.
         let floats = floats.saturating_add(rows.saturating_mul(width + 2 * classes));
         (floats as u64).saturating_mul(size_of::<f32>() as u64)
     }
@@ -76,7 +82,11 @@ impl CosineLearner {
         (self.weight.gradient.clone(), self.log_scale.gradient[0])
     }
 
-    /// The loss of each row; fills `logit_gradients` with each row's gradients times `loss_scale`.
+    /// The forward pass for a batch (the samples with the indices `rows`), whose logits are a scale times the
+    /// cosines of features and class weights, and the backward pass up to the gradients of the cosines and of
+    /// the scale. Gradients are those of `loss_scale` times the loss: a training step passes `1/n` for the
+    /// mean. Fills the buffers `features`, `directions`, `norms`, `cosines` and `grad_cosines`; returns one
+    /// entry per row.
     fn row_losses(&mut self, samples: WeightedSamples<'_>, rows: &[usize], loss_scale: f32) -> Vec<RowLoss> {
         let (n, width, classes) = (rows.len(), self.width, self.norms.len());
         samples.gather(rows, &mut self.features);
@@ -85,14 +95,12 @@ impl CosineLearner {
             row.iter_mut().for_each(|x| *x = (f64::from(*x) * inverse_norm) as f32);
         });
         let directions = self.directions.par_chunks_exact_mut(width).zip(&mut self.norms);
-        directions.zip(self.weight.value.par_chunks_exact(width)).for_each(
-            |((direction, length), weight)| {
-                *length = clamped_norm(weight);
-                for (direction, &w) in direction.iter_mut().zip(weight) {
-                    *direction = (f64::from(w) / *length) as f32;
-                }
-            },
-        );
+        directions.zip(self.weight.value.par_chunks_exact(width)).for_each(|((direction, norm), weight)| {
+            *norm = clamped_norm(weight);
+            for (direction, &w) in direction.iter_mut().zip(weight) {
+                *direction = (f64::from(w) / *norm) as f32;
+            }
+        });
         self.cosines.resize(n * classes, 0.0);
         parallel_gemm(
             MatMut::from_row_major_slice_mut(&mut self.cosines, n, classes),
@@ -101,22 +109,22 @@ impl CosineLearner {
             MatRef::from_row_major_slice(&self.directions, classes, width).transpose(),
         );
         let scale = self.log_scale.value[0].exp();
-        self.logit_gradients.resize(n * classes, 0.0);
-        let logit_gradients =
-            self.logit_gradients.par_chunks_exact_mut(classes).zip(self.cosines.par_chunks_exact(classes));
-        let losses = logit_gradients.zip(rows).map(|((logit_gradients, cosines), &row)| {
+        self.grad_cosines.resize(n * classes, 0.0);
+        let batch =
+            self.grad_cosines.par_chunks_exact_mut(classes).zip(self.cosines.par_chunks_exact(classes));
+        // `values` are the logits, then their gradients, then those of the cosines.
+        let losses = batch.zip(rows).map(|((values, cosines), &row)| {
             let (label, weight) = (samples.label(row), samples.weight(row));
-            for (gradient, cosine) in logit_gradients.iter_mut().zip(cosines) {
-                *gradient = scale * cosine;
+            for (logit, cosine) in values.iter_mut().zip(cosines) {
+                *logit = scale * cosine;
             }
-            let loss =
-                f64::from(weight) * cross_entropy_backward(logit_gradients, label, weight * loss_scale);
-            let mut scale_gradient = 0.0;
-            for (gradient, &cosine) in logit_gradients.iter_mut().zip(cosines) {
-                *gradient *= scale;
-                scale_gradient += f64::from(*gradient) * f64::from(cosine);
+            let loss = f64::from(weight) * cross_entropy_backward(values, label, weight * loss_scale);
+            let mut grad_log_scale = 0.0;
+            for (grad, &cosine) in values.iter_mut().zip(cosines) {
+                *grad *= scale;
+                grad_log_scale += f64::from(*grad) * f64::from(cosine);
             }
-            RowLoss { loss, is_correct: is_top_class(cosines, label), scale_gradient }
+            RowLoss { loss, is_correct: is_top_class(cosines, label), grad_log_scale }
         });
         losses.collect()
     }
@@ -126,6 +134,8 @@ impl Learner for CosineLearner {
     /// Weights `[C, F]` and the logarithm of the scale.
     type Parameters = (Vec<f32>, f32);
 
+    /// Takes a training step on a batch; returns the mean loss before it. Each parallel task computes the
+    /// gradient of the weights of some classes and updates these weights by AdamW; then the scale is updated.
     fn step(
         &mut self,
         samples: WeightedSamples<'_>,
@@ -135,42 +145,46 @@ impl Learner for CosineLearner {
         let (n, width, classes) = (rows.len(), self.width, self.norms.len());
         let losses = self.row_losses(samples, rows, 1.0 / n as f32);
         let features = MatRef::from_row_major_slice(&self.features, n, width);
-        let logit_gradients = MatRef::from_row_major_slice(&self.logit_gradients, n, classes);
+        let grad_cosines = MatRef::from_row_major_slice(&self.grad_cosines, n, classes);
         let adamw = step.adamw_for_rank(2);
         let directions =
             self.directions.par_chunks(UNITS_PER_TASK * width).zip(self.norms.par_chunks(UNITS_PER_TASK));
         let chunks = self.weight.chunks(UNITS_PER_TASK * width).zip(directions).enumerate();
         chunks.for_each(|(chunk, (slot, (directions, norms)))| {
-            let chunk_gradients = logit_gradients.subcols(chunk * UNITS_PER_TASK, norms.len());
+            let grad_chunk = grad_cosines.subcols(chunk * UNITS_PER_TASK, norms.len());
             let out = MatMut::from_row_major_slice_mut(slot.gradient, norms.len(), width);
-            matmul(out, Accum::Replace, chunk_gradients.transpose(), features, 1.0, Par::Seq);
+            matmul(out, Accum::Replace, grad_chunk.transpose(), features, 1.0, Par::Seq);
             let rows = slot.gradient.chunks_exact_mut(width).zip(directions.chunks_exact(width));
             for ((gradient, direction), &norm) in rows.zip(norms) {
                 backward_norm(gradient, direction, norm);
             }
             adamw.update(slot);
         });
-        self.log_scale.gradient[0] = losses.iter().map(|row| row.scale_gradient).sum::<f64>() as f32;
+        self.log_scale.gradient[0] = losses.iter().map(|row| row.grad_log_scale).sum::<f64>() as f32;
         step.adamw_for_rank(0).update(self.log_scale.as_slot());
         Ok(losses.iter().map(|row| row.loss).sum::<f64>() / n as f64)
     }
 
+    /// The sum of the losses of held-out samples (the indices `rows`), and how many are predicted correctly.
     fn evaluate(&mut self, samples: WeightedSamples<'_>, rows: &[usize]) -> Result<(f64, usize), HeadError> {
         let losses = self.row_losses(samples, rows, 1.0);
         let n_correct = losses.iter().filter(|row| row.is_correct).count();
         Ok((losses.iter().map(|row| row.loss).sum(), n_correct))
     }
 
+    /// The current weights `[C, F]`, and the logarithm of the scale.
     fn parameters(&self) -> Result<(Vec<f32>, f32), HeadError> {
         Ok((self.weight.value.clone(), self.log_scale.value[0]))
     }
 }
 
-/// Turns the gradient with respect to a row's direction into that with respect to the row: removes the radial
-/// component and divides by the norm. A row below the floor is only divided by it.
-fn backward_norm(gradient: &mut [f32], direction: &[f32], norm: f64) {
-    let radial = if norm > MIN_NORM { VectorOps::new().dot(gradient, direction) } else { 0.0 };
-    for (g, &d) in gradient.iter_mut().zip(direction) {
+/// The backward pass of dividing the weights `w` of a class by their `norm`, which gave `direction`. `grad`
+/// holds the gradient `g` with respect to the direction `d`, and becomes that with respect to `w`, which is
+/// `(g - (g·d) d) / |w|`. Where the norm was raised to [`MIN_NORM`] it does not depend on `w`, and `g` is
+/// only divided by it.
+fn backward_norm(grad: &mut [f32], direction: &[f32], norm: f64) {
+    let radial = if norm > MIN_NORM { VectorOps::new().dot(grad, direction) } else { 0.0 };
+    for (g, &d) in grad.iter_mut().zip(direction) {
         *g = ((f64::from(*g) - radial * f64::from(d)) / norm) as f32;
     }
 }

@@ -15,7 +15,7 @@ use crate::data::{ClassWeight, FeatureMatrix, TrainingSet};
 use crate::differentiable::Differentiable;
 use crate::error::HeadError;
 use crate::folds::{Fold, hold_out};
-use crate::head::{FitContext, History, Tensors};
+use crate::head::{FitContext, Head, History, Tensors};
 use crate::random::KeyedRng;
 use crate::solver::adamw::AdamW;
 
@@ -52,7 +52,8 @@ pub enum LrSchedule {
 }
 
 impl LrSchedule {
-    /// Factor of the learning rate in the step after `steps_done` of `total_steps`.
+    /// Factor from 0 to 1 of the peak learning rate in the step that follows `steps_done` of `total_steps`
+    /// steps.
     fn multiplier(self, steps_done: u64, total_steps: u64) -> f64 {
         match self {
             Self::Constant => 1.0,
@@ -81,23 +82,26 @@ pub struct EarlyStopping {
 /// Minimum number of steps per epoch, so that small data sets get enough updates.
 const MIN_STEPS_PER_EPOCH: usize = 16;
 
-/// Samples per step: `max_batch_size`, or fewer for few samples.
+/// Samples per step: `max_batch_size`, or fewer for few samples, so that an epoch has at least
+/// [`MIN_STEPS_PER_EPOCH`] steps.
 pub(crate) fn effective_batch_size(max_batch_size: u64, samples: usize) -> usize {
     usize::try_from(max_batch_size).unwrap_or(usize::MAX).min(samples.div_ceil(MIN_STEPS_PER_EPOCH)).max(1)
 }
 
-/// Checks that a head of shape `[F, C]` can warm-start a fit of shape `[F, C]`.
+/// Checks that the `earlier` head can be the warm start of a fit on data with `width` features and `classes`
+/// classes.
 ///
 /// # Errors
-/// [`HeadError::Width`] for another `F`, [`HeadError::Data`] if the head has more classes than the fit.
-pub(crate) fn check_warm_start(start: [usize; 2], fit: [usize; 2]) -> Result<(), HeadError> {
-    if start[0] != fit[0] {
-        return Err(HeadError::Width { expected: start[0], found: fit[0] });
+/// [`HeadError::Width`] for a different number of features, [`HeadError::Data`] if the head has more classes.
+pub(crate) fn check_warm_start(earlier: &impl Head, width: usize, classes: usize) -> Result<(), HeadError> {
+    if earlier.width() != width {
+        return Err(HeadError::Width { expected: earlier.width(), found: width });
     }
-    if start[1] > fit[1] {
+    if earlier.classes() > classes {
         return Err(HeadError::Data(format!(
-            "the warm-start head has {} classes, but the data has {}: its classes must be the first of the data's",
-            start[1], fit[1]
+            "the earlier head has more classes ({}) than the data ({classes}): a warm start needs data with all classes \
+             of the earlier head, in the same order, before any new ones",
+            earlier.classes()
         )));
     }
     Ok(())
@@ -115,15 +119,17 @@ pub(crate) struct WeightedSamples<'a> {
 }
 
 impl WeightedSamples<'_> {
+    /// The class of a row.
     fn label(&self, row: usize) -> usize {
         self.data.labels()[row] as usize
     }
 
+    /// The weight of a row in the loss.
     fn weight(&self, row: usize) -> f32 {
         self.class_weights[self.label(row)] as f32
     }
 
-    /// Copies the features of some rows to `out`, `[n, F]`.
+    /// Copies the features of some rows to `out`, which becomes `[n, F]`: the batch of a step.
     fn gather(&self, rows: &[usize], out: &mut Vec<f32>) {
         let width = self.features.width();
         out.resize(rows.len() * width, 0.0);
@@ -132,7 +138,7 @@ impl WeightedSamples<'_> {
     }
 }
 
-/// The hyperparameters of one step.
+/// The hyperparameters of one step: those of [`Recipe`], with the learning rate of the schedule.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StepParams {
     /// Number of steps taken before.
@@ -151,7 +157,8 @@ impl StepParams {
     }
 }
 
-/// A model that [`fit`] trains step by step.
+/// A model that [`fit`] trains step by step: hand-written gradients for the built-in heads, autograd for
+/// others.
 pub(crate) trait Learner {
     /// The trained parameters.
     type Parameters;
@@ -165,7 +172,7 @@ pub(crate) trait Learner {
         step: StepParams,
     ) -> Result<f64, HeadError>;
 
-    /// `Σ weight · log-loss` over `rows`, and the number of correct predictions.
+    /// `Σ weight · log-loss` over held-out `rows`, and the number of correct predictions.
     fn evaluate(&mut self, samples: WeightedSamples<'_>, rows: &[usize]) -> Result<(f64, usize), HeadError>;
 
     /// The current parameters.
@@ -218,7 +225,8 @@ pub fn fit_by_gradients(
     fit(autograd::AutogradLearner::new(head, initial)?, samples, recipe, context)
 }
 
-/// Trains a model; returns its parameters and one history row per epoch.
+/// Trains a model with AdamW on shuffled batches, with early stopping if the recipe has it; returns the final
+/// (or best) parameters and one history row per epoch.
 ///
 /// # Errors
 /// [`HeadError::Diverged`] when the loss is not finite.
@@ -237,7 +245,8 @@ pub(crate) fn fit<L: Learner>(
     let early_stopping = match recipe.early_stopping {
         Some(stopping) if held_out.is_empty() => {
             tracing::warn!(
-                "no class has enough photos to hold out {} of them: all {} epochs run",
+                "no class has enough photos to hold out a fraction of {} for early stopping: the fit runs for all epochs ({}); add \
+                 photos, or set `validation = 0`",
                 stopping.validation,
                 recipe.epochs
             );
@@ -253,7 +262,7 @@ pub(crate) fn fit<L: Learner>(
     for epoch in 0..recipe.epochs {
         train_rows.sort_unstable();
         KeyedRng::new(&[recipe.seed, epoch]).shuffle(&mut train_rows);
-        let mut sum = 0.0;
+        let mut loss_sum = 0.0;
         for batch in train_rows.chunks(batch_size) {
             let step = StepParams {
                 steps_done,
@@ -264,22 +273,23 @@ pub(crate) fn fit<L: Learner>(
             let loss = learner.step(samples, batch, step)?;
             if !loss.is_finite() {
                 return Err(HeadError::Diverged(format!(
-                    "the loss is {loss} in epoch {}: lower `lr`, or set `standardize = true`",
+                    "the loss is {loss} in epoch {}, so the fit has failed: lower `lr`, or set `standardize = true` if the \
+                     head has this key",
                     epoch + 1
                 )));
             }
-            sum += loss * batch.len() as f64;
+            loss_sum += loss * batch.len() as f64;
             steps_done += 1;
         }
-        let mut row = vec![(epoch + 1) as f64, sum / train_rows.len() as f64];
+        let mut row = vec![(epoch + 1) as f64, loss_sum / train_rows.len() as f64];
         (context.on_step)(epoch + 1, recipe.epochs);
         let mut stop = false;
         if let Some(stopping) = early_stopping {
             let (mut loss, mut n_correct) = (0.0, 0);
             for batch in held_out.chunks(batch_size) {
-                let (losses, correct) = learner.evaluate(samples, batch)?;
-                loss += losses;
-                n_correct += correct;
+                let (batch_loss, batch_correct) = learner.evaluate(samples, batch)?;
+                loss += batch_loss;
+                n_correct += batch_correct;
             }
             let count = held_out.len() as f64;
             loss /= count;
@@ -303,6 +313,7 @@ pub(crate) fn fit<L: Learner>(
     Ok((parameters, History { columns, rows }))
 }
 
+/// The epoch with the lowest held-out loss so far and its parameters, for early stopping.
 struct BestEpoch<P> {
     epoch: u64,
     loss: f64,

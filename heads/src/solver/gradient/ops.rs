@@ -12,10 +12,13 @@ const ROWS_PER_TASK: usize = 128;
 /// on one thread, so the bits do not depend on the number of threads.
 pub(super) const UNITS_PER_TASK: usize = 64;
 
-/// Trainable values with their gradient and AdamW state.
+/// A trainable parameter, such as the weights of a layer, with its gradient and AdamW state. All vectors have
+/// the same length.
 #[derive(Debug)]
 pub(super) struct AdamWParameter {
+    /// The current values.
     pub(super) value: Vec<f32>,
+    /// Gradient of the loss in the current step.
     pub(super) gradient: Vec<f32>,
     /// Moving average of the gradient.
     exp_avg: Vec<f32>,
@@ -24,18 +27,20 @@ pub(super) struct AdamWParameter {
 }
 
 impl AdamWParameter {
+    /// A parameter that starts training from `value`, with zero gradient and moving averages.
     pub(super) fn new(value: Vec<f32>) -> Self {
         let zeros = vec![0.0; value.len()];
         Self { gradient: zeros.clone(), exp_avg: zeros.clone(), exp_avg_sq: zeros, value }
     }
 
-    /// All values.
+    /// The whole parameter as the argument of [`AdamW::update`](crate::solver::adamw::AdamW::update).
     pub(super) fn as_slot(&mut self) -> AdamWSlot<'_> {
         let Self { value, gradient, exp_avg, exp_avg_sq } = self;
         AdamWSlot { value, gradient, exp_avg, exp_avg_sq }
     }
 
-    /// Chunks of `chunk_len` values.
+    /// The parameter in parts of `chunk_len` values, to be updated in parallel: each is an argument of
+    /// [`AdamW::update`](crate::solver::adamw::AdamW::update).
     pub(super) fn chunks(&mut self, chunk_len: usize) -> impl IndexedParallelIterator<Item = AdamWSlot<'_>> {
         let means = self.exp_avg.par_chunks_mut(chunk_len).zip(self.exp_avg_sq.par_chunks_mut(chunk_len));
         let values = self.value.par_chunks_mut(chunk_len).zip(self.gradient.par_chunks_mut(chunk_len));
@@ -45,13 +50,16 @@ impl AdamWParameter {
     }
 }
 
-/// Whether the class has the highest logit; ties go to the lowest class.
+/// Whether `class` is the prediction for a row of logits `[C]`: the class with the highest one; ties go to
+/// the lowest class.
 pub(super) fn is_top_class(logits: &[f32], class: usize) -> bool {
-    let (before, rest) = logits.split_at(class);
-    before.iter().all(|&other| other < rest[0]) && rest.iter().all(|&other| other <= rest[0])
+    let logit = logits[class];
+    let (before, after) = logits.split_at(class);
+    before.iter().all(|&other| other < logit) && after.iter().all(|&other| other <= logit)
 }
 
-/// The log-loss of a row of logits; replaces them by their gradients times `scale`.
+/// Returns the log-loss of a sample of class `label` from its logits `[C]`. Replaces the logits by the
+/// gradients of `scale` times the loss, `scale (softmax - one-hot)`, for the backward pass.
 pub(super) fn cross_entropy_backward(logits: &mut [f32], label: usize, scale: f32) -> f64 {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let label_logit = f64::from(logits[label] - max);
@@ -68,7 +76,9 @@ pub(super) fn cross_entropy_backward(logits: &mut [f32], label: usize, scale: f3
     sum.ln() - label_logit
 }
 
-/// `left · right` written or added to `out`, in parallel over pieces of the result.
+/// Matrix product for the forward and backward pass: writes `left · right` (`[n, k]` and `[k, m]`) to `out`
+/// `[n, m]`, or adds it to `out`, as `accum` says. Each thread computes pieces of a fixed size, so the result
+/// is the same with any number of threads.
 pub(super) fn parallel_gemm(
     out: MatMut<'_, f32>,
     accum: Accum,
@@ -77,13 +87,13 @@ pub(super) fn parallel_gemm(
 ) {
     let mut pieces =
         Vec::with_capacity(out.nrows().div_ceil(ROWS_PER_TASK) * out.ncols().div_ceil(UNITS_PER_TASK));
-    let mut below = out;
+    let mut remaining_rows = out;
     for row in (0..left.nrows()).step_by(ROWS_PER_TASK) {
-        let (mut strip, rest) = below.split_at_row_mut(ROWS_PER_TASK.min(left.nrows() - row));
-        below = rest;
+        let (mut strip, below) = remaining_rows.split_at_row_mut(ROWS_PER_TASK.min(left.nrows() - row));
+        remaining_rows = below;
         for column in (0..right.ncols()).step_by(UNITS_PER_TASK) {
-            let (piece, rest) = strip.split_at_col_mut(UNITS_PER_TASK.min(right.ncols() - column));
-            strip = rest;
+            let (piece, later) = strip.split_at_col_mut(UNITS_PER_TASK.min(right.ncols() - column));
+            strip = later;
             pieces.push((row, column, piece));
         }
     }

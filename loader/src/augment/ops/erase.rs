@@ -5,13 +5,14 @@ use image::RgbImage;
 use crate::decode::Crop;
 use crate::random::KeyedRandom;
 
-/// A rectangle and what it is filled with.
+/// A rectangle to erase from an image, and what it is filled with.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Erasure {
     pub(crate) area: Crop,
     pub(crate) fill: EraseFill,
 }
 
+/// What an erased rectangle is filled with.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum EraseFill {
     Color([u8; 3]),
@@ -19,11 +20,13 @@ pub(crate) enum EraseFill {
     Noise(u64),
 }
 
-/// ImageNet's mean and standard deviation per channel. torchvision erases normalized images with standard
-/// normal noise.
+/// ImageNet's mean and standard deviation per channel: noise in these units is standard normal after
+/// normalization, as in torchvision, which erases normalized images.
 const NOISE: [(f64, f64); 3] = [(0.485, 0.229), (0.456, 0.224), (0.406, 0.225)];
 
 impl Erasure {
+    /// Fills the rectangle of `image` with the color or with noise, as an augmentation; the part of the
+    /// rectangle outside the image is ignored.
     pub(crate) fn apply(&self, image: &mut RgbImage) {
         let Crop { top, left, height, width } = self.area;
         let rows = image.rows_mut().skip(top as usize).take(height as usize);

@@ -13,16 +13,17 @@ use self::geometry::AffineMap;
 use super::policy::AugMixDraw;
 use crate::transform::{Resampling, rotate::rotate, warp};
 
-/// An operation on an image.
+/// An operation on the pixels of an image, with drawn parameters.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum ImageOp {
     FlipHorizontal,
     FlipVertical,
-    /// Counterclockwise.
+    /// Rotation around the center, counterclockwise.
     Rotate {
         degrees: f64,
         interpolation: Resampling,
     },
+    /// Rotation, scaling, shear and translation.
     Affine {
         map: AffineMap,
         interpolation: Resampling,
@@ -32,18 +33,23 @@ pub(crate) enum ImageOp {
         corners: [[u32; 2]; 4],
         interpolation: Resampling,
     },
+    /// Factor: 0 is black, 1 leaves the image unchanged.
     Brightness(f64),
+    /// Factor: 0 is the mean gray, 1 leaves the image unchanged.
     Contrast(f64),
+    /// Factor: 0 is grayscale, 1 leaves the image unchanged.
     Saturation(f64),
     /// Turns of the color wheel, from -0.5 to 0.5.
     Hue(f64),
+    /// Factor: 0 smooths, 1 leaves the image unchanged, more sharpens.
     Sharpness(f64),
     Grayscale,
-    /// Kernel width and height in pixels, both odd.
+    /// Kernel width and height in pixels, both odd, and standard deviation in pixels.
     GaussianBlur {
         kernel_size: [u32; 2],
         sigma: f64,
     },
+    /// Keeps the highest bits of each value.
     Posterize {
         bits: u8,
     },
@@ -55,10 +61,12 @@ pub(crate) enum ImageOp {
     Autocontrast,
     Invert,
     Erase(Erasure),
+    /// The weighted mix of an image and its augmentations by `AugMix`.
     Mix(AugMixDraw),
 }
 
 impl ImageOp {
+    /// Applies this operation to `image`, a view during its rendering, and returns the result.
     pub(crate) fn apply(&self, mut image: RgbImage) -> RgbImage {
         match self {
             Self::FlipHorizontal => imageops::flip_horizontal_in_place(&mut image),

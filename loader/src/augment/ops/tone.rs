@@ -5,22 +5,25 @@ use image::RgbImage;
 /// The new value of each value of a channel.
 pub(crate) type LookupTable = [u8; 256];
 
-pub(crate) fn lookup_table(f: impl Fn(u8) -> u8) -> LookupTable {
+/// The table whose entry `v` is `new_value(v)`, for an operation that changes each pixel value on its own:
+/// the function is then called 256 times and not for each pixel.
+pub(crate) fn lookup_table(new_value: impl Fn(u8) -> u8) -> LookupTable {
     let mut table = [0; 256];
     for (entry, value) in table.iter_mut().zip(0..=u8::MAX) {
-        *entry = f(value);
+        *entry = new_value(value);
     }
     table
 }
 
-/// Applies one table to all channels.
+/// Replaces every value of the image by its entry in `table`, the same table for all channels.
 pub(crate) fn apply_table(image: &mut RgbImage, table: &LookupTable) {
     for value in image.iter_mut() {
         *value = table[usize::from(*value)];
     }
 }
 
-/// Applies to each channel the table that `table_for` computes from its histogram.
+/// Replaces the values of each channel by their entries in the table that `table_for` computes from the
+/// channel's histogram (the number of pixels of each value).
 pub(crate) fn apply_channel_tables(image: &mut RgbImage, table_for: impl Fn(&[u32; 256]) -> LookupTable) {
     let mut histograms = [[0; 256]; 3];
     for pixel in image.pixels() {
@@ -36,29 +39,35 @@ pub(crate) fn apply_channel_tables(image: &mut RgbImage, table_for: impl Fn(&[u3
     }
 }
 
+/// Sets all but the `bits` highest bits of every value to 0 (`ImageOps.posterize`).
 pub(crate) fn posterize(image: &mut RgbImage, bits: u8) {
     let dropped = 8_u32.saturating_sub(bits.into());
     let mask = u8::MAX.checked_shl(dropped).unwrap_or(0);
     apply_table(image, &lookup_table(|value| value & mask));
 }
 
+/// Inverts the values at or above `threshold` (`ImageOps.solarize`).
 pub(crate) fn solarize(image: &mut RgbImage, threshold: f64) {
     apply_table(image, &lookup_table(|value| if f64::from(value) < threshold { value } else { 255 - value }));
 }
 
+/// Replaces every value `v` by `255 - v` (`ImageOps.invert`).
 pub(crate) fn invert(image: &mut RgbImage) {
     apply_table(image, &lookup_table(|value| 255 - value));
 }
 
+/// Equalizes the histogram of each channel, as an augmentation (`ImageOps.equalize`): the new value is
+/// proportional to the number of darker pixels, so that all values become about equally frequent.
 pub(crate) fn equalize(image: &mut RgbImage) {
     apply_channel_tables(image, |histogram| {
         let total: u32 = histogram.iter().sum();
-        let brightest = histogram.iter().rfind(|&&count| count > 0).copied().unwrap_or(0);
-        let step = (total - brightest) / 255;
+        let brightest_count = histogram.iter().rfind(|&&count| count > 0).copied().unwrap_or(0);
+        // Number of pixels per level of the result; Pillow leaves out those of the brightest value.
+        let step = (total - brightest_count) / 255;
         if step == 0 {
             return lookup_table(|value| value);
         }
-        let mut cumulative = step / 2;
+        let mut cumulative = step / 2; // darker pixels, plus half a step for rounding
         let mut table = [0; 256];
         for (entry, count) in table.iter_mut().zip(histogram) {
             *entry = (cumulative / step).min(255) as u8;
@@ -68,13 +77,16 @@ pub(crate) fn equalize(image: &mut RgbImage) {
     });
 }
 
-/// The darkest and the brightest value; `None` if they are equal.
+/// The darkest and the brightest value of a channel, by its histogram; `None` if they are equal or there are
+/// no pixels. Autocontrast stretches this range.
 pub(crate) fn value_range(histogram: &[u32; 256]) -> Option<(u8, u8)> {
     let darkest = histogram.iter().position(|&count| count > 0)?;
     let brightest = histogram.iter().rposition(|&count| count > 0)?;
     (darkest < brightest).then_some((darkest as u8, brightest as u8))
 }
 
+/// Stretches the values of each channel, from its darkest to its brightest, to the range from 0 to 255, as an
+/// augmentation (`ImageOps.autocontrast`). A channel with a single value stays.
 pub(crate) fn autocontrast(image: &mut RgbImage) {
     apply_channel_tables(image, |histogram| match value_range(histogram) {
         Some((darkest, brightest)) => {

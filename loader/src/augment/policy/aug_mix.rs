@@ -21,7 +21,7 @@ pub struct AugMix {
     pub mixture_width: u32,
     /// Number of operations in a chain, from 1 to 100; -1 (the default) draws it from 1 to 3.
     pub chain_depth: i32,
-    /// Concentration of the random weights, from 0.001 to 1000: with a small one, a single chain dominates.
+    /// Concentration of the random weights, from 0.001 to 1000: with a small value, a single chain dominates.
     /// Default 1.
     pub alpha: f64,
     /// Whether brightness, contrast, saturation and sharpness are used too. Default true.
@@ -34,18 +34,20 @@ impl Default for AugMix {
     }
 }
 
-/// Number of magnitude bins.
+/// Number of magnitude bins in torchvision's `AugMix`.
 const N_BINS: u32 = 10;
 
 /// The drawn weights and chains of AugMix.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct AugMixDraw {
-    /// Weight of the unchanged photo.
+    /// Weight of the unchanged image.
     pub(super) original_weight: f32,
+    /// Weight and operations of each chain.
     pub(super) chains: Vec<(f32, Vec<DrawnOp>)>,
 }
 
 impl AugMix {
+    /// The operations to draw from; the last four only with `all_ops`.
     const OPERATIONS: [PolicyOp; 13] = [
         PolicyOp::ShearX,
         PolicyOp::ShearY,
@@ -62,6 +64,7 @@ impl AugMix {
         PolicyOp::Sharpness,
     ];
 
+    /// Checks the config of this policy; the error names the first value that is out of range.
     pub(super) fn check(&self) -> Result<(), AugmentError> {
         let Self { severity, mixture_width, chain_depth, alpha, .. } = *self;
         require((1..=N_BINS).contains(&severity), "policy.severity", severity, "must be from 1 to 10")?;
@@ -73,17 +76,22 @@ impl AugMix {
         require((1e-3..=1e3).contains(&alpha), "policy.alpha", alpha, "must be from 0.001 to 1000")
     }
 
+    /// Draws the chains of operations for a view of `size` (width, height), and the weights with which their
+    /// results are mixed with the image, as torchvision's `AugMix`.
     pub(super) fn draw(&self, size: (u32, u32), random: &mut KeyedRandom) -> AugMixDraw {
+        // Without the last four unless `all_ops` is set.
         let operations = if self.all_ops { &Self::OPERATIONS[..] } else { &Self::OPERATIONS[..9] };
         let scale = MagnitudeScale::for_aug_mix(size, N_BINS);
         let max_bin = self.severity.clamp(1, N_BINS) - 1;
+        // How much of the result is the image, and how much the chains together; then the share of each
+        // chain.
         let mix_weights = random.dirichlet(self.alpha, 2);
         let n_chains = self.mixture_width.min(MAX_OPS) as usize;
         let weights = random.dirichlet(self.alpha, n_chains);
         let mut draw_chain = || {
             let depth = match u32::try_from(self.chain_depth) {
                 Ok(depth @ 1..) => depth.min(MAX_OPS),
-                _ => 1 + random.up_to(2),
+                _ => 1 + random.up_to(2), // -1 in the config
             };
             let mut draw_op = || {
                 let operation = operations[random.index(operations.len())];
@@ -98,14 +106,15 @@ impl AugMix {
 }
 
 impl AugMixDraw {
-    /// The weighted sum of the photo and the chains, truncated and not rounded.
+    /// Mixes `image` with augmented versions of it: the weighted sum of the image and of the result of each
+    /// drawn chain of operations, which starts from the image. Truncated and not rounded, as in torchvision.
     pub(crate) fn apply(&self, image: &RgbImage) -> RgbImage {
         let mut sums: Vec<f32> = image.iter().map(|&value| self.original_weight * f32::from(value)).collect();
         for (weight, chain) in &self.chains {
-            let changed = chain
+            let augmented = chain
                 .iter()
                 .fold(image.clone(), |image, drawn| tensor::apply(image, drawn.operation, drawn.magnitude));
-            for (sum, &value) in sums.iter_mut().zip(changed.iter()) {
+            for (sum, &value) in sums.iter_mut().zip(augmented.iter()) {
                 *sum += weight * f32::from(value);
             }
         }

@@ -29,6 +29,7 @@ type OpChance = (PolicyOp, f64, u32);
 /// Number of magnitude bins.
 const N_BINS: u32 = 10;
 
+/// torchvision's pairs of operations for ImageNet.
 #[rustfmt::skip]
 pub(super) const IMAGENET_POLICY: [[OpChance; 2]; 25] = {
     use PolicyOp::{AutoContrast, Color, Contrast, Equalize, Invert, Posterize, Rotate, Sharpness, ShearX, Solarize};
@@ -62,10 +63,13 @@ pub(super) const IMAGENET_POLICY: [[OpChance; 2]; 25] = {
 };
 
 impl AutoAugment {
+    /// An error if the interpolation is not supported.
     pub(super) fn check(&self) -> Result<(), AugmentError> {
         check_interpolation("policy.interpolation", self.interpolation)
     }
 
+    /// Draws the operations for a view of `size` (width, height), none to two: one of the pairs of
+    /// [`IMAGENET_POLICY`], of which each operation happens with its probability, with a random sign.
     pub(super) fn draw(&self, size: (u32, u32), random: &mut KeyedRandom) -> Vec<DrawnOp> {
         let scale = MagnitudeScale::for_rand_augment(size, N_BINS);
         let mut drawn = Vec::new();

@@ -1,4 +1,4 @@
-//! Policies: random operations with magnitudes from a scale.
+//! Automatic augmentation policies: random operations with magnitudes from a scale.
 
 mod aug_mix;
 mod auto_augment;
@@ -26,8 +26,8 @@ use crate::transform::Resampling;
 ///
 /// let policy = Policy::RandAugment(RandAugment { magnitude: 7, ..RandAugment::default() });
 /// let augment = Augment { policy: Some(policy), ..Augment::default() };
-/// let same = r#"{ "policy": { "kind": "rand-augment", "magnitude": 7 } }"#;
-/// assert_eq!(augment, serde_json::from_str(same)?);
+/// let json = r#"{ "policy": { "kind": "rand-augment", "magnitude": 7 } }"#;
+/// assert_eq!(augment, serde_json::from_str(json)?);
 /// # Ok::<(), serde_json::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -44,6 +44,7 @@ pub enum Policy {
 }
 
 impl Policy {
+    /// Checks the config of this policy; the error names the first value that is out of range.
     pub(super) fn check(&self) -> Result<(), AugmentError> {
         match self {
             Self::RandAugment(policy) => policy.check(),
@@ -53,7 +54,8 @@ impl Policy {
         }
     }
 
-    /// Draws the operations for a view of (width, height).
+    /// Draws the operations that this policy applies to one view of `size` (width, height), in order. The
+    /// mixed chains of `AugMix` are one operation.
     pub(super) fn draw(&self, size: (u32, u32), random: &mut KeyedRandom) -> Vec<ImageOp> {
         let (chain, interpolation) = match self {
             Self::RandAugment(policy) => (policy.draw(size, random), policy.interpolation),
@@ -85,14 +87,16 @@ impl Default for RandAugment {
     }
 }
 
-/// The largest number of operations in a row.
+/// The largest number of operations in a row, and of chains, which bounds the time of a view.
 const MAX_OPS: u32 = 100;
 
+/// An error unless there are at least two magnitude bins.
 fn check_magnitude_bins(n_bins: u32) -> Result<(), AugmentError> {
     require(n_bins >= 2, "policy.num_magnitude_bins", n_bins, "must be at least 2")
 }
 
 impl RandAugment {
+    /// The operations to draw from.
     const OPERATIONS: [PolicyOp; 14] = [
         PolicyOp::Identity,
         PolicyOp::ShearX,
@@ -110,6 +114,7 @@ impl RandAugment {
         PolicyOp::Equalize,
     ];
 
+    /// Checks the config of this policy; the error names the first value that is out of range.
     fn check(&self) -> Result<(), AugmentError> {
         require(self.num_ops <= MAX_OPS, "policy.num_ops", self.num_ops, "must be at most 100")?;
         check_magnitude_bins(self.num_magnitude_bins)?;
@@ -122,6 +127,8 @@ impl RandAugment {
         check_interpolation("policy.interpolation", self.interpolation)
     }
 
+    /// Draws the `num_ops` operations of `RandAugment` for a view of `size` (width, height), all at the
+    /// magnitude bin `magnitude`: each is uniform among [`OPERATIONS`](Self::OPERATIONS), with a random sign.
     fn draw(&self, size: (u32, u32), random: &mut KeyedRandom) -> Vec<DrawnOp> {
         let scale = MagnitudeScale::for_rand_augment(size, self.num_magnitude_bins);
         let mut draw_op = || {
@@ -149,11 +156,14 @@ impl Default for TrivialAugmentWide {
 }
 
 impl TrivialAugmentWide {
+    /// Checks the config of this policy; the error names the first value that is out of range.
     fn check(&self) -> Result<(), AugmentError> {
         check_magnitude_bins(self.num_magnitude_bins)?;
         check_interpolation("policy.interpolation", self.interpolation)
     }
 
+    /// Draws the one operation of `TrivialAugmentWide` for a view: uniform among those of [`RandAugment`],
+    /// with a uniform magnitude bin and a random sign.
     fn draw(&self, random: &mut KeyedRandom) -> DrawnOp {
         let operations = RandAugment::OPERATIONS;
         let operation = operations[random.index(operations.len())];
@@ -171,13 +181,13 @@ pub(crate) struct DrawnOp {
 }
 
 impl DrawnOp {
-    /// Negates the magnitude of a signed operation with probability 1/2.
+    /// `operation` with `magnitude`, which is negated with probability 1/2 if the operation is signed.
     fn with_random_sign(operation: PolicyOp, magnitude: f64, random: &mut KeyedRandom) -> Self {
         let is_negated = operation.is_signed() && random.bernoulli(0.5);
         Self { operation, magnitude: if is_negated { -magnitude } else { magnitude } }
     }
 
-    /// `None` for the identity.
+    /// The operation on the pixels of a view, as torchvision's on PIL images; `None` for the identity.
     fn to_image_op(self, interpolation: Resampling) -> Option<ImageOp> {
         self.operation.to_image_op(self.magnitude, interpolation)
     }

@@ -27,7 +27,7 @@ pub(super) enum PolicyOp {
 }
 
 impl PolicyOp {
-    /// Whether the magnitude can be negative.
+    /// Whether the magnitude can be negative; policies then draw its sign.
     pub(super) fn is_signed(self) -> bool {
         match self {
             Self::ShearX
@@ -48,10 +48,11 @@ impl PolicyOp {
         }
     }
 
-    /// The affine map of a shear or translation.
+    /// The affine map of a shear (`magnitude` is the tangent of its angle) or a translation (`magnitude` is
+    /// in pixels), as in torchvision's policies; `None` for other operations.
     pub(super) fn affine_map(self, magnitude: f64) -> Option<AffineMap> {
         let shear_degrees = magnitude.atan().to_degrees();
-        let top_left = Some([0.0; 2]);
+        let top_left = Some([0.0; 2]); // the center of torchvision's shears
         let identity = AffineMap::IDENTITY;
         match self {
             Self::ShearX => Some(AffineMap { shear: [shear_degrees, 0.0], center: top_left, ..identity }),
@@ -62,7 +63,9 @@ impl PolicyOp {
         }
     }
 
-    /// The operation on a PIL image; `None` for the identity.
+    /// The operation on the pixels of a view that equals torchvision's on a PIL image; `None` for the
+    /// identity. `magnitude` is in the unit of the operation, from [`MagnitudeScale::magnitude`]: for a color
+    /// factor it is the distance from 1.
     pub(super) fn to_image_op(self, magnitude: f64, interpolation: Resampling) -> Option<ImageOp> {
         Some(match self {
             Self::Identity => return None,
@@ -83,7 +86,8 @@ impl PolicyOp {
     }
 }
 
-/// The magnitudes of a policy's operations at each bin: the values at the strongest bin.
+/// The magnitude scale of a policy: the magnitude of each operation at the strongest of `n_bins` bins, from
+/// which those of the other bins follow.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct MagnitudeScale {
     n_bins: u32,
@@ -95,7 +99,7 @@ pub(super) struct MagnitudeScale {
     rotate: f64,
     /// Distance of a color factor from 1.
     factor: f64,
-    /// Bits kept by posterize at the weakest bin, and how many fewer at the strongest.
+    /// Bits that posterize keeps at the weakest bin, and how many fewer it keeps at the strongest bin.
     bits: [f32; 2],
 }
 
@@ -117,7 +121,10 @@ impl MagnitudeScale {
         Self { n_bins, shear: 0.3, translate, rotate: 30.0, factor: 0.9, bits: [4.0, 4.0] }
     }
 
-    /// The magnitude of `operation` at `bin`; 0 for operations without a magnitude.
+    /// The magnitude of `operation` at `bin`, from 0 (weakest) to `n_bins` - 1 (strongest), in the unit of
+    /// the operation: the tangent of a shear angle, pixels, degrees, the distance of a color factor from 1,
+    /// bits that posterize keeps, or solarize's threshold as a fraction of 255. 0 for operations without a
+    /// magnitude.
     pub(super) fn magnitude(&self, operation: PolicyOp, bin: u32) -> f64 {
         match operation {
             PolicyOp::ShearX | PolicyOp::ShearY => self.linspace(0.0, self.shear, bin),
@@ -128,6 +135,7 @@ impl MagnitudeScale {
                 self.linspace(0.0, self.factor, bin)
             }
             PolicyOp::Posterize => {
+                // One bit fewer for every `bins_per_bit` bins.
                 let [max_bits, max_reduction] = self.bits;
                 let bins_per_bit =
                     (f64::from(self.n_bins.saturating_sub(1)) / f64::from(max_reduction)) as f32;
@@ -138,8 +146,9 @@ impl MagnitudeScale {
         }
     }
 
-    /// `torch.linspace(start, end, n_bins)[bin]` in single precision, rounded once. As in PyTorch, the second
-    /// half is computed from the end.
+    /// The magnitude at `bin` when the `n_bins` magnitudes are spaced evenly from `start` to `end`. It equals
+    /// PyTorch's `torch.linspace(start, end, n_bins)[bin]` to the bit: rounded to single precision once, with
+    /// the second half computed from the end.
     fn linspace(&self, start: f64, end: f64, bin: u32) -> f64 {
         let (start, end, last) = (start as f32, end as f32, self.n_bins.saturating_sub(1));
         let step = f64::from((end - start) / last as f32);

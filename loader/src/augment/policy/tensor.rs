@@ -1,5 +1,5 @@
-//! torchvision's operations on 8-bit tensors, in single precision. They differ from Pillow's in rounding,
-//! pixel positions and the treatment of edges.
+//! torchvision's operations on 8-bit tensors, in single precision. They differ from Pillow's operations in
+//! rounding, pixel positions and the treatment of edges.
 //!
 //! Source: torchvision 0.29.2's `functional/_color.py` and `_geometry.py`, PyTorch's `grid_sample`.
 
@@ -10,6 +10,9 @@ use crate::augment::ops::color::filter_3x3;
 use crate::augment::ops::geometry::AffineMap;
 use crate::augment::ops::tone::{self, apply_channel_tables, apply_table, lookup_table, value_range};
 
+/// Applies `operation` with `magnitude` (in the unit of the operation) as torchvision does on a tensor.
+/// `AugMix` needs this; the other policies use [`PolicyOp::to_image_op`], which equals torchvision on PIL
+/// images.
 pub(super) fn apply(mut image: RgbImage, operation: PolicyOp, magnitude: f64) -> RgbImage {
     let factor = 1.0 + magnitude;
     match operation {
@@ -35,32 +38,42 @@ pub(super) fn apply(mut image: RgbImage, operation: PolicyOp, magnitude: f64) ->
     image
 }
 
-/// `value * factor + degenerate * (1 - factor)`; the sum is rounded once.
+/// torchvision's `_blend`: `value * factor + degenerate * (1 - factor)`, where `degenerate` is the value at
+/// factor 0. The sum is rounded to single precision once, then truncated.
 fn blend(value: u8, degenerate: f32, factor: f64) -> u8 {
     let scaled = f32::from(value) * factor as f32;
     (f64::from(scaled) + f64::from(degenerate) * f64::from((1.0 - factor) as f32)) as f32 as u8
 }
 
+/// The gray value of a pixel, rounded down as in torchvision.
 fn luma([r, g, b]: [u8; 3]) -> f32 {
     let [r, g, b] = [r, g, b].map(f32::from);
     (r * 0.2989 + g * 0.587 + b * 0.114).floor()
 }
 
+/// torchvision's `adjust_saturation` on a tensor: blends between grayscale at factor 0 and the image at
+/// factor 1.
 fn saturation(image: &mut RgbImage, factor: f64) {
     for pixel in image.pixels_mut() {
-        let degenerate = luma(pixel.0);
-        pixel.0 = pixel.0.map(|value| blend(value, degenerate, factor));
+        let gray = luma(pixel.0);
+        pixel.0 = pixel.0.map(|value| blend(value, gray, factor));
     }
 }
 
+/// torchvision's `adjust_contrast` on a tensor: blends between the mean gray at factor 0 and the image at
+/// factor 1.
 fn contrast(image: &mut RgbImage, factor: f64) {
     let sum: f64 = image.pixels().map(|pixel| f64::from(luma(pixel.0))).sum();
     let mean = (sum / (f64::from(image.width()) * f64::from(image.height())).max(1.0)) as f32;
     apply_table(image, &lookup_table(|value| blend(value, mean, factor)));
 }
 
+/// torchvision's `adjust_sharpness` on a tensor, which `AugMix` applies: blends between the smoothed image at
+/// factor 0 and the image at factor 1, and sharpens above. Rounds differently from the version for PIL
+/// images. Edge pixels stay unchanged.
 fn sharpness(image: &RgbImage, factor: f64) -> RgbImage {
     filter_3x3(image, |rows| {
+        // The smoothing kernel has weight 5/13 at the center and 1/13 elsewhere.
         let sum: u16 = rows.iter().flatten().map(|&value| u16::from(value)).sum();
         let value = rows[1][1];
         let blurred = (f32::from(sum + 4 * u16::from(value)) / 13.0).round_ties_even();
@@ -69,6 +82,8 @@ fn sharpness(image: &RgbImage, factor: f64) -> RgbImage {
     })
 }
 
+/// torchvision's `autocontrast` on a tensor, which `AugMix` applies: stretches the values of each channel,
+/// from its darkest to its brightest, to the range from 0 to 255. A channel with a single value stays.
 fn autocontrast(image: &mut RgbImage) {
     apply_channel_tables(image, |histogram| match value_range(histogram) {
         Some((darkest, brightest)) => {
@@ -79,20 +94,26 @@ fn autocontrast(image: &mut RgbImage) {
     });
 }
 
+/// torchvision's `rotate` on a tensor, which `AugMix` applies: rotates by `degrees` counterclockwise around
+/// the center, to the same size.
 fn rotate(image: &RgbImage, degrees: f64) -> RgbImage {
     let degrees = degrees.rem_euclid(360.0);
     let square = image.width() == image.height();
     match degrees {
         0.0 => image.clone(),
         180.0 => imageops::rotate180(image),
+        // `imageops` rotates clockwise.
         90.0 if square => imageops::rotate270(image),
         270.0 if square => imageops::rotate90(image),
+        // `AffineMap` rotates clockwise too.
         _ => warp_bilinear(image, &AffineMap { degrees: -degrees, ..AffineMap::IDENTITY }),
     }
 }
 
-/// Applies an affine map with bilinear interpolation (`grid_sample`); pixels outside the photo are black.
-/// Positions are relative to the center.
+/// Applies an affine map with bilinear interpolation, for `AugMix`: PyTorch's `affine_grid` and
+/// `grid_sample`, in their order of single-precision operations. Pixels outside the image are black. Output
+/// positions are in pixels from the center, source positions first in half widths and half heights from the
+/// center (-1 to 1), then in pixels.
 fn warp_bilinear(image: &RgbImage, map: &AffineMap) -> RgbImage {
     let (width, height) = image.dimensions();
     let half = [width, height].map(|size| size as f32 * 0.5);
@@ -101,11 +122,13 @@ fn warp_bilinear(image: &RgbImage, map: &AffineMap) -> RgbImage {
         None => [0.0; 2],
     };
     let [a, b, c, d, e, f] = map.inverse_matrix_about(center).map(|value| value as f32);
+    // The factors of an output x, an output y and 1 in the source position, in half widths and half heights.
     let x_row = [a, b, c].map(|value| value / half[0]);
     let y_row = [d, e, f].map(|value| value / half[1]);
     let from_center = |coordinate: u32, half: f32| coordinate as f32 + 0.5 - half;
-    let source_position = |[by_x, by_y, shift]: [f32; 3], x: f32, y: f32, half: f32| {
-        (x * by_x + y * by_y + shift + 1.0) * half - 0.5
+    // The pixel index of the source along one axis.
+    let source_position = |[x_factor, y_factor, offset]: [f32; 3], x: f32, y: f32, half: f32| {
+        (x * x_factor + y * y_factor + offset + 1.0) * half - 0.5
     };
     let pixel = |x: f32, y: f32| {
         let is_inside = x >= 0.0 && y >= 0.0 && x < width as f32 && y < height as f32;
@@ -113,9 +136,10 @@ fn warp_bilinear(image: &RgbImage, map: &AffineMap) -> RgbImage {
     };
     RgbImage::from_fn(width, height, |x, y| {
         let (x, y) = (from_center(x, half[0]), from_center(y, half[1]));
-        let (x, y) = (source_position(x_row, x, y, half[0]), source_position(y_row, x, y, half[1]));
-        let (left, top) = (x.floor(), y.floor());
-        let (right_weight, bottom_weight) = (x - left, y - top);
+        let source_x = source_position(x_row, x, y, half[0]);
+        let source_y = source_position(y_row, x, y, half[1]);
+        let (left, top) = (source_x.floor(), source_y.floor());
+        let (right_weight, bottom_weight) = (source_x - left, source_y - top);
         let (left_weight, top_weight) = (1.0 - right_weight, 1.0 - bottom_weight);
         let corners = [
             (left_weight * top_weight, pixel(left, top)),
@@ -124,8 +148,8 @@ fn warp_bilinear(image: &RgbImage, map: &AffineMap) -> RgbImage {
             (right_weight * bottom_weight, pixel(left + 1.0, top + 1.0)),
         ];
         Rgb([0, 1, 2].map(|channel| {
-            let [a, b, c, d] = corners.map(|(weight, pixel)| weight * pixel[channel]);
-            (a + b + c + d).round_ties_even() as u8
+            let terms = corners.map(|(weight, pixel)| weight * pixel[channel]);
+            (terms[0] + terms[1] + terms[2] + terms[3]).round_ties_even() as u8
         }))
     })
 }

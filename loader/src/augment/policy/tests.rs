@@ -9,6 +9,7 @@ fn read<T: serde::de::DeserializeOwned>(value: &Value) -> T {
     serde_json::from_value(value.clone()).unwrap()
 }
 
+/// A chain of operations, written as `[[name, magnitude], ...]`.
 fn chain(value: &Value) -> Vec<DrawnOp> {
     let drawn: Vec<(PolicyOp, f64)> = read(value);
     drawn.into_iter().map(|(operation, magnitude)| DrawnOp { operation, magnitude }).collect()
@@ -81,11 +82,12 @@ fn policies_with_given_draws_match_torchvision() {
 
 const DRAWS: u64 = 20_000;
 
-/// The results of `draw` for [`DRAWS`] photos.
+/// The results of `draw` for [`DRAWS`] images.
 fn draw_many<T>(draw: impl Fn(&mut KeyedRandom) -> T) -> Vec<T> {
     (0..DRAWS).map(|number| draw(&mut KeyedRandom::for_step(0, 1, &test_hash(number), "policy"))).collect()
 }
 
+/// The names and magnitudes of a chain, as `reference/augment/make.py` writes them.
 fn describe(chain: &[DrawnOp]) -> String {
     let names: Vec<String> =
         chain.iter().map(|drawn| format!("{:?} {:.4}", drawn.operation, drawn.magnitude)).collect();

@@ -37,6 +37,7 @@ impl Default for RandomErasing {
 }
 
 impl RandomErasing {
+    /// Checks the config of this step; the error names the first value that is out of range.
     pub(in crate::augment) fn check(&self) -> Result<(), AugmentError> {
         let Self { p, scale, ratio, value } = self;
         check_probability("erasing.p", *p)?;
@@ -44,13 +45,13 @@ impl RandomErasing {
             is_range_within(*scale, &(0.0..=1.0)),
             "erasing.scale",
             format_args!("{scale:?}"),
-            "must be two fractions of the area from 0 to 1, in ascending order",
+            "must be two fractions of the view's area from 0 to 1, in ascending order",
         )?;
         require(
             is_positive_range(*ratio),
             "erasing.ratio",
             format_args!("{ratio:?}"),
-            "must be two ratios above 0, in ascending order",
+            "must be two aspect ratios above 0, in ascending order",
         )?;
         match value {
             ErasingValue::Random => Ok(()),
@@ -65,7 +66,9 @@ impl RandomErasing {
         }
     }
 
-    /// Draws the operation for a view of (width, height), as torchvision's `RandomErasing.make_params`.
+    /// Draws the rectangle to erase from a view of (width, height), as torchvision's
+    /// `RandomErasing.make_params`: ten attempts at a random area and aspect ratio. `None` if the step does
+    /// not happen, or if none of the ten rectangles fits into the view.
     pub(in crate::augment) fn draw(
         &self,
         (width, height): (u32, u32),
@@ -81,6 +84,7 @@ impl RandomErasing {
         let area = f64::from(width) * f64::from(height);
         for _ in 0..10 {
             let target_area = area * random.uniform(self.scale[0], self.scale[1]);
+            // Uniform in its logarithm: twice as high is as likely as twice as wide.
             let aspect = random.uniform(self.ratio[0].ln(), self.ratio[1].ln()).exp();
             let h = (target_area * aspect).sqrt().round_ties_even() as u32;
             let w = (target_area / aspect).sqrt().round_ties_even() as u32;

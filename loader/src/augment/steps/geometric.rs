@@ -34,10 +34,12 @@ pub struct RandomAffine {
     pub interpolation: Resampling,
 }
 
+/// torchvision's default interpolation of affine maps.
 fn nearest() -> Resampling {
     Resampling::Nearest
 }
 
+/// An error for `lanczos`, which geometric maps do not support, as in torchvision.
 pub(in crate::augment) fn check_interpolation(
     key: &'static str,
     interpolation: Resampling,
@@ -46,17 +48,18 @@ pub(in crate::augment) fn check_interpolation(
 }
 
 impl RandomAffine {
+    /// Checks the config of this step; the error names the first value that is out of range.
     pub(in crate::augment) fn check(&self) -> Result<(), AugmentError> {
         let bounds = -360.0..=360.0;
         require(
             self.degrees.range_around(0.0).is_some_and(|range| is_range_within(range, &bounds)),
             "affine.degrees",
             &self.degrees,
-            "must be degrees up to 360: one non-negative number, or two in ascending order",
+            "must be an angle in degrees from 0 to 360, or two angles from -360 to 360 in ascending order",
         )?;
         if let Some(translate) = self.translate {
             require(
-                translate.iter().all(|share| (0.0..=1.0).contains(share)),
+                translate.iter().all(|fraction| (0.0..=1.0).contains(fraction)),
                 "affine.translate",
                 format_args!("{translate:?}"),
                 "must be two fractions (of width and height) from 0 to 1",
@@ -71,20 +74,23 @@ impl RandomAffine {
             )?;
         }
         if let Some(shear) = &self.shear {
-            // A shear of 90 degrees leaves nothing of the photo.
+            // A shear of 90 degrees leaves nothing of the image.
             let bounds = -89.0..=89.0;
             require(
                 self.shear_ranges().iter().flatten().count() > 0
                     && self.shear_ranges().iter().flatten().all(|&range| is_range_within(range, &bounds)),
                 "affine.shear",
                 shear,
-                "must be degrees up to 89: one non-negative number, or two or four in ascending order",
+                "must be an angle in degrees from 0 to 89, or one or two ranges: two or four angles from -89 \
+                 to 89, each range in ascending order",
             )?;
         }
         check_interpolation("affine.interpolation", self.interpolation)
     }
 
-    /// The horizontal and vertical ranges of the shear.
+    /// The ranges `[low, high]` from which the horizontal and the vertical shear are drawn, in degrees;
+    /// `None` for no shear along an axis. One or two numbers in the config are the horizontal range, four are
+    /// both.
     fn shear_ranges(&self) -> [Option<[f64; 2]>; 2] {
         match &self.shear {
             Some(NumberOrList::List(ends)) if ends.len() == 4 => {
@@ -95,19 +101,20 @@ impl RandomAffine {
         }
     }
 
-    /// Draws the operation for a view of (width, height).
-    pub(in crate::augment) fn draw(&self, size: (u32, u32), random: &mut KeyedRandom) -> ImageOp {
+    /// Draws a random rotation, translation, scale and shear from the ranges of the config, as torchvision's
+    /// `RandomAffine.make_params`, and returns them as the operation on a view of (width, height).
+    pub(in crate::augment) fn draw(&self, (width, height): (u32, u32), random: &mut KeyedRandom) -> ImageOp {
         let mut draw_uniform =
             |range: Option<[f64; 2]>, default| range.map_or(default, |[low, high]| random.uniform(low, high));
         let degrees = draw_uniform(self.degrees.range_around(0.0), 0.0);
         let translate = match self.translate {
-            Some([max_x, max_y]) => [max_x * f64::from(size.0), max_y * f64::from(size.1)]
+            Some([max_x, max_y]) => [max_x * f64::from(width), max_y * f64::from(height)]
                 .map(|max| draw_uniform(Some([-max, max]), 0.0).round_ties_even()),
             None => [0.0; 2],
         };
         let scale = draw_uniform(self.scale, 1.0);
         let shear = self.shear_ranges().map(|range| draw_uniform(range, 0.0));
-        let map = AffineMap { degrees, translate, scale, shear, center: None };
+        let map = AffineMap { degrees, translate, scale, shear, center: /* of the image */ None };
         ImageOp::Affine { map, interpolation: self.interpolation }
     }
 }
@@ -132,6 +139,7 @@ impl Default for RandomPerspective {
 }
 
 impl RandomPerspective {
+    /// Checks the config of this step; the error names the first value that is out of range.
     pub(in crate::augment) fn check(&self) -> Result<(), AugmentError> {
         require(
             (0.0..=1.0).contains(&self.distortion_scale),
@@ -143,7 +151,9 @@ impl RandomPerspective {
         check_interpolation("perspective.interpolation", self.interpolation)
     }
 
-    /// Draws the operation for a view of (width, height).
+    /// Draws the new corners for a view of (width, height), clockwise from the top left, each moved inward by
+    /// a random distance, as torchvision's `RandomPerspective.make_params`. `None` if the step does not
+    /// happen.
     pub(in crate::augment) fn draw(
         &self,
         (width, height): (u32, u32),
@@ -155,12 +165,13 @@ impl RandomPerspective {
         let max_inward = |size: u32| (self.distortion_scale.clamp(0.0, 1.0) * f64::from(size / 2)) as u32;
         let (max_x, max_y) = (max_inward(width), max_inward(height));
         let (right, bottom) = (width.saturating_sub(1), height.saturating_sub(1));
+        // For each corner: whether it is on the right, and whether it is at the bottom.
         let corners = [(false, false), (true, false), (true, true), (false, true)].map(|(far_x, far_y)| {
-            let mut coordinate = |is_far, max, end: u32| {
+            let mut draw_coordinate = |is_far, max, end: u32| {
                 let inward = random.up_to(max);
                 if is_far { end.saturating_sub(inward) } else { inward }
             };
-            [coordinate(far_x, max_x, right), coordinate(far_y, max_y, bottom)]
+            [draw_coordinate(far_x, max_x, right), draw_coordinate(far_y, max_y, bottom)]
         });
         Some(ImageOp::Perspective { corners, interpolation: self.interpolation })
     }

@@ -8,8 +8,8 @@ use crate::augment::check::{AugmentError, is_range_within, require};
 use crate::augment::ops::ImageOp;
 use crate::random::KeyedRandom;
 
-/// The parameters of torchvision's `ColorJitter`. The changes are applied in random order; those left out do
-/// not happen.
+/// The parameters of torchvision's `ColorJitter`. The changes are applied in random order; changes that are
+/// left out do not happen.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ColorJitter {
@@ -30,6 +30,7 @@ pub struct ColorJitter {
 }
 
 impl ColorJitter {
+    /// Checks the config of this step; the error names the first value that is out of range.
     pub(in crate::augment) fn check(&self) -> Result<(), AugmentError> {
         for (key, factor) in [
             ("color_jitter.brightness", &self.brightness),
@@ -41,7 +42,7 @@ impl ColorJitter {
                     factor_range(factor).is_some_and(|range| is_range_within(range, &(0.0..=f64::MAX))),
                     key,
                     factor,
-                    "must be one non-negative number, or two in ascending order",
+                    "must be a number of at least 0, or two such numbers in ascending order",
                 )?;
             }
         }
@@ -50,12 +51,14 @@ impl ColorJitter {
                 hue.range_around(0.0).is_some_and(|range| is_range_within(range, &(-0.5..=0.5))),
                 "color_jitter.hue",
                 hue,
-                "must be one number from 0 to 0.5, or two from -0.5 to 0.5 in ascending order",
+                "must be a number from 0 to 0.5, or two numbers from -0.5 to 0.5 in ascending order",
             ),
             None => Ok(()),
         }
     }
 
+    /// Draws the factors and the hue shift, and the order of the changes, as torchvision's
+    /// `ColorJitter.make_params`. Returns the changes that are set, in the order in which they are applied.
     pub(in crate::augment) fn draw(&self, random: &mut KeyedRandom) -> Vec<ImageOp> {
         let order = random.shuffled([0, 1, 2, 3]);
         let mut draw_uniform = |range: Option<[f64; 2]>| range.map(|[low, high]| random.uniform(low, high));
@@ -69,7 +72,8 @@ impl ColorJitter {
     }
 }
 
-/// The range of a factor around 1; the low end of a single number is clamped to 0.
+/// The range of a factor around 1; the low end for a single number is clamped to 0. `None` for a list that
+/// does not have two numbers.
 fn factor_range(factor: &NumberOrList) -> Option<[f64; 2]> {
     let [low, high] = factor.range_around(1.0)?;
     Some([if matches!(factor, NumberOrList::Number(_)) { low.max(0.0) } else { low }, high])

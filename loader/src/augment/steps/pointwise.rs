@@ -20,11 +20,13 @@ pub struct RandomPosterize {
 }
 
 impl RandomPosterize {
+    /// Checks the config of this step; the error names the first value that is out of range.
     pub(in crate::augment) fn check(&self) -> Result<(), AugmentError> {
         require((1..=8).contains(&self.bits), "posterize.bits", self.bits, "must be from 1 to 8")?;
         check_probability("posterize.p", self.p)
     }
 
+    /// Posterizing with probability `p`, otherwise `None`.
     pub(in crate::augment) fn draw(&self, random: &mut KeyedRandom) -> Option<ImageOp> {
         random.bernoulli(self.p).then_some(ImageOp::Posterize { bits: self.bits })
     }
@@ -42,12 +44,14 @@ pub struct RandomSolarize {
 }
 
 impl RandomSolarize {
+    /// Checks the config of this step; the error names the first value that is out of range.
     pub(in crate::augment) fn check(&self) -> Result<(), AugmentError> {
         let is_valid = (0.0..=255.0).contains(&self.threshold);
         require(is_valid, "solarize.threshold", self.threshold, "must be a value from 0 to 255")?;
         check_probability("solarize.p", self.p)
     }
 
+    /// Solarizing with probability `p`, otherwise `None`.
     pub(in crate::augment) fn draw(&self, random: &mut KeyedRandom) -> Option<ImageOp> {
         random.bernoulli(self.p).then_some(ImageOp::Solarize { threshold: self.threshold })
     }

@@ -7,7 +7,7 @@ use crate::augment::{Augment, EvalTransform};
 
 const DRAWS: u64 = 20_000;
 
-/// The operations drawn for a view of 40 x 30 of each of [`DRAWS`] photos.
+/// The operations drawn for a view of 40 x 30 of each of [`DRAWS`] images.
 fn draw_ops(settings: serde_json::Value) -> Vec<Vec<ImageOp>> {
     let augment: Augment = serde_json::from_value(settings).unwrap();
     augment.check().unwrap();

@@ -18,6 +18,7 @@ use crate::golden::{self, pixel_difference, synthetic_image};
 
 const EVAL: EvalTransform = EvalTransform { resize: 28, crop: (26, 24), interpolation: Resampling::Bilinear };
 
+/// Settings with the three steps that share one random stream.
 fn crop_flip_rotation() -> Augment {
     Augment {
         random_resized_crop: Some(RandomResizedCrop::default()),
@@ -193,12 +194,12 @@ fn the_draws_of_a_step_do_not_depend_on_other_steps() {
         let alone = draw(&alone);
         assert_eq!(alone.crop, None);
         assert!(alone.ops.iter().all(|op| whole.ops.contains(op)), "{step}: {alone:?}, {whole:?}");
-        let mut others = all.clone();
-        others.as_object_mut().unwrap().remove(step);
-        let others = draw(&serde_json::from_value(others).unwrap());
-        assert_eq!(others.crop, whole.crop);
-        assert!(others.ops.iter().all(|op| whole.ops.contains(op)), "without {step}");
-        assert_eq!(others.ops.len() + alone.ops.len(), whole.ops.len(), "{step}");
+        let mut other_steps = all.clone();
+        other_steps.as_object_mut().unwrap().remove(step);
+        let without_step = draw(&serde_json::from_value(other_steps).unwrap());
+        assert_eq!(without_step.crop, whole.crop);
+        assert!(without_step.ops.iter().all(|op| whole.ops.contains(op)), "without {step}");
+        assert_eq!(without_step.ops.len() + alone.ops.len(), whole.ops.len(), "{step}");
     }
 }
 
@@ -214,7 +215,7 @@ fn a_view_depends_on_seed_index_and_image() {
             for image_key in [0, 1] {
                 let once = view(seed, number, image_key);
                 assert!(once == view(seed, number, image_key));
-                assert!(seen.insert(once.into_raw()), "seed {seed}, view {number}, photo {image_key}");
+                assert!(seen.insert(once.into_raw()), "seed {seed}, view {number}, image {image_key}");
             }
         }
     }
@@ -252,24 +253,24 @@ fn empty_settings_give_the_eval_view() {
 
 #[test]
 fn errors_name_the_key_and_value() {
-    let message = |toml: serde_json::Value| {
-        serde_json::from_value::<Augment>(toml).unwrap().check().err().map(|error| error.to_string())
+    let message = |settings: serde_json::Value| {
+        serde_json::from_value::<Augment>(settings).unwrap().check().err().map(|error| error.to_string())
     };
     let crop = |crop| message(serde_json::json!({ "random_resized_crop": crop }));
     assert_eq!(
         crop(serde_json::json!({ "scale": [0.0, 1.0] })).unwrap(),
-        "`augment.random_resized_crop.scale` is [0.0, 1.0]: must be two fractions of the area in ascending order, above 0 and at most 1"
+        "`augment.random_resized_crop.scale` is [0.0, 1.0]: must be two fractions of the photo's area, above 0 and at most 1, in ascending order"
     );
     for scale in [[0.5, 0.4], [0.5, 1.1], [-0.5, 0.5]] {
         assert!(crop(serde_json::json!({ "scale": scale })).is_some(), "{scale:?}");
     }
     assert_eq!(
         crop(serde_json::json!({ "ratio": [2.0, 1.0] })).unwrap(),
-        "`augment.random_resized_crop.ratio` is [2.0, 1.0]: must be two ratios above 0, in ascending order"
+        "`augment.random_resized_crop.ratio` is [2.0, 1.0]: must be two aspect ratios above 0, in ascending order"
     );
     assert_eq!(
         message(serde_json::json!({ "horizontal_flip": 1.5 })).unwrap(),
-        "`augment.horizontal_flip` is 1.5: must be a probability, from 0 to 1"
+        "`augment.horizontal_flip` is 1.5: must be a probability from 0 to 1"
     );
     assert_eq!(
         message(serde_json::json!({ "rotation": -1.0 })).unwrap(),
@@ -283,7 +284,7 @@ fn errors_name_the_key_and_value() {
 
 #[test]
 fn every_key_rejects_invalid_values() {
-    let faults = serde_json::json!([
+    let invalid_settings = serde_json::json!([
         ["vertical_flip", { "vertical_flip": -0.1 }],
         ["affine.degrees", { "affine": { "degrees": -1 } }],
         ["affine.degrees", { "affine": { "degrees": [1, 2, 3] } }],
@@ -322,10 +323,10 @@ fn every_key_rejects_invalid_values() {
         ["policy.chain_depth", { "policy": { "kind": "aug-mix", "chain_depth": 0 } }],
         ["policy.alpha", { "policy": { "kind": "aug-mix", "alpha": 0 } }],
     ]);
-    for fault in faults.as_array().unwrap() {
-        let augment: Augment = serde_json::from_value(fault[1].clone()).unwrap();
+    for case in invalid_settings.as_array().unwrap() {
+        let augment: Augment = serde_json::from_value(case[1].clone()).unwrap();
         let error = augment.check().unwrap_err();
-        assert_eq!(error.key, fault[0], "{fault}");
+        assert_eq!(error.key, case[0], "{case}");
         assert!(!augment.is_empty());
     }
 }

@@ -17,6 +17,7 @@ fn read<T: serde::de::DeserializeOwned>(value: &Value) -> T {
     serde_json::from_value(value.clone()).unwrap()
 }
 
+/// The operation of a case of `cases.json`.
 fn op(case: &Value) -> ImageOp {
     let factor = || case["factor"].as_f64().unwrap();
     match case["name"].as_str().unwrap() {
@@ -111,7 +112,7 @@ fn noise_is_normal_and_determined_by_its_seed() {
 }
 
 #[test]
-fn a_image_smaller_than_the_kernel_is_blurred_too() {
+fn an_image_smaller_than_the_kernel_is_blurred_too() {
     let flat = image::RgbImage::from_pixel(2, 1, image::Rgb([200, 90, 17]));
     assert!(ImageOp::GaussianBlur { kernel_size: [9, 5], sigma: 2.0 }.apply(flat.clone()) == flat);
 }

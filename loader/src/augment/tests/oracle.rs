@@ -5,10 +5,12 @@ use serde_json::Value;
 
 use crate::golden::{self, synthetic_image};
 
+/// Settings and parameters whose results in torchvision are in `results.safetensors`.
 pub(in crate::augment) fn cases() -> Value {
     golden::json("augment/cases.json")
 }
 
+/// The distributions of torchvision's draws.
 pub(in crate::augment) fn draws() -> Value {
     golden::json("augment/draws.json")
 }

@@ -13,13 +13,14 @@ use crate::golden::synthetic_image;
 /// The evaluation transform for views of 40 x 30.
 const EVAL_40X30: EvalTransform = EvalTransform { crop: (30, 40), ..EVAL };
 
+/// Valid settings from JSON.
 fn parse(settings: Value) -> Augment {
     let augment: Augment = serde_json::from_value(settings).unwrap();
     augment.check().unwrap();
     augment
 }
 
-/// The operations on view 1 of each of `count` photos.
+/// The operations on view 1 of each of `count` images.
 fn draw_ops(settings: Value, count: u64) -> Vec<Vec<ImageOp>> {
     let augment = parse(settings);
     (0..count).map(|number| augment.draw((61, 47), &EVAL_40X30, 1, &test_hash(number)).ops).collect()
@@ -160,13 +161,13 @@ fn steps_are_independent_across_views_seeds_epochs_and_images() {
         ("view", &|image| step_outcomes(&augment, 0, 2, image)),
         ("seed", &|image| step_outcomes(&augment, 1, 1, image)),
         ("epoch", &|image| step_outcomes(&augment, 0, epoch + 1, image)),
-        ("photo", &|image| step_outcomes(&augment, 0, 1, image + TRIES)),
+        ("image", &|image| step_outcomes(&augment, 0, 1, image + TRIES)),
     ];
     for (what, draw_other) in others {
         let other: Vec<[bool; 15]> = (0..TRIES).map(draw_other).collect();
         for step in 0..15 {
             let both = first.iter().zip(&other).filter(|(a, b)| a[step] && b[step]).count();
-            assert_independent(both, &format!("step {step} of another {what}"));
+            assert_independent(both, &format!("step {step} of a different {what}"));
         }
     }
 }
@@ -253,10 +254,10 @@ fn geometric_steps_use_their_interpolation() {
             let mut moved = 0;
             for op in draw_ops(settings.clone(), 500).into_iter().flatten() {
                 match op {
-                    ImageOp::Affine { interpolation: taken, .. }
-                    | ImageOp::Rotate { interpolation: taken, .. }
-                    | ImageOp::Perspective { interpolation: taken, .. } => {
-                        assert_eq!(taken, interpolation, "{settings}");
+                    ImageOp::Affine { interpolation: drawn, .. }
+                    | ImageOp::Rotate { interpolation: drawn, .. }
+                    | ImageOp::Perspective { interpolation: drawn, .. } => {
+                        assert_eq!(drawn, interpolation, "{settings}");
                         moved += 1;
                     }
                     _ => {}
@@ -365,7 +366,7 @@ fn erased_rectangles_respect_ratio_and_scale() {
     assert!(found > 450, "{found}");
 }
 
-/// The text of `drawn.txt`: the draws for views 1 and 2 of a photo, one line per step and view.
+/// The text of `drawn.txt`: the draws for views 1 and 2 of an image, one line per step and view.
 fn draws_as_text() -> String {
     let all = serde_json::to_value(all_steps()).unwrap();
     let mut text = String::new();

@@ -8,12 +8,14 @@ use super::frame::{Frame, JpegHeaders, Reached, ScanComponent, ScanHeader};
 use super::planes::{ComponentPlane, JpegColorModel, NeededBlocks, PixelArea, UpsampleAndConvert};
 use super::scan::{self, BlockGrid, NeededCoefficients, RestartIntervals};
 
-/// More scans than any encoder writes. A scan of a few dozen bytes covers all blocks of a large photo, so a
+/// More scans than any encoder writes. A scan of a few dozen bytes covers all blocks of a large image, so a
 /// file of 10 MB could take a quarter of an hour. Chrome and `zune-jpeg` have the same limit.
 const MAX_SCANS: usize = 100;
 
-/// Decodes `area` of the stored photo as RGB. `size` (width, height) is the full size; the photo is reduced
-/// to `eighths` / 8 of it (8, 4, 2 or 1), and `area` is in pixels of the reduced photo.
+/// Decodes `area` of the stored image as RGB. `size` (width, height) is the full size that the header
+/// declares. The image is reduced to `eighths` / 8 of that size (`eighths` is 8, 4, 2 or 1), and `area` is in
+/// pixels of the reduced image. [`JpegError::Unsupported`] for a kind of JPEG that is left to the fallback
+/// decoder.
 pub(super) fn decode(
     bytes: &[u8],
     size: (usize, usize),
@@ -24,15 +26,16 @@ pub(super) fn decode(
     let mut headers = JpegHeaders::default();
     let mut intervals = RestartIntervals::default();
     let mut state: Option<DecodeState> = None;
+    // The first two bytes are the start-of-image marker.
     let (mut offset, mut n_scans) = (2, 0);
     while let Reached::Scan(header, start) = headers.read_until_scan(bytes, offset)? {
         n_scans += 1;
         if n_scans > MAX_SCANS {
-            return Err(JpegError::Damaged("more than 100 scans"));
+            return Err(JpegError::Damaged("the file has more than 100 scans"));
         }
         let frame = headers.frame.as_ref().ok_or(NO_FRAME)?;
         if frame.size != size {
-            return Err(JpegError::Damaged("two different sizes"));
+            return Err(JpegError::Damaged("the file declares two different sizes"));
         }
         let state = state.get_or_insert_with(|| DecodeState::new(frame, &header, eighths, area));
         offset = intervals.load_scan(bytes, start)?;
@@ -43,10 +46,10 @@ pub(super) fn decode(
     }
     let (Some(mut state), Some(frame)) = (state, &headers.frame) else { return Err(NO_FRAME) };
     if state.has_dc_scan.contains(&false) {
-        return Err(JpegError::Damaged("a component without a scan"));
+        return Err(JpegError::Damaged("a color component has no scan"));
     }
     if !state.is_streamed {
-        fill_planes(&mut state.planes, &state.blocks, frame, arch, 0);
+        fill_planes(&mut state.planes, &state.blocks, frame, arch, /* mcu_row */ 0);
     }
     let color_model = match state.planes.len() {
         1 => JpegColorModel::Gray,
@@ -55,26 +58,32 @@ pub(super) fn decode(
     };
     let pixels = UpsampleAndConvert { planes: &state.planes, color_model, area }.run(arch);
     RgbImage::from_raw(area.x.len() as u32, area.y.len() as u32, pixels)
-        .ok_or(JpegError::Damaged("fewer pixels than the header says"))
+        .ok_or(JpegError::Damaged("the file has fewer pixels than its header declares"))
 }
 
-const NO_FRAME: JpegError = JpegError::Damaged("a scan without a frame");
+pub(super) const NO_FRAME: JpegError = JpegError::Damaged("a scan comes before the frame header");
 
-/// Coefficients and samples while the scans are read.
+/// Coefficients and samples of all components while the scans are read.
 struct DecodeState {
     /// Whether one scan has all the data. Then `blocks` holds one row of MCUs at a time instead of all
     /// blocks.
     is_streamed: bool,
+    /// The coefficients of each component.
     blocks: Vec<BlockGrid>,
+    /// The samples of each component that the decoded area needs.
     planes: Vec<ComponentPlane>,
     /// For each component, whether a scan with its DC coefficients was read.
     has_dc_scan: Vec<bool>,
 }
 
 impl DecodeState {
+    /// Allocates the blocks (coefficients) and the planes (samples) that decoding `area` of the image at
+    /// `eighths` / 8 of its size needs. A sequential file whose first scan has all components is streamed,
+    /// which saves memory; in other files the coefficients of a block, or the components, are spread over
+    /// several scans.
     fn new(frame: &Frame, first_scan: &ScanHeader, eighths: usize, area: &PixelArea) -> Self {
-        let components = frame.components.len();
-        let is_streamed = !frame.progressive && first_scan.components.len() == components;
+        let n_components = frame.components.len();
+        let is_streamed = !frame.progressive && first_scan.components.len() == n_components;
         let (mcu_columns, mcu_rows) = frame.n_mcus();
         let blocks = frame.components.iter().map(|component| {
             let (h, v) = component.sampling;
@@ -83,14 +92,17 @@ impl DecodeState {
         Self {
             is_streamed,
             blocks: blocks.collect(),
-            planes: (0..components)
+            planes: (0..n_components)
                 .map(|component| ComponentPlane::new(frame, component, eighths, area))
                 .collect(),
-            has_dc_scan: vec![false; components],
+            has_dc_scan: vec![false; n_components],
         }
     }
 
-    /// Reads one scan into the blocks; a streamed scan also into the planes.
+    /// Reads one scan into `self.blocks`. `header` says which components and coefficients the scan has,
+    /// `intervals` holds its compressed bytes. A streamed scan also fills the planes, one row of MCUs (groups
+    /// of blocks of all components) at a time, because the next row overwrites the blocks. Coefficients that
+    /// the planes do not need are skipped where that is faster.
     fn read_scan(
         &mut self,
         headers: &mut JpegHeaders,
@@ -102,40 +114,43 @@ impl DecodeState {
         let needed: Vec<NeededBlocks> = self.planes.iter().map(|plane| plane.needed().clone()).collect();
         // Skip a progressive AC scan if only DC coefficients are needed.
         if frame.progressive
-            && header.band.0 > 0
+            && header.first_coefficient > 0
             && header.components.iter().all(|component| needed[component.index].dc_only)
         {
             return Ok(());
         }
         for component in &header.components {
-            self.has_dc_scan[component.index] |= header.band.0 == 0;
+            self.has_dc_scan[component.index] |= header.first_coefficient == 0;
         }
-        let skipping_pays = |component: &ScanComponent| {
-            needed[component.index].skipping_pays(frame.n_blocks(component.index))
+        let is_skipping_faster = |component: &ScanComponent| {
+            needed[component.index].is_skipping_faster(frame.n_blocks(component.index))
         };
-        let skips = !frame.progressive && header.components.iter().any(skipping_pays);
-        if skips {
+        let may_skip = !frame.progressive && header.components.iter().any(is_skipping_faster);
+        if may_skip {
             headers.build_skip_entries(header);
         }
         let frame = headers.frame.as_ref().ok_or(NO_FRAME)?;
-        let coefficients = |component: usize, column: usize, row: usize| {
-            if skips { needed[component].coefficients(column, row) } else { NeededCoefficients::All }
+        let needed_coefficients = |component: usize, column: usize, row: usize| {
+            if may_skip { needed[component].coefficients(column, row) } else { NeededCoefficients::All }
         };
         let Self { planes, blocks, is_streamed, .. } = self;
-        scan::read_scan(headers, frame, header, intervals, blocks, coefficients, |mcu_row, blocks| {
+        scan::read_scan(headers, frame, header, intervals, blocks, needed_coefficients, |mcu_row, blocks| {
             if *is_streamed {
                 fill_planes(planes, blocks, frame, arch, mcu_row);
             }
         })
     }
 
-    /// Whether no further scan can add data.
+    /// Whether no further scan can add data, so that bytes after the last scan are ignored.
     fn is_complete(&self, frame: &Frame) -> bool {
         !frame.progressive && !self.has_dc_scan.contains(&false)
     }
 }
 
-/// Transforms `blocks` to samples. Their first row belongs to MCU row `mcu_row`.
+/// Computes the samples of each component's plane from the coefficients in `blocks` (dequantization and
+/// inverse DCT; `arch` selects the SIMD instructions). `blocks[c]` holds blocks of component `c` from row
+/// `mcu_row` of MCUs (groups of blocks of all components) on: one row of MCUs during a streamed scan, or all
+/// rows (`mcu_row` is 0) after the last scan.
 fn fill_planes(
     planes: &mut [ComponentPlane],
     blocks: &[BlockGrid],
@@ -143,9 +158,9 @@ fn fill_planes(
     arch: Arch,
     mcu_row: usize,
 ) {
-    for ((plane, blocks), component) in planes.iter_mut().zip(blocks).zip(&frame.components) {
+    for ((plane, grid), component) in planes.iter_mut().zip(blocks).zip(&frame.components) {
         if let Some(quant_table) = &component.quant_table {
-            plane.fill_from_blocks(arch, blocks, quant_table, mcu_row * component.sampling.1);
+            plane.fill_from_blocks(arch, grid, quant_table, mcu_row * component.sampling.1);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Parses the header segments of a JPEG.
 
 use super::JpegError;
+use super::codec::NO_FRAME;
 use super::huffman::HuffmanTable;
 
 /// The position in the row-major block of each coefficient in zigzag order.
@@ -10,20 +11,26 @@ pub(super) const ZIGZAG: [u8; 64] = [
     46, 53, 60, 61, 54, 47, 55, 62, 63,
 ];
 
-/// A color component of the frame.
+/// The marker of the frame header of a progressive JPEG.
+const SOF_PROGRESSIVE: u8 = 0xC2;
+
+/// A color component of the frame: gray, or one of Y, Cb and Cr, or one of R, G and B.
 pub(super) struct FrameComponent {
+    /// The number by which scan headers name the component.
     id: u8,
     /// Sampling factors (horizontal, vertical).
     pub(super) sampling: (usize, usize),
+    /// Index of the quantization table.
     quant_index: usize,
     /// The row-major quantization table, as it was at the start of the component's first scan.
     pub(super) quant_table: Option<[i32; 64]>,
 }
 
-/// A frame header (SOF segment).
+/// A frame header (SOF segment): the size of the image and how its color components are stored.
 pub(super) struct Frame {
     /// Width and height in pixels.
     pub(super) size: (usize, usize),
+    /// Whether the coefficients come in several scans, each of which makes them more precise.
     pub(super) progressive: bool,
     pub(super) components: Vec<FrameComponent>,
     /// The largest sampling factors of the components (horizontal, vertical).
@@ -31,27 +38,38 @@ pub(super) struct Frame {
 }
 
 impl Frame {
-    /// Number of MCUs (horizontal, vertical).
+    /// Number of MCUs (horizontal, vertical) that cover the image. An MCU is the unit of a scan of several
+    /// components: of each component it holds as many 8 x 8 blocks, across and down, as its sampling factors
+    /// say.
     pub(super) fn n_mcus(&self) -> (usize, usize) {
-        (self.size.0.div_ceil(8 * self.max_sampling.0), self.size.1.div_ceil(8 * self.max_sampling.1))
+        let (width, height) = self.size;
+        let (h_max, v_max) = self.max_sampling;
+        (width.div_ceil(8 * h_max), height.div_ceil(8 * v_max))
     }
 
-    /// Number of blocks of a component that contain pixels (horizontal, vertical).
+    /// Number of 8 x 8 blocks (horizontal, vertical) that cover the pixels of the component with this index.
+    /// A scan of a single component holds exactly these blocks; MCUs can add blocks at the right and bottom
+    /// edge.
     pub(super) fn n_blocks(&self, component: usize) -> (usize, usize) {
+        let (width, height) = self.size;
+        let (h_max, v_max) = self.max_sampling;
         let (h, v) = self.components[component].sampling;
-        (
-            (self.size.0 * h).div_ceil(8 * self.max_sampling.0),
-            (self.size.1 * v).div_ceil(8 * self.max_sampling.1),
-        )
+        ((width * h).div_ceil(8 * h_max), (height * v).div_ceil(8 * v_max))
     }
 
-    fn parse(marker: u8, segment: &[u8]) -> Result<Self, JpegError> {
-        let (&[precision, h0, h1, w0, w1, count], rest) = segment.split_first_chunk().ok_or(TOO_SHORT)?;
+    /// Parses an SOF segment (the frame header), given its marker and the bytes after its length. Returns
+    /// [`JpegError::Unsupported`], so that the fallback decoder is used, unless it has 8 bits per sample, one
+    /// or three components, and sampling factors that divide the largest ones.
+    fn from_sof_segment(marker: u8, segment: &[u8]) -> Result<Self, JpegError> {
+        // The height is stored before the width, each as two bytes.
+        let (&[precision, h0, h1, w0, w1, n_components], rest) =
+            segment.split_first_chunk().ok_or(TOO_SHORT)?;
         let size = (usize::from(u16::from_be_bytes([w0, w1])), usize::from(u16::from_be_bytes([h0, h1])));
-        if precision != 8 || size.0 == 0 || size.1 == 0 || !matches!(count, 1 | 3) {
+        if precision != 8 || size.0 == 0 || size.1 == 0 || !matches!(n_components, 1 | 3) {
             return Err(JpegError::Unsupported);
         }
-        let specs = rest.as_chunks::<3>().0.get(..count.into()).ok_or(TOO_SHORT)?;
+        // Three bytes per component; the sampling factors (horizontal, vertical) are four bits each.
+        let specs = rest.as_chunks::<3>().0.get(..n_components.into()).ok_or(TOO_SHORT)?;
         let mut components: Vec<FrameComponent> = specs
             .iter()
             .map(|&[id, sampling, quant_index]| FrameComponent {
@@ -76,32 +94,34 @@ impl Frame {
         if !components.iter().all(|component| is_supported(component.sampling)) {
             return Err(JpegError::Unsupported);
         }
-        Ok(Self { size, progressive: marker == 0xC2, components, max_sampling })
+        Ok(Self { size, progressive: marker == SOF_PROGRESSIVE, components, max_sampling })
     }
 }
 
-/// A component of a scan: its index in the frame and the indices of its Huffman tables.
+/// A component of a scan: its index in the components of the frame, and the indices of its Huffman tables in
+/// `dc_tables` and `ac_tables` of [`JpegHeaders`].
 #[derive(Clone, Copy)]
 pub(super) struct ScanComponent {
     pub(super) index: usize,
-    pub(super) dc: usize,
-    pub(super) ac: usize,
+    pub(super) dc_table: usize,
+    pub(super) ac_table: usize,
 }
 
-/// A scan header (SOS segment).
+/// A scan header (SOS segment): which components the scan holds, and which part of their coefficients.
 pub(super) struct ScanHeader {
     pub(super) components: Vec<ScanComponent>,
-    /// First and last coefficient, in zigzag order.
-    pub(super) band: (usize, usize),
-    /// The lowest bit of the coefficients that is known before this scan; 0 if none is.
+    /// The scan holds the coefficients from this one to `last_coefficient`, in zigzag order; 0 is DC.
+    pub(super) first_coefficient: usize,
+    pub(super) last_coefficient: usize,
+    /// The lowest bit of the coefficients that is known before this scan; 0 if no bit is known.
     pub(super) approx_high: u32,
     /// The lowest bit of the coefficients that is known after this scan.
     pub(super) approx_low: u32,
 }
 
-const TOO_SHORT: JpegError = JpegError::Damaged("a segment is too short");
+const TOO_SHORT: JpegError = JpegError::Damaged("a header segment is too short");
 
-/// The contents of the segments read so far.
+/// What the header segments read so far define; later segments may redefine the tables.
 #[derive(Default)]
 pub(super) struct JpegHeaders {
     quant_tables: [Option<[i32; 64]>; 4],
@@ -110,6 +130,7 @@ pub(super) struct JpegHeaders {
     /// MCUs between restart markers; 0 without restarts.
     pub(super) restart_interval: usize,
     has_jfif: bool,
+    /// The color transform of the Adobe segment; 0 is RGB.
     adobe_transform: Option<u8>,
     pub(super) frame: Option<Frame>,
 }
@@ -123,18 +144,20 @@ pub(super) enum Reached {
 }
 
 impl JpegHeaders {
-    /// Reads segments from `offset` to the next scan or the end. Bytes between segments are skipped, as in
+    /// Parses the header segments of the file `bytes` into `self`, from `offset` to the next scan or the end
+    /// of the image, and returns which of the two it reached. Bytes between segments are skipped, as in
     /// libjpeg.
     pub(super) fn read_until_scan(&mut self, bytes: &[u8], mut offset: usize) -> Result<Reached, JpegError> {
         loop {
+            // A marker is one or more bytes 0xFF and a byte that tells the kind of segment.
             offset +=
                 memchr::memchr(0xFF, bytes.get(offset..).unwrap_or_default()).ok_or_else(super::truncated)?;
             offset += bytes[offset..].iter().position(|&byte| byte != 0xFF).ok_or_else(super::truncated)?;
             let marker = bytes[offset];
             offset += 1;
             match marker {
-                0x00 | 0x01 | 0xD0..=0xD8 => continue,
-                0xD9 => return Ok(Reached::End),
+                0x00 | 0x01 | 0xD0..=0xD8 => continue, // no segment follows
+                0xD9 => return Ok(Reached::End),       // end of the image
                 _ => {}
             }
             let rest = &bytes[offset..];
@@ -143,16 +166,18 @@ impl JpegHeaders {
             let segment = rest.get(..length).ok_or_else(super::truncated)?.get(2..).ok_or(TOO_SHORT)?;
             offset += length;
             match marker {
+                // SOF of a baseline, extended or progressive frame.
                 0xC0..=0xC2 => {
                     if self.frame.is_some() {
-                        return Err(JpegError::Damaged("more than one frame header"));
+                        return Err(JpegError::Damaged("the file has more than one frame header"));
                     }
-                    self.frame = Some(Frame::parse(marker, segment)?);
+                    self.frame = Some(Frame::from_sof_segment(marker, segment)?);
                 }
                 0xC4 => self.parse_huffman_tables(segment)?,
-                0xC3 | 0xC5..=0xCF => return Err(JpegError::Unsupported),
+                0xC3 | 0xC5..=0xCF => return Err(JpegError::Unsupported), // other frames, arithmetic coding
                 0xDA => return Ok(Reached::Scan(self.parse_scan_header(segment)?, offset)),
                 0xDB => self.parse_quant_tables(segment)?,
+                // DRI: the restart interval.
                 0xDD => {
                     let &interval = segment.first_chunk().ok_or(TOO_SHORT)?;
                     self.restart_interval = u16::from_be_bytes(interval).into();
@@ -167,34 +192,40 @@ impl JpegHeaders {
         }
     }
 
-    /// Prepares the AC tables of a scan for [`BitReader::skip_ac`](super::huffman::BitReader::skip_ac).
+    /// Prepares the AC Huffman tables of the scan with this `header` for
+    /// [`BitReader::skip_ac`](super::huffman::BitReader::skip_ac). Called only for scans with blocks to skip,
+    /// because the preparation takes time.
     pub(super) fn build_skip_entries(&mut self, header: &ScanHeader) {
         for component in &header.components {
-            if let Some(Some(table)) = self.ac_tables.get_mut(component.ac) {
+            if let Some(Some(table)) = self.ac_tables.get_mut(component.ac_table) {
                 table.build_skip_entries();
             }
         }
     }
 
-    /// A DHT segment.
+    /// Parses a DHT segment, which defines one or more Huffman tables, into `dc_tables` and `ac_tables`. The
+    /// scan headers refer to the tables by their index.
     fn parse_huffman_tables(&mut self, mut segment: &[u8]) -> Result<(), JpegError> {
         while let Some((&class_and_index, rest)) = segment.split_first() {
+            // The high 4 bits are the class (0 for DC, 1 for AC), the low 4 bits the index.
             let (counts, rest) = rest.split_first_chunk::<16>().ok_or(TOO_SHORT)?;
-            let symbols: usize = counts.iter().map(|&count| usize::from(count)).sum();
-            let (symbols, rest) = rest.split_at_checked(symbols).ok_or(TOO_SHORT)?;
+            let n_symbols: usize = counts.iter().map(|&count| usize::from(count)).sum();
+            let (symbols, rest) = rest.split_at_checked(n_symbols).ok_or(TOO_SHORT)?;
             let tables = if class_and_index >> 4 == 0 { &mut self.dc_tables } else { &mut self.ac_tables };
             let slot = tables.get_mut(usize::from(class_and_index & 15)).filter(|_| class_and_index < 0x20);
-            *slot.ok_or(NO_SUCH_TABLE)? = Some(HuffmanTable::new(counts, symbols)?);
+            *slot.ok_or(NO_SUCH_TABLE)? = Some(HuffmanTable::from_counts(counts, symbols)?);
             segment = rest;
         }
         Ok(())
     }
 
-    /// A DQT segment.
+    /// Parses a DQT segment, which defines one or more quantization tables, into `quant_tables`. Their values
+    /// are in zigzag order in the file and in row-major order in `self`.
     fn parse_quant_tables(&mut self, mut segment: &[u8]) -> Result<(), JpegError> {
-        while let Some((&class_and_index, rest)) = segment.split_first() {
+        while let Some((&precision_and_index, rest)) = segment.split_first() {
             let mut quant_table = [0; 64];
-            let is_16_bit = class_and_index >> 4 != 0;
+            // The high 4 bits tell the size of a value (0 for 8 bits), the low 4 bits the index of the table.
+            let is_16_bit = precision_and_index >> 4 != 0;
             let (values, rest) = rest.split_at_checked(if is_16_bit { 128 } else { 64 }).ok_or(TOO_SHORT)?;
             for (index, &position) in ZIGZAG.iter().enumerate() {
                 quant_table[usize::from(position)] = if is_16_bit {
@@ -203,30 +234,32 @@ impl JpegHeaders {
                     i32::from(values[index])
                 };
             }
-            *self.quant_tables.get_mut(usize::from(class_and_index & 15)).ok_or(NO_SUCH_TABLE)? =
+            *self.quant_tables.get_mut(usize::from(precision_and_index & 15)).ok_or(NO_SUCH_TABLE)? =
                 Some(quant_table);
             segment = rest;
         }
         Ok(())
     }
 
-    /// An SOS segment.
+    /// Parses an SOS segment (the scan header), given the bytes after its length: the components, their
+    /// Huffman tables and the range of coefficients of the scan. A component whose first scan this is gets
+    /// its quantization table here, because later segments may redefine the table.
     fn parse_scan_header(&mut self, segment: &[u8]) -> Result<ScanHeader, JpegError> {
-        let frame = self.frame.as_mut().ok_or(JpegError::Damaged("a scan without a frame"))?;
-        let (&count, rest) = segment.split_first().ok_or(TOO_SHORT)?;
-        let (specs, rest) = rest.split_at_checked(2 * usize::from(count)).ok_or(TOO_SHORT)?;
-        let &[first, last, bits] = rest.first_chunk().ok_or(TOO_SHORT)?;
+        let frame = self.frame.as_mut().ok_or(NO_FRAME)?;
+        let (&n_components, rest) = segment.split_first().ok_or(TOO_SHORT)?;
+        let (specs, rest) = rest.split_at_checked(2 * usize::from(n_components)).ok_or(TOO_SHORT)?;
+        let &[first, last, approx_bits] = rest.first_chunk().ok_or(TOO_SHORT)?;
         let mut components: Vec<ScanComponent> = Vec::new();
         for &[id, tables] in specs.as_chunks::<2>().0 {
             let component = frame.components.iter().position(|component| component.id == id);
-            let component = component.ok_or(JpegError::Damaged("a scan of an unknown component"))?;
+            let component = component.ok_or(JpegError::Damaged("a scan has an unknown color component"))?;
             if components.iter().any(|scan_component| scan_component.index == component) {
-                return Err(JpegError::Damaged("a scan lists a component twice"));
+                return Err(JpegError::Damaged("a scan has the same color component twice"));
             }
             components.push(ScanComponent {
                 index: component,
-                dc: usize::from(tables >> 4),
-                ac: usize::from(tables & 15),
+                dc_table: usize::from(tables >> 4),
+                ac_table: usize::from(tables & 15),
             });
             let frame_component = &mut frame.components[component];
             if frame_component.quant_table.is_none() {
@@ -234,23 +267,34 @@ impl JpegHeaders {
                 frame_component.quant_table = Some(quant_table.ok_or(NO_SUCH_TABLE)?);
             }
         }
-        let (band, approx_high, approx_low) = if frame.progressive {
-            ((first.into(), last.into()), u32::from(bits >> 4), u32::from(bits & 15))
+        // The coefficients `first..=last` in zigzag order, and which of their bits the scan has (libjpeg's
+        // `Ah` and `Al`). A scan that is not progressive holds all bits of all coefficients.
+        let (first, last, approx_high, approx_low) = if frame.progressive {
+            (first.into(), last.into(), u32::from(approx_bits >> 4), u32::from(approx_bits & 15))
         } else {
-            ((0, 63), 0, 0)
+            (0, 63, 0, 0)
         };
-        let is_valid = band.0 <= band.1
-            && band.1 < 64
+        // A progressive scan holds DC coefficients only, or AC coefficients of one component.
+        let is_valid = first <= last
+            && last < 64
             && approx_low <= 13
             && (approx_high == 0 || approx_high == approx_low + 1)
-            && (!frame.progressive || if band.0 == 0 { band.1 == 0 } else { components.len() == 1 });
+            && (!frame.progressive || if first == 0 { last == 0 } else { components.len() == 1 });
         if components.is_empty() || !is_valid {
-            return Err(JpegError::Damaged("an invalid scan header"));
+            return Err(JpegError::Damaged("a scan header is invalid"));
         }
-        Ok(ScanHeader { components, band, approx_high, approx_low })
+        Ok(ScanHeader {
+            components,
+            first_coefficient: first,
+            last_coefficient: last,
+            approx_high,
+            approx_low,
+        })
     }
 
-    /// Whether three components are RGB and not YCbCr (libjpeg's rules).
+    /// Whether the three components are RGB and not YCbCr. As in libjpeg, a JFIF segment means YCbCr;
+    /// otherwise the color transform of the Adobe segment decides (0 is RGB); without one, components with
+    /// the ids `R`, `G` and `B` are RGB.
     pub(super) fn is_rgb(&self) -> bool {
         let ids = self.frame.iter().flat_map(|frame| frame.components.iter().map(|component| component.id));
         match self.adobe_transform {
@@ -261,7 +305,7 @@ impl JpegHeaders {
     }
 }
 
-const NO_SUCH_TABLE: JpegError = JpegError::Damaged("an undefined table is used");
+const NO_SUCH_TABLE: JpegError = JpegError::Damaged("a table has an invalid number or is not defined");
 
 #[cfg(test)]
 mod tests {

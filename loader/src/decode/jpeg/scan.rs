@@ -1,5 +1,7 @@
 //! Decodes scans: from bits to coefficients.
 
+use std::ops::RangeInclusive;
+
 use memchr::memchr;
 
 use super::frame::{Frame, JpegHeaders, ScanComponent, ScanHeader, ZIGZAG};
@@ -17,10 +19,12 @@ pub(super) struct BlockGrid {
 }
 
 impl BlockGrid {
+    /// Blocks of zeros.
     pub(super) fn new(columns: usize, rows: usize) -> Self {
         Self { columns, blocks: vec![[0; 64]; columns * rows] }
     }
 
+    /// Number of rows of blocks.
     fn rows(&self) -> usize {
         self.blocks.len() / self.columns
     }
@@ -30,30 +34,38 @@ impl BlockGrid {
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum NeededCoefficients {
     All,
-    /// Only the DC coefficient, which the next block's DC coefficient is relative to.
+    /// Only the DC coefficient, to which the DC coefficient of the next block is relative.
     DcOnly,
 }
 
-/// The compressed bytes of a scan without markers and escapes, one slice per restart interval.
+/// The compressed bytes of one scan, without markers and escapes. A restart marker starts a new interval,
+/// which is decoded independently of the others; a scan without such markers is one interval.
 #[derive(Default)]
 pub(super) struct RestartIntervals {
+    /// The intervals one after the other, each followed by [`PADDING`] zeros.
     bytes: Vec<u8>,
+    /// The end of each interval in `bytes`.
     ends: Vec<usize>,
 }
 
 impl RestartIntervals {
-    /// Loads the scan data that starts at `offset`; returns the offset of the next segment.
+    /// Replaces the restart intervals by those of the scan whose compressed data starts at `offset` of the
+    /// file `bytes`: removes the 0 after each data byte 0xFF and cuts the data at the restart markers.
+    /// Returns the offset of the next segment.
     pub(super) fn load_scan(&mut self, bytes: &[u8], mut offset: usize) -> Result<usize, JpegError> {
         self.bytes.clear();
         self.ends.clear();
         loop {
             let rest = bytes.get(offset..).unwrap_or_default();
-            let run = memchr(0xFF, rest).ok_or_else(truncated)?;
-            self.bytes.extend_from_slice(&rest[..run]);
-            offset += run;
-            let marker_offset = rest[run..].iter().position(|&byte| byte != 0xFF).ok_or_else(truncated)?;
-            match rest[run + marker_offset] {
+            let n_data = memchr(0xFF, rest).ok_or_else(truncated)?;
+            self.bytes.extend_from_slice(&rest[..n_data]);
+            offset += n_data;
+            // A marker may start with several bytes 0xFF.
+            let n_fill = rest[n_data..].iter().position(|&byte| byte != 0xFF).ok_or_else(truncated)?;
+            match rest[n_data + n_fill] {
+                // An escaped data byte 0xFF.
                 0x00 => self.bytes.push(0xFF),
+                // A restart marker; they count from 0 to 7 and start again.
                 marker @ 0xD0..=0xD7 => {
                     if usize::from(marker - 0xD0) != self.ends.len() % 8 {
                         return Err(JpegError::Damaged("restart markers are out of order"));
@@ -65,36 +77,39 @@ impl RestartIntervals {
                     return Ok(offset);
                 }
             }
-            offset += marker_offset + 1;
+            offset += n_fill + 1;
         }
     }
 
+    /// Ends the interval that the last bytes belong to.
     fn end_interval(&mut self) {
         self.bytes.extend([0; PADDING]);
         self.ends.push(self.bytes.len());
     }
 
-    fn reader(&self, index: usize) -> Result<BitReader<'_>, JpegError> {
+    /// A bit reader at the start of the restart interval `index`; an error if the scan has fewer intervals.
+    fn interval_reader(&self, index: usize) -> Result<BitReader<'_>, JpegError> {
         let end = *self.ends.get(index).ok_or_else(truncated)?;
         let start = if index == 0 { 0 } else { self.ends[index - 1] };
         Ok(BitReader::new(&self.bytes[start..end]))
     }
 }
 
-/// Decoding state of a component in a scan.
+/// Decodes the blocks of one component of a scan.
 struct ComponentDecoder<'a> {
     component: ScanComponent,
-    dc: Option<&'a HuffmanTable>,
-    ac: Option<&'a HuffmanTable>,
+    dc_table: Option<&'a HuffmanTable>,
+    ac_table: Option<&'a HuffmanTable>,
     /// The DC coefficient of the previous block.
     previous_dc: i32,
 }
 
-const NO_HUFFMAN_TABLE: JpegError = JpegError::Damaged("an undefined Huffman table is used");
+const NO_HUFFMAN_TABLE: JpegError = JpegError::Damaged("a scan uses an undefined Huffman table");
 
-/// Reads a scan into `blocks`. If a grid has fewer rows than the photo, later rows overwrite earlier ones.
-/// `needed` gives the coefficients needed of a block, by component, column and row. `on_mcu_row` is called
-/// after each row of MCUs with its number and the blocks.
+/// Decodes the scan of `header` from its compressed data `intervals` into `blocks`, one grid of coefficients
+/// per component. If a grid has fewer rows than the image, later rows overwrite earlier ones. `needed` gives
+/// the coefficients needed of a block, by component, column and row. `on_mcu_row` is called with the number
+/// of a row of MCUs (groups of blocks of all components) and `blocks` after this row is decoded.
 pub(super) fn read_scan(
     headers: &JpegHeaders,
     frame: &Frame,
@@ -109,29 +124,29 @@ pub(super) fn read_scan(
         .iter()
         .map(|&component| ComponentDecoder {
             component,
-            dc: headers.dc_tables.get(component.dc).and_then(Option::as_ref),
-            ac: headers.ac_tables.get(component.ac).and_then(Option::as_ref),
+            dc_table: headers.dc_tables.get(component.dc_table).and_then(Option::as_ref),
+            ac_table: headers.ac_tables.get(component.ac_table).and_then(Option::as_ref),
             previous_dc: 0,
         })
         .collect();
-    // A scan of one component is coded block by block; a scan of several in MCUs of (h x v) blocks per
-    // component.
+    // The unit of a scan of one component is a block; the unit of a scan of several components is an MCU,
+    // which has h x v blocks of each component.
     let is_single = header.components.len() == 1;
     let (unit_columns, unit_rows) =
         if is_single { frame.n_blocks(header.components[0].index) } else { frame.n_mcus() };
-    let interval =
+    let units_per_interval =
         if headers.restart_interval == 0 { unit_columns * unit_rows } else { headers.restart_interval };
-    let mut bits = intervals.reader(0)?;
+    let mut bits = intervals.interval_reader(0)?;
     let mut eob_run = 0; // blocks without further coefficients in this band
-    let mut units_left = interval;
+    let mut units_left = units_per_interval;
     let mut next_interval = 1;
     for row in 0..unit_rows {
         for column in 0..unit_columns {
             if units_left == 0 {
                 bits.check_not_past_end()?;
-                bits = intervals.reader(next_interval)?;
+                bits = intervals.interval_reader(next_interval)?;
                 next_interval += 1;
-                units_left = interval;
+                units_left = units_per_interval;
                 eob_run = 0;
                 for decoder in &mut decoders {
                     decoder.previous_dc = 0;
@@ -161,20 +176,23 @@ pub(super) fn read_scan(
     }
     // One restart marker at the end is harmless.
     if intervals.ends.len() > next_interval + 1 {
-        return Err(JpegError::Damaged("more restart markers than expected"));
+        return Err(JpegError::Damaged("the file has more restart markers than expected"));
     }
     Ok(())
 }
 
 impl ComponentDecoder<'_> {
+    /// Reads the DC coefficient of the next block, not dequantized: the stored difference plus the DC
+    /// coefficient of the previous block.
     #[inline(always)]
     fn read_dc(&mut self, bits: &mut BitReader<'_>) -> Result<i32, JpegError> {
-        let difference = bits.read_dc_difference(self.dc.ok_or(NO_HUFFMAN_TABLE)?)?;
+        let difference = bits.read_dc_difference(self.dc_table.ok_or(NO_HUFFMAN_TABLE)?)?;
         self.previous_dc = self.previous_dc.wrapping_add(difference);
         Ok(self.previous_dc)
     }
 
-    /// Reads a block of a baseline scan.
+    /// Decodes the next block of a baseline scan into `block`, not dequantized. Coefficients that are not
+    /// `needed` become 0; their bits are skipped.
     #[inline(always)]
     fn read_baseline_block(
         &mut self,
@@ -182,21 +200,23 @@ impl ComponentDecoder<'_> {
         block: &mut Block,
         needed: NeededCoefficients,
     ) -> Result<(), JpegError> {
-        let ac = self.ac.ok_or(NO_HUFFMAN_TABLE)?;
+        let ac_table = self.ac_table.ok_or(NO_HUFFMAN_TABLE)?;
         // A local copy stays in registers.
         let mut reader = *bits;
         *block = [0; 64];
         block[0] = self.read_dc(&mut reader)? as i16;
         if needed == NeededCoefficients::DcOnly {
-            reader.skip_ac(ac)?;
+            reader.skip_ac(ac_table)?;
         } else {
-            read_ac(&mut reader, ac, block)?;
+            read_ac(&mut reader, ac_table, block)?;
         }
         *bits = reader;
         Ok(())
     }
 
-    /// Reads what a progressive scan adds to a block. Source: libjpeg's `jdphuff.c`.
+    /// Decodes what a progressive scan adds to `block`: the first bits of its coefficients, or one more bit
+    /// of coefficients whose higher bits are known. `eob_run` is the number of blocks, from this one on, that
+    /// get no new AC coefficients in this scan; it is updated. Source: libjpeg's `jdphuff.c`.
     fn read_progressive_block(
         &mut self,
         bits: &mut BitReader<'_>,
@@ -204,26 +224,30 @@ impl ComponentDecoder<'_> {
         block: &mut Block,
         eob_run: &mut u32,
     ) -> Result<(), JpegError> {
-        match (header.band, header.approx_high) {
-            ((0, _), 0) => block[0] = (self.read_dc(bits)? << header.approx_low) as i16,
-            ((0, _), _) => block[0] |= (bits.read_bits(1) << header.approx_low) as i16,
+        let (first, last) = (header.first_coefficient, header.last_coefficient);
+        match (first, header.approx_high) {
+            // A first scan has the high bits of the DC coefficient, each later scan one more bit.
+            (0, 0) => block[0] = (self.read_dc(bits)? << header.approx_low) as i16,
+            (0, _) => block[0] |= (bits.read_bits(1) << header.approx_low) as i16,
+            // No new AC coefficients in this block.
             _ if *eob_run > 0 => {
                 *eob_run -= 1;
                 if header.approx_high > 0 {
-                    refine_nonzero(bits, header.band, header.approx_low, block)?;
+                    refine_nonzero(bits, first..=last, header.approx_low, block)?;
                 }
             }
-            ((first, last), 0) => {
-                let ac = self.ac.ok_or(NO_HUFFMAN_TABLE)?;
+            // A first scan has the high bits of AC coefficients.
+            (_, 0) => {
+                let ac_table = self.ac_table.ok_or(NO_HUFFMAN_TABLE)?;
                 let mut index = first;
                 while index <= last {
-                    match bits.read_coefficient(ac)? {
+                    match bits.read_coefficient(ac_table)? {
                         Coefficient::Value { run, value } => {
                             index += run as usize;
                             block[block_position(index)?] = (value << header.approx_low) as i16;
                             index += 1;
                         }
-                        Coefficient::Run(15) => index += 16,
+                        Coefficient::Run(15) => index += 16, // 16 zeros
                         Coefficient::Run(run) => {
                             *eob_run = (1 << run) - 1 + bits.read_bits(run);
                             return Ok(());
@@ -234,45 +258,48 @@ impl ComponentDecoder<'_> {
                     return Err(TOO_MANY_COEFFICIENTS);
                 }
             }
-            (band, _) => self.refine_ac_band(bits, band, header.approx_low, block, eob_run)?,
+            _ => self.refine_ac_band(bits, first..=last, header.approx_low, block, eob_run)?,
         }
         Ok(())
     }
 
-    /// Reads one more bit of the nonzero coefficients, and coefficients that become nonzero with this bit.
+    /// Decodes a block of a refinement scan of a progressive JPEG: bit `approx_low` of the AC coefficients in
+    /// `band` (zigzag indices), whose higher bits are known. The file has a bit for each nonzero coefficient,
+    /// and the coefficients that become nonzero. Where it says that the rest of this block and some blocks
+    /// after it get no new coefficients, `eob_run` becomes the number of blocks after it.
     fn refine_ac_band(
         &self,
         bits: &mut BitReader<'_>,
-        (first, last): (usize, usize),
+        band: RangeInclusive<usize>,
         approx_low: u32,
         block: &mut Block,
         eob_run: &mut u32,
     ) -> Result<(), JpegError> {
-        let ac = self.ac.ok_or(NO_HUFFMAN_TABLE)?;
+        let (first, last) = band.into_inner();
+        let ac_table = self.ac_table.ok_or(NO_HUFFMAN_TABLE)?;
         let mut index = first;
         while index <= last {
-            let (zeros, value) = match bits.read_coefficient(ac)? {
+            let (mut zeros_left, value) = match bits.read_coefficient(ac_table)? {
                 // A new coefficient has one bit, which is its sign.
                 Coefficient::Value { run, value: value @ (1 | -1) } => (run, value << approx_low),
                 Coefficient::Value { .. } => {
-                    return Err(JpegError::Damaged("an invalid coefficient in a refinement scan"));
+                    return Err(JpegError::Damaged("a refinement scan has an invalid coefficient"));
                 }
                 Coefficient::Run(15) => (15, 0),
                 Coefficient::Run(run) => {
                     *eob_run = (1 << run) - 1 + bits.read_bits(run);
-                    return refine_nonzero(bits, (index, last), approx_low, block);
+                    return refine_nonzero(bits, index..=last, approx_low, block);
                 }
             };
-            let mut zeros = zeros;
             while index <= last {
                 let coefficient = &mut block[block_position(index)?];
                 if *coefficient != 0 {
                     refine_coefficient(bits, approx_low, coefficient);
-                } else if zeros == 0 {
+                } else if zeros_left == 0 {
                     *coefficient = value as i16;
                     break;
                 } else {
-                    zeros -= 1;
+                    zeros_left -= 1;
                 }
                 index += 1;
             }
@@ -282,19 +309,20 @@ impl ComponentDecoder<'_> {
     }
 }
 
-/// Reads the AC coefficients of a baseline block.
+/// Decodes the AC coefficients of the next block of a baseline scan, which come in zigzag order, into the
+/// row-major `block`. Its AC coefficients must be 0 before.
 #[inline(always)]
-fn read_ac(bits: &mut BitReader<'_>, ac: &HuffmanTable, block: &mut Block) -> Result<(), JpegError> {
+fn read_ac(bits: &mut BitReader<'_>, ac_table: &HuffmanTable, block: &mut Block) -> Result<(), JpegError> {
     let mut index = 1;
     while index < 64 {
-        match bits.read_coefficient(ac)? {
+        match bits.read_coefficient(ac_table)? {
             Coefficient::Value { run, value } => {
                 index += run as usize;
                 block[block_position(index)?] = value as i16;
                 index += 1;
             }
-            Coefficient::Run(15) => index += 16,
-            Coefficient::Run(_) => return Ok(()),
+            Coefficient::Run(15) => index += 16,  // 16 zeros
+            Coefficient::Run(_) => return Ok(()), // the block ends
         }
     }
     if index > 64 { Err(TOO_MANY_COEFFICIENTS) } else { Ok(()) }
@@ -302,20 +330,22 @@ fn read_ac(bits: &mut BitReader<'_>, ac: &HuffmanTable, block: &mut Block) -> Re
 
 const TOO_MANY_COEFFICIENTS: JpegError = JpegError::Damaged("a block has more than 64 coefficients");
 
-/// The position in the block of the coefficient with this zigzag index.
+/// The position in a row-major block of the coefficient with this zigzag index.
 #[inline(always)]
 fn block_position(index: usize) -> Result<usize, JpegError> {
+    // The mask lets the compiler omit bounds checks.
     ZIGZAG.get(index).map(|&position| usize::from(position & 63)).ok_or(TOO_MANY_COEFFICIENTS)
 }
 
-/// Reads one more bit of the nonzero coefficients `first..=last`.
+/// Reads one more bit, bit `approx_low`, of those coefficients in `band` (zigzag indices) of `block` that are
+/// already nonzero. For a block to which a refinement scan of a progressive JPEG adds no new coefficients.
 fn refine_nonzero(
     bits: &mut BitReader<'_>,
-    (first, last): (usize, usize),
+    band: RangeInclusive<usize>,
     approx_low: u32,
     block: &mut Block,
 ) -> Result<(), JpegError> {
-    for index in first..=last {
+    for index in band {
         let coefficient = &mut block[block_position(index)?];
         if *coefficient != 0 {
             refine_coefficient(bits, approx_low, coefficient);
@@ -324,6 +354,8 @@ fn refine_nonzero(
     Ok(())
 }
 
+/// Reads bit `approx_low` of a coefficient whose higher bits are known and not 0, in a refinement scan of a
+/// progressive JPEG: if the bit is 1, the coefficient grows away from 0.
 fn refine_coefficient(bits: &mut BitReader<'_>, approx_low: u32, coefficient: &mut i16) {
     let step = 1i16 << approx_low;
     if bits.read_bits(1) == 1 && *coefficient & step == 0 {

@@ -135,7 +135,8 @@ fn a_missing_column_is_reported_with_the_existing_ones() {
     let table = CsvFixture::new("id,Breed,size\na,x,1\n", &["a.jpg"]);
     assert_eq!(
         table.error_message(),
-        "ROOT/labels.csv has no column `breed` (`data.label`); its columns: id, Breed, size; did you mean `Breed`?"
+        "ROOT/labels.csv: there is no column `breed`: set `data.label` in the config file to one of the \
+         columns id, Breed, size; did you mean `Breed`?"
     );
     let other = CsvSource {
         id: "filename".into(),
@@ -144,10 +145,11 @@ fn a_missing_column_is_reported_with_the_existing_ones() {
     };
     assert_eq!(
         table.error_message_with(&other),
-        "ROOT/labels.csv has no column `filename` (`data.id`); its columns: id, Breed, size"
+        "ROOT/labels.csv: there is no column `filename`: set `data.id` in the config file to one of the \
+         columns id, Breed, size"
     );
     let table = CsvFixture::new("id,breed,id\na,x,b\n", &["a.jpg"]);
-    assert_eq!(table.error_message(), "ROOT/labels.csv: the header has the column `id` twice");
+    assert_eq!(table.error_message(), "ROOT/labels.csv: two columns are called `id`: rename one of them");
 }
 
 // effect: data.group
@@ -168,11 +170,15 @@ fn groups_are_numbered_by_name_and_a_missing_group_is_an_error() {
     let other = table.grouped("dogs");
     assert_eq!(
         table.error_message_with(&other),
-        "ROOT/labels.csv has no column `dogs` (`data.group`); its columns: id, breed, dog; did you mean `dog`?"
+        "ROOT/labels.csv: there is no column `dogs`: set `data.group` in the config file to one of the \
+         columns id, breed, dog; did you mean `dog`?"
     );
     let table = CsvFixture::new("id,breed,dog\na,x,rex\nb,y,\n", &["a.jpg", "b.jpg"]);
     let grouped = table.grouped("dog");
-    assert_eq!(table.error_message_with(&grouped), "ROOT/labels.csv, line 3: `dog` is empty");
+    assert_eq!(
+        table.error_message_with(&grouped),
+        "ROOT/labels.csv, line 3: the column `dog` is empty: add a value, or remove the line"
+    );
 }
 
 // effect: split.column
@@ -188,7 +194,7 @@ fn splits_are_read_from_their_column_and_other_words_are_errors() {
     let source = CsvSource { csv: table.source().csv, images: table.source().images, ..source };
     assert_eq!(
         table.error_message_with(&source),
-        "ROOT/labels.csv: line 2: `use` is `later`: it must be train, validation or test"
+        "ROOT/labels.csv: line 2: `use` is `later`: write train, validation or test"
     );
 }
 
@@ -207,12 +213,13 @@ fn errors_of_rows_do_not_affect_others_and_images_without_a_row_are_found() {
 fn a_table_without_rows_or_header_is_an_error() {
     assert_eq!(
         CsvFixture::new("id,breed\n", &[]).error_message(),
-        "ROOT/labels.csv has no rows: each line below the header describes one photo"
+        "ROOT/labels.csv has no rows: add one line for each photo after the line with the column names"
     );
     for csv in ["", "\n\n", "\u{FEFF}"] {
         assert_eq!(
             CsvFixture::new(csv, &[]).error_message(),
-            "ROOT/labels.csv has no header: its first line must name the columns",
+            "ROOT/labels.csv has no header: the first line of the file must name the columns, such as \
+             id,label",
             "{csv:?}"
         );
     }
@@ -223,17 +230,18 @@ fn parse_errors_name_the_line() {
     for csv in ["id,breed\na,x\nb,y,z\n", "id,breed\r\na,x\r\nb,y,z\r\n", "id,breed\n\nb,y,z\n"] {
         assert_eq!(
             CsvFixture::new(csv, &[]).error_message(),
-            "ROOT/labels.csv: line 3 has 3 fields, but the header has 2",
+            "ROOT/labels.csv: line 3 has 3 fields, but the header has 2: put double quotes around a field \
+             that contains the separator",
             "{csv:?}"
         );
     }
     assert_eq!(
         CsvFixture::new(b"id,breed\na,caf\xE9\n", &[]).error_message(),
-        "ROOT/labels.csv: line 2 is not UTF-8: save the file as UTF-8"
+        "ROOT/labels.csv: line 2 is not UTF-8 text: save the file as UTF-8 (in a spreadsheet: as CSV UTF-8)"
     );
     assert_eq!(
         CsvFixture::new(b"id,ra\xE7a\na,x\n", &[]).error_message(),
-        "ROOT/labels.csv: line 1 is not UTF-8: save the file as UTF-8"
+        "ROOT/labels.csv: line 1 is not UTF-8 text: save the file as UTF-8 (in a spreadsheet: as CSV UTF-8)"
     );
 }
 
@@ -241,15 +249,15 @@ fn parse_errors_name_the_line() {
 fn empty_fields_are_reported_with_their_line() {
     assert_eq!(
         CsvFixture::new("id,breed\na,x\n,y\n", &[]).error_message(),
-        "ROOT/labels.csv, line 3: `id` is empty"
+        "ROOT/labels.csv, line 3: the column `id` is empty: add a value, or remove the line"
     );
     assert_eq!(
         CsvFixture::new("id,breed\r\na, \r\n", &[]).error_message(),
-        "ROOT/labels.csv, line 2: `breed` is empty"
+        "ROOT/labels.csv, line 2: the column `breed` is empty: add a value, or remove the line"
     );
     assert_eq!(
         CsvFixture::new("id,breed\n\"a\nb\",x\n\n\nc,\n", &[]).error_message(),
-        "ROOT/labels.csv, line 6: `breed` is empty"
+        "ROOT/labels.csv, line 6: the column `breed` is empty: add a value, or remove the line"
     );
 }
 
@@ -262,7 +270,10 @@ fn an_image_listed_twice_is_reported_with_both_lines() {
     ] {
         assert_eq!(
             CsvFixture::new(csv, &["a.jpg", "b.jpg", "sub/a.jpg"]).error_message(),
-            format!("ROOT/labels.csv: `{id}` is on line 2 and on line 4: each photo may be listed only once")
+            format!(
+                "ROOT/labels.csv: `{id}` is on line 2 and on line 4: each photo may be listed only once; \
+                 remove one of the two lines"
+            )
         );
     }
 }
@@ -272,13 +283,14 @@ fn missing_images_are_counted_and_named() {
     let rows: String = (0..12).map(|i| format!("p{i},x\n")).collect();
     assert_eq!(
         CsvFixture::new(format!("id,breed\n{rows}a,y\n"), &["a.jpg", "p3.jpg"]).error_message(),
-        "ROOT/labels.csv lists photos that are not in ROOT/train (11): p0.jpg, p1.jpg, p2.jpg, p4.jpg, p5.jpg, p6.jpg, \
-         p7.jpg, p8.jpg, p9.jpg, p10.jpg and 1 more; check `data.images`, `data.id` and `data.extension`"
+        "ROOT/labels.csv lists photos that are not in the folder ROOT/train (11): p0.jpg, p1.jpg, p2.jpg, \
+         p4.jpg, p5.jpg, p6.jpg, p7.jpg, p8.jpg, p9.jpg, p10.jpg and 1 more; check `data.images`, `data.id` \
+         and `data.extension` in the config file"
     );
     for (id, image) in [("sub", "sub.jpg/x"), ("a.jpg/b", "a.jpg"), (".", "a.jpg")] {
         let message = CsvFixture::new(format!("id,breed\n{id},y\n"), &[image]).error_message();
         assert!(
-            message.starts_with("ROOT/labels.csv lists photos that are not in ROOT/train (1)"),
+            message.starts_with("ROOT/labels.csv lists photos that are not in the folder ROOT/train (1)"),
             "{id}: {message}"
         );
     }
@@ -297,7 +309,8 @@ fn an_id_that_leaves_the_folder_is_an_error() {
             CsvFixture::new(format!("id,breed\na,x\n\"{id}\",y\n"), &["a.jpg", "sub/a.jpg", "../secret.jpg"])
                 .error_message(),
             format!(
-                "ROOT/labels.csv, line 3: the id `{shown}` points outside ROOT/train: photos must be inside that folder"
+                "ROOT/labels.csv, line 3: the id `{shown}` points outside the folder ROOT/train: photos must \
+                 be inside that folder; copy the photos there, then remove the link or correct the id"
             )
         );
     }
@@ -309,8 +322,14 @@ fn missing_files_and_folders_are_errors() {
     let no_csv = CsvSource { csv: table.0.path().join("none.csv"), ..table.source() };
     assert_eq!(table.error_message_with(&no_csv), "failed to read ROOT/none.csv");
     let no_images = CsvSource { images: table.0.path().join("none"), ..table.source() };
-    assert_eq!(table.error_message_with(&no_images), "there is no folder ROOT/none");
-    assert_eq!(table.error_message(), "ROOT/labels.csv has only one class, `x`: training needs at least two");
+    assert_eq!(
+        table.error_message_with(&no_images),
+        "there is no folder ROOT/none: check the spelling of the path"
+    );
+    assert_eq!(
+        table.error_message(),
+        "ROOT/labels.csv has only one class, `x`: training needs at least two; add photos of a second class"
+    );
 }
 
 #[cfg(unix)]
@@ -323,14 +342,15 @@ fn links_out_of_the_folder_and_to_a_listed_image_are_errors() {
     symlink("../secret.jpg", &link).unwrap();
     assert_eq!(
         table.error_message(),
-        "ROOT/labels.csv, line 3: the id `b` points outside ROOT/train: photos must be inside that folder"
+        "ROOT/labels.csv, line 3: the id `b` points outside the folder ROOT/train: photos must be inside \
+         that folder; copy the photos there, then remove the link or correct the id"
     );
     fs::remove_file(&link).unwrap();
     symlink("a.jpg", &link).unwrap();
     assert_eq!(
         table.error_message(),
-        "ROOT/labels.csv, line 2: `a.jpg` and ROOT/labels.csv, line 3: `b.jpg` are the same because of a link: each photo \
-         may be in the data only once, remove one"
+        "ROOT/labels.csv, line 2: `a.jpg` and ROOT/labels.csv, line 3: `b.jpg` are the same file or folder, \
+         reached through a link: each photo may be in the data only once; remove the link, not the photo"
     );
     fs::rename(table.0.path().join("train/a.jpg"), table.0.path().join("train/unlisted.jpg")).unwrap();
     fs::remove_file(&link).unwrap();

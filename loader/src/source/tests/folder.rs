@@ -113,10 +113,10 @@ fn other_files_are_skipped_with_a_log_line() {
     });
     let lines = lines.replace(root.path().to_str().unwrap(), "ROOT");
     assert!(
-        lines.contains("skipped 4 files that are not photos below ROOT (.db, .txt, no extension)"),
+        lines.contains("skipped 4 files in ROOT because of the file type: .db, .txt, no extension"),
         "{lines}"
     );
-    assert!(lines.contains("skipped 1 photos outside the class folders in ROOT"), "{lines}");
+    assert!(lines.contains("skipped 1 photo in ROOT outside the class folders: "), "{lines}");
 }
 
 #[test]
@@ -125,14 +125,15 @@ fn a_missing_folder_is_an_error() {
     create_files(root.path(), &["file"]);
     for missing in ["none", "file"] {
         let result = read_folder(&root.path().join(missing));
-        assert_eq!(error_message(result, root.path()), format!("there is no folder ROOT/{missing}"));
+        let expected = format!("there is no folder ROOT/{missing}: check the spelling of the path");
+        assert_eq!(error_message(result, root.path()), expected);
     }
 }
 
 #[test]
 fn a_folder_without_classes_is_an_error() {
     let expected =
-        "ROOT has no class folders: it needs one folder per class, with the photos of that class in it";
+        "ROOT has no class folders: put the photos of each class into a folder that is named after the class";
     assert_eq!(error_message_for(&[]), expected);
     assert_eq!(error_message_for(&["a.jpg", ".hidden/b.jpg"]), expected);
 }
@@ -141,14 +142,15 @@ fn a_folder_without_classes_is_an_error() {
 fn classes_without_images_are_reported_with_other_extensions() {
     assert_eq!(
         error_message_for(&["a/1.jpg", "b/1.heic", "c/1.AVIF", "a/x.txt"]),
-        "no photos in the class folders b, c of ROOT: add photos, or remove the folders (files found there end in .avif, .heic)"
+        "ROOT has class folders without photos: b, c; add photos to these folders, or remove the folders \
+         (file types found there: .avif, .heic; convert photos to JPEG or PNG)"
     );
     let root = tempfile::tempdir().unwrap();
     create_files(root.path(), &["a/1.jpg"]);
     fs::create_dir(root.path().join("b")).unwrap();
     assert_eq!(
         error_message(read_folder(root.path()), root.path()),
-        "no photos in the class folders b of ROOT: add photos, or remove the folders"
+        "ROOT has class folders without photos: b; add photos to these folders, or remove the folders"
     );
 }
 
@@ -156,7 +158,7 @@ fn classes_without_images_are_reported_with_other_extensions() {
 fn a_single_class_is_an_error() {
     assert_eq!(
         error_message_for(&["a/1.jpg", "a/2.jpg"]),
-        "ROOT has only one class, `a`: training needs at least two"
+        "ROOT has only one class, `a`: training needs at least two; add photos of a second class"
     );
 }
 
@@ -173,7 +175,8 @@ fn a_test_folder_uses_the_labels_of_the_training_classes() {
     let known = ClassMap::new(["a", "b"], ClassOrder::Sorted);
     assert_eq!(
         error_message(read_folder_with_classes(root.path(), &known), root.path()),
-        "the class folders c of ROOT are not among the training classes: a, b"
+        "ROOT has classes that the training data lacks: c; rename these classes or remove them; the training \
+         classes are a, b"
     );
     let root = tempfile::tempdir().unwrap();
     create_files(root.path(), &["a/notes.txt"]);
@@ -252,7 +255,10 @@ mod links {
     #[test]
     fn a_link_out_of_the_root_is_an_error() {
         let leaves = |link: &str| {
-            format!("the link ROOT/{link} points outside ROOT: photos must be inside that folder")
+            format!(
+                "the link ROOT/{link} points outside the folder ROOT: photos must be inside that folder; \
+                 copy the photos there, then remove the link or correct the id"
+            )
         };
         assert_eq!(read_with_link("../elsewhere", "c"), leaves("c"));
         assert_eq!(read_with_link("../../elsewhere", "a/deep"), leaves("a/deep"));
@@ -264,21 +270,21 @@ mod links {
     fn a_loop_of_links_is_an_error() {
         assert_eq!(
             read_with_link("..", "a/up"),
-            "ROOT and ROOT/a/up are the same because of a link: each photo may be in the data only once, remove one"
+            "ROOT and ROOT/a/up are the same file or folder, reached through a link: each photo may be in \
+             the data only once; remove the link, not the photo"
         );
         assert!(
             read_with_link(".", "a/self")
-                .starts_with("ROOT/a and ROOT/a/self are the same because of a link")
+                .starts_with("ROOT/a and ROOT/a/self are the same file or folder, reached through a link")
         );
         assert!(read_with_link("itself", "a/itself").starts_with("failed to read ROOT/a/itself"));
     }
 
     #[test]
     fn an_image_that_appears_twice_is_an_error() {
-        assert!(
-            read_with_link("1.jpg", "a/2.jpg")
-                .starts_with("ROOT/a/1.jpg and ROOT/a/2.jpg are the same because of a link")
-        );
+        assert!(read_with_link("1.jpg", "a/2.jpg").starts_with(
+            "ROOT/a/1.jpg and ROOT/a/2.jpg are the same file or folder, reached through a link"
+        ));
         assert!(
             read_with_link("../a/1.jpg", "b/0.jpg").starts_with("ROOT/a/1.jpg and ROOT/b/0.jpg are the same")
         );
@@ -323,7 +329,7 @@ mod links {
             let path = root.path().join(folder).join(name);
             if folder.is_empty() { fs::create_dir(path) } else { fs::write(path, []) }.unwrap();
             let message = error_message(read_folder(root.path()), root.path());
-            assert!(message.ends_with("has a name that is not UTF-8: rename it"), "{message}");
+            assert!(message.ends_with("is not valid UTF-8 text: rename the file or folder"), "{message}");
             assert!(message.contains("caf\u{FFFD}.jpg"), "{message}");
         }
         let root = tempfile::tempdir().unwrap();

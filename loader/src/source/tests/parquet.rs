@@ -31,7 +31,10 @@ fn data_sets_of_the_hub_are_read_with_class_names() {
         ParquetSource { fields: FieldNames { group: Some("dog".into()), ..source.fields }, ..source };
     let mut dataset = None;
     let log = capture_log(|| dataset = Some(read_sorted(&source).unwrap()));
-    assert!(log.contains("1 photos without a class (`label`)"), "{log}");
+    assert!(
+        log.contains("skipped 1 photo in ") && log.contains("without a class in the column `label`"),
+        "{log}"
+    );
     let dataset = dataset.unwrap();
     assert_eq!(dataset.classes.names(), ["akita", "boxer", "pug"]);
     let expected: Vec<u8> = (0..36).filter(|&gray| gray != 25).collect();
@@ -79,21 +82,21 @@ fn columns_that_are_missing_or_have_another_type_are_errors() {
     let other = ParquetSource { image: "pictures".into(), ..flat_source("plain.parquet") };
     assert_eq!(
         refusal(&other),
-        "ROOT/plain.parquet: there is no column `pictures` (`data.image`); its columns: class, picture, use; did you mean \
-         `picture`?"
+        "ROOT/plain.parquet: there is no column `pictures`: set `data.image` in the config file to one of \
+         the columns class, picture, use; did you mean `picture`?"
     );
     let other = ParquetSource {
         fields: FieldNames { label: "label".into(), group: None, split: None },
         ..flat_source("plain.parquet")
     };
-    assert!(refusal(&other).contains("there is no column `label` (`data.label`)"));
+    assert!(refusal(&other).contains("there is no column `label`: set `data.label`"));
     let other = ParquetSource {
         fields: FieldNames { label: "class".into(), group: None, split: Some("class".into()) },
         ..flat_source("plain.parquet")
     };
     assert_eq!(
         refusal(&other),
-        "ROOT/plain.parquet: row 0: `class` is `akita`: it must be train, validation or test"
+        "ROOT/plain.parquet: row 0 (counted from 0): `class` is `akita`: write train, validation or test"
     );
     let root = tempfile::tempdir().unwrap();
     create_files(root.path(), &["x.parquet"]);

@@ -26,14 +26,16 @@ fn every_unreadable_image_is_found_with_its_error() {
     assert_eq!(done.into_inner(), dataset.samples.len());
     let messages: Vec<String> =
         unreadable.iter().map(|(index, error)| format!("{}: {error}", dataset.samples[*index].id)).collect();
-    assert!(messages[0].starts_with("a/1.png: PNG: "), "{messages:?}");
+    assert!(messages[0].starts_with("a/1.png: damaged or unsupported PNG file: "), "{messages:?}");
     assert!(messages[1].starts_with("a/2.png: ") && messages[1].contains("os error 2"), "{messages:?}");
     assert_eq!(
         messages[2..],
         [
-            "a/empty.png: the file is empty",
-            "b/large.png: 100 x 101 pixels are more than `data.max_pixels` = 10000",
-            "b/text.jpg: not a photo of a known format (JPEG, PNG, WebP, GIF, BMP, TIFF)",
+            "a/empty.png: the file is empty: copy or download the photo again",
+            "b/large.png: the photo has 100 x 101 pixels, more than `data.max_pixels` = 10000 allows: make the photo \
+             smaller or raise `data.max_pixels` in the config file",
+            "b/text.jpg: not a photo in a supported format (JPEG, PNG, WebP, GIF, BMP or TIFF): convert the file \
+             or leave it out",
         ]
     );
 }

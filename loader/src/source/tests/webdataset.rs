@@ -53,8 +53,11 @@ fn a_compressed_archive_is_read_in_any_order() {
 fn links_other_files_and_images_without_a_class_are_skipped_with_a_log_line() {
     let mut dataset = None;
     let log = capture_log(|| dataset = Some(read_sorted(&webdataset_source(&["odd.tar"])).unwrap()));
-    assert!(log.contains("1 photos without a class (`cls`, `json` with `label`, `txt`)"), "{log}");
-    assert!(log.contains("3 links and files that are not photos"), "{log}");
+    assert!(
+        log.contains("without a class in a .cls file, a .json file with `label` or a .txt file"),
+        "{log}"
+    );
+    assert!(log.contains("skipped 3 files in "), "{log}");
     let long = format!("odd.tar/cats/{}.jpeg", "long".repeat(50));
     assert_eq!(sample_rows(&dataset.unwrap()), [(long.as_str(), "cat", 80), ("odd.tar/b.PNG", "dog", 81)]);
     assert_eq!(webdataset_source(&["odd.tar"]).unlabeled().unwrap(), ["odd.tar/c.png"]);
@@ -119,7 +122,8 @@ fn members_that_point_outside_the_archive_are_errors() {
         assert_eq!(
             error_message_for(&bytes),
             format!(
-                "ROOT/x.tar: the member `{name}` points outside ROOT/x.tar: photos must be inside that folder"
+                "ROOT/x.tar: the path `{name}` in the archive points outside the archive: create the archive \
+                 again without this file"
             )
         );
     }
@@ -130,20 +134,29 @@ fn inconsistent_samples_are_reported() {
     let good = [("a.png", b"x".as_slice()), ("a.cls", b"1"), ("b.png", b"x"), ("b.cls", b"2")];
     let twice = archive(&[&good[..], &[("a.jpg", b"x")]].concat());
     assert!(
-        error_message_for(&twice).contains("the name of sample `a` appears twice (samples 1 and 3)"),
+        error_message_for(&twice)
+            .contains("the name `a` (up to the first dot) appears twice, as sample 1 and as sample 3"),
         "{}",
         error_message_for(&twice)
     );
     let two = archive(&[&good[..], &[("b.jpg", b"x")]].concat());
-    assert_eq!(error_message_for(&two), "ROOT/x.tar: the sample `b` has several photos: b.png, b.jpg");
+    assert_eq!(
+        error_message_for(&two),
+        "ROOT/x.tar: several photos have the name `b` (up to the first dot): b.png, b.jpg; give each photo \
+         its own name"
+    );
     let json = archive(&[&good[..], &[("b.json", b"{\"label\": [1]}")]].concat());
     assert_eq!(
         error_message_for(&json),
-        "ROOT/x.tar: `b`: json: `label` is [1]: it must be text or a whole number"
+        "ROOT/x.tar: sample `b`: `label` in the .json file is [1]: write text or a whole number"
     );
     let whole = archive(&good);
     for cut in [100, 600, 1600] {
         assert!(error_message_for(&whole[..cut]).starts_with("ROOT/x.tar"), "{cut}");
     }
-    assert_eq!(error_message_for(b"no tar"), "ROOT/x.tar: failed to read entire block");
+    assert_eq!(
+        error_message_for(b"no tar"),
+        "ROOT/x.tar: the archive cannot be read: failed to read entire block; check that the file is a \
+         complete .tar archive"
+    );
 }

@@ -101,11 +101,11 @@ fn fold_errors_say_what_to_do() {
     assert_eq!(message(&[0, 0, 1], 1), "cross-validation needs at least 2 folds, not 1");
     assert_eq!(
         message(&[0, 0, 1, 1, 1], 4),
-        "4 folds are too many for the 3 samples of the largest class: use at most 3"
+        "4 folds are too many for the 3 photos of the largest class: use fewer folds, or add photos"
     );
     assert_eq!(
         stratified_group_k_fold(&[0, 1, 1], &[5, 5, 5], 2, 0).unwrap_err().to_string(),
-        "2 folds are too many for 1 group: use at most 1"
+        "2 folds are too many for 1 group: use fewer folds, or add photos"
     );
 }
 
@@ -114,7 +114,7 @@ fn a_class_smaller_than_the_number_of_folds_is_a_warning_if_another_is_large_eno
     for groups in [None, Some([0, 1, 2, 3, 4, 5].as_slice())] {
         let log =
             capture_log(|| assert_eq!(split_folds(&[0, 0, 0, 0, 1, 1], groups, 3, 0).unwrap().len(), 3));
-        assert!(log.contains("the smallest class has 2 samples, fewer than the 3 folds"), "{log}");
+        assert!(log.contains("the smallest class has 2 photos, fewer than the 3 folds"), "{log}");
         let log =
             capture_log(|| assert_eq!(split_folds(&[0, 0, 0, 1, 1, 1], groups, 3, 0).unwrap().len(), 3));
         assert_eq!(log, "");

@@ -40,11 +40,13 @@ fn group_splits_that_scikit_learn_refuses_are_errors() {
     let message = |test_size| group_shuffle_split(&[4, 9, 9], 1, test_size, 0).unwrap_err().to_string();
     assert_eq!(
         message(TestSize::Count(2)),
-        "a test set of 2 cannot be taken from 2 groups: give a count below 2, or a fraction between 0 and 1"
+        "a test set of 2 cannot be taken from 2 groups: set the test size to a whole number below 2, or to a \
+         fraction between 0 and 1"
     );
     assert_eq!(
         message(TestSize::Fraction(0.6)),
-        "a test set of 0.6 of 2 groups leaves no group for training: make it smaller"
+        "a test size of 0.6 for 2 groups leaves no group for training: make the test set smaller, or add \
+         groups"
     );
 }
 

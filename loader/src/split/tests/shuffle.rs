@@ -55,26 +55,31 @@ fn split_errors_say_what_to_do() {
     let labels = [0, 0, 0, 1, 1, 1];
     assert_eq!(
         message(&labels, TestSize::Count(6)),
-        "a test set of 6 cannot be taken from 6 samples: give a count below 6, or a fraction between 0 and 1"
+        "a test set of 6 cannot be taken from 6 photos: set the test size to a whole number below 6, or to a \
+         fraction between 0 and 1"
     );
     assert!(message(&labels, TestSize::Fraction(f64::NAN)).starts_with("a test set of NaN cannot be taken"));
     assert_eq!(
         message(&labels, TestSize::Count(1)),
-        "the test set would have 1 sample for 2 classes: every class needs at least one; make it larger"
+        "the test set would have 1 photo for 2 classes: every class needs at least one photo; make the test \
+         set larger"
     );
     assert_eq!(
         message(&labels, TestSize::Fraction(0.9)),
-        "the training set would have no sample for 2 classes: every class needs at least one; make the test set smaller"
+        "the training set would have no photo for 2 classes: every class needs at least one photo; make the \
+         test set smaller, or add photos"
     );
     assert_eq!(
         message(&[0, 0, 1, 1, 2], TestSize::Fraction(0.4)),
-        "class 2 has only one photo, which cannot be split between training and test set: add photos, or leave the class out"
+        "class 2 has only one photo: the training set and the test set each need a photo of every class; add \
+         photos, or remove the class"
     );
     let lone = SplitError::LoneSample { labels: vec![0, 2] };
     let classes = ClassMap::new(["akita", "boxer", "pug"], ClassOrder::Sorted);
     assert_eq!(
         lone.message_with_names(&classes),
-        "classes akita, pug have only one photo, which cannot be split between training and test set: add photos, or leave the classes out"
+        "classes akita, pug have only one photo: the training set and the test set each need a photo of \
+         every class; add photos, or remove the classes"
     );
 }
 
@@ -85,7 +90,7 @@ fn a_size_is_read_as_a_fraction_or_a_count() {
     assert_eq!(read("1.0").unwrap(), TestSize::Fraction(1.0));
     assert_eq!(read("1").unwrap(), TestSize::Count(1));
     let error = read("-1").unwrap_err().to_string();
-    assert!(error.contains("a fraction between 0 and 1, or a whole number of samples"), "{error}");
+    assert!(error.contains("a fraction between 0 and 1, or a whole number of photos"), "{error}");
     for size in [TestSize::Fraction(0.1), TestSize::Count(7)] {
         assert_eq!(read(&serde_json::to_string(&size).unwrap()).unwrap(), size);
     }

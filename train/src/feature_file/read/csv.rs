@@ -8,12 +8,14 @@ use headstock_loader::ParquetValue;
 
 use super::SampleColumns;
 
-/// Reads the table at `path`, which must have `rows` rows. Whitespace around fields is ignored.
+/// Reads the CSV at `path`, which has the labels of the features in the `.npy` file of the same name: a
+/// header and `rows` rows, one per sample. Returns the columns `label`, `class` and `group`, if present; a
+/// column `row` must count from 0. Whitespace around fields is ignored. Errors name the line.
 pub(super) fn read(path: &Path, rows: usize) -> Result<SampleColumns, String> {
     let mut reader = ReaderBuilder::new().trim(Trim::All).from_path(path).map_err(|error| match error.kind() {
         csv::ErrorKind::Io(error) if error.kind() == ErrorKind::NotFound => {
-            "it does not exist: it must have one row per sample of the .npy with the same name, with a column \
-             `label` (whole numbers) or `class` (names), as `headstock extract` writes it"
+            "this table does not exist: the .npy file with the same name needs a table with one row per sample and a \
+             column `label` (whole numbers) or `class` (names), as `headstock extract` writes it"
                 .to_owned()
         }
         _ => error.to_string(),
@@ -22,8 +24,13 @@ pub(super) fn read(path: &Path, rows: usize) -> Result<SampleColumns, String> {
     let find_column = |name: &str| -> Result<Option<usize>, String> {
         let mut found = header.iter().enumerate().filter(|(_, column)| *column == name);
         let first = found.next().map(|(column, _)| column);
-        if found.next().is_some() { Err(format!("two columns are called `{name}`")) } else { Ok(first) }
+        if found.next().is_some() {
+            Err(format!("two columns are called `{name}`: rename one"))
+        } else {
+            Ok(first)
+        }
     };
+    // The positions of the columns.
     let (row_number, label) = (find_column("row")?, find_column("label")?);
     let (class, group) = (find_column("class")?, find_column("group")?);
     let mut columns = SampleColumns {
@@ -39,7 +46,7 @@ pub(super) fn read(path: &Path, rows: usize) -> Result<SampleColumns, String> {
         if let Some(text) = row_number.map(|column| &record[column]).filter(|text| text.parse() != Ok(count))
         {
             return Err(at_line(format!(
-                "`row` is `{text}`, not {count}: rows are in the order of the features"
+                "`row` is `{text}`, not {count}: sort the rows in the order of the features and number them from 0"
             )));
         }
         if let (Some(column), Some(labels)) = (label, &mut columns.labels) {
@@ -54,7 +61,9 @@ pub(super) fn read(path: &Path, rows: usize) -> Result<SampleColumns, String> {
         count += 1;
     }
     if count != rows {
-        return Err(format!("it describes {count} rows, but the features have {rows}"));
+        return Err(format!(
+            "the number of rows is {count}, but the features have {rows}: the table needs one row per sample"
+        ));
     }
     Ok(columns)
 }
@@ -64,6 +73,12 @@ fn parse_label(text: &str) -> Result<i64, String> {
         .map_err(|_| format!("`label` is `{text}`, not a whole number; names belong in the column `class`"))
 }
 
+/// Checks that `text`, a field of the column `column` of the CSV, is not empty, and returns it. `column` is
+/// only for the error message.
 fn non_empty(column: &str, text: &str) -> Result<String, String> {
-    if text.is_empty() { Err(format!("`{column}` is empty")) } else { Ok(text.to_owned()) }
+    if text.is_empty() {
+        Err(format!("`{column}` is empty: every row needs a value"))
+    } else {
+        Ok(text.to_owned())
+    }
 }

@@ -68,13 +68,16 @@ fn data_error<E: fmt::Display>(path: &Path) -> impl Fn(E) -> TrainError {
 }
 
 impl FeatureTable {
-    /// Features of shape `[N, F]`, which must be finite.
+    /// Checks features that were read from a file: `shape` must be `[N, F]`, both at least 1, and the
+    /// `values` (row-major) must be finite. The error says what is wrong, without the name of the file.
     fn new(values: Vec<f32>, shape: &[usize]) -> Result<Self, String> {
         let &[rows, width] = shape else {
             return Err(format!("`features` has shape {shape:?}, not [samples, features]"));
         };
         if rows == 0 || width == 0 {
-            return Err(format!("`features` has shape {shape:?}: it is empty"));
+            return Err(format!(
+                "`features` has shape {shape:?}: at least one sample and one feature are needed"
+            ));
         }
         if let Some(index) = values.iter().position(|value| !value.is_finite()) {
             let (row, column) = (index / width, index % width);
@@ -86,19 +89,23 @@ impl FeatureTable {
         Ok(Self { values, width })
     }
 
+    /// The number of samples, `N`.
     fn n_rows(&self) -> usize {
         self.values.len() / self.width
     }
 }
 
-/// An array of integers with its shape.
+/// An array of integers (labels or groups) as read from a file.
 struct IntegerArray {
+    /// The values, row-major.
     values: Vec<i64>,
     shape: Vec<usize>,
 }
 
 impl FeatureArchive {
-    /// From arrays: `labels` and `groups` have shape `[N]`.
+    /// Combines the features, labels and groups of a file of arrays (`.npz` or `.safetensors`); an error
+    /// unless `labels` and `groups` have shape `[N]`. Groups are numbered from 0. There are no class names
+    /// yet.
     fn from_arrays(
         table: FeatureTable,
         labels: IntegerArray,
@@ -107,7 +114,9 @@ impl FeatureArchive {
         for (name, array) in [("labels", Some(&labels)), ("groups", groups.as_ref())] {
             if let Some(array) = array.filter(|array| array.shape != [table.n_rows()]) {
                 let (shape, rows) = (&array.shape, table.n_rows());
-                return Err(format!("`{name}` has shape {shape:?}, but `features` has {rows} rows"));
+                return Err(format!(
+                    "`{name}` has shape {shape:?}, but `features` has {rows} rows: each row needs one value"
+                ));
             }
         }
         let groups = groups.map(|groups| number_groups(&groups.values));
@@ -115,15 +124,21 @@ impl FeatureArchive {
     }
 }
 
-/// The columns of a table with one row per sample.
+/// The columns, besides the features, of a CSV or Parquet file with one row per sample; `None` for a column
+/// that the file lacks.
 struct SampleColumns {
+    /// The column `label`.
     labels: Option<Vec<i64>>,
+    /// The column `class`: class names.
     classes: Option<Vec<String>>,
+    /// The column `group`: numbers or text. The CSV reader uses the type of Parquet values for its text.
     groups: Option<Vec<ParquetValue>>,
 }
 
 impl SampleColumns {
-    /// Combines the columns with the features `table`, which has the same number of rows.
+    /// Combines the columns with the features of the same samples, `table`. If there are class names only,
+    /// the labels are numbered from 0 in the order of the names; an error if there are neither labels nor
+    /// class names. Groups are numbered from 0.
     fn into_archive(self, table: FeatureTable) -> Result<FeatureArchive, String> {
         let labels = match (self.labels, &self.classes) {
             (Some(labels), Some(classes)) => {
@@ -133,7 +148,7 @@ impl SampleColumns {
             (Some(labels), None) => labels,
             (None, Some(classes)) => number_groups(classes).into_iter().map(i64::from).collect(),
             (None, None) => {
-                return Err("there is no column `label` (whole numbers) or `class` (names)".into());
+                return Err("there is no column `label` (whole numbers) or `class` (names): add one".into());
             }
         };
         let groups = self.groups.map(|groups| number_groups(&groups));
@@ -141,20 +156,23 @@ impl SampleColumns {
     }
 }
 
-/// Checks that each label has one class name, and each class name one label.
+/// Checks the label and the class name of each sample: each label must have one class name, and each class
+/// name one label. Otherwise the two columns do not belong together.
 fn check_labels_match_classes(labels: &[i64], classes: &[String]) -> Result<(), String> {
     let (mut names, mut numbers) = (BTreeMap::new(), BTreeMap::new());
     for (row, (&label, class)) in labels.iter().zip(classes).enumerate() {
         let name = *names.entry(label).or_insert(class);
         if name != class {
             return Err(format!(
-                "the label {label} is the class `{class}` in row {row}, but `{name}` before it"
+                "the label {label} is the class `{class}` in row {row}, but `{name}` in an earlier row: give each class its \
+                 own label"
             ));
         }
         let number = *numbers.entry(class).or_insert(label);
         if number != label {
             return Err(format!(
-                "the class `{class}` has the label {label} in row {row}, but {number} before it"
+                "the class `{class}` has the label {label} in row {row}, but {number} in an earlier row: give each class \
+                 one label"
             ));
         }
     }

@@ -9,7 +9,8 @@ use zip::ZipArchive;
 use super::npy::{read_floats, read_integers};
 use super::{FeatureArchive, FeatureTable};
 
-/// Reads `features` `[N, F]`, `labels` `[N]` and, if present, `groups` `[N]`.
+/// Reads a `.npz` file of `N` samples with `F` features each: the arrays `features` `[N, F]`, `labels` `[N]`
+/// and, if present, `groups` `[N]`.
 pub(super) fn read(path: &Path) -> Result<FeatureArchive, String> {
     let file = File::open(path).map_err(|error| error.to_string())?;
     let mut archive = ZipArchive::new(BufReader::new(file)).map_err(|error| error.to_string())?;
@@ -21,7 +22,7 @@ pub(super) fn read(path: &Path) -> Result<FeatureArchive, String> {
     FeatureArchive::from_arrays(table, labels, groups)
 }
 
-/// The names of the arrays in the archive.
+/// The names of the arrays in the archive: those of its `.npy` members, without the extension.
 fn array_names<R: Read + Seek>(archive: &ZipArchive<R>) -> Vec<String> {
     archive
         .file_names()
@@ -29,7 +30,8 @@ fn array_names<R: Read + Seek>(archive: &ZipArchive<R>) -> Vec<String> {
         .collect()
 }
 
-/// Reads the array `name` with `read_values`, which receives the reader and the number of bytes.
+/// Reads the array `name` of the archive with `read_values`, which receives a reader of the array's `.npy`
+/// file and that file's length in bytes. The error for a missing array lists the arrays of the archive.
 fn read_array<T, R: Read + Seek>(
     archive: &mut ZipArchive<R>,
     name: &str,
@@ -38,7 +40,7 @@ fn read_array<T, R: Read + Seek>(
     let present = array_names(archive);
     let file_name = npyz::npz::file_name_from_array_name(name);
     if !present.iter().any(|array| array == name) {
-        return Err(format!("there is no array `{name}`; it has: {}", present.join(", ")));
+        return Err(format!("there is no array `{name}`; the file has the arrays: {}", present.join(", ")));
     }
     let mut member = archive.by_name(&file_name).map_err(|error| format!("`{name}`: {error}"))?;
     let bytes = member.size();

@@ -7,7 +7,8 @@ use headstock_loader::{ParquetTable, ParquetValue};
 use super::{FeatureArchive, FeatureTable, SampleColumns, data_error};
 use crate::error::TrainError;
 
-/// Reads the columns `features`, `label` (or `labels`), `class` and `group`.
+/// Reads a Parquet file with one row per sample: the columns `features` (lists of floats), `label` (or
+/// `labels`), `class` and `group`.
 pub(super) fn read(path: &Path) -> Result<FeatureArchive, TrainError> {
     let file = ParquetTable::open(path)?;
     let (values, width) = file.read_lists("features")?;
@@ -30,7 +31,8 @@ pub(super) fn read(path: &Path) -> Result<FeatureArchive, TrainError> {
     columns.into_archive(table).map_err(data_error(path))
 }
 
-/// Reads a column, if present, and converts its values; a row without a value is an error.
+/// Reads the column `name` and converts each value with `convert`; a row without a value is an error. `None`
+/// if the file has no such column. `path` is the file, for error messages.
 fn read_column<T>(
     file: &ParquetTable,
     path: &Path,

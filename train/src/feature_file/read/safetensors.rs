@@ -11,8 +11,9 @@ use serde::Deserialize;
 
 use super::{FeatureArchive, FeatureTable, IntegerArray, check_labels_match_classes};
 
-/// Reads `features` `[N, F]`, `labels` `[N]` and, if present, `groups` `[N]` and the class names that
-/// `headstock extract` writes.
+/// Reads a `.safetensors` file of `N` samples with `F` features each: the tensors `features` `[N, F]`,
+/// `labels` `[N]` and, if present, `groups` `[N]` and the class names that `headstock extract` writes into
+/// the metadata.
 pub(super) fn read(path: &Path) -> Result<FeatureArchive, String> {
     let mut file = SafetensorsReader::open(path)?;
     let (values, shape) = file.read_floats("features")?;
@@ -25,7 +26,7 @@ pub(super) fn read(path: &Path) -> Result<FeatureArchive, String> {
         let (names, rows) = (classes.len(), archive.labels.len());
         if names != rows {
             return Err(format!(
-                "the metadata `headstock` names {names} classes, but `features` has {rows} rows"
+                "the metadata entry `headstock` has {names} class names, but `features` has {rows} rows: each row needs one"
             ));
         }
         check_labels_match_classes(&archive.labels, classes)?;
@@ -35,44 +36,55 @@ pub(super) fn read(path: &Path) -> Result<FeatureArchive, String> {
 
 /// An open safetensors file.
 struct SafetensorsReader {
+    /// The name, type, shape and position of each tensor, and the metadata.
     header: Metadata,
     file: BufReader<File>,
-    /// The offset of the tensors' bytes.
+    /// The offset of the tensors' bytes in the file.
     data_start: u64,
 }
 
 impl SafetensorsReader {
-    /// Opens the file and reads the header, which must match the length of the file.
+    /// Opens the file at `path` and reads its header. Checks that the header and the tensors that it lists
+    /// add up to the length of the file, so that no read goes past its end.
     fn open(path: &Path) -> Result<Self, String> {
         let file = File::open(path).map_err(|error| error.to_string())?;
         let bytes = file.metadata().map_err(|error| error.to_string())?.len();
         let mut file = BufReader::new(file);
+        // The file starts with the length of the header in 8 bytes.
         let mut header_size = [0; 8];
-        file.read_exact(&mut header_size).map_err(|_| "it is too short for safetensors")?;
+        file.read_exact(&mut header_size).map_err(|_| "the file is too short for the safetensors format")?;
         let header_size = u64::from_le_bytes(header_size);
-        let data_start = header_size.checked_add(8).filter(|&begin| begin <= bytes);
-        let data_start = data_start
-            .ok_or_else(|| format!("its header claims {header_size} bytes, but the file has {bytes}"))?;
+        let data_start = header_size.checked_add(8).filter(|&start| start <= bytes);
+        let data_start = data_start.ok_or_else(|| {
+            format!("the header claims {header_size} bytes, but the file has {bytes}: save the file again")
+        })?;
         let mut header = Vec::new();
         file.by_ref().take(header_size).read_to_end(&mut header).map_err(|error| error.to_string())?;
-        let header: Metadata =
-            serde_json::from_slice(&header).map_err(|error| format!("its header: {error}"))?;
+        let header: Metadata = serde_json::from_slice(&header).map_err(|error| {
+            format!("the header (list of tensors) is invalid, so the file is damaged: {error}")
+        })?;
         let (available, claimed) = (bytes - data_start, header.data_len());
         if claimed as u64 != available {
             return Err(format!(
-                "its header claims {claimed} bytes of tensors, but the file has {available}"
+                "the header claims {claimed} bytes of tensors, but the file has {available}: save the file again"
             ));
         }
         Ok(Self { header, file, data_start })
     }
 
+    /// Looks up the tensor `name` in the header: its type, its shape and the offsets of its bytes. The error
+    /// for a missing tensor lists the tensors of the file.
     fn info(&self, name: &str) -> Result<TensorInfo, String> {
-        let missing =
-            || format!("there is no tensor `{name}`; it has: {}", self.header.offset_keys().join(", "));
+        let missing = || {
+            format!(
+                "there is no tensor `{name}`; the file has the tensors: {}",
+                self.header.offset_keys().join(", ")
+            )
+        };
         self.header.info(name).cloned().ok_or_else(missing)
     }
 
-    /// The values of a float tensor, rounded to `f32`, and its shape.
+    /// Reads the float tensor `name`: returns its values, converted to `f32`, and its shape.
     fn read_floats(&mut self, name: &str) -> Result<(Vec<f32>, Vec<usize>), String> {
         let info = self.info(name)?;
         let values = match info.dtype {
@@ -80,12 +92,12 @@ impl SafetensorsReader {
             Dtype::F64 => self.read_values(&info, |bytes| Some(f64::from_le_bytes(bytes) as f32)),
             Dtype::F16 => self.read_values(&info, |bytes| Some(f16::from_le_bytes(bytes).to_f32())),
             Dtype::BF16 => self.read_values(&info, |bytes| Some(bf16::from_le_bytes(bytes).to_f32())),
-            other => Err(format!("it holds {other:?}; save it as F32")),
+            other => Err(format!("the tensor has the data type {other:?}: save it as F32")),
         };
         Ok((values.map_err(|problem| format!("`{name}`: {problem}"))?, info.shape))
     }
 
-    /// The values of an integer tensor of any width, and its shape.
+    /// Reads the integer tensor `name`, of any integer type, and converts its values to `i64`.
     fn read_integers(&mut self, name: &str) -> Result<IntegerArray, String> {
         let info = self.info(name)?;
         let values = match info.dtype {
@@ -97,7 +109,7 @@ impl SafetensorsReader {
             Dtype::U32 => self.read_values(&info, |bytes| Some(u32::from_le_bytes(bytes).into())),
             Dtype::U16 => self.read_values(&info, |bytes| Some(u16::from_le_bytes(bytes).into())),
             Dtype::U8 => self.read_values(&info, |bytes| Some(u8::from_le_bytes(bytes).into())),
-            other => Err(format!("it holds {other:?}; save it as I64")),
+            other => Err(format!("the tensor has the data type {other:?}: save it as I64")),
         };
         Ok(IntegerArray {
             values: values.map_err(|problem| format!("`{name}`: {problem}"))?,
@@ -105,7 +117,8 @@ impl SafetensorsReader {
         })
     }
 
-    /// Reads the values of a tensor, of `SIZE` bytes each.
+    /// Reads the values of the tensor that `info` describes, `SIZE` bytes each, and converts each with
+    /// `decode`, which returns `None` for a value that is too large for `T`.
     fn read_values<T, const SIZE: usize>(
         &mut self,
         info: &TensorInfo,
@@ -117,12 +130,13 @@ impl SafetensorsReader {
         for _ in 0..(end - begin) / SIZE {
             let mut bytes = [0; SIZE];
             self.file.read_exact(&mut bytes).map_err(|error| error.to_string())?;
-            values.push(decode(bytes).ok_or("a label does not fit into 64 bits")?);
+            values.push(decode(bytes).ok_or("a number is too large for I64")?);
         }
         Ok(values)
     }
 
-    /// The class names in the metadata that `headstock extract` writes, one per row.
+    /// Reads the class name of each row from the metadata entry `headstock`, which `headstock extract` writes
+    /// as JSON; `None` for a file without this entry.
     fn read_classes(&self) -> Result<Option<Vec<String>>, String> {
         #[derive(Deserialize)]
         struct ExtractMetadata {
@@ -130,7 +144,7 @@ impl SafetensorsReader {
         }
         let metadata = self.header.metadata().as_ref().and_then(|metadata| metadata.get("headstock"));
         let parsed = metadata.map(|note| serde_json::from_str::<ExtractMetadata>(note)).transpose();
-        let parsed = parsed.map_err(|error| format!("the metadata `headstock`: {error}"))?;
+        let parsed = parsed.map_err(|error| format!("the metadata entry `headstock` is invalid: {error}"))?;
         Ok(parsed.map(|described| described.class))
     }
 }

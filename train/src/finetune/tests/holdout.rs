@@ -31,7 +31,7 @@ fn class_counts(rows: &[usize], labels: &[u32]) -> [usize; 4] {
 #[test]
 fn a_share_of_each_class_is_held_out_but_never_its_last_sample() {
     let labels = [vec![0; 20], vec![1; 9], vec![2; 2], vec![3]].concat();
-    // The training subset is every other row of a data set.
+    // The training set is every other row of a data set.
     let (all_labels, train): (Vec<u32>, Vec<usize>) = (
         labels.iter().flat_map(|&label| [label, 0]).collect(),
         (0..labels.len()).map(|row| 2 * row).collect(),
@@ -107,7 +107,7 @@ fn no_group_is_on_both_sides_and_no_class_is_held_out_entirely() {
     // If every fold contains all of a class, nothing can be held out.
     assert!(
         n_different > 60 && n_empty < 20,
-        "seeds with another split: {n_different}; empty splits: {n_empty}"
+        "seeds with a different split: {n_different}; empty splits: {n_empty}"
     );
 }
 

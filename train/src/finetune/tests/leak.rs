@@ -58,7 +58,7 @@ fn test_images_and_test_labels_do_not_change_the_model() {
     assert_eq!(run.model.record.backbone.as_ref().unwrap().tuned, Some(FeatureLayer::Layer4));
     assert_eq!(run.model.conformal.unwrap().scores(headstock_heads::ConformalMethod::Lac).len(), 10);
 
-    // Swap the labels of the test subset.
+    // Swap the labels of the test set.
     let aside = folder.path().join("aside");
     fs::rename(tested.join("hat"), &aside).unwrap();
     fs::rename(tested.join("shoes"), tested.join("hat")).unwrap();
@@ -119,7 +119,7 @@ fn held_out_images_of_a_single_group_do_not_calibrate() {
 
 // effect: data.group x tune.validation, split.group_duplicates x tune.validation
 #[test]
-fn copies_of_a_image_are_trained_on_or_held_out_together() {
+fn copies_of_an_image_are_trained_on_or_held_out_together() {
     let (folder, config) = project_files(8);
     for class in ["hat", "shoes"] {
         let images = folder.path().join("photos").join(class);
@@ -131,7 +131,8 @@ fn copies_of_a_image_are_trained_on_or_held_out_together() {
     let n_on_both_sides = |group: bool| {
         let group = format!("split.group_duplicates={group}");
         let settings = resolve(&folder, &config, &["tune.validation=0.34", &group]);
-        let PreparedFinetune { prepared, split, .. } = PreparedFinetune::new(&settings, None, &()).unwrap();
+        let PreparedFinetune { prepared, split, .. } =
+            PreparedFinetune::prepare(&settings, None, &()).unwrap();
         let names = |rows: &[usize]| {
             let name = |&row: &usize| prepared.samples.rows[row].id.replace("copy-", "");
             rows.iter().map(name).collect::<BTreeSet<_>>()
@@ -161,7 +162,7 @@ fn the_model_and_its_inputs_follow_the_settings() {
     let mut n_views = 0;
     for mode in [BatchNormMode::Frozen, BatchNormMode::Train] {
         let settings = settings(mode);
-        let prepared_finetune = PreparedFinetune::new(&settings, None, &()).unwrap();
+        let prepared_finetune = PreparedFinetune::prepare(&settings, None, &()).unwrap();
         n_views = (3 * prepared_finetune.split.fit.len() + prepared_finetune.split.held_out.len()) as u64;
         with_trainer_config(&prepared_finetune, &settings, None, &(), |config, mut model| {
             assert_eq!((config.n_augmented, config.activations.shape()), (2, [4, 4, 1024]));
@@ -229,7 +230,7 @@ fn the_head_starts_fitted_on_the_training_samples_or_unfitted() {
     let (folder, config) = project_files(8);
     let start = |start: &str| {
         let settings = resolve(&folder, &config, &[&format!("tune.head_init={start}"), "head.C=\"auto\""]);
-        let prepared_finetune = PreparedFinetune::new(&settings, None, &()).unwrap();
+        let prepared_finetune = PreparedFinetune::prepare(&settings, None, &()).unwrap();
         (
             prepared_finetune.initial_head["weight"].flatten_all().unwrap().to_vec1::<f32>().unwrap(),
             prepared_finetune.chosen_params,
@@ -242,7 +243,8 @@ fn the_head_starts_fitted_on_the_training_samples_or_unfitted() {
     let (fitted, chosen_params, settings, split) = start("fitted");
     assert_eq!(chosen_params.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>(), ["C"]);
     // The same as a fit on these photos alone.
-    let PreparedData { samples, mut features, n_augmented, .. } = PreparedData::new(&settings, &()).unwrap();
+    let PreparedData { samples, mut features, n_augmented, .. } =
+        PreparedData::prepare(&settings, &()).unwrap();
     let mut fitter = HeadFitter { samples: &samples, features: &mut features, n_augmented, progress: &() };
     let (fitted_alone, _) = fitter.fit(settings.head.as_ref(), None, &split.fit, "").unwrap();
     let fitted_alone =

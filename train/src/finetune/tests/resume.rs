@@ -30,7 +30,7 @@ fn keys(written: &Table) -> Vec<Vec<String>> {
     keys.into_iter().collect()
 }
 
-/// Values that are valid for one key or another.
+/// Values of which every config key accepts at least one.
 fn candidate_values() -> Vec<Value> {
     let config_text = "values = [true, false, 1, 2, 3, 0.25, 0.75, 1.5, [0.4, 0.6], [3, 5], {}, { kind = \"rand-augment\" }, \
                 { degrees = 5.0 }, { kernel_size = 3 }, { factor = 2.0 }, { bits = 4 }, { threshold = 0.5 }, \"elsewhere\", \
@@ -56,7 +56,7 @@ fn insert_at(table: &mut Table, path: &[String], value: Value) {
 fn every_setting_changes_the_fingerprint() {
     let (_folder, mut settings) =
         demo_project(&["tune.clip_grad_norm=1", "tune.ema_decay=0.5", "augment.horizontal_flip=0.5"]);
-    let prepared_finetune = PreparedFinetune::new(&settings, None, &()).unwrap();
+    let prepared_finetune = PreparedFinetune::prepare(&settings, None, &()).unwrap();
     let pretrained = prepared_finetune.prepared.pretrained.as_ref().unwrap();
     let mut seen = BTreeSet::from([fingerprint(&settings, &prepared_finetune.prepared, pretrained)]);
     assert!(
@@ -104,7 +104,7 @@ fn a_run_resumes_only_with_unchanged_images_groups_labels_weights_and_settings()
     fs::write(&csv, table(9, "hat")).unwrap();
     let config = config
         .replace("folder = \"photos\"", "csv = \"photos.csv\"\nimages = \"photos\"\ngroup = \"patient\"");
-    // It diverges in its first step; the checkpoint before it is kept.
+    // It diverges in its first step; the checkpoint before it stays.
     let settings =
         resolve(&folder, &config, &["tune.lr=1e38", "tune.validation=0.5", "data.class_order=sorted"]);
     let run = folder.path().join("run");
@@ -115,7 +115,7 @@ fn a_run_resumes_only_with_unchanged_images_groups_labels_weights_and_settings()
 
     let resume_error = || resume(&run, &Registry::builtin(), &()).map(|_| ()).unwrap_err().to_string();
     let rejection = format!(
-        "{} cannot be resumed: its settings, photos or weights have changed since it began",
+        "{} cannot be resumed: its settings, photos or weights have changed since the run began",
         run.display()
     );
     let swapped = |path: &Path, bytes: Vec<u8>, what: &str| {

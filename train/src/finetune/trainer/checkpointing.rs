@@ -13,8 +13,8 @@ use crate::finetune::model::FinetuneModel;
 use crate::finetune::optimizer::OptimizerState;
 use crate::run::RunInProgress;
 
-/// Checkpoint of the last saved step.
-const LAST_CHECKPOINT: &str = "last.safetensors";
+/// The latest checkpoint, which training resumes from.
+const LATEST_CHECKPOINT: &str = "last.safetensors";
 /// Model values of the best epoch.
 const BEST_CHECKPOINT: &str = "best.safetensors";
 /// Prefixes of array names in a checkpoint, besides the model's values.
@@ -24,8 +24,10 @@ const EMA_PREFIX: &str = "average.";
 /// The state of a training. The serialized names are those of the checkpoint format.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct TrainState {
+    /// Fingerprint of everything that the training depends on; a resumed training must have the same.
     #[serde(rename = "origin")]
     pub(super) fingerprint: String,
+    /// Hyperparameters chosen by the head's fit.
     #[serde(rename = "chosen")]
     pub(super) chosen_params: Vec<(String, f64)>,
     /// Epochs completed.
@@ -40,6 +42,7 @@ pub(super) struct TrainState {
     /// Sum of the losses of the epoch's samples so far.
     #[serde(rename = "loss")]
     pub(super) loss_sum: f64,
+    /// The best epoch so far; `None` before the first validation and without held-out samples.
     pub(super) best: Option<BestEpoch>,
     /// Optimizer steps of each parameter.
     #[serde(rename = "made")]
@@ -47,17 +50,21 @@ pub(super) struct TrainState {
     /// Updates of the EMA.
     #[serde(rename = "followed")]
     pub(super) ema_updates: u64,
+    /// One row per completed epoch, for the run's history.
     pub(super) history: Vec<Vec<f64>>,
 }
 
 /// The epoch with the lowest log-loss on the held-out samples.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct BestEpoch {
+    /// Number of epochs completed when it was validated; 0 before fine-tuning.
     pub(super) epoch: u64,
+    /// The log-loss.
     pub(super) loss: f64,
 }
 
-/// The state before the first step.
+/// The state of a new training, before its first step: all counters are 0. The trainer also compares its
+/// state with this one, to see whether the training begins or is resumed.
 pub(super) fn initial_state(config: &TrainerConfig<'_>) -> TrainState {
     TrainState {
         fingerprint: config.fingerprint.clone(),
@@ -68,11 +75,13 @@ pub(super) fn initial_state(config: &TrainerConfig<'_>) -> TrainState {
 
 /// Whether the run has a checkpoint to resume from.
 pub(in crate::finetune) fn has_checkpoint(run: &RunInProgress) -> bool {
-    run.checkpoint_path(LAST_CHECKPOINT).exists()
+    run.checkpoint_path(LATEST_CHECKPOINT).exists()
 }
 
 impl Trainer<'_> {
-    /// Saves everything needed to resume from here.
+    /// Saves everything that is needed to resume the training from here as the run's latest checkpoint: the
+    /// values of the model, the optimizer's buffers, the EMA and the state. Does nothing if the training has
+    /// no run folder (a test, or a learning-rate range test).
     pub(super) fn save_checkpoint(&mut self) -> Result<(), TrainError> {
         let Self { config, model, optimizer_states, ema, state, .. } = self;
         let Some(run) = config.run else { return Ok(()) };
@@ -92,20 +101,25 @@ impl Trainer<'_> {
                 averages.map(|((name, _), values)| (format!("{EMA_PREFIX}{name}"), values.as_slice()));
             arrays.extend(named);
         }
-        checkpoint_file::save(&run.checkpoint_path(LAST_CHECKPOINT), state, &arrays)?;
+        checkpoint_file::save(&run.checkpoint_path(LATEST_CHECKPOINT), state, &arrays)?;
         self.last_saved = Instant::now();
         Ok(())
     }
 
-    /// Restores the last checkpoint, if there is one.
+    /// Resumes an interrupted training: restores what [`save_checkpoint`](Self::save_checkpoint) saved last
+    /// into the model, the optimizer, the EMA and the state. Does nothing if there is no checkpoint.
+    ///
+    /// # Errors
+    /// [`TrainError::Usage`] if the inputs of the training have changed; [`TrainError::Format`] and
+    /// [`TrainError::Data`] if the checkpoint is damaged or belongs to a different model.
     pub(super) fn load_checkpoint(&mut self) -> Result<(), TrainError> {
         let Some(run) = self.config.run else { return Ok(()) };
-        let path = run.checkpoint_path(LAST_CHECKPOINT);
+        let path = run.checkpoint_path(LATEST_CHECKPOINT);
         let Some((state, mut arrays)) = checkpoint_file::load::<TrainState>(&path)? else { return Ok(()) };
         if state.fingerprint != self.config.fingerprint {
             return Err(TrainError::Usage(format!(
-                "{} cannot be resumed: its settings, photos or weights have changed since it began; start a new run under \
-                 another name",
+                "{} cannot be resumed: its settings, photos or weights have changed since the run began; start a new run under \
+                 a different name",
                 run.folder().display()
             )));
         }
@@ -118,17 +132,18 @@ impl Trainer<'_> {
             self.optimizer_states.insert(name.clone(), state.map_err(TrainError::format(&path))?);
         }
         if let Some(ema) = &mut self.ema {
-            let names = self.model.named_values_mut();
-            let values = names
+            let named_values = self.model.named_values_mut();
+            let averages = named_values
                 .iter()
                 .map(|(name, _)| arrays.remove(&format!("{EMA_PREFIX}{name}")).unwrap_or_default());
-            ema.restore(state.ema_updates, values.collect()).map_err(TrainError::format(&path))?;
+            ema.restore(state.ema_updates, averages.collect()).map_err(TrainError::format(&path))?;
         }
         self.state = state;
         Ok(())
     }
 
-    /// Saves the current model as the best so far.
+    /// Saves the model's current values as those of the best epoch so far, `best`, for
+    /// [`load_best`](Self::load_best). Without a run, only remembers the epoch.
     pub(super) fn save_best(&mut self, best: BestEpoch) -> Result<(), TrainError> {
         if let Some(run) = self.config.run {
             let values = self.model.named_values_mut();
@@ -140,17 +155,22 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    /// Restores the best model.
+    /// Restores the model's values of the best epoch at the end of a training, so that the run gets these and
+    /// not those of the last epoch.
     pub(super) fn load_best(&mut self) -> Result<(), TrainError> {
         let saved = self.config.run.map(|run| run.checkpoint_path(BEST_CHECKPOINT));
         let saved = saved.map(|path| checkpoint_file::load::<BestEpoch>(&path)).transpose()?.flatten();
-        let (_, values) =
-            saved.ok_or_else(|| TrainError::Data("the checkpoint of the best epoch is missing".into()))?;
+        let (_, values) = saved.ok_or_else(|| {
+            TrainError::Data(format!(
+                "the run has lost {BEST_CHECKPOINT}, the checkpoint of its best epoch: start a new run"
+            ))
+        })?;
         copy_into_model(&mut self.model, &values)
     }
 }
 
-/// Overwrites the model's values with saved ones.
+/// Overwrites the model's values with the `saved` ones of the same names; an error if one is missing or has a
+/// different length.
 fn copy_into_model(
     model: &mut FinetuneModel<'_>,
     saved: &BTreeMap<String, Vec<f32>>,
@@ -160,7 +180,7 @@ fn copy_into_model(
             Some(saved) => values.copy_from_slice(saved),
             None => {
                 return Err(TrainError::Data(format!(
-                    "the checkpoint has no `{name}` of {} values: it belongs to another model",
+                    "the checkpoint has no `{name}` of {} values, so it belongs to a different model: start a new run",
                     values.len()
                 )));
             }

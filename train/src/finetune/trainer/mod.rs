@@ -31,7 +31,8 @@ use crate::run::RunInProgress;
 /// Time between checkpoints within an epoch.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Keys of the random streams, combined with the seed.
+/// Keys of the random streams, combined with the seed: order of the images, choice of views, mixup and
+/// CutMix.
 const ORDER_STREAM: u64 = 1;
 const VIEW_STREAM: u64 = 2;
 const MIXING_STREAM: u64 = 3;
@@ -73,14 +74,14 @@ impl ActivationBatches for ActivationCache<'_> {
 pub(super) struct TrainerConfig<'a> {
     pub(super) options: &'a TuneOptions,
     pub(super) split: &'a HoldoutSplit,
-    /// The label of each sample.
+    /// The label of each sample of the data set, indexed by row.
     pub(super) labels: &'a [u32],
     /// Weight of each class in the loss, `[C]`.
     pub(super) class_weights: Vec<f64>,
     /// Number of cached augmented views of an image.
     pub(super) n_augmented: u32,
     pub(super) activations: &'a dyn ActivationBatches,
-    /// The run that checkpoints are saved in; without one there are none.
+    /// The run that checkpoints are saved in; `None` for a training without checkpoints.
     pub(super) run: Option<&'a RunInProgress>,
     /// Fingerprint of everything that training depends on; a resumed training must have the same.
     pub(super) fingerprint: String,
@@ -96,7 +97,7 @@ impl TrainerConfig<'_> {
     }
 }
 
-/// Factor of the learning rates in the step after `n` others.
+/// Factor of the peak learning rates in the optimizer step after this number of others.
 type LrFactor = dyn Fn(u64) -> f64;
 
 /// A fine-tuning in progress.
@@ -124,10 +125,11 @@ pub(super) struct FinetuneResult<'a> {
 }
 
 impl<'a> Trainer<'a> {
-    /// Starts from the last checkpoint if there is one, or from the beginning.
+    /// A trainer that starts from the latest checkpoint of the run, if there is one, or else from the
+    /// beginning.
     ///
     /// # Errors
-    /// [`TrainError::Usage`] if the checkpoint belongs to other settings, photos or weights;
+    /// [`TrainError::Usage`] if the checkpoint belongs to other settings, images or weights;
     /// [`TrainError::Format`] if it is damaged.
     pub(super) fn new(config: TrainerConfig<'a>, mut model: FinetuneModel<'a>) -> Result<Self, TrainError> {
         let options = config.options;
@@ -185,8 +187,8 @@ impl<'a> Trainer<'a> {
     /// if none are held out.
     ///
     /// # Errors
-    /// [`TrainError::Head`] if the loss diverges; [`TrainError`] of activations and checkpoints. The last
-    /// checkpoint is kept.
+    /// [`TrainError::Head`] if the loss diverges; [`TrainError`] of activations and checkpoints. The latest
+    /// checkpoint stays.
     pub(super) fn run(mut self, progress: &dyn Progress) -> Result<FinetuneResult<'a>, TrainError> {
         let TrainerConfig { options, split, .. } = &self.config;
         let (options, n_samples) = (*options, split.fit.len() as u64);
@@ -226,7 +228,7 @@ impl<'a> Trainer<'a> {
     /// step.
     ///
     /// # Errors
-    /// As for [`run`](Self::run), but a non-finite loss ends the test without an error.
+    /// The errors of [`run`](Self::run), but a non-finite loss ends the test without an error.
     pub(super) fn lr_range_test(
         mut self,
         lr_factor: Box<LrFactor>,
@@ -247,6 +249,7 @@ impl<'a> Trainer<'a> {
                 loss_sum += self.train_batch(&batches[index], values, batches.len())?;
                 let n_accumulated = self.state.batches_done % grad_accum_steps;
                 if n_accumulated > 0 && self.state.batches_done < batches.len() {
+                    // The optimizer step comes with a later batch.
                     return Ok(ControlFlow::Continue(()));
                 }
                 let n_batches = if n_accumulated > 0 { n_accumulated } else { grad_accum_steps };
@@ -275,7 +278,8 @@ impl<'a> Trainer<'a> {
         epochs_done >= *epochs || patience.is_some_and(|limit| epochs_since_best >= limit)
     }
 
-    /// Trains for the rest of the current epoch and validates.
+    /// Trains for the rest of the current epoch, adds a row to the history, validates, and saves a
+    /// checkpoint.
     fn train_epoch(&mut self, progress: &dyn Progress) -> Result<(), TrainError> {
         let epoch = self.state.epochs_done;
         self.model.set_trainable_from(self.config.options.first_stage_in(epoch));
@@ -308,7 +312,8 @@ impl<'a> Trainer<'a> {
         self.save_checkpoint()
     }
 
-    /// The batches of an epoch: every image once, in an order and in views that depend on the epoch.
+    /// The batches of an epoch: every image that is trained on once, in an order and in a view that depend
+    /// only on the seed, the epoch and the image, so that a resumed training has the same batches.
     pub(super) fn epoch_batches(&self, epoch: u64) -> Vec<Vec<BatchItem>> {
         let TrainerConfig { options, split, n_augmented, .. } = &self.config;
         let seed = options.seed;
@@ -330,8 +335,9 @@ impl<'a> Trainer<'a> {
         images.chunks(options.batch_size).map(|images| images.iter().map(item).collect()).collect()
     }
 
-    /// Trains on one of the `n_batches` batches of the epoch, and makes an optimizer step if enough gradients
-    /// have accumulated. Returns the loss before.
+    /// Trains on one of the `n_batches` batches of the epoch, whose activations are `values` `[n, H, W, C]`,
+    /// and makes an optimizer step if enough gradients have accumulated. Returns the mean loss before the
+    /// step.
     fn train_batch(
         &mut self,
         batch: &[BatchItem],
@@ -348,7 +354,7 @@ impl<'a> Trainer<'a> {
             let mut random = KeyedRng::new(&[options.seed, MIXING_STREAM, batch_number]);
             mixed = mixing.apply(values.to_mut(), [batch.len(), height, width, channels], &mut random);
         }
-        // The share of this batch in its optimizer step.
+        // The share of this batch in the images of its optimizer step.
         let first_batch = state.batches_done / options.grad_accum_steps * options.grad_accum_steps;
         let n_remaining = config.split.fit.len() - first_batch * options.batch_size;
         let step_size = (options.grad_accum_steps * options.batch_size).min(n_remaining);
@@ -365,7 +371,7 @@ impl<'a> Trainer<'a> {
         Ok(batch_loss)
     }
 
-    /// Clips the gradients and updates every parameter and the EMA.
+    /// Clips the accumulated gradients, updates every parameter and the EMA, and sets the gradients to 0.
     fn optimizer_step(&mut self) -> Result<(), TrainError> {
         let Self { config, model, optimizer, optimizer_states, lr_factor, state, .. } = self;
         let options = config.options;
@@ -389,7 +395,7 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// Swaps the model's values with the EMA, if there is one.
+    /// Swaps the model's values with the EMA, if there is one: to validate and save the EMA, and back.
     fn swap_ema(&mut self) {
         if let Some(ema) = &mut self.ema {
             for ((_, values), average) in self.model.named_values_mut().into_iter().zip(ema.values_mut()) {
@@ -410,7 +416,9 @@ impl<'a> Trainer<'a> {
         outcome
     }
 
-    /// Validates the model with its current values.
+    /// Computes log-loss and accuracy of the model's current values on the held-out samples, adds them to the
+    /// history (before the first epoch they are logged), and saves the model if its loss is the lowest so
+    /// far.
     fn evaluate_held_out(&mut self) -> Result<(), TrainError> {
         let held_out = &self.config.split.held_out;
         let (mut loss_sum, mut n_correct) = (0.0, 0);
@@ -425,8 +433,8 @@ impl<'a> Trainer<'a> {
         let accuracy = n_correct as f64 / held_out.len() as f64;
         let epoch = self.state.epochs_done;
         if !loss.is_finite() {
-            let what = format!("the loss on held-out photos is {loss}");
-            return Err(divergence_error(epoch.saturating_sub(1), &what));
+            let symptom = format!("the loss on held-out photos is {loss}");
+            return Err(divergence_error(epoch.saturating_sub(1), &symptom));
         }
         match self.state.history.last_mut() {
             Some(row) => row.extend([loss, accuracy]),
@@ -444,7 +452,8 @@ impl<'a> Trainer<'a> {
     }
 }
 
-/// Peak learning rate of a parameter group.
+/// Peak learning rate of a parameter group: `tune.lr` for the head, and for a stage of the backbone
+/// `tune.backbone_lr` times `tune.layer_decay` to the power of its distance from the last stage.
 pub(super) fn group_lr(options: &TuneOptions, group: ParameterGroup) -> f64 {
     let (lr, backbone_lr) = options.learning_rates();
     match group {
@@ -458,7 +467,8 @@ pub(super) fn group_lr(options: &TuneOptions, group: ParameterGroup) -> f64 {
     }
 }
 
-/// Applies an optimizer step to every parameter, with the learning rate of its group.
+/// Applies an optimizer step to every parameter, with the learning rate `lr` of its group. `optimizer_states`
+/// holds the state of each parameter by name; missing ones are created.
 pub(super) fn step_parameters(
     parameters: Vec<OptimizedParameter<'_>>,
     optimizer: Optimizer,
@@ -475,7 +485,7 @@ pub(super) fn step_parameters(
     }
 }
 
-/// Calls `on_logits` with batches of `images` and their logits, `[n, C]`, in order.
+/// Calls `on_logits` with batches of `images` and the logits `[n, C]` of their evaluation view, in order.
 pub(super) fn for_each_logits(
     model: &mut FinetuneModel<'_>,
     activations: &dyn ActivationBatches,
@@ -496,10 +506,11 @@ pub(super) fn for_each_logits(
     })
 }
 
-/// The error for a training that diverged in an epoch, counted from 0.
-fn divergence_error(epoch: u64, what: &str) -> TrainError {
+/// The error for a training that diverged in an epoch, counted from 0. `symptom` is a sentence such as "the
+/// loss is NaN".
+fn divergence_error(epoch: u64, symptom: &str) -> TrainError {
     headstock_heads::HeadError::Diverged(format!(
-        "{what} in epoch {}: lower `tune.lr`, or set `tune.clip_grad_norm`",
+        "{symptom} in epoch {}: lower `tune.lr`, or set `tune.clip_grad_norm`",
         epoch + 1
     ))
     .into()

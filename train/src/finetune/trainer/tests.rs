@@ -487,7 +487,7 @@ fn a_training_with_another_fingerprint_is_not_resumed() {
     fixture.with_trainer(&reference, "there", usize::MAX, |trainer, _| {
         let error = trainer.err().unwrap().to_string();
         assert!(
-            error.ends_with("have changed since it began; start a new run under another name"),
+            error.ends_with("have changed since the run began; start a new run under a different name"),
             "{error}"
         );
     });
@@ -498,7 +498,7 @@ fn a_training_with_another_fingerprint_is_not_resumed() {
 #[test]
 fn a_range_test_covers_its_range_whatever_the_settings_and_keeps_the_ratio_of_rates() {
     let reference = loop_reference();
-    let of = |lr: &str, backbone_lr: &str| {
+    let curve_with = |lr: &str, backbone_lr: &str| {
         let config = case_config(
             &reference,
             "plain",
@@ -510,7 +510,7 @@ fn a_range_test_covers_its_range_whatever_the_settings_and_keeps_the_ratio_of_ra
         })
         .0
     };
-    let (first, second) = (of("0.4", "0.1"), of("0.04", "0.01"));
+    let (first, second) = (curve_with("0.4", "0.1"), curve_with("0.04", "0.01"));
     assert!((first.backbone_share - 0.25).abs() < 1e-12 && (second.backbone_share - 0.25).abs() < 1e-12);
     assert_eq!(first.points.len(), second.points.len());
     assert!(first.points.len() > 50);
@@ -529,8 +529,11 @@ fn a_range_test_covers_its_range_whatever_the_settings_and_keeps_the_ratio_of_ra
     for (point, loss) in first.points.iter().zip(&losses).take(50) {
         assert!((point.loss - loss).abs() < 1e-5, "{point:?}, {loss}");
     }
-    let differs =
-        of("0.4", "0.4").points.iter().zip(&first.points).any(|(a, b)| (a.loss - b.loss).abs() > 1e-3);
+    let differs = curve_with("0.4", "0.4")
+        .points
+        .iter()
+        .zip(&first.points)
+        .any(|(a, b)| (a.loss - b.loss).abs() > 1e-3);
     assert!(differs, "another ratio of the rates gives another curve");
 }
 
@@ -549,7 +552,7 @@ fn a_checkpoint_of_another_model_is_rejected() {
             let error = trainer.err().unwrap().to_string();
             assert_eq!(
                 error,
-                "the checkpoint has no `layer4.bn.bias` of 3 values: it belongs to another model"
+                "the checkpoint has no `layer4.bn.bias` of 3 values, so it belongs to a different model: start a new run"
             );
         });
         arrays_saved.remove("layer4.bn.bias");

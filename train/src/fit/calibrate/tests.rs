@@ -1,4 +1,4 @@
-//! How a calibration is evaluated, and when it is kept.
+//! How a calibration is evaluated, and when it is used.
 
 use headstock_heads::KeyedRng;
 
@@ -111,7 +111,8 @@ fn a_calibration_is_used_if_it_lowers_log_loss_and_does_not_raise_calibration_er
                 n_accepted += 1;
                 assert_eq!(held_out.dropped, None);
                 assert_eq!(held_out.after, after);
-                // The kept calibration is fitted on all folds; conformal scores use out-of-fold calibrations.
+                // The calibration that is used is fitted on all folds; conformal scores use out-of-fold
+                // calibrations.
                 assert_eq!(calibration, Calibration::fit(method, &logits, &labels).unwrap());
                 let scores = ConformalScores::fit(&calibrated.probabilities, &labels).unwrap();
                 assert_eq!(held_out.conformal, scores);

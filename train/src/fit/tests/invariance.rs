@@ -59,7 +59,7 @@ fn test_rows_and_test_labels_do_not_change_the_model() {
         assert!(first == model_of_rows && first == model_of_labels, "{kind}");
         assert_ne!(metrics.test.log_loss, metrics_of_rows.test.log_loss, "{kind}");
         assert_ne!(metrics.test.log_loss, metrics_of_labels.test.log_loss, "{kind}");
-        // The metrics of the training subset are the same.
+        // The metrics of the training set are the same.
         let held_out = |metrics: &RunMetrics| metrics.calibration.as_ref().map(|c| c.out_of_fold);
         assert!(held_out(&metrics).is_some());
         assert_eq!(held_out(&metrics), held_out(&metrics_of_rows), "{kind}");

@@ -26,7 +26,7 @@ impl FitTrace {
         let tag = format!("head.tag={}", run.display());
         let set = [set, &["head.kind=recording", &tag]].concat();
         let settings = folder.resolve_with(config, &set, &registry_with_recording()).unwrap();
-        let mut prepared = PreparedData::new(&settings, &()).unwrap();
+        let mut prepared = PreparedData::prepare(&settings, &()).unwrap();
         let mut rows = HashMap::new();
         for row in 0..prepared.samples.rows.len() {
             let mut values = Vec::new();
@@ -166,7 +166,7 @@ fn groups_of_a_file_stay_together_in_every_fold() {
 
 #[test]
 fn a_class_with_a_single_group_disables_calibration() {
-    // The third class has six rows in one group, which is in the training subset.
+    // The third class has six rows in one group, which is in the training set.
     let folder = feature_folder(&[20, 20, 6], |row| if row < 40 { row as u32 } else { 40 });
     let seed = (0..50).find(|seed| {
         let set =
@@ -302,7 +302,7 @@ fn a_group_that_no_fold_can_hold_out_does_not_calibrate() {
     let labels: Vec<u32> = [[0; 8], [1; 8]].concat().into_iter().chain([0, 1]).collect();
     let folder = TestFolder::new();
     let rows: Vec<Vec<f32>> = (0..24).map(|row| vec![row as f32, 1.0]).collect();
-    // Rows of the third class are groups of one; some of them are in the test subset.
+    // Rows of the third class are groups of one; some of them are in the test set.
     let labels = [labels, vec![2; 6]].concat();
     let group = |row: usize| {
         if row < 16 {

@@ -26,7 +26,7 @@ fn ids(samples: &SampleSet) -> Vec<&str> {
 
 // effect: data.folder, data.test_folder
 #[test]
-fn a_folder_has_a_folder_for_each_class_and_another_place_is_only_tested_on() {
+fn a_folder_has_a_folder_for_each_class_and_a_test_folder_is_only_tested_on() {
     let folder = with_files(&[
         "photos/b/1.png",
         "photos/a/2.png",
@@ -51,7 +51,7 @@ fn a_folder_has_a_folder_for_each_class_and_another_place_is_only_tested_on() {
     );
     let refusal = with_files(&["photos/a/1.png", "photos/b/1.png", "test/c/1.png"])
         .read_error(FOLDER, &["data.test_folder=test"]);
-    assert!(refusal.contains("the class folders c of") && refusal.contains("a, b"), "{refusal}");
+    assert!(refusal.contains("the training data lacks: c") && refusal.contains("a, b"), "{refusal}");
 }
 
 // effect: data.csv, data.images, data.id, data.label, data.group, data.extension
@@ -182,7 +182,7 @@ fn the_validation_shards_are_neither_trained_nor_tested_on() {
 }
 
 #[test]
-fn the_same_image_is_not_in_both_places_whatever_they_are_called() {
+fn the_same_image_is_not_in_both_locations_by_whatever_path() {
     let folder = TestFolder::new();
     folder.copy_reference("source/numbers-000.tar", "shards/numbers-000.tar");
     folder.copy_reference("source/numbers-001.tar", "shards/numbers-001.tar");
@@ -221,7 +221,7 @@ fn the_same_image_is_not_in_both_places_whatever_they_are_called() {
 }
 
 #[test]
-fn a_group_that_is_in_both_places_is_one_group() {
+fn a_group_that_is_in_both_locations_is_one_group() {
     let folder = TestFolder::new();
     // Dogs 0 to 3 in turn; the second location starts with dog 2.
     folder.copy_reference("source/train-00000-of-00002.parquet", "data/a.parquet");
@@ -261,7 +261,7 @@ fn groups_of_two_data_sets_are_merged_by_name() {
 
 #[test]
 fn groups_on_both_sides_are_counted() {
-    let row = |group, part| SampleRow { id: String::new(), label: 0, group, subset: part };
+    let row = |group, subset| SampleRow { id: String::new(), label: 0, group, subset };
     let rows = vec![
         row(Some(0), Subset::Train),
         row(Some(0), Subset::Test),

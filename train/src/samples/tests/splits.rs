@@ -157,7 +157,7 @@ fn every_fold_is_tested_on_once() {
         let beyond = format!("split.fold={folds}");
         let beyond = folder.resolve(CSV, &[overrides, &[beyond.as_str()]].concat());
         let error = beyond.err().expect("the fold does not exist").to_string();
-        assert!(error.contains(&format!("`split.fold` is {folds}: with {folds} folds")), "{error}");
+        assert!(error.contains(&format!("`split.fold` is {folds}: the {folds} folds")), "{error}");
     }
 }
 
@@ -165,9 +165,9 @@ fn every_fold_is_tested_on_once() {
 fn table_with_splits(split_column: &str, use_column: &str) -> TestFolder {
     let folder = TestFolder::new();
     let mut table = "id,label,split,use\n".to_owned();
-    for (i, (part, other)) in split_column.split(' ').zip(use_column.split(' ')).enumerate() {
+    for (i, (split, used)) in split_column.split(' ').zip(use_column.split(' ')).enumerate() {
         folder.write(&format!("photos/{i}.png"), [i as u8]);
-        table += &format!("{i}.png,{},{part},{other}\n", i % 2);
+        table += &format!("{i}.png,{},{split},{used}\n", i % 2);
     }
     folder.write("labels.csv", table);
     folder
@@ -175,7 +175,7 @@ fn table_with_splits(split_column: &str, use_column: &str) -> TestFolder {
 
 // effect: split.column, split.method
 #[test]
-fn the_column_says_what_is_tested_on_and_the_validation_part_is_left_out() {
+fn the_column_defines_the_test_set_and_the_validation_split_is_left_out() {
     let predefined = ["split.method=predefined"];
     let folder = table_with_splits(
         "train train val test val test train train",
@@ -198,13 +198,13 @@ fn the_column_says_what_is_tested_on_and_the_validation_part_is_left_out() {
     // Other methods ignore the column.
     let (samples, _) = folder.samples(CSV, &["split.test_size=2"]);
     assert_eq!((samples.rows_of(Subset::Train).len(), samples.rows_of(Subset::Test).len()), (6, 2));
-    for parts in ["train train train train", "test test test test", "val val val val"] {
-        let refusal = table_with_splits(parts, "- - - -").read_error(CSV, &predefined);
+    for splits in ["train train train train", "test test test test", "val val val val"] {
+        let refusal = table_with_splits(splits, "- - - -").read_error(CSV, &predefined);
         assert!(refusal.contains("the data does not mark any sample for testing"), "{refusal}");
     }
     let refusal = table_with_splits("train test train train test", "- - - - -")
         .read_error(CSV, &["split.column=use", predefined[0]]);
-    assert!(refusal.contains("`use` is `-`: it must be train, validation or test"), "{refusal}");
+    assert!(refusal.contains("`use` is `-`: write train, validation or test"), "{refusal}");
 }
 
 #[test]
@@ -227,7 +227,7 @@ fn data_that_cannot_be_split_is_refused_with_the_reason() {
         (&["split.test_size=0.001", "split.method=hash"], "0.001"),
         (&["split.test_size=0.99"], "class"),
         (&["split.method=group", "data.group=dog", "split.folds=15"], "15"),
-        (&["data.group=cat"], "has no column `cat` (`data.group`)"),
+        (&["data.group=cat"], "there is no column `cat`: set `data.group` in the config file"),
     ] {
         let refusal = folder.read_error(CSV, set);
         assert!(refusal.contains(reason), "{set:?}: {refusal}");
