@@ -42,7 +42,7 @@ impl CompiledBackbone {
             builder = builder.calibrate(collect_calibration_stats(checkpoint, isa, normalization)?);
         }
         let mut graph = GraphBuilder::with_stem(builder, checkpoint)?;
-        // A run can stop at a tap. All five begin as the tap of the stem; the last four are then replaced.
+        // A tap is a point where a forward pass can end: one after the stem and one after each stage.
         let mut taps = [graph.builder.add_tap()?; 5];
         for (stage, tap) in taps.iter_mut().skip(1).enumerate() {
             *tap = graph.add_stage(stage, precision)?;

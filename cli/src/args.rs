@@ -124,7 +124,7 @@ Examples:
 
 Interrupted work is not lost: features are cached, and fine-tuning writes checkpoints.")]
 pub(crate) struct TrainArgs {
-    /// The folder to create for the new run; it must not exist yet [default: runs/<head>-<number>]
+    /// The folder to create for the new run; it must not exist yet [default: runs/HEAD-NUMBER]
     #[arg(long, value_name = "DIR")]
     pub(crate) run: Option<PathBuf>,
     /// The kind of head, as listed by `headstock heads`; short for --set head.kind=NAME
@@ -187,7 +187,7 @@ pub(crate) struct CompareArgs {
     /// Train the best candidate on the whole training set and write a run, as train does
     #[arg(long)]
     pub(crate) take_best: bool,
-    /// The folder to create for the new run; it must not exist yet [default: runs/<head>-<number>]
+    /// The folder to create for the new run; it must not exist yet [default: runs/HEAD-NUMBER]
     #[arg(long, value_name = "DIR", requires = "take_best")]
     pub(crate) run: Option<PathBuf>,
 }

@@ -80,8 +80,8 @@ pub(crate) fn channel_vectors(channels: usize) -> usize {
 }
 
 impl Convolution {
-    /// Why the convolution cannot be packed, for an error message: lengths or sizes that do not fit, or, for
-    /// images as `input`, not what the first layer must be. `None` if it can be packed.
+    /// Why the weights cannot be packed (rearranged for the kernels), for an error message: lengths or sizes
+    /// do not fit, or `input` is images and this cannot be a first layer. `None` if they can be packed.
     fn invalid_reason(&self, input: LayerInput) -> Option<String> {
         let Self { inputs, outputs, kernel, stride, padding, .. } = *self;
         let n_weights = [outputs, inputs, kernel, kernel].into_iter().try_fold(1, usize::checked_mul);

@@ -126,8 +126,8 @@ impl Kernel for AmxBf16 {
         self.0.simd()
     }
 
-    /// Runs `job` with the tile registers configured, inside a function that is compiled for AVX512-BF16.
-    /// That suffices, since the AMX instructions are inline assembly.
+    /// Runs `job` with this kernel, with the tile registers configured, inside a function that is compiled
+    /// for AVX512-BF16. No target feature for AMX is needed: its instructions are inline assembly.
     #[inline(always)]
     fn vectorize<J: Job>(self, job: J) {
         /// Runs a job with the tile registers configured, and releases them afterwards.

@@ -129,9 +129,11 @@ pub(super) unsafe fn load_partial<K: Kernel>(kernel: K, src: *const f32, lanes: 
 }
 
 impl PackPanels<'_> {
-    /// Packs weights, multiplied by their scale, for the GEMM of a forward pass. A step of its sums is a tap
-    /// (cell of the kernel) and input channel: a row of the weights `[K * K * C, O]`, which is copied 16
-    /// output channels at a time.
+    /// Packs the rows `self.steps` of the weights `[K * K * C, O]` (a row is a position in the convolution
+    /// kernel and an input channel), from output channel `first_channel` on, for the GEMM of a forward pass.
+    /// The layout of `dst` is `[panels, steps, vectors of a panel, 16 channels]`, in which the GEMM reads it;
+    /// channels beyond `O` are 0. Weights are multiplied by the scale of their output channel, if there is
+    /// one.
     #[inline(always)]
     fn pack_forward<K: Kernel>(self, kernel: K) {
         let WeightMatrix { shape, weights, .. } = self.matrix;
