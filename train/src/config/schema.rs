@@ -11,7 +11,7 @@ use super::options::Options;
 ///
 /// It has no references: the schema of a type is repeated wherever the type is used. The description of a
 /// table is the doc comment of its type, and the description of any other key is the doc comment of the
-/// field.
+/// field, both without code examples.
 #[must_use]
 pub fn json_schema(heads: &Registry) -> Value {
     let mut generator = SchemaSettings::draft07().into_generator();
@@ -36,8 +36,8 @@ pub fn json_schema(heads: &Registry) -> Value {
 }
 
 /// Makes the JSON schema `value`, and all schemas in it, easy to read, as [`json_schema`] promises: puts a
-/// copy of a definition in place of each reference to it, and removes `null`, which TOML does not have.
-/// `definitions` has the schemas of types by name.
+/// copy of a definition in place of each reference to it, removes `null`, which TOML does not have, and
+/// removes code examples from descriptions. `definitions` has the schemas of types by name.
 fn simplify(value: &mut Value, definitions: &Map<String, Value>) {
     if let Some(reference) = take_reference(value) {
         let mut definition = definitions[reference.rsplit('/').next().unwrap_or_default()].clone();
@@ -62,11 +62,19 @@ fn simplify(value: &mut Value, definitions: &Map<String, Value>) {
                     schema["type"] = only;
                 }
             }
+            if let Some(Value::String(description)) = schema.get_mut("description") {
+                *description = without_examples(description);
+            }
             schema.values_mut().for_each(|value| simplify(value, definitions));
         }
         Value::Array(values) => values.iter_mut().for_each(|value| simplify(value, definitions)),
         _ => {}
     }
+}
+
+/// The doc comment `text` without its code examples. They are in Rust, for those who use the type.
+fn without_examples(text: &str) -> String {
+    text.split("```").step_by(2).collect::<String>().trim_end().to_owned()
 }
 
 /// Removes the reference from a JSON schema that only refers to a definition, and returns it, as
@@ -107,6 +115,8 @@ mod tests {
         match schema {
             Value::Object(keys) => {
                 assert!(!keys.contains_key("$ref") && !keys.contains_key("allOf"), "{schema}");
+                let description = keys.get("description").and_then(Value::as_str).unwrap_or_default();
+                assert!(!description.contains("```"), "{description}");
                 assert!(
                     keys.get("type") != Some(&json!("null")) && keys.get("default") != Some(&Value::Null)
                 );
