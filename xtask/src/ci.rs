@@ -15,6 +15,7 @@ pub(crate) fn run() -> Result<()> {
         ".ci/run",
         Command::new("bash").arg(".ci/run").current_dir(&clone).env_remove("CARGO_TARGET_DIR"),
     );
-    std::fs::remove_dir_all(&clone).with_context(|| format!("failed to remove {}", clone.display()))?;
-    outcome
+    let removed =
+        std::fs::remove_dir_all(&clone).with_context(|| format!("failed to remove {}", clone.display()));
+    outcome.and(removed)
 }

@@ -48,6 +48,7 @@ fn check_new_head() -> Result<()> {
     let name = "created-by-new-head";
     let outcome = new_head::create_crate(name, &folder)
         .and_then(|()| step::run("head created by new-head", &mut cargo_outside(&folder, "test")?));
-    fs::remove_dir_all(&folder).with_context(|| format!("failed to remove {}", folder.display()))?;
-    outcome
+    let removed =
+        fs::remove_dir_all(&folder).with_context(|| format!("failed to remove {}", folder.display()));
+    outcome.and(removed)
 }
