@@ -34,8 +34,8 @@ pub enum BackboneError {
     /// The input of a trainable backbone is empty, or does not match its stated shape or the channels of the
     /// first stage.
     #[error(
-        "`{first_stage}` takes a non-empty input of shape [N, H, W, {expected_channels}], not {n_values} \
-         values of shape {shape:?}"
+        "the stage `{first_stage}` of the backbone takes a non-empty input of shape [N, H, W, \
+         {expected_channels}], not {n_values} values of shape {shape:?}"
     )]
     Activations {
         /// The first stage of the trainable backbone.
@@ -58,10 +58,7 @@ pub enum BackboneError {
         layer: String,
     },
     /// The gradient of the features does not match the last training forward pass.
-    #[error(
-        "the gradient of the features has {found} values, not {expected}, the number of features of the last \
-         training forward pass (0 if there was none since the last backward pass)"
-    )]
+    #[error("{}", gradient_length_problem(*found, *expected))]
     GradientLength {
         /// Features of the last training forward pass.
         expected: usize,
@@ -70,10 +67,24 @@ pub enum BackboneError {
     },
     /// A candle operation failed.
     #[error(
-        "a tensor operation of the backbone (library candle) failed: if the GPU ran out of memory, use \
-         smaller batches or `backbone.device = \"cpu\"`"
+        "a tensor operation of the backbone (library candle) failed (if the GPU ran out of memory: set a \
+         smaller `tune.batch_size` or `backbone.device = \"cpu\"`)"
     )]
     Candle(#[from] candle_core::Error),
+}
+
+/// The message of [`BackboneError::GradientLength`].
+fn gradient_length_problem(found: usize, expected: usize) -> String {
+    if expected == 0 {
+        "there was no training forward pass since the last backward pass: run a training forward pass before \
+         each backward pass"
+            .into()
+    } else {
+        format!(
+            "the gradient of the features has {found} values, but the last training forward pass computed \
+             {expected} features: give one value per feature"
+        )
+    }
 }
 
 /// The category of an error, from which the program chooses its exit code.

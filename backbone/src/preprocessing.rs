@@ -61,15 +61,15 @@ impl Preprocessing {
             || resize < height.max(width)
         {
             return Err(format!(
-                "resizing the short side to {resize} with a crop of {height} x {width} pixels is invalid: \
-                 all sizes must be from 32 to 8192, and the crop must not exceed the short side"
+                "photos cannot be resized to a short side of {resize} and cropped to {height} x {width} \
+                 pixels: all sizes must be from 32 to 8192, and the crop must not exceed the short side"
             ));
         }
         if std.iter().any(|std| *std <= 0.0 || !std.is_finite()) || mean.iter().any(|mean| !mean.is_finite())
         {
             return Err(format!(
-                "mean {mean:?} with std {std:?} is invalid: all values must be finite, and those of std \
-                 above 0"
+                "mean {mean:?} and std {std:?} cannot be used to normalize colors: all values must be \
+                 finite, and those of std above 0"
             ));
         }
         Ok(self)
@@ -108,7 +108,8 @@ impl TimmConfig {
         let [channels, height, width] = self.input_size.unwrap_or([3, 224, 224]);
         if channels != 3 {
             return Err(format!(
-                "`pretrained_cfg.input_size` has {channels} channels: only 3 color channels are supported"
+                "the number of color channels in `pretrained_cfg.input_size` is {channels}: only 3 are \
+                 supported"
             ));
         }
         if height != width {
@@ -216,13 +217,16 @@ impl TransformersProcessor {
     pub(crate) fn preprocessing(&self) -> Result<Preprocessing, String> {
         if self.do_resize == Some(false) || self.do_rescale == Some(false) {
             return Err(
-                "`do_resize` or `do_rescale` is false: only image processors that resize and rescale photos are \
-                 supported"
+                "`do_resize` or `do_rescale` is false: only image processors that resize and rescale photos \
+                 are supported"
                     .into(),
             );
         }
-        if self.rescale_factor.is_some_and(|factor| (factor * 255.0 - 1.0).abs() > 1e-6) {
-            return Err("`rescale_factor` is not 1/255: only scaling to [0, 1] is supported".into());
+        if let Some(factor) = self.rescale_factor.filter(|factor| (factor * 255.0 - 1.0).abs() > 1e-6) {
+            return Err(format!(
+                "`rescale_factor` is {factor}: only 1/255 (0.00392156862745098) is supported, which scales \
+                 pixel values to the range 0 to 1"
+            ));
         }
         let (resize, crop) = self.resize_and_crop()?;
         // transformers' defaults for these keys differ between its versions and processors.
@@ -258,16 +262,16 @@ impl TransformersProcessor {
         let processor_type = self.image_processor_type.as_deref().or(self.feature_extractor_type.as_deref());
         if let Some(name) = processor_type.filter(|name| !name.starts_with("ConvNext")) {
             return Err(format!(
-                "a {name} without `crop_size` is not supported: photos could end up with different sizes; \
-                 add `crop_size`"
+                "there is no `crop_size`: the image processor {name} is only supported with one, because \
+                 photos are always resized by their short side and then cropped"
             ));
         }
         // For a `size` below 384, ConvNextImageProcessor resizes the short side to `size / crop_pct` and
         // crops to `size`. From 384 on, it resizes both sides to `size` and does not crop.
         if short_side >= 384 {
             return Err(format!(
-                "`size` is {short_side}: from 384 on, this image processor stretches photos to a square, which \
-                 is not supported"
+                "`size` is {short_side}: with a size of 384 or more, ConvNextImageProcessor stretches photos \
+                 to a square, which is not supported"
             ));
         }
         // The default of ConvNextImageProcessor.
@@ -317,8 +321,8 @@ mod tests {
             (255, [256, 224], false),
         ] {
             let error = format!(
-                "resizing the short side to {resize} with a crop of {} x {} pixels is invalid: all sizes \
-                 must be from 32 to 8192, and the crop must not exceed the short side",
+                "photos cannot be resized to a short side of {resize} and cropped to {} x {} pixels: all \
+                 sizes must be from 32 to 8192, and the crop must not exceed the short side",
                 crop[0], crop[1]
             );
             let found = validated(resize, crop, 0.5, 0.5).map(|valid| (valid.resize, valid.crop));
@@ -340,7 +344,8 @@ mod tests {
         ] {
             let found = validated(256, [224, 224], mean, std).map(|_| ());
             let error = format!(
-                "mean {:?} with std {:?} is invalid: all values must be finite, and those of std above 0",
+                "mean {:?} and std {:?} cannot be used to normalize colors: all values must be finite, and \
+                 those of std above 0",
                 [0.5, mean, 0.5],
                 [0.5, 0.5, std]
             );
@@ -412,11 +417,15 @@ mod tests {
             (r#""size": 224, "feature_extractor_type": "ConvNextFeatureExtractor""#, Ok((256, [224; 2]))),
             (
                 r#""size": 224, "feature_extractor_type": "ViTFeatureExtractor""#,
-                Err("a ViTFeatureExtractor without `crop_size`"),
+                Err(
+                    "there is no `crop_size`: the image processor ViTFeatureExtractor is only supported with \
+                     one",
+                ),
             ),
             (
                 r#""size": 224, "image_processor_type": "ViTImageProcessor", "feature_extractor_type": "ConvNextFeatureExtractor""#,
-                Err("a ViTImageProcessor without `crop_size`"),
+                Err("there is no `crop_size`: the image processor ViTImageProcessor is only supported with \
+                     one"),
             ),
             (r#""size": 256, "crop_size": 224, "do_center_crop": true"#, Ok((256, [224; 2]))),
             (r#""size": 224, "crop_size": 200, "do_center_crop": false"#, Ok((256, [224; 2]))),
@@ -427,7 +436,7 @@ mod tests {
                 Ok((256, [224, 192])),
             ),
             (r#""size": 384, "crop_size": 384"#, Ok((384, [384; 2]))),
-            (r#""size": 384"#, Err("`size` is 384: from 384 on")),
+            (r#""size": 384"#, Err("`size` is 384: with a size of 384 or more")),
             (
                 r#""size": 224, "crop_pct": 0"#,
                 Err("`crop_pct` is 0: the value must be above 0 and at most 1"),
@@ -439,7 +448,7 @@ mod tests {
                 r#""size": 224, "do_resize": true, "do_rescale": true, "rescale_factor": 0.00392156862745098"#,
                 Ok((256, [224; 2])),
             ),
-            (r#""size": 224, "rescale_factor": 0.0039"#, Err("`rescale_factor` is not 1/255")),
+            (r#""size": 224, "rescale_factor": 0.0039"#, Err("`rescale_factor` is 0.0039: only 1/255")),
         ] {
             match (from_transformers(json).map(|found| (found.resize, found.crop)), expected) {
                 (Ok(found), Ok(expected)) => assert_eq!(found, expected, "{json}"),
@@ -507,7 +516,7 @@ mod tests {
             (r#""size": 224, "do_rescale": false"#, "do_rescale"),
             (r#""size": 224, "rescale_factor": 1.0"#, "rescale_factor"),
             (r#""size": 224, "crop_pct": -1"#, "crop_pct"),
-            (r#""size": 224, "crop_size": 256"#, "crop of 256 x 256"),
+            (r#""size": 224, "crop_size": 256"#, "cropped to 256 x 256"),
             (r#""size": 224, "image_processor_type": "BitImageProcessor""#, "BitImageProcessor"),
         ] {
             assert!(from_transformers(json).unwrap_err().contains(key), "{json}");

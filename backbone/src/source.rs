@@ -36,7 +36,7 @@ pub struct WeightFiles {
 pub enum SourceError {
     /// The path does not exist.
     #[error(
-        "no model weights found at {}: correct the path in `backbone.weights` in the config file",
+        "no model weights found at {}: correct the path in `backbone.weights`",
         .0.display()
     )]
     Missing(PathBuf),
@@ -52,7 +52,7 @@ pub enum SourceError {
         source: std::io::Error,
     },
     /// The directory has no `.safetensors` file.
-    #[error("{} has no .safetensors file{}", directory.display(), conversion_hint(.pickled.as_deref()))]
+    #[error("{} has no .safetensors file: {}", directory.display(), missing_weights_hint(.pickled.as_deref()))]
     NoWeights {
         /// The directory.
         directory: PathBuf,
@@ -74,27 +74,35 @@ pub enum SourceError {
     /// The weights are split over several files (sharded).
     #[error(
         "the model weights in {} are split over several files (sharded), which is not supported: save the \
-         weights as one file, model.safetensors", .0.display()
+         weights as one file, model.safetensors, and set `backbone.weights` to that file", .0.display()
     )]
     Sharded(PathBuf),
     /// The file is in PyTorch's pickle format.
     #[error(
-        "{} is not a .safetensors file but a PyTorch file{}",
-        .0.display(), conversion_hint(Some("the file"))
+        "{} is not a .safetensors file but a PyTorch file: {}",
+        .0.display(), conversion_hint(&.0.display().to_string())
     )]
     Pickled(PathBuf),
 }
 
-/// The end of an error message about weights without a `.safetensors` file. It says how to convert `pickled`,
-/// a file in PyTorch's pickle format; for `None`, it says where to put the weights.
-pub(crate) fn conversion_hint(pickled: Option<&str>) -> String {
-    let Some(file) = pickled else {
-        return ": put the model weights there, or correct the path in `backbone.weights` in the config file"
-            .into();
-    };
+/// The end of an error message about a folder without a `.safetensors` file: how to convert its file
+/// `pickled`, in PyTorch's pickle format, or where to put the weights if there is none.
+fn missing_weights_hint(pickled: Option<&str>) -> String {
+    pickled.map_or_else(
+        || {
+            "put the model weights there, or set `backbone.weights` to the file or folder that has them"
+                .into()
+        },
+        conversion_hint,
+    )
+}
+
+/// The end of an error message about weights in PyTorch's pickle format: how to convert `file`.
+pub(crate) fn conversion_hint(file: &str) -> String {
     format!(
-        ": convert {file} in Python with safetensors.torch.save_file(torch.load(FILE, weights_only=True), \
-         \"model.safetensors\"), where FILE is its path, and set `backbone.weights` to the result"
+        "convert {file} in Python with `import torch, safetensors.torch; \
+         safetensors.torch.save_file(torch.load(\"{file}\", weights_only=True), \"model.safetensors\")`, and \
+         set `backbone.weights` to the path of model.safetensors"
     )
 }
 

@@ -74,9 +74,7 @@ impl App {
     /// Sets the number of threads (`--threads`) and runs the command of `arguments`. `started` is the time at
     /// which the program started, from which `bench` measures the time to the first features.
     fn dispatch(self, arguments: Arguments, bars: &ProgressBars, started: Instant) -> anyhow::Result<()> {
-        let heads = self
-            .heads
-            .context("this program registers its heads incorrectly: give each head a different name")?;
+        let heads = self.heads.context("failed to add the heads of this program")?;
         let Arguments { command, global } = arguments;
         if let Some(threads) = global.threads {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.into());
@@ -117,8 +115,9 @@ mod tests {
         assert_eq!(
             messages,
             [
-                "this program registers its heads incorrectly: give each head a different name",
-                "a head named `knn` is already registered: give the new head a different name (`KIND`)"
+                "failed to add the heads of this program",
+                "the program already has a head named `knn`: give the new head a different name (its \
+                 constant `KIND`)"
             ]
         );
         run_heads(App::default()).unwrap();

@@ -49,9 +49,9 @@ pub(crate) struct GlobalArgs {
     /// run]. `init` creates this file; `heads` needs none
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// Override a setting of the config, for example --set head.C=0.01; may be given several times. Paths are
-    /// relative to the config file; with the config saved in a run, to the current folder. `init` and `heads`
-    /// ignore it
+    /// Override a setting of the config, for example --set head.C=0.01; may be given several times. A path is
+    /// relative to the folder of the config file or, with the config saved in a run, to the current folder.
+    /// `init` and `heads` ignore it
     #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
     pub(crate) overrides: Vec<String>,
     /// Number of CPU threads [default: one per core]; results do not depend on it
@@ -68,7 +68,8 @@ pub(crate) enum Command {
     Init(InitArgs),
     /// Train and test a head, and save the result in a new folder (a run)
     Train(TrainArgs),
-    /// Compare heads by cross-validation on the same features
+    /// Find the best head: fit each on parts of the training photos and test it on the rest
+    /// (cross-validation)
     Compare(CompareArgs),
     /// Predict the classes of photos with a trained run
     Predict(PredictArgs),
@@ -82,7 +83,8 @@ pub(crate) enum Command {
     Doctor(DoctorArgs),
     /// List the heads, or show the settings (hyperparameters) of one head with their defaults
     Heads(HeadsArgs),
-    /// Measure the speed in photos per second: of the network alone, from files, or of fine-tuning
+    /// Measure the speed in photos per second: of the network alone, of the whole way from photo files to
+    /// features, or of fine-tuning
     Bench(BenchArgs),
 }
 
@@ -99,7 +101,8 @@ pub(crate) struct InitArgs {
     /// The data: a folder with one folder per class, a table (CSV or TSV), a Parquet file or tar archive or a
     /// folder of these, or a data set on the Hugging Face hub: hf://datasets/owner/name
     pub(crate) path: PathBuf,
-    /// The folder that the file names in the table are relative to [default: searched next to the table]
+    /// The folder of the photos; the file names in the table are relative to it [default: the folder of the
+    /// table, or a folder in it such as train, images or photos, whichever has the first photo]
     #[arg(long, value_name = "FOLDER")]
     pub(crate) images: Option<PathBuf>,
     /// The column of the table that holds the file names of the photos [default: guessed from the column
@@ -130,8 +133,8 @@ pub(crate) struct TrainArgs {
     /// The kind of head, as listed by `headstock heads`; short for --set head.kind=NAME
     #[arg(long, value_name = "NAME")]
     pub(crate) head: Option<String>,
-    /// Start from the head of an earlier run, which must be of the same kind; the order of its classes stays,
-    /// and new classes are appended
+    /// Start from the head of an earlier run. That head must be of the same kind as the new one; its classes
+    /// keep their order, and new classes are appended
     #[arg(long, value_name = "RUN")]
     pub(crate) warm: Option<PathBuf>,
     /// Continue a run whose fine-tuning was interrupted, with its settings; the result is the same as without
@@ -168,23 +171,24 @@ pub(crate) struct CompareArgs {
     /// Number of folds, the parts that the training set is divided into
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(2..))]
     pub(crate) folds: u32,
-    /// Random seed of the folds (scikit-learn's random_state)
+    /// Random seed, which decides which photos are in which fold (scikit-learn's random_state)
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) seed: u32,
-    /// The metric that candidates are ranked by
+    /// The metric by which candidates (heads with their settings) are ranked
     #[arg(long, value_enum, value_name = "METRIC", default_value_t = MetricArg::Accuracy)]
     pub(crate) metric: MetricArg,
-    /// Show every candidate, not only the best of each head
+    /// Show every candidate (a head with its settings), not only the best of each head
     #[arg(long)]
     pub(crate) all: bool,
-    /// Write the results of every candidate to this file, in the format of its extension: .csv or .json
+    /// Write the results of all candidates (heads with their settings) to this file, in the format of its
+    /// extension: .csv or .json
     #[arg(long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
-    /// Time limit in seconds: afterwards no further candidate (a head with its settings) is started. The
-    /// first candidates of all heads are tried before any second ones
+    /// Time limit in seconds: afterwards no further candidate (a head with its settings) is started. Every
+    /// head is tried once before any head is tried with further settings
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
     pub(crate) budget: Option<Duration>,
-    /// Train the best candidate on the whole training set and write a run, as train does
+    /// Train the best head with its best settings on the whole training set and write a run, as train does
     #[arg(long)]
     pub(crate) take_best: bool,
     /// The folder to create for the new run; it must not exist yet [default: runs/HEAD-NUMBER]
@@ -206,8 +210,9 @@ pub(crate) enum MetricArg {
 
 /// Parses the number of seconds of `--budget`.
 fn parse_seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds, such as 60".to_owned())?;
-    Duration::try_from_secs_f64(seconds).map_err(|_| "must be a number of seconds, at least 0".to_owned())
+    let seconds: f64 = text.parse().map_err(|_| "give a number of seconds, such as 60".to_owned())?;
+    Duration::try_from_secs_f64(seconds)
+        .map_err(|_| "give a number of seconds that is at least 0, such as 60".to_owned())
 }
 
 #[derive(Debug, Args)]
@@ -232,7 +237,7 @@ pub(crate) struct PredictArgs {
     /// probability, such as 0.9. A set may be empty
     #[arg(long, value_name = "SHARE")]
     pub(crate) coverage: Option<f64>,
-    /// How the classes of a conformal set are chosen
+    /// How the classes of the sets of --coverage are chosen
     #[arg(long, value_name = "METHOD", value_enum, default_value_t = SetMethodArg::Lac, requires = "coverage")]
     pub(crate) sets: SetMethodArg,
 }
@@ -242,7 +247,8 @@ pub(crate) struct PredictArgs {
 pub(crate) enum SetMethodArg {
     /// All classes whose probability is above a threshold: the smallest sets
     Lac,
-    /// The most probable classes until their sum reaches a threshold: larger sets for harder photos
+    /// The most probable classes until the sum of their probabilities reaches a threshold: larger sets for
+    /// harder photos
     Aps,
 }
 
@@ -306,7 +312,7 @@ pub(crate) struct ExtractArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct SplitArgs {
-    /// The CSV to write, with the columns path,label,split
+    /// The table (CSV) to write, with the columns path,label,split
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
 }
@@ -330,19 +336,19 @@ pub(crate) struct DoctorArgs {
     /// Write a web page (HTML) with thumbnails of the photos that have problems
     #[arg(long, value_name = "FILE")]
     pub(crate) html: Option<PathBuf>,
-    /// Write a table (CSV) of the photos without problems; to train on it, set data.csv in the config to this
-    /// file
+    /// Write a table (CSV) of the photos without problems, and print the config keys with which to train on
+    /// it
     #[arg(long, value_name = "FILE")]
     pub(crate) write_clean: Option<PathBuf>,
     /// Exit with status 3 if there is an error or a warning, for scripts
     #[arg(long)]
     pub(crate) strict: bool,
-    /// Skip the checks that need features (suspicious labels and outliers); the config then needs no
-    /// [backbone]
+    /// Skip the checks that need features (suspicious labels, outliers, and duplicates found by features);
+    /// the config then needs no section [backbone]
     #[arg(long)]
     pub(crate) quick: bool,
-    /// Instead of checking, write a PNG that shows what [augment] does to a few photos: a row per photo,
-    /// first without augmentation, then augmented
+    /// Instead of checking, write an image (PNG) that shows what the section [augment] of the config does to
+    /// a few photos: a row per photo, first without augmentation, then augmented
     #[arg(long, value_name = "FILE", conflicts_with_all = ["html", "write_clean", "strict", "quick"])]
     pub(crate) show_augment: Option<PathBuf>,
 }
@@ -375,8 +381,8 @@ pub(crate) struct BenchArgs {
     /// network alone for comparison
     #[arg(long)]
     pub(crate) data: bool,
-    /// Measure fine-tuning steps that train the backbone from this stage on: stem or layer1 to layer4. The
-    /// input of that stage is already in memory
+    /// Measure the speed of fine-tuning the backbone from this stage (group of layers) on: stem or layer1 to
+    /// layer4. The time to compute the input of that stage does not count
     #[arg(long, value_name = "STAGE", conflicts_with_all = ["data", "precision"])]
     pub(crate) tune: Option<TuneFrom>,
     /// Number of photos per batch, up to 4096

@@ -16,7 +16,7 @@ pub(crate) struct Output {
 /// A failed write to stdout. It is a separate type because a closed pipe (`headstock ... | head`) is no
 /// failure on stdout, but is one in a download.
 #[derive(Debug, Error)]
-#[error("failed to write to stdout")]
+#[error("failed to write the results to stdout: check the file or program that receives the output")]
 pub(crate) struct StdoutError(#[from] io::Error);
 
 impl StdoutError {

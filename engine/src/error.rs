@@ -22,7 +22,9 @@ pub enum EngineError {
         problem: String,
     },
     /// The requested instruction set is not available on this CPU, or has no kernels for the precision.
-    #[error("the instruction set {isa} cannot be used: {problem}")]
+    #[error(
+        "the instruction set {isa} cannot be used: {problem}; choose one that this CPU has, such as portable"
+    )]
     UnavailableIsa {
         /// The requested instruction set.
         isa: Isa,
@@ -30,10 +32,7 @@ pub enum EngineError {
         problem: String,
     },
     /// The CPU has no `bf16` instructions.
-    #[error(
-        "this CPU has no bf16 arithmetic (AVX512-BF16 or AMX-BF16): use the precision f32 \
-         (`backbone.precision`)"
-    )]
+    #[error("this CPU has no bf16 arithmetic (AVX512-BF16 or AMX-BF16): set `backbone.precision` to \"f32\"")]
     NoBf16,
     /// A layer is not supported by the engine, or does not fit its input.
     #[error("failed to add {layer} to the network: {problem}")]
@@ -66,7 +65,7 @@ pub enum EngineError {
         problem: String,
     },
     /// The thread pool cannot be started.
-    #[error("failed to start the network's {threads} threads (use fewer threads)")]
+    #[error("failed to start {threads} threads for the network: use fewer threads (--threads)")]
     Threads {
         /// Number of threads.
         threads: usize,

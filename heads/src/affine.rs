@@ -55,7 +55,8 @@ impl Affine {
     pub(crate) fn new(weight: Vec<f32>, bias: Vec<f32>, width: usize) -> Result<Self, HeadError> {
         if weight.iter().chain(&bias).any(|v| !v.is_finite()) {
             return Err(HeadError::Diverged(
-                "the fitted weights are too large for 32-bit numbers: scale the features, or set `standardize = true`"
+                "the fitted weights are too large for 32-bit numbers: scale the features, or set \
+                 `standardize = true`"
                     .into(),
             ));
         }
@@ -317,7 +318,10 @@ mod tests {
                 tensors.insert(name.into(), tensor.unwrap());
             }
             let error = Affine::load(&tensors, "").unwrap_err().to_string();
-            assert!(error.starts_with(&format!("the head's tensor {message}: use a model")), "{error}");
+            assert!(
+                error.starts_with(&format!("the head's tensor {message}: the model file is damaged")),
+                "{error}"
+            );
         }
     }
 

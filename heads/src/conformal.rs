@@ -103,7 +103,8 @@ impl ConformalScores {
         let rows = probabilities.len().checked_div(classes).unwrap_or_default();
         if rows * classes != probabilities.len() {
             return Err(HeadError::Data(format!(
-                "{} probabilities cannot be split into rows of equal length for {} labels",
+                "{} probabilities cannot be divided evenly among {} labels: for each label there must be a \
+                 row with one probability per class",
                 probabilities.len(),
                 labels.len()
             )));
@@ -134,13 +135,15 @@ impl ConformalScores {
             if scores.is_empty() || scores.iter().any(|score| !score.is_finite()) || !scores.is_sorted() {
                 let name = method.as_str();
                 return Err(HeadError::Data(format!(
-                    "the {name} scores are invalid: at least one is needed, and all must be finite and ascending"
+                    "the file is damaged (the saved scores for conformal sets by the method {name} are \
+                     missing, not finite or not in ascending order): train again"
                 )));
             }
         }
         if lac.len() != aps.len() {
             return Err(HeadError::Data(format!(
-                "the numbers of lac scores ({}) and aps scores ({}) differ: each photo needs a lac score and an aps score",
+                "the file is damaged (there are {} saved scores for conformal sets by the method lac, but {} \
+                 by aps): train again",
                 lac.len(),
                 aps.len()
             )));

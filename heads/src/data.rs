@@ -21,7 +21,8 @@ impl<'a> FeatureMatrix<'a> {
     pub fn new(data: &'a [f32], width: usize) -> Result<Self, HeadError> {
         if width == 0 || !data.len().is_multiple_of(width) {
             return Err(HeadError::Data(format!(
-                "{} values cannot be split into rows of {width} features: their number must be a multiple of the row length",
+                "{} values cannot be split into rows of {width} features: the number of values must be a \
+                 multiple of the number of features",
                 data.len()
             )));
         }
@@ -98,7 +99,8 @@ impl Logits {
     pub fn new(data: Vec<f32>, classes: usize) -> Result<Self, HeadError> {
         if classes == 0 || !data.len().is_multiple_of(classes) {
             return Err(HeadError::Data(format!(
-                "{} values cannot be split into rows of {classes} logits: their number must be a multiple of the row length",
+                "{} values cannot be split into rows of {classes} logits, one per class: the number of \
+                 values must be a multiple of the number of classes",
                 data.len()
             )));
         }
@@ -203,15 +205,13 @@ impl<'a> TrainingSet<'a> {
         }
         if let Some((row, label)) = labels.iter().enumerate().find(|&(_, &l)| l as usize >= classes) {
             return Err(HeadError::Data(format!(
-                "label {label} in row {row} is out of range: labels must be below the number of classes, {classes}"
+                "label {label} in row {row} is out of range: labels must be below the number of classes, \
+                 {classes}"
             )));
         }
         if let Some(index) = features.as_slice().iter().position(|v| !v.is_finite()) {
             let (row, column) = (index / features.width(), index % features.width());
-            return Err(HeadError::Data(format!(
-                "feature {column} of row {row} is {}: features must be finite",
-                features.as_slice()[index]
-            )));
+            return Err(HeadError::NotFinite { row, column, value: features.as_slice()[index] });
         }
         Ok(Self { features, labels, classes, groups: None })
     }
@@ -224,7 +224,8 @@ impl<'a> TrainingSet<'a> {
     pub fn with_groups(self, groups: &'a [u32]) -> Result<Self, HeadError> {
         if groups.len() != self.labels.len() {
             return Err(HeadError::Data(format!(
-                "the numbers of groups ({}) and labels ({}) differ: each row needs one group number and one label",
+                "there are {} group numbers and {} labels: each row (photo) needs one group number and one \
+                 label",
                 groups.len(),
                 self.labels.len()
             )));
@@ -306,7 +307,8 @@ mod tests {
         let cases = [
             (
                 error(&[1.0, 2.0, 3.0], 2, &[0], 1),
-                "3 values cannot be split into rows of 2 features: their number must be a multiple of the row length",
+                "3 values cannot be split into rows of 2 features: the number of values must be a multiple \
+                 of the number of features",
             ),
             (error(&[], 2, &[], 1), "the training set is empty: at least one photo and one class are needed"),
             (
@@ -323,9 +325,14 @@ mod tests {
             ),
             (
                 error(&[1.0, 2.0, 3.0, f32::NAN], 2, &[0, 1], 2),
-                "feature 1 of row 1 is NaN: features must be finite",
+                "feature 1 of row 1 (counted from 0) is NaN: features must be finite; leave out this row, or \
+                 compute the features with a different backbone or precision",
             ),
-            (error(&[f32::INFINITY, 2.0], 2, &[0], 1), "feature 0 of row 0 is inf: features must be finite"),
+            (
+                error(&[f32::INFINITY, 2.0], 2, &[0], 1),
+                "feature 0 of row 0 (counted from 0) is inf: features must be finite; leave out this row, or \
+                 compute the features with a different backbone or precision",
+            ),
         ];
         for (found, expected) in cases {
             assert_eq!(found, expected);
@@ -337,7 +344,7 @@ mod tests {
         let data = TrainingSet::new(FeatureMatrix::from_valid_rows(&[1.0, 2.0], 1), &[0, 1], 2).unwrap();
         let error = data.with_groups(&[7]).unwrap_err();
         let message =
-            "the numbers of groups (1) and labels (2) differ: each row needs one group number and one label";
+            "there are 1 group numbers and 2 labels: each row (photo) needs one group number and one label";
         assert_eq!(error.to_string(), message);
     }
 

@@ -27,10 +27,23 @@ pub enum HeadError {
     /// The features or labels are invalid.
     #[error("{0}")]
     Data(String),
+    /// A feature to fit on is NaN or infinite.
+    #[error(
+        "feature {column} of row {row} (counted from 0) is {value}: features must be finite; leave out this \
+         row, or compute the features with a different backbone or precision"
+    )]
+    NotFinite {
+        /// Index of the row (sample).
+        row: usize,
+        /// Index of the feature.
+        column: usize,
+        /// NaN or infinite.
+        value: f32,
+    },
     /// The features have another width than those of the fit.
     #[error(
-        "the head expects {expected} features per photo, but the data has {found}: use the backbone and layer \
-         that the head was fitted with"
+        "the head expects {expected} features per photo, but the data has {found}: give features of the \
+         backbone (`backbone.weights`) and layer (`backbone.layer`) that the head was fitted on"
     )]
     Width {
         /// `F` of the head.
@@ -43,7 +56,8 @@ pub enum HeadError {
     Diverged(String),
     /// A tensor is missing from the file or invalid.
     #[error(
-        "the head's tensor `{name}` {problem}: use a model that was saved with the same `[head]` settings"
+        "the head's tensor `{name}` {problem}: the model file is damaged, or was saved with different \
+         settings of [head]; train again"
     )]
     Tensor {
         /// Name of the tensor.

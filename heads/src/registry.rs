@@ -24,7 +24,9 @@ use crate::svm::SvmConfig;
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum RegistryError {
     /// A head with this name is already registered.
-    #[error("a head named `{0}` is already registered: give the new head a different name (`KIND`)")]
+    #[error(
+        "the program already has a head named `{0}`: give the new head a different name (its constant `KIND`)"
+    )]
     Duplicate(&'static str),
     /// No head has this name.
     #[error("there is no head `{name}`: choose one of {}", known.join(", "))]
@@ -289,7 +291,8 @@ mod tests {
         let error = Registry::builtin().add::<LinearConfig>().unwrap_err();
         assert_eq!(
             error.to_string(),
-            "a head named `linear` is already registered: give the new head a different name (`KIND`)"
+            "the program already has a head named `linear`: give the new head a different name (its constant \
+             `KIND`)"
         );
     }
 

@@ -57,8 +57,8 @@ pub(crate) fn refuse_to_overwrite_unless(path: &Path, headers: &[Vec<u8>]) -> Re
         Ok(())
     } else {
         Err(TrainError::Usage(format!(
-            "{} exists and is not a file of this kind written by headstock, so it is not overwritten: choose a different \
-             file name",
+            "{} exists and is not a file that this command has written, so it is not overwritten: choose a \
+             different file name",
             path.display()
         )))
     }

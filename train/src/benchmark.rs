@@ -37,8 +37,8 @@ pub fn measure_throughput(
 ) -> Result<Throughput, TrainError> {
     let (_, SampleInputs::Images(images)) = SampleSet::read_unsplit(settings, progress)? else {
         return Err(TrainError::Usage(
-            "the speed is measured on photos, but `data.features` names precomputed features: use a config with a data \
-             set of photos"
+            "the speed is measured on photos, but `data.features` names precomputed features: use a config \
+             with a data set of photos"
                 .into(),
         ));
     };
@@ -83,7 +83,7 @@ fn time_extraction(
     let seconds = started.elapsed().as_secs_f64();
     if features.computed() == 0 {
         return Err(TrainError::Data(
-            "no photo of the data set can be read: check that the files are photos and not damaged".into(),
+            "no photo of the data set can be read: `headstock doctor --quick` shows why".into(),
         ));
     }
     Ok(Throughput { n_images: features.computed(), seconds })

@@ -55,7 +55,7 @@ pub enum TrainError {
         problem: String,
     },
     /// The feature cache failed.
-    #[error("failed to read or write the feature cache {}{}", path.display(), cache_advice(source))]
+    #[error("failed to read or write the cache {}{}", path.display(), cache_advice(source))]
     Cache {
         /// The file of the cache.
         path: PathBuf,
@@ -71,11 +71,25 @@ fn cache_advice(error: &redb::Error) -> &'static str {
     let disk_errors = [PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull];
     match error {
         redb::Error::Io(error) if disk_errors.contains(&error.kind()) => {
-            ": free disk space, allow access to its folder, or choose a different folder (`features.cache` in the config \
-             file)"
+            ": free disk space, allow access to its folder, or choose a different folder (`features.cache` \
+             in the config file)"
         }
         _ => ": if the file is damaged, delete it; its contents are then computed again",
     }
+}
+
+/// An error with its causes on one line, for messages about what goes on in spite of it.
+pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let message = error.to_string();
+        if !text.contains(&message) {
+            text = format!("{text}: {message}");
+        }
+        cause = error.source();
+    }
+    text.replace('\n', " ")
 }
 
 /// The class of an error; the program's exit code depends on it.
@@ -99,7 +113,9 @@ impl TrainError {
             Self::Config(_) | Self::Usage(_) => FailureKind::Usage,
             Self::Head(HeadError::Parameter { .. } | HeadError::Config { .. }) => FailureKind::Usage,
             Self::Dataset(_) | Self::Unreadable(_) | Self::Data(_) => FailureKind::Data,
-            Self::Head(HeadError::Data(_) | HeadError::Width { .. }) => FailureKind::Data,
+            Self::Head(HeadError::Data(_) | HeadError::NotFinite { .. } | HeadError::Width { .. }) => {
+                FailureKind::Data
+            }
             Self::Backbone(error) => match error.kind() {
                 ErrorKind::Config => FailureKind::Usage,
                 ErrorKind::Hub => FailureKind::Hub,
@@ -141,8 +157,8 @@ impl fmt::Display for UnreadableImages {
             write!(f, "\n  {image}: {error}")?;
         }
         f.write_str(
-            "\nfix or remove each photo in this list, or skip unreadable photos: set `data.on_error = \"skip\"` in the \
-             config file",
+            "\nfix or remove each photo in this list, or skip unreadable photos: set `data.on_error = \
+             \"skip\"` in the config file",
         )
     }
 }

@@ -60,7 +60,8 @@ pub fn evaluate(
     let mut temp_dir = None;
     if inputs.images().is_some() && !is_writable(&options.features.cache) {
         tracing::info!(
-            "the feature cache {} is not writable: features are computed again in each evaluation",
+            "the feature cache {} is not writable, so features are computed again in each evaluation: allow \
+             writing to it, or choose a different folder with `features.cache`",
             options.features.cache.display()
         );
         let dir = tempfile::tempdir().map_err(TrainError::io("create", Path::new("a temporary folder")))?;
@@ -91,7 +92,8 @@ pub fn evaluate(
     };
     if let Some(overlap) = trained_on.filter(|overlap| overlap.samples > 0) {
         tracing::warn!(
-            "the run was trained on {} of these {} photos: results that include them are too optimistic",
+            "the run was trained on {} of the {} photos that are tested here, so the results look better \
+             than on new photos: test on new photos",
             overlap.samples,
             labels.len()
         );
@@ -123,7 +125,8 @@ fn read_other_test_data(
     let (samples, inputs) = SampleSet::read(settings, progress)?;
     if samples.classes.names() != classes {
         return Err(TrainError::Data(format!(
-            "the data has the classes {}, but the run was trained on {}: give data with the same classes",
+            "the data has the classes {}, but the run was trained on {}: give data with the same classes, or \
+             train a new run on this data",
             samples.classes.names().join(", "),
             classes.join(", ")
         )));
@@ -152,8 +155,9 @@ mod tests {
         let folder = TestFolder::new();
         folder.write_backbone("backbone");
         folder.write_two_classes(16);
-        let config = "calibration = \"none\"\n[data]\nfolder = \"photos\"\non_error = \"skip\"\n[split]\ntest_size = 0.5\n\
-                      [backbone]\nweights = \"backbone\"\nlayer = \"stem\"\n[head]\nkind = \"ridge\"\n";
+        let config = "calibration = \"none\"\n[data]\nfolder = \"photos\"\non_error = \
+                      \"skip\"\n[split]\ntest_size = 0.5\n[backbone]\nweights = \"backbone\"\nlayer = \
+                      \"stem\"\n[head]\nkind = \"ridge\"\n";
         let settings = folder.settings(config, &[""; 0]);
         let run_dir = RunDir::Named(folder.path("run"));
         let outcome = train(&settings, None, &run_dir, &()).unwrap();

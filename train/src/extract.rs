@@ -39,8 +39,8 @@ pub fn extract(
     let (samples, inputs) = SampleSet::read_unsplit(settings, progress)?;
     let (SampleInputs::Images(images), Some(options)) = (inputs, &settings.options.backbone) else {
         return Err(TrainError::Usage(
-            "`extract` needs photos, but `data.features` names precomputed features: use a config with a \
-             data set of photos"
+            "`extract` needs photos, but `data.features` names precomputed features: name photos in [data] \
+             instead, for example with `data.folder`"
                 .into(),
         ));
     };
@@ -107,7 +107,8 @@ mod tests {
             table += &format!("{number}.png,{}\n", ["cat", "dog"][number as usize % 2]);
         }
         folder.write("x.csv", table);
-        let config = "[data]\ncsv = \"x.csv\"\nimages = \"photos\"\n[backbone]\nweights = \"backbone\"\nlayer = \"stem\"\n";
+        let config = "[data]\ncsv = \"x.csv\"\nimages = \"photos\"\n[backbone]\nweights = \
+                      \"backbone\"\nlayer = \"stem\"\n";
         let out = folder.path("features.npy");
         let summary = extract(&folder.settings(config, &[""; 0]), None, &out, &()).unwrap();
         assert_eq!((summary.rows, summary.width, summary.computed, summary.skipped), (5, 64, 5, 0));

@@ -47,7 +47,7 @@ impl<'a> Predictor<'a> {
     pub fn new(model: &'a Model, settings: &Settings, progress: &dyn Progress) -> Result<Self, TrainError> {
         let Some(pretrained) = model.open_backbone(settings, progress)? else {
             return Err(TrainError::Usage(
-                "the head was fitted on precomputed features, so that it cannot classify photos; train a run \
+                "the run was trained on precomputed features, so it cannot classify photos: train a new run \
                  on photos (`data.folder`)"
                     .into(),
             ));
@@ -160,7 +160,8 @@ mod tests {
         }
         fs::write(folder.path().join("text.png"), "no photo").unwrap();
         write_backbone(folder.path());
-        let config = "version = 1\n[data]\nfolder = \"photos\"\n[split]\ntest_size = 0.5\n[backbone]\nweights = \"backbone\"\nlayer = \"layer1\"\n[head]\nC = 0.001";
+        let config = "version = 1\n[data]\nfolder = \"photos\"\n[split]\ntest_size = \
+                      0.5\n[backbone]\nweights = \"backbone\"\nlayer = \"layer1\"\n[head]\nC = 0.001";
         let heads = Registry::builtin();
         let settings = Config::parse(config, "test", folder.path()).unwrap().resolve(&heads).unwrap();
         let run = folder.path().join("run");

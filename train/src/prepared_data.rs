@@ -97,13 +97,15 @@ impl PreparedData {
         let empty_class = counts.iter().zip(self.samples.classes.names()).find(|(count, _)| **count == 0);
         if let Some((_, class)) = empty_class {
             return Err(TrainError::Data(format!(
-                "no training photo of class `{class}` can be read, so the class cannot be learned: repair these photos, \
-                 add others, or remove the class"
+                "no training photo of class `{class}` can be read, so the class cannot be learned: repair or \
+                 replace the photos of this class that the warnings name, or remove the class"
             )));
         }
         if self.test.is_empty() {
             return Err(TrainError::Data(
-                "no test photo can be read, so the accuracy cannot be measured: repair these photos or add others".into(),
+                "no test photo can be read, so the accuracy cannot be measured: repair or replace the photos \
+                 that the warnings name, or choose different test photos"
+                    .into(),
             ));
         }
         Ok(())

@@ -115,7 +115,7 @@ impl HeadConfig for RecordingConfig {
     }
 
     fn load(&self, _: &Tensors) -> Result<RecordingHead, HeadError> {
-        Err(HeadError::Data("a recording head cannot be loaded".into()))
+        Err(HeadError::Data("the head `recording` (for tests only) cannot be loaded from a file".into()))
     }
 
     /// Two configs that differ only in their number in the grid, so that tests see a grid search.

@@ -43,8 +43,8 @@ impl SampleFeatures {
                 progress,
             )?)),
             (SampleInputs::Images(_), None) => Err(TrainError::Usage(
-                "photos cannot be used here: the head was fitted on precomputed features, and without a backbone no features \
-                 can be computed from photos; give a file of features (`data.features`)"
+                "the config names photos, but the head was fitted on precomputed features, and the run has \
+                 no backbone to compute features from photos: name a file of features with `data.features`"
                     .into(),
             )),
         }

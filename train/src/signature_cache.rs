@@ -9,7 +9,7 @@ use headstock_loader::{DecodeError, decode};
 use redb::{Database, ReadOnlyTable, TableDefinition};
 use sha2::{Digest, Sha256};
 
-use crate::error::TrainError;
+use crate::error::{TrainError, error_chain};
 use crate::features::cache::{self, CacheKey};
 
 /// Cache format version, a part of each key; bump when signatures change.
@@ -49,7 +49,8 @@ impl SignatureCache {
     pub(crate) fn open(cache: &Path, max_pixels: u64) -> Self {
         let store = SignatureStore::open(cache);
         let warn = |error: &TrainError| {
-            tracing::warn!("the search for near-duplicates works without its cache and is slower: {error}");
+            let reason = error_chain(error);
+            tracing::warn!("near-duplicate photos are searched without a cache, which is slower: {reason}");
         };
         Self { max_pixels, store: store.inspect_err(warn).ok() }
     }
@@ -115,8 +116,10 @@ impl SignatureStore {
         let rows = batch.iter().map(|(key, signature)| (key, signature.to_bytes()));
         if let Err(error) = cache::insert_rows(&self.database, SIGNATURES, &self.path, rows) {
             tracing::warn!(
-                "the signatures of {} photos cannot be saved, so the next search for near-duplicates computes them again: {error}",
-                batch.len()
+                "the signatures of {} photos (summaries to find near-duplicates) are not saved for the next \
+                 search: {}",
+                batch.len(),
+                error_chain(&error)
             );
         }
     }

@@ -117,8 +117,9 @@ pub(crate) fn hashes_of_split(
     let n_missing = hashes.iter().filter(|hash| hash.is_none()).count();
     if n_missing > 0 {
         tracing::warn!(
-            "{n_missing} of the {} photos that the run was trained on are missing: test photos that are \
-             copies of them are not counted as trained on, so the accuracy may be too optimistic",
+            "{n_missing} of the {} photos that the run was trained on are missing: copies of the missing \
+             photos among the test photos are not recognized, so the accuracy may look too good; put the \
+             photos back and evaluate again",
             hashes.len()
         );
     }

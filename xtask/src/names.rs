@@ -122,8 +122,9 @@ fn split_words(identifier: &str) -> Vec<String> {
     words
 }
 
-/// The definitions of structs, enums, unions, traits and type aliases in a file: the line, the name, and
-/// whether it is `pub` for other crates. Associated types, which are indented, are left out: many
+/// The definitions of structs, enums, unions, traits and type aliases in a file, to find names that two types
+/// share: the line, the name, and whether it is `pub` for other crates, because a public name must be unique
+/// in the workspace and any other name in its crate. Associated types, which are indented, are left out: many
 /// implementations have an `Output`.
 fn type_definitions(tokens: &[Token]) -> impl Iterator<Item = (usize, String, bool)> {
     tokens.windows(3).filter_map(|window| {
@@ -173,8 +174,9 @@ fn add_identifiers(stream: TokenStream, tokens: &mut Vec<Token>) {
 mod tests {
     use super::*;
 
-    const PAGE: &str = "| term | meaning | known from | not |\n|---|---|---|---|\n| feature cache | features on the disk | | `kept` |\n\
-                        | names of functions | | | `of`, `by` |\n\nand `other` words\n";
+    const PAGE: &str = "| term | meaning | known from | not |\n|---|---|---|---|\n| feature cache | features \
+                        on the disk | | `kept` |\n| names of functions | | | `of`, `by` |\n\nand `other` \
+                        words\n";
 
     fn faults(source: &str) -> Vec<(usize, String)> {
         RetiredWords::parse(PAGE).unwrap().check(&tokenize(source).unwrap()).collect()
@@ -193,7 +195,8 @@ mod tests {
 
     #[test]
     fn comments_and_strings_may_have_any_word() {
-        let source = "// kept\n/* kept */ let a = \"kept \\\" kept\"; let b = r#\"kept \" kept\"#; let c = b\"kept\"; let k = '\\'';";
+        let source = "// kept\n/* kept */ let a = \"kept \\\" kept\"; let b = r#\"kept \" kept\"#; let c = \
+                      b\"kept\"; let k = '\\'';";
         assert!(faults(source).is_empty(), "{:?}", faults(source));
         let lifetimes = "fn f<'a>(x: &'a str, y: &'a str) -> char { '\"' } let kept = 'k';";
         assert_eq!(faults(lifetimes).len(), 1);
@@ -214,7 +217,8 @@ mod tests {
 
     #[test]
     fn types_are_found_but_not_associated_ones() {
-        let source = "pub struct A;\npub(crate) enum B {}\ntype C = A;\npub type D = A;\nimpl X for A {\n    type Head = B;\n}\n";
+        let source = "pub struct A;\npub(crate) enum B {}\ntype C = A;\npub type D = A;\nimpl X for A {\n    \
+                      type Head = B;\n}\n";
         let found: Vec<_> =
             type_definitions(&tokenize(source).unwrap()).map(|(_, name, public)| (name, public)).collect();
         let expected = [("A", true), ("B", false), ("C", false), ("D", true)];

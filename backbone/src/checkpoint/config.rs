@@ -39,7 +39,7 @@ const IGNORED_MODEL_ARGS: [&str; 7] = [
 ];
 
 /// What to do about a config file that contradicts the weights.
-const WRONG_CONFIG_HINT: &str = "use the config file that belongs to these weights";
+const WRONG_CONFIG_HINT: &str = "replace this config.json with the one that belongs to the weights";
 
 /// What the config files next to the weights say about the network and its preprocessing.
 pub(super) struct CheckpointMetadata {
@@ -67,21 +67,27 @@ pub(super) fn read_metadata(
                 Some(parse_json::<TimmConfig>(file)?).filter(TimmConfig::has_preprocessing);
         }
     }
-    let config_error = |path: &Path| {
+    let preprocessing_error = |path: &Path| {
         let path = path.to_path_buf();
-        move |message| CheckpointError::Config { path, message }
+        move |problem| CheckpointError::Config {
+            path,
+            message: format!(
+                "{problem}; choose different weights (`backbone.weights`), or change this file if you know \
+                 that the weights work with a supported value"
+            ),
+        }
     };
     let preprocessing = if let Some(explicit) = explicit {
         explicit.clone()
     } else if let Some(timm) = &config.pretrained_cfg {
         timm.warn_if_noncommercial(config.architecture.as_deref(), &files.origin);
-        timm.preprocessing().map_err(config_error(&path))?
+        timm.preprocessing().map_err(preprocessing_error(&path))?
     } else if let Some(file) = &files.preprocessor {
-        parse_json::<TransformersProcessor>(file)?.preprocessing().map_err(config_error(file))?
+        parse_json::<TransformersProcessor>(file)?.preprocessing().map_err(preprocessing_error(file))?
     } else {
         tracing::info!(
-            "no preprocessing config found for the weights {}: preparing photos as for ImageNet (short side \
-             256, center crop 224, bilinear)",
+            "no config file of the weights {} says how to prepare photos: preparing photos as is usual for \
+             ImageNet (short side resized to 256 pixels, bilinear; then the central 224 x 224 pixels)",
             files.origin
         );
         Preprocessing::default()

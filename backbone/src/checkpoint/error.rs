@@ -16,7 +16,8 @@ const SUPPORTED_HINT: &str =
 #[non_exhaustive]
 pub enum CheckpointError {
     /// The file cannot be read.
-    #[error("failed to read {}, a file of the model weights (`backbone.weights`)", path.display())]
+    #[error("failed to read {}, a file of the model weights (`backbone.weights`): check that the file exists \
+             and that you are allowed to read it", path.display())]
     Read {
         /// The file.
         path: PathBuf,
@@ -72,8 +73,8 @@ pub enum CheckpointError {
     /// A fine-tuned tensor cannot replace a pretrained one: the network does not have a tensor of its name,
     /// or has it in another shape.
     #[error(
-        "{} has no tensor `{name}` of shape {shape:?}: the run was fine-tuned from different weights; use \
-         the weights that are recorded in the run", path.display()
+        "{} has no tensor `{name}` of shape {shape:?}: the run was fine-tuned from different weights; set \
+         `backbone.weights` to the weights that the run was trained with", path.display()
     )]
     UnknownTensor {
         /// The file.
@@ -85,7 +86,8 @@ pub enum CheckpointError {
     },
     /// A tensor is present twice, under different names.
     #[error(
-        "{} has the same tensor twice, as `{}` and as `{}`: save the model again with one of the two",
+        "{} has the same tensor twice, as `{}` and as `{}`: save the model again with only one of the two \
+         names",
         path.display(), names[0], names[1]
     )]
     DuplicateTensor {
@@ -109,7 +111,8 @@ pub enum CheckpointError {
     },
     /// A weight is NaN or infinite.
     #[error(
-        "{}: tensor `{name}` contains {value}, so the file is damaged: download or copy the file again",
+        "{}: tensor `{name}` contains {value}, so the weights cannot be used: download or copy the file \
+         again, or choose different weights",
         path.display()
     )]
     NotFinite {
@@ -123,8 +126,8 @@ pub enum CheckpointError {
     /// A BatchNorm cannot be folded into its convolution: its running variance is negative, or the resulting
     /// weights exceed the range of `f32`.
     #[error(
-        "{}: BatchNorm `{name}` cannot be computed, because its variance is negative or its scale exceeds \
-         the range of f32: download or copy the file again, or choose different weights", path.display()
+        "{}: BatchNorm `{name}` cannot be used, because its running variance is negative or its scale \
+         exceeds the range of f32: download or copy the file again, or choose different weights", path.display()
     )]
     BatchNorm {
         /// The file.

@@ -90,7 +90,8 @@ impl RepoCache {
                 return Ok(CacheEntry::Present(link));
             };
             tracing::warn!(
-                "removing the damaged copy of {file} from the download cache ({})",
+                "the copy of {file} in the download cache is damaged and is removed, so that it is \
+                 downloaded again: {}",
                 link.display()
             );
             self.remove_if_damaged(&name, idle_timeout)?;

@@ -20,7 +20,7 @@ pub enum HubError {
     /// The `hf://` name is malformed.
     #[error(
         "`hf://{name}` is not a valid name of model weights on the Hugging Face hub: {problem}; write \
-         hf://owner/name, hf://owner/name@revision or hf://owner/name@revision/file.safetensors"
+         hf://owner/name, with @revision (a branch, tag or commit) and /file.safetensors after it if needed"
     )]
     InvalidName {
         /// The name without `hf://`.
@@ -31,8 +31,8 @@ pub enum HubError {
     /// The `hf://` name of a data set is malformed.
     #[error(
         "`hf://{name}` is not a valid name of a data set on the Hugging Face hub: {problem}; write \
-         hf://datasets/owner/name, hf://datasets/owner/name@revision or \
-         hf://datasets/owner/name@revision/FOLDER"
+         hf://datasets/owner/name, with @revision (a branch, tag or commit) and /path (a folder or file) \
+         after it if needed"
     )]
     InvalidDatasetName {
         /// The name without `hf://`.
@@ -42,8 +42,8 @@ pub enum HubError {
     },
     /// The repository does not exist, or the token has no access to it.
     #[error(
-        "{endpoint} has no accessible {} (HTTP status {status}): check the spelling of the name; if the \
-         repository is private or gated (its terms must be accepted first), {}",
+        "{endpoint} has no {} that you can access (HTTP status {status}): check the spelling of the name; if \
+         the model or data set is private or gated (its terms must be accepted first), {}",
         describe_repo(.repo), access_hint(*.has_token)
     )]
     RepositoryNotFound {
@@ -58,7 +58,8 @@ pub enum HubError {
     },
     /// The terms of the repository must be accepted first.
     #[error(
-        "the repository {repo} is gated (HTTP status {status}): accept its terms at {endpoint}/{repo}, {}",
+        "{repo} on the Hugging Face hub is gated (its terms must be accepted first; HTTP status {status}): \
+         accept the terms at {endpoint}/{repo}, {}",
         account_hint(*.has_token)
     )]
     Gated {
@@ -73,8 +74,8 @@ pub enum HubError {
     },
     /// The revision does not exist.
     #[error(
-        "the repository {repo} has no branch, tag or commit `{revision}`: choose one that is listed at \
-         {endpoint}/{repo}/tree/main"
+        "{repo} on the Hugging Face hub has no branch, tag or commit `{revision}`: choose one that is listed \
+         at {endpoint}/{repo}/tree/main"
     )]
     RevisionNotFound {
         /// `owner/name`, or `datasets/owner/name` for a data set.
@@ -85,7 +86,7 @@ pub enum HubError {
         revision: String,
     },
     /// The file does not exist.
-    #[error("the repository {name} has no file {file}{}", alternatives_hint(.name, .found))]
+    #[error("{name} on the Hugging Face hub has no file {file}{}", alternatives_hint(.name, .found))]
     FileNotFound {
         /// The repository.
         name: String,
@@ -95,7 +96,7 @@ pub enum HubError {
         found: Vec<String>,
     },
     /// The weights are only available in PyTorch's pickle format.
-    #[error("the repository {name} has no .safetensors file{}", conversion_hint(Some(.pickled)))]
+    #[error("{name} on the Hugging Face hub has no .safetensors file: download {pickled} and {}", conversion_hint(.pickled))]
     Pickled {
         /// The repository.
         name: String,
@@ -112,7 +113,8 @@ pub enum HubError {
     },
     /// The requested path is no Parquet file, contains none and matches none.
     #[error(
-        "the data set {name} has no .parquet file at {path}: correct the path; the data set has {}",
+        "the data set {name} has no .parquet file at {path}: give the path of a folder or file of the data \
+         set; its .parquet files are {}",
         join_names(.found)
     )]
     NoMatchingParquet {
@@ -137,8 +139,9 @@ pub enum HubError {
     },
     /// The path of a file of the data set leads out of the cache folder.
     #[error(
-        "the file {file:?} of the data set {name} is not downloaded: its name is not a path inside the \
-         repository and could overwrite other files; choose a folder of the data set without this file"
+        "the file {file:?} of the data set {name} is not downloaded: its name leads out of the download \
+         folder and could overwrite other files; choose a folder of the data set without this file \
+         (hf://datasets/owner/name/FOLDER)"
     )]
     UnsafePath {
         /// The repository.
@@ -149,7 +152,8 @@ pub enum HubError {
     /// The hub, or the server that it redirects to, refused a request.
     #[error(
         "{host} refused the request for {name} (HTTP status {status}): try again; if the error persists, \
-         check the access token (HF_TOKEN) and, if you use one, the proxy or mirror (HF_ENDPOINT)"
+         check, if you use them, the access token (HF_TOKEN), the mirror (HF_ENDPOINT) and the proxy \
+         (HTTPS_PROXY)"
     )]
     Refused {
         /// The requested file or repository.
@@ -219,8 +223,9 @@ pub enum HubError {
     },
     /// The server does not behave like a hub.
     #[error(
-        "{endpoint} did not answer the request for {name} like a Hugging Face hub: check the address of the \
-         hub (HF_ENDPOINT) and the proxy (HTTPS_PROXY); a public network may require that you log in first"
+        "the answer of {endpoint} to the request for {name} is not that of a Hugging Face hub: check the \
+         address of the hub (HF_ENDPOINT) and the proxy (HTTPS_PROXY); in a public network with a login \
+         page, log in there first"
     )]
     UnexpectedAnswer {
         /// The requested file or repository.
@@ -275,8 +280,9 @@ pub enum HubError {
     },
     /// The HTTP client cannot be created with these settings.
     #[error(
-        "failed to prepare connections to {endpoint}: check the address of the hub (HF_ENDPOINT) and the \
-         certificates of the system"
+        "failed to prepare connections to {endpoint}: check that the address of the hub (HF_ENDPOINT) begins \
+         with https:// or http://, and that TLS certificates are installed on the system (package \
+         ca-certificates)"
     )]
     Client {
         /// The URL of the hub.
@@ -322,7 +328,8 @@ fn access_hint(has_token: bool) -> &'static str {
     if has_token {
         "check that your access token (HF_TOKEN, or from `hf auth login`) has not expired and has access"
     } else {
-        "set HF_TOKEN to an access token of an account with access (https://huggingface.co/settings/tokens)"
+        "set the environment variable HF_TOKEN to an access token of an account with access \
+         (https://huggingface.co/settings/tokens)"
     }
 }
 
@@ -332,7 +339,8 @@ fn account_hint(has_token: bool) -> &'static str {
     if has_token {
         "with the account of your access token (HF_TOKEN, or from `hf auth login`)"
     } else {
-        "and set HF_TOKEN to an access token of the same account (https://huggingface.co/settings/tokens)"
+        "and set the environment variable HF_TOKEN to an access token of the same account \
+         (https://huggingface.co/settings/tokens)"
     }
 }
 
@@ -346,11 +354,12 @@ const MAX_LISTED_NAMES: usize = 10;
 /// `found` are the `.safetensors` files of the repository, or all files if there are none.
 fn alternatives_hint(name: &str, found: &[String]) -> String {
     match found {
-        [] => ", although the hub may list that file: look at the repository on the hub, or try again later"
+        [] => ", although the hub may list that file: look at the files of the model or data set on the web \
+               page of the hub, or try again later"
             .into(),
         [only] if only.ends_with(".safetensors") => format!(": set `backbone.weights` to {name}/{only}"),
         found => {
-            format!(": correct the name in `backbone.weights`; the repository has {}", join_names(found))
+            format!(": correct the name of the file in `backbone.weights`; the hub has {}", join_names(found))
         }
     }
 }
@@ -376,7 +385,11 @@ fn parquet_hint(name: &str, found: &[String]) -> String {
         }
         split => {
             let repo = split.map_or(name, |(repo, _)| repo);
-            format!("{contents}: use the copy that the hub may have converted, {repo}@{CONVERTED_BRANCH}")
+            format!(
+                "{contents}: only .parquet files can be read from the hub; use the copy that the hub makes \
+                 of many data sets, {repo}@{CONVERTED_BRANCH}, or download the photos yourself and use their \
+                 folder"
+            )
         }
     }
 }

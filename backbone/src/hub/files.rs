@@ -73,7 +73,10 @@ pub(super) fn fetch(
     };
     match job.resolve_from_cache() {
         Ok(Some(resolved)) => {
-            tracing::warn!("using {} from the cache, which may be outdated: {error}", resolved.origin);
+            tracing::warn!(
+                "using the copy of {} in the download cache, which may be outdated: {error}",
+                resolved.origin
+            );
             Ok(Some(resolved))
         }
         Err(cache_error) if cache_error.kind() != ErrorKind::Config => Err(cache_error),
@@ -129,8 +132,9 @@ impl FetchJob<'_> {
         }
         for file in skipped {
             tracing::warn!(
-                "the download cache does not say whether {} has the optional file {file}: continuing without \
-                 that file",
+                "the download cache has no file {file} of {}, which can say how photos must be prepared, and \
+                 without the hub it is not known whether the model has this file: continuing without it; to \
+                 be sure, run the command again with a connection to the hub (and without HF_HUB_OFFLINE)",
                 self.repo_ref
             );
         }
@@ -297,8 +301,8 @@ impl FetchJob<'_> {
                 HashCheck::Match => {}
                 HashCheck::Unknown => {
                     tracing::warn!(
-                        "{} provides no hash of {file}, so damage cannot be detected: using the file \
-                         unchecked",
+                        "{} provides no checksum (hash) of {file}, so damage during the download cannot be \
+                         detected: using the file unchecked",
                         self.settings.base_url()
                     );
                 }

@@ -156,7 +156,7 @@ impl FromStr for HubDataset {
         let invalid_name =
             |problem: &str| HubError::InvalidDatasetName { name: name.into(), problem: problem.into() };
         let Some(rest) = name.strip_prefix(RepoKind::Dataset.prefix()) else {
-            return Err(invalid_name("the name does not start with `datasets/`"));
+            return Err(invalid_name("the name of a data set must start with `datasets/`"));
         };
         let mut repo_ref = RepoRef::parse(RepoKind::Dataset, rest).map_err(invalid_name)?;
         let Some(path) = &mut repo_ref.path else {
@@ -167,7 +167,10 @@ impl FromStr for HubDataset {
         }
         // Wildcards cannot lead out of the repository, so for this check they are replaced by a letter.
         if !is_safe_relative_path(&path.replace(['*', '?'], "x")) {
-            return Err(invalid_name("the path must be inside the repository"));
+            return Err(invalid_name(
+                "the path after `owner/name/` must not be empty or contain `..`, `:`, `\\` or empty folder \
+                 names",
+            ));
         }
         // `literal_separator`: `*` and `?` do not match `/`.
         let pattern = GlobBuilder::new(path).literal_separator(true).build();
@@ -321,7 +324,7 @@ fn revision_length(name: &str) -> usize {
 fn check_repo(owner: &str, name: &str) -> Result<(), &'static str> {
     for part in [owner, name] {
         if part.is_empty() {
-            return Err("both the owner and the name of the repository are needed");
+            return Err("both parts of `owner/name` are needed");
         }
         if !part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)) {
             return Err("the owner and the name may only contain letters, digits, `-`, `_` and `.`");
@@ -334,10 +337,13 @@ fn check_repo(owner: &str, name: &str) -> Result<(), &'static str> {
         }
     }
     if name.ends_with(".git") {
-        return Err("the name must not end with `.git`");
+        return Err("the name after `owner/` must not end with `.git`");
     }
     if owner.len() + 1 + name.len() > MAX_REPO_LENGTH {
-        return Err("`owner/name` is longer than 96 characters, the limit of the hub");
+        return Err(
+            "`owner/name` has more than the 96 characters that the hub allows: copy the name from the web \
+             page of the hub",
+        );
     }
     Ok(())
 }
@@ -346,7 +352,10 @@ fn check_repo(owner: &str, name: &str) -> Result<(), &'static str> {
 /// the hub writes it. The error is the rule that is violated.
 fn check_revision(revision: String) -> Result<String, &'static str> {
     if !is_safe_relative_path(&revision) {
-        return Err("the revision is not a valid branch, tag or commit");
+        return Err(
+            "the revision after `@` has a character or part that no branch, tag or commit can have, such as \
+             `:` or `..`",
+        );
     }
     Ok(if is_commit(&revision) { revision.to_ascii_lowercase() } else { revision })
 }
@@ -355,10 +364,13 @@ fn check_revision(revision: String) -> Result<String, &'static str> {
 /// folder. The error is the rule that is violated.
 fn check_weights_path(file: &str) -> Result<(), &'static str> {
     if !is_safe_relative_path(file) {
-        return Err("the file must be a path inside the repository");
+        return Err(
+            "the path of the file after `owner/name/` must not be empty or contain `..`, `:`, `*`, `?`, `\\` \
+             or empty folder names",
+        );
     }
     if !file.ends_with(".safetensors") {
-        return Err("the file must be a .safetensors file");
+        return Err("the name of the file must end with `.safetensors`");
     }
     Ok(())
 }
@@ -441,10 +453,10 @@ mod tests {
             ("timm/resnet50@..", "revision"),
             ("timm/resnet50@%2Fetc", "revision"),
             ("timm/resnet50@a%2F..%2F..%2Fb", "revision"),
-            ("timm/resnet50/", "inside"),
-            ("timm/resnet50/../x.safetensors", "inside"),
-            ("timm/resnet50@main//x.safetensors", "inside"),
-            ("timm/resnet50/..\\x.safetensors", "inside"),
+            ("timm/resnet50/", "must not be empty"),
+            ("timm/resnet50/../x.safetensors", "`..`"),
+            ("timm/resnet50@main//x.safetensors", "`..`"),
+            ("timm/resnet50/..\\x.safetensors", "`..`"),
             ("timm/resnet50/pytorch_model.bin", ".safetensors"),
         ] {
             let error = text.parse::<HubSource>().expect_err(text).to_string();
@@ -476,10 +488,10 @@ mod tests {
             ("a/b", "`datasets/`"),
             ("datasets/mnist", "owner"),
             ("datasets/a/b@", "revision"),
-            ("datasets/a/b/", "inside"),
-            ("datasets/a/b/../c", "inside"),
-            ("datasets/a/b/c//d", "inside"),
-            ("datasets/a/b/..\\c", "inside"),
+            ("datasets/a/b/", "must not be empty"),
+            ("datasets/a/b/../c", "`..`"),
+            ("datasets/a/b/c//d", "empty folder names"),
+            ("datasets/a/b/..\\c", "`..`"),
             ("datasets/a/b/{c", "pattern"),
         ] {
             let error = text.parse::<HubDataset>().expect_err(text);
@@ -493,7 +505,9 @@ mod tests {
     fn a_repository_name_has_at_most_96_characters() {
         let name = |length: usize| format!("owner/{}", "n".repeat(length - 6));
         assert_eq!(name(96).parse::<HubSource>().unwrap().repo(), name(96));
-        assert!(name(97).parse::<HubSource>().unwrap_err().to_string().contains("longer than 96 characters"));
+        assert!(
+            name(97).parse::<HubSource>().unwrap_err().to_string().contains("more than the 96 characters")
+        );
     }
 
     #[test]

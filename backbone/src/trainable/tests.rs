@@ -221,8 +221,8 @@ fn the_input_has_the_channels_of_the_previous_layer() {
             let wrong = StageActivations { height: 4, channels: 2 * channels, ..input };
             let error = network.forward(wrong).unwrap_err();
             let expected = format!(
-                "`{stage}` takes a non-empty input of shape [N, H, W, {channels}], not {} values of shape \
-                 [2, 4, 8, {}]",
+                "the stage `{stage}` of the backbone takes a non-empty input of shape [N, H, W, {channels}], \
+                 not {} values of shape [2, 4, 8, {}]",
                 values.len(),
                 2 * channels
             );

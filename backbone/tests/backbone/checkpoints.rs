@@ -142,8 +142,8 @@ fn values_that_are_not_finite_are_rejected() {
     for (name, value, part) in [
         ("layer3.1.conv2.weight", f32::NAN, "tensor `layer3.1.conv2.weight` contains NaN"),
         ("bn1.bias", f32::NEG_INFINITY, "tensor `bn1.bias` contains -inf"),
-        ("layer4.0.bn2.running_var", -1.0, "BatchNorm `layer4.0.bn2` cannot be computed"),
-        ("layer2.0.downsample.1.weight", f32::MAX, "BatchNorm `layer2.0.downsample.1` cannot be computed"),
+        ("layer4.0.bn2.running_var", -1.0, "BatchNorm `layer4.0.bn2` cannot be used"),
+        ("layer2.0.downsample.1.weight", f32::MAX, "BatchNorm `layer2.0.downsample.1` cannot be used"),
     ] {
         let mut state = StateDict::from_formula("resnet18");
         state.set_first_value(name, value);
@@ -218,7 +218,7 @@ fn a_directory_needs_exactly_one_safetensors_file() {
     assert!(
         error
             .to_string()
-            .contains("pytorch_model.bin is not a .safetensors file but a PyTorch file: convert the file"),
+            .contains("pytorch_model.bin is not a .safetensors file but a PyTorch file: convert "),
         "{error}"
     );
 }
@@ -309,8 +309,8 @@ fn replaced_tensors_are_used_and_change_the_fingerprint() {
             .unwrap_err();
         let path = directory.path("model.safetensors");
         let expected = format!(
-            "{} has no tensor `{name}` of shape {shape}: the run was fine-tuned from different weights; use \
-             the weights that are recorded in the run",
+            "{} has no tensor `{name}` of shape {shape}: the run was fine-tuned from different weights; set \
+             `backbone.weights` to the weights that the run was trained with",
             path.display()
         );
         assert_eq!(error.to_string(), expected);
@@ -356,7 +356,7 @@ fn pickle_files_are_recognized_by_their_extension() {
                 .open_named(&name)
                 .unwrap_err()
                 .to_string()
-                .contains("is not a .safetensors file but a PyTorch file: convert the file")
+                .contains("is not a .safetensors file but a PyTorch file: convert ")
         );
         assert!(
             directory.open_error().contains(&format!("has no .safetensors file: convert {name} in Python"))
@@ -365,7 +365,7 @@ fn pickle_files_are_recognized_by_their_extension() {
     let directory = CheckpointDir::new();
     directory.write("weights.npz", "");
     let error = directory.open_error();
-    assert!(error.ends_with("or correct the path in `backbone.weights` in the config file"), "{error}");
+    assert!(error.ends_with("or set `backbone.weights` to the file or folder that has them"), "{error}");
     assert!(
         error_chain(&directory.open_named("weights.npz").unwrap_err())
             .contains("is not a complete .safetensors file")

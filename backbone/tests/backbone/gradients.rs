@@ -202,11 +202,14 @@ fn inputs_and_gradients_of_wrong_sizes_are_rejected() {
     }
     let error =
         |network: &mut TrainableBackbone, count| network.backward(&vec![1.0; count]).unwrap_err().to_string();
-    assert!(error(&mut network, 2 * 512).contains("not 0"));
+    assert!(error(&mut network, 2 * 512).contains("no training forward pass"));
     network.forward_training(valid).unwrap();
-    assert!(error(&mut network, 512).contains("not 1024"));
+    assert!(
+        error(&mut network, 512)
+            .contains("512 values, but the last training forward pass computed 1024 features")
+    );
     network.backward(&vec![1.0; 2 * 512]).unwrap();
-    assert!(error(&mut network, 2 * 512).contains("not 0"));
+    assert!(error(&mut network, 2 * 512).contains("no training forward pass"));
 }
 
 fn load_on_cpu(checkpoint: &Checkpoint, mode: BatchNormMode) -> TrainableBackbone {

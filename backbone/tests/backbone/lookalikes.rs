@@ -115,7 +115,7 @@ fn configs_that_contradict_the_tensors_are_rejected() {
     for (config, key) in [
         (
             r#"{"architecture": "resnet34"}"#,
-            "`architecture` is resnet34, but the weights are those of resnet18: use the config file",
+            "`architecture` is resnet34, but the weights are those of resnet18: replace this config.json",
         ),
         (r#"{"model_type": "resnet", "depths": [3, 4, 6, 3]}"#, "`depths` is [3, 4, 6, 3]"),
         (r#"{"model_type": "resnet", "layer_type": "bottleneck"}"#, "`layer_type` is \"bottleneck\""),

@@ -204,7 +204,12 @@ fn errors_of_invalid_configs_name_the_file_and_the_key() {
         ("config.json", r#"{"pretrained_cfg": {"crop_mode": "border"}}"#, "`pretrained_cfg.crop_mode`"),
         ("config.json", r#"{"pretrained_cfg": {"crop_pct": 1.5}}"#, "`pretrained_cfg.crop_pct`"),
         ("config.json", r#"{"pretrained_cfg": {"std": [1, 1, 0]}}"#, "std [1.0, 1.0, 0.0]"),
-        ("config.json", r#"{"pretrained_cfg": {"input_size": [3, 16, 16]}}"#, "crop of 16 x 16"),
+        (
+            "config.json",
+            r#"{"pretrained_cfg": {"input_size": [3, 16, 16]}}"#,
+            "cropped to 16 x 16 pixels: all sizes must be from 32 to 8192, and the crop must not exceed the \
+             short side; choose different weights (`backbone.weights`)",
+        ),
         ("preprocessor_config.json", r#"{"size": {"height": 224, "width": 224}}"#, "`size`"),
         ("preprocessor_config.json", r#"{"size": 224, "image_std": [1, 1, 1]}"#, "`resample` is missing"),
         ("preprocessor_config.json", r#"{"size": 224, "resample": 2}"#, "`image_mean` is missing"),
@@ -230,9 +235,10 @@ fn without_a_config_the_preprocessing_of_imagenet_is_used_and_logged() {
         let lines = log_lines(|| checkpoint = directory.open().ok());
         assert_eq!(*checkpoint.unwrap().preprocessing(), Preprocessing::default());
         assert_eq!(lines.len(), 1, "{config:?}: {lines:?}");
-        assert!(lines[0].starts_with("INFO no preprocessing config found for"), "{lines:?}");
+        assert!(lines[0].starts_with("INFO no config file of the weights"), "{lines:?}");
         assert!(
-            lines[0].contains("as for ImageNet (short side 256, center crop 224, bilinear)"),
+            lines[0]
+                .contains("(short side resized to 256 pixels, bilinear; then the central 224 x 224 pixels)"),
             "{lines:?}"
         );
     }

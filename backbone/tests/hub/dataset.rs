@@ -229,20 +229,21 @@ fn selection_errors_are_reported_before_any_download() {
         (
             &["data/a.parquet"],
             "/train",
-            "hf://datasets/owner/photos has no .parquet file at train: correct the path; the data set has \
-             data/a",
+            "hf://datasets/owner/photos has no .parquet file at train: give the path of a folder or file of \
+             the data set; its .parquet files are data/a",
         ),
         (
             &["README.md", "a.csv"],
             "",
-            "only README.md, a.csv: use the copy that the hub may have converted, hf://",
+            "only README.md, a.csv: only .parquet files can be read from the hub; use the copy that the hub \
+             makes of many data sets, hf://",
         ),
     ] {
         let (kind, text) = fetch_error(files, rest);
         assert!(kind == ErrorKind::Config && text.contains(expected), "{text}");
     }
     let (kind, text) = fetch_error(&["data/../../../../x.parquet"], "");
-    assert!(kind == ErrorKind::Hub && text.contains("not a path inside the repository"), "{text}");
+    assert!(kind == ErrorKind::Hub && text.contains("its name leads out of the download folder"), "{text}");
     assert!(fixture.hub.take_requests().iter().all(|request| request.path.starts_with("/api/")));
     assert!(!fixture.settings.cache.exists(), "{:?}", files_below(&fixture.settings.cache));
 }
@@ -252,7 +253,7 @@ fn errors_name_the_data_set_and_its_page() {
     let fixture = dataset_fixture();
     let unknown: HubDataset = "datasets/owner/misspelt".parse().unwrap();
     let error = fetch_dataset_with(&unknown, &fixture.settings, &()).unwrap_err().to_string();
-    assert!(error.contains("no accessible data set owner/misspelt"), "{error}");
+    assert!(error.contains("has no data set owner/misspelt that you can access"), "{error}");
     let error = fixture.fetch_dataset("@v9").unwrap_err().to_string();
     assert!(error.contains(&format!("{}/{DATASET}/tree/main", fixture.hub.endpoint())), "{error}");
     fixture.hub.inject_fault("HEAD", "parquet", 1, Fault::Status(403, Some("GatedRepo")));

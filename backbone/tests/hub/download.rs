@@ -176,7 +176,7 @@ fn the_cache_is_used_if_the_hub_is_down() {
     hub.inject_fault("GET", "/api/", usize::MAX, Fault::Status(503, None));
     let (fetched, log) = fixture.fetch_with_log("");
     assert_eq!(fetched.unwrap(), cold);
-    assert!(log.contains("from the cache") && log.contains("status 503"), "{log}");
+    assert!(log.contains("in the download cache") && log.contains("status 503"), "{log}");
 
     let fixture = fixture.without_hub();
     let (fetched, log) = fixture.fetch_with_log("");

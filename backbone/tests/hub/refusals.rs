@@ -40,7 +40,9 @@ fn a_temporary_refusal_is_retried() {
 fn the_error_for_an_unknown_repository_has_a_hint_about_tokens() {
     let mut fixture = HubFixture::new();
     let source = "owner/misspelt".parse().unwrap();
-    for (token, hint) in [(None, "set HF_TOKEN"), (Some("hf_old".to_owned()), "expired")] {
+    for (token, hint) in
+        [(None, "set the environment variable HF_TOKEN"), (Some("hf_old".to_owned()), "expired")]
+    {
         fixture.settings.token = token;
         let error = fetch_weights_with(&source, &fixture.settings, &ProgressRecorder::default()).unwrap_err();
         assert!(matches!(error, HubError::RepositoryNotFound { status: 401, .. }), "{error:?}");

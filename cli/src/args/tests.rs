@@ -234,10 +234,10 @@ fn numbers_are_accepted_within_their_ranges_only() {
     assert_refused(
         "headstock compare --budget=-1",
         range,
-        &["--budget", "must be a number of seconds, at least 0"],
+        &["--budget", "give a number of seconds that is at least 0"],
     );
-    assert_refused("headstock compare --budget NaN", range, &["must be a number of seconds, at least 0"]);
-    assert_refused("headstock compare --budget soon", range, &["'soon'", "not a number"]);
+    assert_refused("headstock compare --budget NaN", range, &["give a number of seconds that is at least 0"]);
+    assert_refused("headstock compare --budget soon", range, &["'soon'", "give a number of seconds"]);
     assert_refused("headstock predict r p --coverage most", range, &["'most'", "--coverage"]);
 }
 

@@ -57,14 +57,16 @@ pub(crate) fn run(args: &BenchArgs, context: &mut CommandContext<'_>) -> anyhow:
     let limit =
         Duration::try_from_secs_f64(args.seconds).ok().filter(|limit| !limit.is_zero()).ok_or_else(|| {
             TrainError::Usage(format!(
-                "--seconds {:?} is not a usable duration: give a number of seconds above 0, such as 4",
+                "--seconds {:?} cannot be used: give a number of seconds above 0, such as 4",
                 args.seconds
             ))
         })?;
     let settings = resolve_settings(args, context)?;
     let no_backbone = || {
         TrainError::Usage(
-            "no model weights are named: give --weights, or a config file with [backbone]".into(),
+            "bench does not know which model weights to use: give --weights PATH, or a config file with a \
+             section [backbone]"
+                .into(),
         )
     };
     let options = settings.options.backbone.as_ref().ok_or_else(no_backbone)?;
@@ -115,7 +117,8 @@ pub(crate) fn run(args: &BenchArgs, context: &mut CommandContext<'_>) -> anyhow:
         Measurement::Network(_) => String::new(),
     };
     out.print(format!(
-        "{architecture}, {height} x {width}, batch {batch}, {}, {device} ({isa}), {}: {rate:.1} photos/s{files_note}",
+        "{architecture}, {height} x {width} pixels, batches of {batch}, {}, {device} ({isa}), {}: {rate:.1} \
+         photos/s{files_note}",
         options.precision,
         pluralize(threads, "thread")
     ))?;
@@ -172,7 +175,7 @@ fn bench_tuning(
     };
     let out = &mut *context.output;
     out.print(format!(
-        "{}, fine-tuning, batch {batch}, {}: {:.1} photos/s",
+        "{}, fine-tuning, batches of {batch}, {}: {:.1} photos/s",
         json.architecture,
         pluralize(json.threads, "thread"),
         json.images_per_second
@@ -237,7 +240,8 @@ fn synthetic_pixels(batch: usize, height: usize, width: usize) -> Result<Vec<u8>
             Ok(data)
         }
         _ => Err(TrainError::Usage(format!(
-            "--batch {batch} is too large: photos of {height} x {width} do not fit into memory; choose a lower number"
+            "--batch {batch} is too large: so many photos of {height} x {width} pixels do not fit into \
+             memory; choose a lower number"
         ))),
     }
 }
@@ -270,7 +274,11 @@ fn absolute_weights(weights: &str) -> Result<String, TrainError> {
     if weights.starts_with("hf://") {
         return Ok(weights.to_owned());
     }
-    let absolute = std::path::absolute(weights)
-        .map_err(|error| TrainError::Usage(format!("--weights {weights:?} cannot be used as a path ({error}): give a folder, a .safetensors file or an hf:// name")))?;
+    let absolute = std::path::absolute(weights).map_err(|error| {
+        TrainError::Usage(format!(
+            "--weights {weights:?} cannot be used as a path ({error}): give a folder, a .safetensors file or \
+             an hf:// name"
+        ))
+    })?;
     Ok(absolute.to_string_lossy().into_owned())
 }

@@ -47,7 +47,7 @@ pub(crate) fn run(args: &DoctorArgs, context: &mut CommandContext<'_>) -> anyhow
     if let Some(file) = &args.show_augment {
         let sheet = write_augment_sheet(&settings, file, context.bars)?;
         context.output.print(format!(
-            "{}: {}, each without augmentation and in {} augmented views",
+            "{}: {}, each unchanged and in {} randomly changed (augmented) versions",
             file.display(),
             pluralize(sheet.images, "photo"),
             sheet.views
@@ -67,7 +67,10 @@ pub(crate) fn run(args: &DoctorArgs, context: &mut CommandContext<'_>) -> anyhow
     let out = &mut *context.output;
     print_diagnosis(&diagnosis, out)?;
     if let Some(file) = &args.html {
-        out.print(format!("\n{}: web page with thumbnails", file.display()))?;
+        out.print(format!(
+            "\n{}: web page with thumbnails of the photos that have problems",
+            file.display()
+        ))?;
     }
     if let Some(cleaned) = &cleaned {
         print_clean_table(cleaned, out)?;
@@ -141,7 +144,9 @@ fn print_clean_table(cleaned: &CleanSummary, out: &mut Output) -> Result<(), Std
     let CleanSummary { csv, images, n_rows, left_out, split } = cleaned;
     let (csv_path, n_rows) = (csv.display(), pluralize(*n_rows, "photo"));
     out.print(format!(
-        "\n{csv_path}: {n_rows}, {left_out} left out; to train on this table, put into the config file:"
+        "\n{csv_path}: table of {n_rows} without problems ({left_out} left out); to train on this table, set \
+         these keys in the config file, and remove the other keys in [data] that name photos (`folder`, \
+         `parquet`, `webdataset`, `test_...`):"
     ))?;
     out.print("  [data]")?;
     out.print(format!("  csv = {:?}", csv.display().to_string()))?;

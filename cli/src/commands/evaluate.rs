@@ -32,7 +32,8 @@ pub(crate) fn run(args: &EvaluateArgs, context: &mut CommandContext<'_>) -> anyh
     let evaluation = evaluate(&run, &settings, &context.heads, context.bars)?;
     if !evaluation.same_samples {
         tracing::info!(
-            "these are not the photos that the run was first tested on: do not compare with its saved metrics"
+            "these are not the photos that the run was first tested on, so the results cannot be compared \
+             with the metrics saved in the run"
         );
     }
     let out = &mut *context.output;

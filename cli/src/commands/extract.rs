@@ -36,7 +36,7 @@ pub(crate) fn run(args: &ExtractArgs, context: &mut CommandContext<'_>) -> anyho
     let extracted = extract(&settings, run.as_ref(), &args.out, context.bars)?;
     let out = &mut *context.output;
     let n_images = pluralize(extracted.rows, "photo");
-    out.print(format!("{}: {n_images} x {} features", args.out.display(), extracted.width))?;
+    out.print(format!("{}: {n_images}, {} features per photo", args.out.display(), extracted.width))?;
     out.print_json(&ExtractJson {
         out: &args.out,
         rows: extracted.rows,

@@ -25,15 +25,19 @@ pub(super) fn run(settings: &Settings, context: &mut CommandContext<'_>) -> anyh
     match (curve.steepest, curve.a_tenth_of_lowest) {
         (Some(steepest), Some(lowest)) => {
             out.print(format!("try tune.lr = {steepest:.1e}, where the loss falls fastest"))?;
-            out.print(format!("or tune.lr = {lowest:.1e}, a tenth of the learning rate with the lowest loss"))?;
+            out.print(format!(
+                "or tune.lr = {lowest:.1e}, a tenth of the learning rate with the lowest loss"
+            ))?;
             let share = curve.backbone_share;
             out.print(format!(
-                "(learning rate of the head; the last stage of the backbone uses {share} times that rate)"
+                "(tune.lr is the learning rate of the head; the last stage of the backbone is trained with \
+                 {share} times that rate)"
             ))?;
         }
         _ => out.print(
-            "the loss does not fall at any learning rate: the fitted head may be optimal already; try an untrained \
-             one with --set tune.head_init=random",
+            "the loss does not fall at any learning rate: the head is already fitted when this test starts, \
+             so there may be nothing left to improve; to start from an untrained head, add --set \
+             tune.head_init=random",
         )?,
     }
     out.print_json(&curve)?;

@@ -175,17 +175,18 @@ fn detect(args: &InitArgs) -> Result<DetectedData, TrainError> {
         if args.images.is_some() || args.id.is_some() {
             let path = path.display();
             return Err(TrainError::Usage(format!(
-                "--images and --id describe a table (CSV or TSV), but {path} is {description}: leave them out"
+                "--images and --id are only for a table (CSV or TSV), but {path} is {description}: leave out \
+                 these arguments"
             )));
         }
         Ok(())
     };
     if let Some(name) = path.to_str().filter(|path| path.starts_with("hf://")) {
-        refuse_table_options("a data set on the hub")?;
+        refuse_table_options("a data set on the Hugging Face hub")?;
         return Ok(without_test(parquet_location(name.to_owned(), args, None)));
     }
     if let Some((kind, shards)) = detect_shards(path) {
-        refuse_table_options("a set of shards")?;
+        refuse_table_options("a set of Parquet files or tar archives")?;
         return match kind {
             ShardKind::Parquet => {
                 let columns = read_parquet_columns(&shards[0])?;
@@ -202,14 +203,14 @@ fn detect(args: &InitArgs) -> Result<DetectedData, TrainError> {
     }
     if !path.is_dir() {
         return Err(TrainError::Usage(format!(
-            "there is no file or folder {}: `headstock init --help` lists what init accepts",
+            "there is no file or folder {}: check the path (`headstock init --help` lists what init accepts)",
             path.display()
         )));
     }
     refuse_table_options("a folder")?;
     if args.label.is_some() {
         return Err(TrainError::Usage(format!(
-            "--label names a column of a table, but {} is a folder: leave it out",
+            "--label names a column of a table, but {} is a folder: leave out --label",
             path.display()
         )));
     }
@@ -217,7 +218,8 @@ fn detect(args: &InitArgs) -> Result<DetectedData, TrainError> {
     let labels = path.join("labels.csv");
     if labels.is_file() && has_images(&train) {
         return Err(TrainError::Usage(format!(
-            "{} has a labels.csv next to its photos: try `headstock init {}`",
+            "{} has no folder per class, but it has the table labels.csv: take the classes from this table \
+             with `headstock init {}`",
             path.display(),
             shell_quote(labels.display())
         )));
@@ -229,7 +231,7 @@ fn detect(args: &InitArgs) -> Result<DetectedData, TrainError> {
     }
     for name in class_folders(path).into_iter().filter(|name| !is_split_name(name)) {
         tracing::info!(
-            "ignored {}: {} is already used as the training folder",
+            "ignored the folder {}: the photos for training are taken from {}",
             path.join(name).display(),
             train.display()
         );
@@ -239,12 +241,19 @@ fn detect(args: &InitArgs) -> Result<DetectedData, TrainError> {
         let shown_path = folder.display();
         let classes = class_folders(&folder);
         if let Some(test) = &test {
-            tracing::info!("ignored {shown_path}: {} is already used as the test folder", test.display());
+            tracing::info!(
+                "ignored the folder {shown_path}: the photos for testing are taken from {}",
+                test.display()
+            );
         } else if classes.is_empty() {
-            tracing::info!("ignored {shown_path}: photos for testing must be in a folder per class");
+            tracing::info!(
+                "ignored the folder {shown_path}: to test with its photos, put them into one folder per \
+                 class, as for training"
+            );
         } else if classes.iter().all(|class| !train_classes.contains(class)) {
             tracing::info!(
-                "ignored {shown_path}: none of its folders has the name of a class in {}",
+                "ignored the folder {shown_path}: none of its folders has the name of a class in {}; to test \
+                 with its photos, give its folders the names of the classes",
                 train.display()
             );
         } else {
@@ -342,7 +351,7 @@ fn detect_csv(args: &InitArgs) -> Result<CsvSource, TrainError> {
         |requested: &Option<String>, usual_names: &[&str], flag: &str, meaning: &str| match requested {
             Some(name) => columns.iter().position(|column| column == name).ok_or_else(|| {
                 usage_error(format!(
-                    "there is no column `{name}`, which {flag} names: the columns are {}",
+                    "the table has no column `{name}` (named by {flag}): choose one of the columns {}",
                     columns.join(", ")
                 ))
             }),
@@ -351,7 +360,8 @@ fn detect_csv(args: &InitArgs) -> Result<CsvSource, TrainError> {
                 .find_map(|name| columns.iter().position(|column| column.eq_ignore_ascii_case(name)))
                 .ok_or_else(|| {
                     usage_error(format!(
-                        "no column has a usual name for {meaning}: name one with {flag}; the columns are {}",
+                        "it is not clear which column holds {meaning}: name the column with {flag}; the \
+                         columns are {}",
                         columns.join(", ")
                     ))
                 }),
@@ -377,7 +387,8 @@ fn detect_csv(args: &InitArgs) -> Result<CsvSource, TrainError> {
     }
     let searched: Vec<String> = folders.iter().map(|folder| folder.display().to_string()).collect();
     Err(usage_error(format!(
-        "the photo of the first row, `{first_id}`, is not in {}: name the folder of the photos with --images",
+        "the photo of the first row, `{first_id}`, was not found in the folders {}: name the folder of the \
+         photos with --images",
         searched.join(", ")
     )))
 }
@@ -422,7 +433,9 @@ fn render_config(detected: &DetectedData, test_size: &TestSizeChoice, base: &Pat
             format!("folder = {}   # a folder per class\n{test}", toml_path(root))
         }
         DataLocation::Csv(source) => format!(
-            "csv = {}\nimages = {}   # the folder that the file names are relative to\nid = {}   # column with the file name\nlabel = {}   # column with the class\nextension = {}   # appended to each file name",
+            "csv = {}\nimages = {}   # the folder that the file names are relative to\nid = {}   # column \
+             with the file name\nlabel = {}   # column with the class\nextension = {}   # appended to each \
+             file name",
             toml_path(&source.csv),
             toml_path(&source.images),
             toml_string(&source.id),
@@ -430,13 +443,15 @@ fn render_config(detected: &DetectedData, test_size: &TestSizeChoice, base: &Pat
             toml_string(&source.extension)
         ),
         DataLocation::Parquet { shards: location, image, fields } => format!(
-            "parquet = {}   # a file, a folder, a pattern, or hf://datasets/owner/name\nimage = {}   # column with the photo\nlabel = {}   # column with the class",
+            "parquet = {}   # a file, a folder, a pattern, or hf://datasets/owner/name\nimage = {}   # \
+             column with the photo\nlabel = {}   # column with the class",
             toml_shards(location),
             toml_string(image),
             toml_string(&fields.label)
         ),
         DataLocation::WebDataset { shards: location, fields } => format!(
-            "webdataset = {}   # a file, a folder or a pattern\nlabel = {}   # field with the class in .json members",
+            "webdataset = {}   # a file, a folder or a pattern\nlabel = {}   # field with the class in .json \
+             members",
             toml_shards(location),
             toml_string(&fields.label)
         ),

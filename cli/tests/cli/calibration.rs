@@ -99,7 +99,7 @@ fn invalid_set_requests_are_refused_with_the_reason() {
     let image = "photos/hat/00.jpg";
     project
         .run(&["predict", "plain", image, "--coverage", "0.9"])
-        .fails(2, &["no scores for conformal sets", "calibration"]);
+        .fails(2, &["has not saved the scores that `--coverage` needs", "`calibration = \"none\"`"]);
     project.run(&["train", "--run", "run"]).ok();
     for coverage in ["0", "1", "90", "nan"] {
         project

@@ -184,7 +184,7 @@ fn groups_stay_in_one_fold_and_divided_ones_are_reported() {
     let done = project.run(&["compare", "--heads", "linear", "--json"]).ok();
     assert_eq!(done.json()["groups"], 30);
     assert!(done.stdout.contains("135 photos in 30 groups"), "{}", done.stdout);
-    let divided = "groups are both trained on and tested on";
+    let divided = "groups (photos that belong together, such as photos of one dog) have photos in both";
     assert_eq!(done.stderr.matches(divided).count(), 1, "{}", done.stderr);
     let trained = project.run(&["train"]).ok();
     assert_eq!(trained.stderr.matches(divided).count(), 1, "{}", trained.stderr);
@@ -214,7 +214,8 @@ fn compare_uses_the_frozen_backbone_even_if_the_config_fine_tunes() {
     let project = Project::new(6);
     let compare = ["compare", "--heads", "linear", "--folds", "2", "--json"];
     let plain = project.run(&compare).ok();
-    let note = "this command does not fine-tune the backbone: [tune] is not used";
+    let note =
+        "this command does not fine-tune the backbone: the section [tune] of the config file is not used";
     assert!(!plain.stderr.contains(note), "{}", plain.stderr);
     let tuning = ["--set", "tune.from=layer4", "--take-best", "--run", "best"];
     let done = project.run(&[&compare[..], &tuning].concat()).ok();
@@ -398,7 +399,7 @@ fn the_budget_is_in_seconds() {
     let project = Project::with_features("feature_file/separable");
     let compare = |budget| project.run(&["compare", "--folds", "2", "--heads", "knn", "--budget", budget]);
     for spent in ["0", "0.000000001"] {
-        compare(spent).fails(2, &["the time budget ended before the first candidate began", "--budget"]);
+        compare(spent).fails(2, &["the time budget ended before the first head was fitted", "--budget"]);
     }
     let done = compare("100000").ok();
     assert!(done.stdout.contains(": 4 candidates ranked by accuracy"), "{}", done.stdout);

@@ -130,7 +130,7 @@ fn images_in_shards_equal_those_in_folders() {
 
     project.run(&["extract", "--config", "tar.toml", "--out", "x.npy"]).ok();
     fs::write(project.path("all.tar"), tar_archive(&files[..4])).unwrap();
-    project.run(&["evaluate", "runs/tar"]).fails(3, &["of the run's test photos are missing"]);
+    project.run(&["evaluate", "runs/tar"]).fails(3, &["test photos of the run are missing"]);
     fs::remove_file(project.path("all.tar")).unwrap();
     project.run(&["evaluate", "runs/tar"]).fails(3, &["all.tar"]);
 }
@@ -158,7 +158,7 @@ fn init_writes_a_config_for_every_kind_of_data() {
     }
     project
         .run(&["init", "data", "--id", "x", "--config", "y.toml"])
-        .fails(2, &["--images and --id describe a table"]);
+        .fails(2, &["--images and --id are only for a table"]);
     project.run(&["init", "nothing", "--config", "y.toml"]).fails(2, &["there is no file or folder nothing"]);
 }
 
@@ -167,6 +167,6 @@ fn a_predefined_split_needs_a_split_in_the_data() {
     let project = docs_project();
     project
         .run(&["split", "--out", "x.csv", "--set", "split.method=predefined"])
-        .fails(3, &["`split.method` is \"predefined\", but the data does not mark any sample for testing"]);
+        .fails(3, &["`split.method` is \"predefined\", but the data does not mark any photo for testing"]);
     project.run(&["split", "--out", "x.csv", "--set", "split.method=group"]).fails(2, &["data.group"]);
 }

@@ -203,9 +203,15 @@ fn wrong_labels_are_found_and_removed_from_the_clean_table() {
     });
     assert_eq!(figures["clean"], clean);
     assert_eq!(figures["html"], "doctor.html");
-    assert!(done.stdout.contains("\ndoctor.html: web page with thumbnails\n"), "{}", done.stdout);
+    assert!(
+        done.stdout.contains("\ndoctor.html: web page with thumbnails of the photos that have problems\n"),
+        "{}",
+        done.stdout
+    );
     let keys = format!(
-        "\nclean.csv: {} photos, {} left out; to train on this table, put into the config file:\n  [data]\n  csv = \"clean.csv\"\n  images = {:?}\n",
+        "\nclean.csv: table of {} photos without problems ({} left out); to train on this table, set these \
+         keys in the config file, and remove the other keys in [data] that name photos (`folder`, `parquet`, \
+         `webdataset`, `test_...`):\n  [data]\n  csv = \"clean.csv\"\n  images = {:?}\n",
         clean["kept"],
         clean["left_out"],
         clean["images"].as_str().unwrap()
@@ -281,14 +287,16 @@ fn unusable_data_is_examined_as_far_as_possible() {
 #[test]
 fn augmented_views_are_shown_on_a_sheet() {
     let project = Project::new(2);
-    project.run(&["doctor", "--show-augment", "views.png"]).fails(2, &["[augment] is empty"]);
+    project
+        .run(&["doctor", "--show-augment", "views.png"])
+        .fails(2, &["the section [augment] of the config file is empty"]);
     let flip = ["--set", "augment.horizontal_flip=0.5"];
     let show = |name: &str| project.run(&[&["doctor", "--show-augment", name], &flip[..]].concat());
     show("views.jpg").fails(2, &["must end in .png"]);
     let done = project.run(&[&["doctor", "--show-augment", "views.png", "--json"], &flip[..]].concat()).ok();
     let figures = serde_json::json!({ "out": "views.png", "photos": 6, "views": 7 });
     assert_eq!(done.json(), figures);
-    let line = "views.png: 6 photos, each without augmentation and in 7 augmented views";
+    let line = "views.png: 6 photos, each unchanged and in 7 randomly changed (augmented) versions";
     assert_eq!(done.stdout.lines().next(), Some(line));
     let sheet = image::open(project.path("views.png")).unwrap();
     // Six rows of eight views of 64 pixels with gaps of 4.

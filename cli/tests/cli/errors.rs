@@ -55,7 +55,7 @@ fn bad_usage_ends_with_2() {
         .fails(2, &["no model weights found at", "absent"]);
     project.run(&["train", "--set", "backbone.device=cuda"]).fails(2, &["--features cuda"]);
     project.run(&["train", "--set", "backbone.weights=hf://x"]).fails(2, &["hf://owner/name"]);
-    project.run(&["extract", "--out", "x.txt"]).fails(2, &[".npy, .npz, .safetensors, .parquet"]);
+    project.run(&["extract", "--out", "x.txt"]).fails(2, &["ends in .npy, .npz, .safetensors or .parquet"]);
     project.run(&["extract", "--out", "x.npz", "--layer", "fc"]).fails(2, &["there is no layer `fc`"]);
     project.run(&["predict", "photos", "photos/hat/00.jpg"]).fails(2, &["photos is not a run"]);
     project.run(&["bench", "--weights", "backbone", "--seconds", "0"]).fails(2, &["--seconds"]);
@@ -184,7 +184,12 @@ fn each_kind_of_error_ends_with_its_status_and_says_what_to_do() {
             2,
             &["there is no config file absent.toml: write one with `headstock init`", "--config"],
         ),
-        (&config("photos"), 2, &["error: failed to read photos\n  because: "]),
+        (
+            &config("photos"),
+            2,
+            &["error: failed to read photos as a config file: check that it is a file and that you are \
+               allowed to read it\n  because: "],
+        ),
         (&config("no.toml"), 2, &["no.toml is not a valid config file (TOML): ", "line 1"]),
         (&config("old.toml"), 2, &["old.toml: `version` is missing: begin the file with `version = 1`"]),
         (&config("new.toml"), 2, &["new.toml: `version` is 2, but this headstock reads version 1"]),
@@ -213,7 +218,7 @@ fn each_kind_of_error_ends_with_its_status_and_says_what_to_do() {
         (
             &["train", "--warm", "r", "--head", "svm", "--run", "x"],
             2,
-            &["--warm r: the run has the head `linear`, but the config has the head `svm`"],
+            &["--warm r: the run has the head `linear`, but the head `svm` was chosen"],
         ),
         (&["train", "--resume", "photos"], 2, &["photos has no training to resume"]),
         (&["train", "--find-lr"], 2, &["nothing to fine-tune", "tune.from=layer4"]),
@@ -222,11 +227,23 @@ fn each_kind_of_error_ends_with_its_status_and_says_what_to_do() {
             2,
             &["`extract` needs photos, but `data.features` names precomputed features"],
         ),
-        (&["doctor"], 2, &["doctor checks photos, but `data.features` has only precomputed features"]),
-        (&["predict", "r", "photos/a/1.jpg"], 2, &["the head was fitted on precomputed features"]),
+        (
+            &["doctor"],
+            2,
+            &["doctor checks photos, but `data.features` has only precomputed features: name photos in \
+               [data]"],
+        ),
+        (&["predict", "r", "photos/a/1.jpg"], 2, &["the run was trained on precomputed features"]),
         (&["predict", "r", "photos/a/1.jpg", "--coverage", "1.5"], 2, &["1.5", "must be between 0 and 1"]),
-        (&["bench"], 2, &["no model weights are named: give --weights, or a config file with [backbone]"]),
-        (&["bench", "--seconds", "0"], 2, &["--seconds 0.0 is not a usable duration"]),
+        (
+            &["bench"],
+            2,
+            &[
+                "bench does not know which model weights to use: give --weights PATH, or a config file with a \
+               section [backbone]",
+            ],
+        ),
+        (&["bench", "--seconds", "0"], 2, &["--seconds 0.0 cannot be used"]),
         (
             &["compare", "--out", "x.txt"],
             2,

@@ -225,7 +225,7 @@ fn json_adds_one_line_to_stdout_and_changes_no_other() {
     // Notes, warnings and errors go to stderr.
     let other = project.run(&["evaluate", "r", "--set", "split.seed=1", "--json"]).ok();
     let lines: Vec<&str> = other.stderr.lines().collect();
-    assert!(lines[0].starts_with("warning: the run was trained on 15 of these 15"), "{lines:?}");
+    assert!(lines[0].starts_with("warning: the run was trained on 15 of the 15"), "{lines:?}");
     assert!(
         lines[1].starts_with("note: these are not the photos that the run was first tested on"),
         "{lines:?}"

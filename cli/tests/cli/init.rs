@@ -86,15 +86,19 @@ fn test_folders_need_class_folders_and_ignored_folders_are_reported() {
     create_empty_files(&project, &["cats/.thumbnails/1.jpg"]);
     let (config, notes) = init_config(&project, "cats");
     assert!(config.contains("folder = \"cats/train\"") && config.contains("# test_folder"), "{config}");
-    assert_eq!(notes, "note: ignored cats/test: photos for testing must be in a folder per class\n");
+    assert_eq!(
+        notes,
+        "note: ignored the folder cats/test: to test with its photos, put them into one folder per class, as \
+         for training\n"
+    );
     create_empty_files(&project, &["cats/val/a/1.jpg", "cats/valid/a/1.jpg", "cats/more/1.jpg"]);
     let (config, notes) = init_config(&project, "cats");
     assert!(config.contains("test_folder = \"cats/val\""), "{config}");
     assert_eq!(
         notes,
-        "note: ignored cats/more: cats/train is already used as the training folder\n\
-         note: ignored cats/test: photos for testing must be in a folder per class\n\
-         note: ignored cats/valid: cats/val is already used as the test folder\n"
+        "note: ignored the folder cats/more: the photos for training are taken from cats/train\nnote: \
+         ignored the folder cats/test: to test with its photos, put them into one folder per class, as for \
+         training\nnote: ignored the folder cats/valid: the photos for testing are taken from cats/val\n"
     );
     fs::create_dir_all(project.path("cats/test/unknown")).unwrap();
     fs::rename(project.path("cats/test/1.jpg"), project.path("cats/test/unknown/1.jpg")).unwrap();
@@ -143,9 +147,10 @@ fn a_table_that_cannot_be_read_is_bad_data() {
     project.run(&init).fails(3, &["labels.csv has no rows"]);
     project.write("labels.csv", "\u{feff}id,breed\nhat/00,hat\ndress/00,dress\n");
     let named = [&init[..], &["--images", "photos", "--label", "race"]].concat();
-    project
-        .run(&named)
-        .fails(2, &["there is no column `race`, which --label names: the columns are id, breed"]);
+    project.run(&named).fails(
+        2,
+        &["the table has no column `race` (named by --label): choose one of the columns id, breed"],
+    );
     project.run(&[&init[..], &["--images", "photos"]].concat()).ok();
 }
 
@@ -175,7 +180,10 @@ fn a_folder_with_a_table_is_no_folder_per_class() {
     fs::rename(project.path("photos/hat"), project.path("photos/train")).unwrap();
     project.write("photos/labels.csv", "id,breed\n00,hat\n01,pug\n");
     let refused = project.run(&["init", "photos", "--config", "x.toml"]);
-    refused.fails(2, &["has a labels.csv", "headstock init photos/labels.csv"]);
+    refused.fails(
+        2,
+        &["has no folder per class, but it has the table labels.csv", "headstock init photos/labels.csv"],
+    );
 }
 
 #[test]
@@ -188,7 +196,7 @@ fn ambiguous_columns_must_be_named() {
     project.run(&named).fails(2, &["nowhere.jpg", "--images"]);
     project
         .run(&["init", "absent"])
-        .fails(2, &["there is no file or folder absent: `headstock init --help` lists"]);
+        .fails(2, &["there is no file or folder absent: check the path (`headstock init --help` lists"]);
     assert!(!project.path("x.toml").exists());
 }
 
@@ -226,16 +234,17 @@ fn columns_and_the_image_folder_are_given_or_guessed() {
     };
     assert_refused(
         &["--id", "name"],
-        &["there is no column `name`, which --id names: the columns are id, class, label, file"],
+        &["the table has no column `name` (named by --id): choose one of the columns id, class, label, \
+           file"],
     );
-    assert_refused(&["--label", "name"], &["there is no column `name`, which --label names"]);
+    assert_refused(&["--label", "name"], &["the table has no column `name` (named by --label)"]);
     assert_refused(
         &["--images", "other"],
-        &["the photo of the first row, `1`, is not in other: ", "--images"],
+        &["the photo of the first row, `1`, was not found in the folders other: ", "--images"],
     );
     let folder = |flag: &str| project.run(&["init", ".", "--config", "no.toml", flag, "x"]);
-    folder("--id").fails(2, &["--images and --id describe a table (CSV or TSV), but . is a folder"]);
-    folder("--images").fails(2, &["--images and --id describe a table (CSV or TSV), but . is a folder"]);
+    folder("--id").fails(2, &["--images and --id are only for a table (CSV or TSV), but . is a folder"]);
+    folder("--images").fails(2, &["--images and --id are only for a table (CSV or TSV), but . is a folder"]);
     folder("--label").fails(2, &["--label names a column of a table, but . is a folder"]);
     assert!(!project.path("no.toml").exists());
 }
@@ -294,7 +303,9 @@ fn columns_of_a_parquet_are_found_by_their_usual_names() {
     assert_eq!(data("usual.toml", &[]), ["p.parquet", "picture", "class"]);
     assert_eq!(data("named.toml", &["--label", "use"]), ["p.parquet", "picture", "use"]);
     let id = ["init", "p.parquet", "--config", "no.toml", "--id", "x"];
-    project
-        .run(&id)
-        .fails(2, &["--images and --id describe a table (CSV or TSV), but p.parquet is a set of shards"]);
+    project.run(&id).fails(
+        2,
+        &["--images and --id are only for a table (CSV or TSV), but p.parquet is a set of Parquet files or \
+           tar archives"],
+    );
 }

@@ -237,7 +237,13 @@ fn dropped_calibrations_and_chosen_parameters_are_reported() {
     assert_eq!((&calibration["method"], &calibration["dropped"]), (&"none".into(), &"temperature".into()));
     assert!(calibration.get("temperature").is_none() && plain.json().get("chosen").is_none());
     assert_eq!(calibration["before"], calibration["after"], "a dropped calibration changes nothing");
-    assert!(plain.stderr.contains("note: probabilities stay uncalibrated"), "{}", plain.stderr);
+    assert!(
+        plain.stderr.contains(
+            "note: the probabilities are used as the head gives them: calibration (temperature), which"
+        ),
+        "{}",
+        plain.stderr
+    );
     assert!(!plain.stdout.contains("calibration (") && !plain.stdout.contains("chosen"), "{}", plain.stdout);
 }
 
@@ -313,7 +319,7 @@ fn extract_reports_rows_and_computed_features() {
     let figures = |out: &str, features: u64, computed: u64| json!({ "out": out, "rows": 9, "features": features, "computed": computed, "skipped": 0 });
     let first = extract("x.npz", &[]);
     assert_eq!(first.json(), figures("x.npz", 2048, 9));
-    assert_eq!(first.stdout.lines().next(), Some("x.npz: 9 photos x 2048 features"));
+    assert_eq!(first.stdout.lines().next(), Some("x.npz: 9 photos, 2048 features per photo"));
     assert_eq!(extract("y.parquet", &[]).json(), figures("y.parquet", 2048, 0));
     // The config of the run is used in any folder; --config has precedence.
     project
@@ -388,7 +394,8 @@ fn find_lr_reports_the_whole_curve_and_two_suggestions() {
     );
     assert!(
         text.contains(
-            "(learning rate of the head; the last stage of the backbone uses 0.2 times that rate)\n"
+            "(tune.lr is the learning rate of the head; the last stage of the backbone is trained with 0.2 \
+             times that rate)\n"
         ),
         "{text}"
     );
@@ -411,7 +418,7 @@ fn bench_tune_reports_steps_and_settings() {
     let expected = json!({ "architecture": "resnet50", "batch": 3, "threads": 3 });
     assert_eq!(without(&figures, &measured), expected);
     let rate = number("images_per_second");
-    let line = format!("resnet50, fine-tuning, batch 3, 3 threads: {rate:.1} photos/s\n");
+    let line = format!("resnet50, fine-tuning, batches of 3, 3 threads: {rate:.1} photos/s\n");
     assert!(done.stdout.starts_with(&line), "{}", done.stdout);
     project.run(&["bench", "--weights", "backbone", "--tune", "head"]).fails(2, &["tune"]);
 }

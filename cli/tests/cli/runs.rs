@@ -54,7 +54,7 @@ fn a_run_is_evaluated_on_its_test_split_after_images_were_added() {
     let (seen, tested) = (trained_on["samples"].as_u64().unwrap(), other.json()["samples"].as_u64().unwrap());
     let unseen = trained_on["unseen"]["samples"].as_u64().unwrap();
     assert!(seen > 0 && unseen > 0 && seen + unseen == tested, "{trained_on}");
-    let warning = format!("the run was trained on {seen} of these {tested} photos");
+    let warning = format!("the run was trained on {seen} of the {tested} photos");
     assert!(other.stderr.contains(&warning), "{}", other.stderr);
     let title = format!(
         "test photos that were in the training data: {seen}; metrics on the other {unseen} test photo"
@@ -67,7 +67,7 @@ fn a_run_is_evaluated_on_its_test_split_after_images_were_added() {
     let tested =
         split.lines().find_map(|line| line.strip_suffix(",test")).unwrap().split(',').next().unwrap();
     fs::remove_file(project.path("photos").join(tested)).unwrap();
-    project.run(&["evaluate", "runs/linear-1"]).fails(3, &[tested, "of the run's test photos are missing"]);
+    project.run(&["evaluate", "runs/linear-1"]).fails(3, &[tested, "test photos of the run are missing"]);
 }
 
 #[test]
@@ -154,7 +154,7 @@ fn images_are_never_in_both_train_and_test() {
     for name in ["numbers-000.tar", "numbers-001.tar", "train-00000-of-00002.parquet"] {
         fs::copy(golden(name), project.path(name)).unwrap();
     }
-    let twice = "would be both trained on and tested on";
+    let twice = "is in both the training data and the test data";
     for (main, test, both) in [
         ("webdataset = \"numbers-000.tar\"", "test_webdataset = \"numbers-000.tar\"", "numbers-000.tar: "),
         ("webdataset = \".\"", "test_webdataset = \"numbers-001.tar\"", "numbers-001.tar: "),

@@ -156,7 +156,8 @@ fn only_missing_features_are_computed() {
 fn views_are_computed_for_training_images_only_and_depend_on_the_seed() {
     let project = Project::new(4);
     let text = project.read("headstock.toml");
-    let augment = "[features]\nviews = 2\n[augment]\nrandom_resized_crop = { scale = [0.3, 1.0] }\nhorizontal_flip = 0.5\nrotation = 30\n";
+    let augment = "[features]\nviews = 2\n[augment]\nrandom_resized_crop = { scale = [0.3, 1.0] \
+                   }\nhorizontal_flip = 0.5\nrotation = 30\n";
     project.write("headstock.toml", &(text + augment));
     // 9 training photos with 3 views, 3 test photos.
     assert_eq!(n_computed(&project, &["--run", "one"]), 9 * 3 + 3);
@@ -205,7 +206,7 @@ fn features_made_elsewhere_need_no_backbone() {
     let again: Metrics =
         serde_json::from_value(project.run(&["evaluate", "given", "--json"]).ok().json()).unwrap();
     assert_eq!(again, metrics);
-    project.run(&["predict", "given", "photos/hat/00.jpg"]).fails(2, &["fitted on precomputed features"]);
+    project.run(&["predict", "given", "photos/hat/00.jpg"]).fails(2, &["trained on precomputed features"]);
     // The same features in the same order (sorted by path) give the same fit as photos do.
     project.run(&["train", "--set", "split.test_size=3", "--run", "photos-run"]).ok();
     let probabilities = |run: &str| -> Vec<String> {

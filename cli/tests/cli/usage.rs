@@ -47,8 +47,10 @@ fn training_with_a_broken_stdout_still_logs_its_run() {
     let project = Project::new(4);
     let full = fs::File::create("/dev/full").unwrap();
     let failed = run_command(project.command(&["train"]).stdout(full).stderr(Stdio::piped()));
-    let failed = failed
-        .fails(1, &["failed to write to stdout", "No space left", "the run was written to runs/linear-1"]);
+    let failed = failed.fails(
+        1,
+        &["failed to write the results to stdout", "No space left", "the run was written to runs/linear-1"],
+    );
     assert_eq!(failed.stderr.matches("error:").count(), 1, "{}", failed.stderr);
     project.run(&["evaluate", "runs/linear-1"]).ok();
 }

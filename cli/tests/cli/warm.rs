@@ -14,7 +14,7 @@ fn labels_of_the_run_stay_and_new_classes_follow() {
         .run(&["train", "--warm", "runs/linear-1", "--run", "warm", "--set", "calibration=none", "--json"])
         .ok();
     assert!(
-        warm.stderr.contains("adding new classes to the 3 classes of runs/linear-1: longsleeve"),
+        warm.stderr.contains("new classes, added to the 3 classes of runs/linear-1: longsleeve"),
         "{}",
         warm.stderr
     );
@@ -64,7 +64,7 @@ fn an_incompatible_run_is_refused_with_the_reason() {
     project.run(&["train"]).ok();
     let warm = |more: &[&str]| project.run(&[&["train", "--warm", "runs/linear-1"], more].concat());
     warm(&["--head", "svm"])
-        .fails(2, &["runs/linear-1", "the run has the head `linear`, but the config has the head `svm`"]);
+        .fails(2, &["runs/linear-1", "the run has the head `linear`, but the head `svm` was chosen"]);
     warm(&["--set", "backbone.layer=layer3"]).fails(2, &["the run was trained on different features"]);
     project.run(&["train", "--warm", "nowhere"]).fails(2, &["nowhere is not a run"]);
 }

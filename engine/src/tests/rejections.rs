@@ -174,7 +174,8 @@ fn each_instruction_set_has_its_own_kernels_or_is_rejected() {
             Ok(kernels) => kernels,
             Err(error) => {
                 let expected = format!(
-                    "the instruction set {isa} cannot be used: this CPU does not have these instructions"
+                    "the instruction set {isa} cannot be used: this CPU does not have these instructions; \
+                     choose one that this CPU has, such as portable"
                 );
                 assert_eq!(error.to_string(), expected);
                 assert!(!isa.is_present());

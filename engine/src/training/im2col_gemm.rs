@@ -20,12 +20,12 @@ use crate::winograd::PixelSink;
 const TILES_PER_BLOCK: usize = 8;
 
 /// A convolution as one GEMM, the forward pass or the gradient with respect to the input: the product of the
-/// im2col matrix `[positions, depth]` of `input` with weights `[depth, columns]`.
+/// im2col matrix `[positions, depth]` of `input` with weights `[depth, channels]`.
 pub(super) struct Im2colGemm<'a> {
     pub(super) gemm_kernel: AnyKernel,
     pub(super) grid: PositionGrid,
-    /// Channels of the result.
-    pub(super) columns: usize,
+    /// Number of channels of the result.
+    pub(super) channels: usize,
     /// The source of the im2col matrix, `[N, H, W, C]`.
     pub(super) input: &'a [f32],
     /// Packed weights, `[block of steps][panel][step][vector][16 channels]`.
@@ -71,7 +71,7 @@ impl Im2colGemm<'_> {
     pub(super) fn run(&self, thread_buffers: &[Mutex<Vec<CacheLine>>], output: &mut [f32]) {
         let layout = self.gemm_kernel.layout();
         let (n_positions, n_threads) = (self.grid.positions(), rayon::current_num_threads());
-        let n_panels = self.columns.div_ceil(16 * layout.vectors_per_panel);
+        let n_panels = self.channels.div_ceil(16 * layout.vectors_per_panel);
         let n_tiles = n_positions.div_ceil(layout.max_rows);
         // Blocks are ranges of tiles, a multiple of the number of threads; with few positions, each block is
         // split along the panels too.
@@ -99,7 +99,7 @@ impl Im2colGemm<'_> {
         positions
             .map(|position| {
                 let (image, y, x) = self.grid.locate(position);
-                ((image * size[0] + y * stride + first[0]) * size[1] + x * stride + first[1]) * self.columns
+                ((image * size[0] + y * stride + first[0]) * size[1] + x * stride + first[1]) * self.channels
             })
             .collect()
     }
@@ -125,15 +125,15 @@ impl Stride for Im2colRows {
 }
 
 impl Job for GemmBlock<'_> {
-    /// Computes the convolution's result at the job's positions for the channels of its panels of weights.
-    /// Each value is a sum of `depth` products; at most [`MAX_STEPS`] of them (steps) are added at a time, so
-    /// that the packed rows stay in the cache: packs these columns of the im2col matrix for all positions,
-    /// multiplies them with each panel, and adds the sums to the result so far. Applies the epilogue with the
-    /// last steps.
+    /// Computes the convolution's result at the job's positions for the output channels of its panels of
+    /// weights (a panel is the weights of `16 * VECTORS_PER_PANEL` output channels). Each value is a sum of
+    /// `depth` products, called steps. To keep the im2col rows in the cache, at most [`MAX_STEPS`] steps are
+    /// done at a time: packs the inputs of these steps for all positions, multiplies them with each panel,
+    /// and adds the sums to the result so far. Applies the epilogue with the last steps.
     #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) {
-        let Im2colGemm { grid, columns, input, weights, output_map, .. } = self.gemm;
-        let n_panels = columns.div_ceil(16 * K::VECTORS_PER_PANEL);
+        let Im2colGemm { grid, channels, input, weights, output_map, .. } = self.gemm;
+        let n_panels = channels.div_ceil(16 * K::VECTORS_PER_PANEL);
         let depth = grid.im2col.depth().max(1);
         let steps = piece_len(depth, MAX_STEPS);
         let (first, rows) = (self.positions.start, self.positions.len());
@@ -143,7 +143,8 @@ impl Job for GemmBlock<'_> {
         while start < depth {
             let end = depth.min(start + steps);
             let n_steps = end - start;
-            // SAFETY: the buffer has space for all rows; a sum without steps reads one step of zeros.
+            // If all inputs are padding, there are no steps, and the GEMM reads one zero per row.
+            // SAFETY: the buffer has space for all rows.
             unsafe {
                 if grid.im2col.is_empty() {
                     (0..rows).for_each(|row| buffer.cast::<u8>().add(row * ROW_BYTES).write_bytes(0, 4));
@@ -152,13 +153,14 @@ impl Job for GemmBlock<'_> {
                 }
             }
             for panel in self.panels.clone() {
+                // The weights are packed as [blocks of steps, panels, steps of the block, vectors].
                 let line = (start * n_panels + panel * n_steps) * K::VECTORS_PER_PANEL;
                 for (tile_start, tile_rows) in split_into_tiles(rows, K::MAX_ROWS) {
                     let target = TileTarget {
                         out: self.out.offset(0),
                         offsets: &offsets[tile_start..tile_start + tile_rows],
-                        column: panel * 16 * K::VECTORS_PER_PANEL,
-                        columns: *columns,
+                        first_channel: panel * 16 * K::VECTORS_PER_PANEL,
+                        channels: *channels,
                         accumulate: start > 0 || output_map.epilogue.accumulate,
                     };
                     let is_last = end == depth;
@@ -173,7 +175,7 @@ impl Job for GemmBlock<'_> {
                             weights: weights.as_ptr().add(line),
                         };
                         // Whether the result has all channels of the panel.
-                        let is_whole = target.column + 16 * K::VECTORS_PER_PANEL <= *columns;
+                        let is_whole = target.first_channel + 16 * K::VECTORS_PER_PANEL <= *channels;
                         if is_whole && !is_last {
                             let sink = PartialSink(target);
                             multiply_tile::<K, Im2colRows>(kernel, tile_rows, &operands, &sink);
@@ -199,9 +201,9 @@ pub(super) struct TileTarget<'a> {
     /// Offset of each row of the tile in the result.
     pub(super) offsets: &'a [usize],
     /// First channel of the panel.
-    pub(super) column: usize,
-    /// Channels of the result.
-    pub(super) columns: usize,
+    pub(super) first_channel: usize,
+    /// Number of channels of the result.
+    pub(super) channels: usize,
     /// Whether sums are added to the values in `out`.
     pub(super) accumulate: bool,
 }
@@ -217,7 +219,7 @@ impl TileTarget<'_> {
         for values in inputs.map(<[f32]>::as_ptr).chain(accumulated) {
             for offset in self.offsets {
                 for vector in 0..K::VECTORS_PER_PANEL {
-                    let index = offset + self.column + 16 * vector;
+                    let index = offset + self.first_channel + 16 * vector;
                     kernel.simd().prefetch(values.wrapping_add(index).cast());
                 }
             }
@@ -234,11 +236,11 @@ impl TileSink for PartialSink<'_> {
     /// products, and the last ones apply the epilogue.
     #[inline(always)]
     unsafe fn write_row<K: Kernel>(&self, kernel: K, row: usize, sums: &K::Sums) {
-        let (TileTarget { out, offsets, column, accumulate, .. }, simd) = (self.0, kernel.simd());
+        let (TileTarget { out, offsets, first_channel, accumulate, .. }, simd) = (self.0, kernel.simd());
         for (index, &vector) in sums.as_ref().iter().enumerate() {
             // SAFETY: the result has the panel's channels of each row.
             unsafe {
-                let dst = out.add(*offsets.get_unchecked(row) + column + 16 * index);
+                let dst = out.add(*offsets.get_unchecked(row) + first_channel + 16 * index);
                 simd.store(dst, if accumulate { simd.add(vector, simd.load(dst)) } else { vector });
             }
         }
@@ -292,7 +294,7 @@ impl EpilogueSink<'_> {
     /// The channels up to the last must be inside everything that is read and written.
     #[inline(always)]
     unsafe fn store_partial<K: Kernel>(&self, kernel: K, index: usize, channel: usize, sums: Vector<K>) {
-        let lanes = self.target.columns - channel;
+        let lanes = self.target.channels - channel;
         let load_lanes = |src: *const f32| {
             let mut values = [0.0; 16];
             // SAFETY: guaranteed by the caller.
@@ -325,12 +327,12 @@ impl TileSink for EpilogueSink<'_> {
     #[inline(always)]
     unsafe fn write_row<K: Kernel>(&self, kernel: K, row: usize, sums: &K::Sums) {
         for (vector_index, &vector) in sums.as_ref().iter().enumerate() {
-            let channel = self.target.column + 16 * vector_index;
+            let channel = self.target.first_channel + 16 * vector_index;
             let index = self.target.offsets[row] + channel;
-            if channel + 16 <= self.target.columns {
+            if channel + 16 <= self.target.channels {
                 // SAFETY: the result has all of these channels.
                 unsafe { self.store_full(kernel, index, channel, vector) };
-            } else if channel < self.target.columns {
+            } else if channel < self.target.channels {
                 // SAFETY: the result has the channels that are written.
                 unsafe { self.store_partial(kernel, index, channel, vector) };
             }
@@ -342,11 +344,11 @@ impl TileSink for EpilogueSink<'_> {
 impl PixelSink for EpilogueSink<'_> {
     /// Applies the epilogue to `sums`, 16 channels of pixel `pixel` of a gradient computed by Winograd's
     /// algorithm, and stores them in the result. `vector` counts vectors of 16 channels from the panel's
-    /// first channel, `self.target.column`, on.
+    /// first channel, `self.target.first_channel`, on.
     #[inline(always)]
     unsafe fn store_vector<K: Kernel>(&self, kernel: K, pixel: usize, vector: usize, sums: Vector<K>) {
-        let channel = self.target.column + 16 * vector;
+        let channel = self.target.first_channel + 16 * vector;
         // SAFETY: the caller upholds the same contract.
-        unsafe { self.store_full(kernel, pixel * self.target.columns + channel, channel, sums) }
+        unsafe { self.store_full(kernel, pixel * self.target.channels + channel, channel, sums) }
     }
 }

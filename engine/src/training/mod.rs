@@ -339,11 +339,11 @@ impl ConvOps {
     ) {
         self.ensure_thread_buffers();
         let WeightMatrix { shape, im2col, .. } = matrix;
-        let (gemm_kernel, columns) = (self.gemm_kernel, matrix.n_columns());
+        let (gemm_kernel, channels) = (self.gemm_kernel, matrix.n_columns());
         let steps = piece_len(im2col.depth().max(1), MAX_STEPS);
         pack_weights(gemm_kernel, matrix, steps, &mut self.packed_weights);
         let grid = PositionGrid { batch: shape.batch, im2col };
-        Im2colGemm { gemm_kernel, grid, columns, input, weights: &self.packed_weights, output_map }
+        Im2colGemm { gemm_kernel, grid, channels, input, weights: &self.packed_weights, output_map }
             .run(&self.thread_buffers, output);
     }
 

@@ -94,18 +94,20 @@ struct PackPanels<'a> {
 }
 
 impl Job for PackPanels<'_> {
-    /// Writes the weights of the panels to `dst` in the order in which the GEMM of a forward pass, or of the
-    /// gradient with respect to the input, reads them; zeros if no tap (cell of the kernel) is over the
-    /// inputs.
+    /// Packs the panels: copies their weights to `dst` in the order in which the GEMM of a forward pass, or
+    /// of the gradient with respect to the input, reads them, so that it reads memory contiguously.
+    /// `gemm_kernel` has the vector instructions of the CPU and the number of vectors in a panel. If the
+    /// im2col matrix is empty, no weight is ever multiplied with an input (all of it is padding), and `dst`
+    /// becomes zeros.
     #[inline(always)]
-    fn run<K: Kernel>(self, kernel: K) {
+    fn run<K: Kernel>(self, gemm_kernel: K) {
         if self.matrix.im2col.is_empty() {
             self.dst.fill(bytemuck::Zeroable::zeroed());
             return;
         }
         match self.matrix.direction {
-            Direction::Forward => self.pack_forward(kernel),
-            Direction::Backward { last_tap } => self.pack_backward(kernel, last_tap),
+            Direction::Forward => self.pack_forward(gemm_kernel),
+            Direction::Backward { last_tap } => self.pack_backward(gemm_kernel, last_tap),
         }
     }
 }

@@ -160,12 +160,14 @@ impl Calibration {
         if !valid {
             let method = self.method().as_str();
             return Err(HeadError::Data(format!(
-                "the saved {method} calibration has values that are out of range: the file is damaged; train again"
+                "the file is damaged (the saved calibration of the probabilities, {method}, has values that \
+                 are out of range): train again"
             )));
         }
         match functions {
             Some(found) if found != n_functions(classes) => Err(HeadError::Data(format!(
-                "the saved calibration has {found} functions, expected {} for {classes} classes: the file is damaged; train again",
+                "the file is damaged (the saved calibration of the probabilities has {found} functions \
+                 instead of {} for {classes} classes): train again",
                 n_functions(classes)
             ))),
             _ => Ok(()),
@@ -231,17 +233,22 @@ fn one_vs_rest_probabilities(logits: &Logits, probability: impl Fn(usize, f64) -
 /// label, below `classes`.
 pub(crate) fn check_labels(rows: usize, classes: usize, labels: &[u32]) -> Result<(), HeadError> {
     if rows == 0 {
-        return Err(HeadError::Data("there are no photos to calibrate on: hold out at least one".into()));
+        return Err(HeadError::Data(
+            "there are no held-out photos to calibrate the probabilities on: hold out at least one photo"
+                .into(),
+        ));
     }
     if rows != labels.len() {
         return Err(HeadError::Data(format!(
-            "the numbers of rows to calibrate on ({rows}) and labels ({}) differ: each row needs one label",
+            "the numbers of rows of logits or probabilities ({rows}) and of labels ({}) differ: each row \
+             needs one label",
             labels.len()
         )));
     }
     match labels.iter().enumerate().find(|&(_, &label)| label as usize >= classes) {
         Some((row, label)) => Err(HeadError::Data(format!(
-            "label {label} in row {row} is out of range: labels must be below the number of classes, {classes}"
+            "label {label} in row {row} is out of range: labels must be below the number of classes, \
+             {classes}"
         ))),
         None => Ok(()),
     }

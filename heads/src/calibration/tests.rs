@@ -195,10 +195,14 @@ fn invalid_calibration_data_is_refused_with_row_and_class() {
         Calibration::fit(CalibrationMethod::Temperature, &logits(values, 2), labels).unwrap_err().to_string()
     };
     let cases = [
-        (fit(&[], &[]), "there are no photos to calibrate on: hold out at least one"),
+        (
+            fit(&[], &[]),
+            "there are no held-out photos to calibrate the probabilities on: hold out at least one photo",
+        ),
         (
             fit(&[1.0, 2.0], &[0, 1]),
-            "the numbers of rows to calibrate on (1) and labels (2) differ: each row needs one label",
+            "the numbers of rows of logits or probabilities (1) and of labels (2) differ: each row needs one \
+             label",
         ),
         (
             fit(&[1.0, 2.0], &[2]),

@@ -123,10 +123,10 @@ fn a_coverage_outside_0_to_1_is_refused() {
 #[test]
 fn invalid_probabilities_or_scores_are_refused() {
     let message = |error: HeadError| error.to_string();
-    assert!(message(ConformalScores::fit(&[], &[]).unwrap_err()).contains("no photos"));
+    assert!(message(ConformalScores::fit(&[], &[]).unwrap_err()).contains("no held-out photos"));
     assert!(
         message(ConformalScores::fit(&[0.5; 5], &[0, 1]).unwrap_err())
-            .contains("cannot be split into rows of equal length for 2 labels")
+            .contains("cannot be divided evenly among 2 labels")
     );
     assert!(message(ConformalScores::fit(&[0.5; 4], &[0, 2]).unwrap_err()).contains("label 2 in row 1"));
     let not_a_number = ConformalScores::fit(&[0.5, 0.5, f32::NAN, 0.5], &[0, 1]).unwrap_err();

@@ -32,7 +32,7 @@ impl fmt::Display for NameList {
 #[non_exhaustive]
 pub enum DatasetError {
     /// A file or folder cannot be read.
-    #[error("failed to read {}", path.display())]
+    #[error("failed to read the file or folder {}: check that it exists and that you are allowed to read it", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
@@ -47,8 +47,8 @@ pub enum DatasetError {
     NotUtf8(PathBuf),
     /// A link or an id points outside the image folder.
     #[error(
-        "{subject} points outside the folder {}: photos must be inside that folder; copy the photos there, \
-         then remove the link or correct the id",
+        "{subject} points outside the folder {}: photos must be inside that folder; replace the link with a \
+         copy of what it points to (in a table of photos, write the file name of the copy)",
         root.display()
     )]
     LeavesRoot {
@@ -182,8 +182,10 @@ pub enum DatasetError {
     },
     /// Listed images do not exist.
     #[error(
-        "{} lists photos that are not in the folder {} ({count}): {missing}; check `data.images`, `data.id` \
-         and `data.extension` in the config file",
+        "{} lists photos that are not in the folder {} ({count}): {missing}; add these photos or remove \
+         their rows; if the photos are there, check in the config file `data.images` (the folder of the \
+         photos), `data.id` (the column of file names) and `data.extension` (the extension that is added to \
+         each name)",
         csv.display(),
         images.display()
     )]

@@ -109,12 +109,17 @@ impl ParquetTable {
         self.columns.keys().map(String::as_str)
     }
 
+    /// Whether the values of a column are bytes, which may be text.
+    pub(crate) fn has_bytes(&self, column: &str) -> bool {
+        self.schema().column(self.columns[column].index).physical_type() == PhysicalType::BYTE_ARRAY
+    }
+
     /// Whether a column holds bytes that are not declared as text, so that it may hold images.
     pub(crate) fn is_binary(&self, column: &str) -> bool {
-        let column = self.schema().column(self.columns[column].index);
-        column.physical_type() == PhysicalType::BYTE_ARRAY
-            && column.logical_type_ref().is_none()
-            && column.converted_type() == ConvertedType::NONE
+        let schema = self.schema().column(self.columns[column].index);
+        self.has_bytes(column)
+            && schema.logical_type_ref().is_none()
+            && schema.converted_type() == ConvertedType::NONE
     }
 
     /// Whether `column` is a column of single values.
@@ -174,7 +179,8 @@ impl ParquetTable {
                     append_values(reader, present_level, &mut values, max_len, |&value| {
                         if is_unsigned && value < 0 {
                             return Err(format!(
-                                "`{column}` has a number above 2^63 - 1: use smaller numbers"
+                                "the column `{column}` has a number above 2^63 - 1, which is too large: use \
+                                 smaller numbers"
                             ));
                         }
                         Ok(ParquetValue::Number(value))
@@ -187,13 +193,17 @@ impl ParquetTable {
                 }
                 ColumnReader::ByteArrayColumnReader(reader) => {
                     append_values(reader, present_level, &mut values, max_len, |value| {
-                        let text =
-                            value.as_utf8().map_err(|_| format!("`{column}` has text that is not UTF-8"))?;
+                        let text = value.as_utf8().map_err(|_| {
+                            format!(
+                                "the column `{column}` has text that is not UTF-8: save the text as UTF-8"
+                            )
+                        })?;
                         Ok(ParquetValue::Text(text.to_owned()))
                     })
                 }
                 _ => Err(format!(
-                    "`{column}` holds neither whole numbers nor text: save it as one of these types"
+                    "the column `{column}` holds neither whole numbers nor text: choose a different column, \
+                     or save the values as whole numbers or text"
                 )),
             }?;
             Ok(values.len() - n_before)
@@ -234,7 +244,10 @@ impl ParquetTable {
                 }
                 _ => {
                     let kind = self.schema().column(column_index).physical_type();
-                    return Err(format!("`{column}` holds lists of {kind}; save them as float32"));
+                    return Err(format!(
+                        "the column `{column}` holds lists of {kind}: save the numbers in the lists as \
+                         float32"
+                    ));
                 }
             };
             read.map_err(|problem| format!("`{column}`: {problem}"))?;
@@ -339,7 +352,10 @@ impl ListColumn {
                     return Err(format!("row {} has no list: each row needs a list of numbers", self.n_rows));
                 }
                 if definition_level < levels.present {
-                    return Err(format!("value {length} of row {} is null: write a number", self.n_rows));
+                    return Err(format!(
+                        "number {length} in the list of row {} is null (missing): write a number",
+                        self.n_rows
+                    ));
                 }
                 length += 1;
             }
@@ -354,7 +370,8 @@ impl ListColumn {
         if length != expected {
             let (row, values) = (self.n_rows, counted(length, "value", "values"));
             return Err(format!(
-                "row {row} has {values}, but the rows before it have {expected}: all rows need the same number of values"
+                "row {row} has {values}, but the rows before it have {expected}: all rows need the same \
+                 number of values"
             ));
         }
         self.n_rows += 1;
@@ -447,7 +464,8 @@ impl ParquetShard {
             ColumnReader::ByteArrayColumnReader(reader) => {
                 Ok(RowCursor { reader, next_row: start, end_row: end })
             }
-            _ => Err("the photo column does not hold the bytes of image files".into()),
+            // Other columns are refused before.
+            _ => Err("the column of photos does not hold bytes".into()),
         }
     }
 }
@@ -467,7 +485,9 @@ impl RecordReader for ParquetShard {
         let read_row = |cursor: &mut RowCursor| {
             let n_skipped = index - cursor.next_row;
             if n_skipped > 0 && cursor.reader.skip_records(n_skipped).map_err(error_message)? != n_skipped {
-                return Err("the file is damaged: the photo column has fewer values than rows".into());
+                return Err("the file is damaged: the column of photos has fewer values than rows; copy or \
+                            download the file again"
+                    .into());
             }
             let (mut is_present, mut values): (_, Vec<ByteArray>) = (Vec::new(), Vec::new());
             read_batch(&mut cursor.reader, self.column.present_level, 1, &mut is_present, &mut values)?;

@@ -127,17 +127,22 @@ fn expand_braces(text: &str) -> Result<Vec<String>, String> {
         Some((first.parse::<usize>().ok()?, last.parse::<usize>().ok()?, width, after))
     });
     let Some((first, last, width, after)) = numbers else {
-        return Err("braces in a path must hold a range of two numbers, such as {000..146}".into());
+        return Err(
+            "the braces in a path must hold a range from one number to another, such as {000..146}".into()
+        );
     };
     if last < first || last - first >= MAX_SHARDS {
         return Err(format!(
-            "{{{first}..{last}}} must be an ascending range of at most {MAX_SHARDS} numbers"
+            "the braces {{{first}..{last}}} in the path must hold an ascending range of at most {MAX_SHARDS} \
+             numbers, such as {{0..9}}"
         ));
     }
     // The rest of the path may have further braces.
     let endings = expand_braces(after)?;
     if (last - first + 1) * endings.len() > MAX_SHARDS {
-        return Err(format!("the braces expand to more than {MAX_SHARDS} files: use smaller ranges"));
+        return Err(format!(
+            "the braces in the path stand for more than {MAX_SHARDS} files: use smaller ranges"
+        ));
     }
     let expanded = endings
         .iter()

@@ -116,7 +116,7 @@ fn visit_entries<R: Read>(
         let member = TarMember { path, offset: entry.raw_file_position(), size: entry.size() };
         if archive_size.is_some_and(|size| member.offset.saturating_add(member.size) > size) {
             return Err(format!(
-                "the archive is truncated in `{}`: copy or download the archive again",
+                "the archive ends in the middle of the file `{}`: copy or download the archive again",
                 member.path.escape_debug()
             ));
         }

@@ -58,6 +58,12 @@ impl ParquetSource {
             (false, true) => self.image.clone(),
             (false, false) => return Err(missing_column_error(&table, path, "data.image", &self.image)),
         };
+        if !table.has_bytes(&column) {
+            return Err(shard_error(format!(
+                "the column `{column}` does not hold image files (the bytes of each file): set `data.image` \
+                 to the column that does"
+            )));
+        }
         let n_rows = table.n_rows()?;
         // Empty or repeated rows take no space, so a few bytes could claim billions of rows.
         if n_rows as u64 > table.file_size() {

@@ -55,7 +55,11 @@ impl ShardContents {
         let Self { samples, unlabeled, errors, n_skipped } = self;
         if !unlabeled.is_empty() {
             let n_unlabeled = counted(unlabeled.len(), "photo", "photos");
-            tracing::warn!("skipped {n_unlabeled} in {} without a class in {class_origin}", origin.display());
+            tracing::warn!(
+                "skipped {n_unlabeled} in {}: no class is given in {class_origin}; add the class to use such \
+                 a photo",
+                origin.display()
+            );
         }
         if n_skipped > 0 {
             let files = counted(n_skipped, "file", "files");

@@ -34,7 +34,10 @@ pub struct WebDatasetSource {
 
 impl DataSource for WebDatasetSource {
     fn list(&self) -> Result<RawDataset, DatasetError> {
-        let class = format!("a .cls file, a .json file with `{}` or a .txt file", self.fields.label);
+        let class = format!(
+            "a file with the name of the photo and the extension .cls, .json (field `{}`) or .txt",
+            self.fields.label
+        );
         Ok(self.read_shards()?.into_raw_dataset(&self.shards, &class))
     }
 
@@ -151,7 +154,7 @@ fn read_annotation(member: &TarMember, bytes: &mut dyn Read) -> Result<String, S
         let size = member.size;
         return Err(format!(
             "the file `{name}` is too large for a label: {size} bytes, but at most {MAX_LABEL_BYTES} are \
-             allowed"
+             allowed; write only the label into the file"
         ));
     }
     let mut text = String::new();
@@ -216,13 +219,14 @@ impl SampleFiles {
         order.sort_by_key(|(kind, _)| *kind);
         for (kind, text) in order {
             let class = if *kind == AnnotationKind::Json {
-                let record: Value = serde_json::from_str(text)
-                    .map_err(|error| format!("the .json file is not valid JSON: {error}"))?;
+                let record: Value = serde_json::from_str(text).map_err(|error| {
+                    format!("the .json file is not valid JSON: {error}; correct the file")
+                })?;
                 if let Some(field) = &fields.group {
                     let group = text_field(&record, field)?;
-                    annotations.group = Some(
-                        group.ok_or_else(|| format!("the .json file has no `{field}`: add this field"))?,
-                    );
+                    annotations.group = Some(group.ok_or_else(|| {
+                        format!("the .json file of the photo has no field `{field}`: add this field")
+                    })?);
                 }
                 if let Some(field) = &fields.split {
                     annotations.split =
@@ -240,9 +244,10 @@ impl SampleFiles {
         let missing = missing_field(&fields.group, annotations.group.is_some())
             .or_else(|| missing_field(&fields.split, annotations.split.is_some()));
         match missing {
-            Some(field) if annotations.class.is_some() => {
-                Err(format!("there is no .json file with `{field}`: add this field to each sample"))
-            }
+            Some(field) if annotations.class.is_some() => Err(format!(
+                "the photo has no .json file with the field `{field}`: each photo needs a .json file with \
+                 this field"
+            )),
             _ => Ok(annotations),
         }
     }

@@ -84,8 +84,9 @@ struct GroupCounts<'a> {
 }
 
 impl<'a> GroupCounts<'a> {
-    /// Counts how many of a group's `samples` (indices) are in each class; `class_of_sample[i]` is the class
-    /// number of sample `i` of all samples.
+    /// Counts how many of a group's `samples` (indices) are in each class, and computes the standard
+    /// deviation of these counts, by which groups are ordered before they are assigned to folds.
+    /// `class_of_sample[i]` is the class number of sample `i` of all samples.
     fn new(samples: &'a [usize], class_of_sample: &[usize], n_classes: usize) -> Self {
         let mut counts = vec![0.0; n_classes];
         for &sample in samples {
@@ -152,8 +153,8 @@ fn std_dev(values: &[f64]) -> f64 {
     std_dev_with(values, pairwise_sum)
 }
 
-/// The population standard deviation of `values`, with `sum` to add up numbers: numpy's sum depends on the
-/// memory layout.
+/// The population standard deviation of `values`. `sum` adds up numbers: in numpy, the order of the additions
+/// depends on the memory layout, and the folds must be those of scikit-learn even where the last bit decides.
 fn std_dev_with(values: &[f64], sum: fn(&[f64]) -> f64) -> f64 {
     let count = values.len() as f64;
     let mean = sum(values) / count;

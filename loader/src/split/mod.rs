@@ -101,7 +101,7 @@ pub enum SplitError {
     Empty,
     /// The test size is out of range.
     #[error(
-        "a test set of {test_size} cannot be taken from {}: set the test size to a whole number below \
+        "a test set of {test_size} cannot be taken from {}: set `split.test_size` to a whole number below \
          {count}, or to a fraction between 0 and 1",
         unit.describe(*count)
     )]
@@ -121,7 +121,7 @@ pub enum SplitError {
     },
     /// The training set would have fewer samples than there are classes.
     #[error(
-        "the training set would have {} for {}: every class needs at least one photo; make the test set \
+        "the training set would have {} for {}: every class needs at least one photo; make `split.test_size` \
          smaller, or add photos",
         counted(*train, "photo", "photos"),
         counted(*classes, "class", "classes")
@@ -134,7 +134,8 @@ pub enum SplitError {
     },
     /// The test set would have fewer samples than there are classes.
     #[error(
-        "the test set would have {} for {}: every class needs at least one photo; make the test set larger",
+        "the test set would have {} for {}: every class needs at least one photo; make `split.test_size` \
+         larger",
         counted(*test, "photo", "photos"),
         counted(*classes, "class", "classes")
     )]
@@ -162,8 +163,8 @@ pub enum SplitError {
     },
     /// All groups would be in the test set.
     #[error(
-        "a test size of {test_size} for {} leaves no group for training: make the test set smaller, or add \
-         groups",
+        "with `split.test_size = {test_size}`, none of {} (photos that stay together, by `data.group`) is \
+         left for training: make `split.test_size` smaller, or add photos of other groups",
         counted(*groups, "group", "groups")
     )]
     NoTrainGroups {
@@ -173,15 +174,18 @@ pub enum SplitError {
         groups: usize,
     },
     /// The test size of a hash split is not a fraction.
-    #[error("a hash split needs a fraction between 0 and 1 as the test size, such as 0.2, not {test_size}")]
+    #[error(
+        "`split.method = \"hash\"` needs a fraction between 0 and 1 as `split.test_size`, such as 0.2, not \
+         {test_size}"
+    )]
     NotAFraction {
         /// The test size.
         test_size: TestSize,
     },
     /// The hash split puts all samples into one set.
     #[error(
-        "at a test size of {fraction:?} the hash split puts {} into the {} set: choose a different seed or \
-         test size",
+        "with `split.test_size = {fraction:?}`, the hash method puts {} into the {} set: choose a different \
+         `split.seed` or `split.test_size`",
         if *samples == 1 { "the only photo".to_owned() } else { format!("all {samples} photos") },
         if *all_test { "test" } else { "training" }
     )]
@@ -195,7 +199,8 @@ pub enum SplitError {
     },
     /// Groups and labels have different lengths.
     #[error(
-        "the lengths of groups ({groups}) and labels ({labels}) differ: each sample needs a group and a label"
+        "there are {groups} group numbers and {labels} labels: each photo needs one group number and one \
+         label"
     )]
     Groups {
         /// Length of the groups.
@@ -301,7 +306,8 @@ fn check_folds(classes: &[(u32, Vec<usize>)], n_samples: usize, n_splits: usize)
     if n_splits > smallest {
         tracing::warn!(
             "the smallest class has {}, fewer than the {n_splits} folds: in some folds no photo of that \
-             class is tested; use fewer folds, or add photos",
+             class is tested; use fewer folds (`split.folds`, or compare --folds), or add photos of that \
+             class",
             counted(smallest, "photo", "photos")
         );
     }

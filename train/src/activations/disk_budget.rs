@@ -40,8 +40,9 @@ impl DiskBudget<'_> {
         let Self { layer, folder, n_views, n_missing, record_bytes, used_bytes, free_bytes, .. } = self;
         let needed = n_missing as u64 * record_bytes;
         tracing::info!(
-            "cache of activations (outputs of {layer}): {n_views} views of photos take {}, {} each in {}; already cached: {}; \
-             to be computed: {}; {} holds {} of activations, and its disk has {} free",
+            "cache of activations (outputs of {layer}): {n_views} views (photos without or with \
+             augmentation) take {}, {} each in {}; already cached: {}; to be computed: {}; the folder {} \
+             holds {} of activations, and its disk has {} free",
             HumanBytes(n_views as u64 * record_bytes),
             HumanBytes(record_bytes),
             self.dtype.as_str(),
@@ -53,15 +54,26 @@ impl DiskBudget<'_> {
         );
         let exceeded_limit = self.limit.filter(|limit| n_missing > 0 && used_bytes + needed > *limit);
         let (reason, advice) = match exceeded_limit {
-            Some(limit) => (
-                format!("exceed the limit of {}", HumanBytes(limit)),
+            Some(limit) => {
                 // Half a unit of the third decimal is added, so that the value is rounded up.
-                format!(
-                    "raise `tune.cache_gb` to at least {:.3}, or delete activations that you no longer need in {}",
-                    (used_bytes + needed) as f64 / 1e9 + 5e-4,
-                    folder.display()
-                ),
-            ),
+                let needed_gb = (used_bytes + needed) as f64 / 1e9 + 5e-4;
+                let raise = format!("raise `tune.cache_gb` to at least {needed_gb:.3}");
+                if needed > limit {
+                    (format!("exceed the limit of {}", HumanBytes(limit)), raise)
+                } else {
+                    (
+                        format!(
+                            "and {} that are already cached exceed the limit of {}",
+                            HumanBytes(used_bytes),
+                            HumanBytes(limit)
+                        ),
+                        format!(
+                            "{raise}, or delete activations that you no longer need in {}",
+                            folder.display()
+                        ),
+                    )
+                }
+            }
             None if needed > free_bytes => (
                 "exceed the free disk space".to_owned(),
                 "free disk space, or move the cache to a different disk (`features.cache`)".to_owned(),
@@ -69,8 +81,8 @@ impl DiskBudget<'_> {
             None => return true,
         };
         tracing::warn!(
-            "{} of new activations {reason}: they are not cached, and the layers up to {layer} run again for each batch, \
-             which is slower but gives the same result; {advice}",
+            "{} of new activations {reason}: they are not cached, and the layers up to {layer} run again for \
+             each batch, which is slower but gives the same result; {advice}",
             HumanBytes(needed)
         );
         false

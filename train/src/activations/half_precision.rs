@@ -47,7 +47,7 @@ impl CacheDtype {
             };
             let name = self.as_str();
             return Err(TrainError::Usage(format!(
-                "activations at {layer} exceed the range of the number format {name}: {advice}"
+                "activations (outputs of {layer}) exceed the range of the number format {name}: {advice}"
             )));
         }
         for value_bits in &mut bits {
@@ -91,7 +91,8 @@ mod tests {
         let error = CacheDtype::F16.to_half(&[1.0, 70_000.0], FeatureLayer::Layer2).unwrap_err().to_string();
         assert_eq!(
             error,
-            "activations at layer2 exceed the range of the number format f16: set `tune.cache_dtype = \"bf16\"`"
+            "activations (outputs of layer2) exceed the range of the number format f16: set \
+             `tune.cache_dtype = \"bf16\"`"
         );
         assert!(CacheDtype::F16.to_half(&[65_504.0], FeatureLayer::Layer2).is_ok());
         assert!(CacheDtype::Bf16.to_half(&[70_000.0], FeatureLayer::Layer2).is_ok());

@@ -277,17 +277,15 @@ fn the_planned_size_is_logged_and_nothing_is_cached_above_the_limit() {
     });
     assert_eq!(limited.unwrap().computed(), 0);
     let planned_message = format!(
-        "cache of activations (outputs of layer3): 3 views of photos take 98 kB, 33 kB each in f16; already cached: 0; \
-         to be computed: 98 kB; {} holds 0 B of activations, and its disk has ",
+        "cache of activations (outputs of layer3): 3 views (photos without or with augmentation) take 98 kB, \
+         33 kB each in f16; already cached: 0; to be computed: 98 kB; the folder {} holds 0 B of \
+         activations, and its disk has ",
         folder.display()
     );
     assert!(lines[0].starts_with(&planned_message) && lines[0].ends_with(" free"), "{lines:?}");
-    let limit_warning = format!(
-        "98 kB of new activations exceed the limit of 98 kB: they are not cached, and the layers up to layer3 run again for \
-         each batch, which is slower but gives the same result; raise `tune.cache_gb` to at least 0.001, or delete \
-         activations that you no longer need in {}",
-        folder.display()
-    );
+    let limit_warning = "98 kB of new activations exceed the limit of 98 kB: they are not cached, and the \
+                         layers up to layer3 run again for each batch, which is slower but gives the same \
+                         result; raise `tune.cache_gb` to at least 0.001";
     assert_eq!(lines[1..], [limit_warning]);
     assert_eq!(fs::metadata(fixture.records_path()).unwrap().len(), 0);
 
@@ -295,13 +293,19 @@ fn the_planned_size_is_logged_and_nothing_is_cached_above_the_limit() {
     assert_eq!(fixture.prepare(Some(enough), views).unwrap().computed(), 3);
     let (again, lines) = capture_up_to(Level::INFO, || fixture.prepare(Some(NO_BUDGET), views));
     assert_eq!(again.unwrap().computed(), 0);
-    let expected = format!("already cached: 3; to be computed: 0 B; {} holds 98 kB", folder.display());
+    let expected =
+        format!("already cached: 3; to be computed: 0 B; the folder {} holds 98 kB", folder.display());
     assert!(lines.len() == 1 && lines[0].contains(&expected), "{lines:?}");
     // Activations cached at another layer count towards the limit.
     let second = SplitPoint { layer: FeatureLayer::Layer2, cache_limit: Some(4 * record_bytes), ..SPLIT };
     let (second, lines) =
         capture_up_to(Level::WARN, || fixture.prepare(Some(second), [Some(0), None, None, None]));
     assert!(second.unwrap().computed() == 0 && lines.len() == 1, "{lines:?}");
+    assert!(
+        lines[0].contains(" and 98 kB that are already cached exceed the limit of 131 kB")
+            && lines[0].contains(", or delete activations that you no longer need in "),
+        "{lines:?}"
+    );
 }
 
 #[test]

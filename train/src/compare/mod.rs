@@ -140,7 +140,7 @@ fn compare_while(
     let scored = scored?;
     if scored.iter().all(|scored| matches!(scored, TrialOutcome::LeftOut)) {
         return Err(TrainError::Usage(
-            "the time budget ended before the first candidate began: give more seconds with --budget".into(),
+            "the time budget ended before the first head was fitted: give more seconds with --budget".into(),
         ));
     }
 

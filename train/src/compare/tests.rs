@@ -219,7 +219,7 @@ fn a_budget_leaves_whole_rounds_and_lists_the_rest() {
     assert_eq!(done.len() + left_out.len(), candidates.len());
 
     let error = compare_while(&prepared, &candidates, &options, &|| false, &()).unwrap_err();
-    assert!(error.to_string().contains("before the first candidate began"), "{error}");
+    assert!(error.to_string().contains("before the first head was fitted"), "{error}");
 }
 
 // effect: compare --heads, head.kind

@@ -19,7 +19,8 @@ pub enum ConfigError {
     )]
     Missing(PathBuf),
     /// The file cannot be read.
-    #[error("failed to read {}", path.display())]
+    #[error("failed to read {} as a config file: check that it is a file and that you are allowed to read \
+             it", path.display())]
     Read {
         /// The file.
         path: PathBuf,

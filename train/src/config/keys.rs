@@ -46,9 +46,11 @@ pub fn known_keys() -> Vec<String> {
     paths
 }
 
-/// Appends the config key `path`, or if its value is a table, all keys in it, to `paths`, for [`known_keys`].
-/// Keys are written as `data.folder`. `schema` is the JSON schema of the value. If the value may be one of
-/// several tables, which differ by their key `kind`, `kind` and the keys of all these tables are appended.
+/// Appends the config key `path`, or if its value is a table, all keys in it, to `paths`, the list of keys
+/// that [`known_keys`] makes. Keys are written as `data.folder`. `schema` is the JSON schema of the value.
+/// The value may be one of several tables, which their key `kind` tells apart: then `kind` is appended, and
+/// the keys of each table with its kind in the path, because the same name means different things in
+/// different tables. For example, `augment.policy.kind` and `augment.policy.rand-augment.magnitude`.
 fn add_paths(path: &str, schema: &Schema, paths: &mut Vec<String>) {
     let variants = schema["oneOf"].as_array().into_iter().flatten();
     let tables: Vec<&Schema> = variants.filter(|variant| variant.get("properties").is_some()).collect();

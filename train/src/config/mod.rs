@@ -30,7 +30,7 @@ pub use tune::{AugmentMode, CacheDtype, HeadInit, OptimizerKind, ScheduleKind, T
 #[derive(Clone, Debug)]
 pub struct Config {
     table: Table,
-    /// The name of the file, for messages.
+    /// The name of the file, for messages; after overrides, it says so.
     origin: String,
     /// The folder that relative paths are relative to.
     base: PathBuf,
@@ -108,6 +108,7 @@ impl Config {
     pub fn set(&mut self, assignments: &[impl AsRef<str>]) -> Result<(), ConfigError> {
         let assignments: Vec<Assignment<'_>> =
             assignments.iter().map(|text| Assignment::parse(text.as_ref())).collect::<Result<_, _>>()?;
+        let is_changed = !assignments.is_empty();
         let (kinds, others): (Vec<_>, Vec<_>) =
             assignments.into_iter().partition(|a| a.path == ["head", "kind"]);
         if let Some(kind) = kinds.last() {
@@ -120,12 +121,15 @@ impl Config {
                     dropped.as_table().map_or(0, |head| head.keys().filter(|key| *key != "kind").count());
                 if n_keys > 0 {
                     tracing::info!(
-                        "the other keys of [head] in {} are not used: they are for the head in that file, \
-                         but a different head was chosen",
+                        "the section [head] in {} has settings for a different head than the chosen one: \
+                         these settings are not used",
                         self.origin
                     );
                 }
             }
+        }
+        if is_changed {
+            self.origin += " (as changed by --set or --head)";
         }
         kinds.into_iter().chain(others).try_for_each(|assignment| assignment.apply(&mut self.table))
     }

@@ -105,7 +105,10 @@ impl Settings {
     #[must_use]
     pub fn with_frozen_backbone(mut self) -> Self {
         if !self.options.tune.is_off() {
-            tracing::info!("this command does not fine-tune the backbone: [tune] is not used");
+            tracing::info!(
+                "this command does not fine-tune the backbone: the section [tune] of the config file is not \
+                 used"
+            );
             self.options.tune = TuneOptions::default();
         }
         self

@@ -46,11 +46,15 @@ pub fn write_augment_sheet(
 ) -> Result<AugmentSheet, TrainError> {
     let usage_error = |problem: &str| Err(TrainError::Usage(problem.into()));
     let DataSourceConfig::Images { main, test } = &settings.source else {
-        return usage_error("augmentation needs photos, but `data.features` has only precomputed features");
+        return usage_error(
+            "augmentation needs photos, but `data.features` names precomputed features: name photos in \
+             [data] instead, for example with `data.folder`",
+        );
     };
     if settings.options.augment.is_empty() {
         return usage_error(
-            "[augment] is empty: all augmented copies of a photo would be the same; add augmentations to the config file",
+            "the section [augment] of the config file is empty, so all augmented copies of a photo would be \
+             the same: add an augmentation there, such as `horizontal_flip = 0.5`",
         );
     }
     if !path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("png")) {

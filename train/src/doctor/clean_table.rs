@@ -52,8 +52,8 @@ impl CleanTable {
     pub fn new(path: &Path, settings: &Settings) -> Result<Self, TrainError> {
         let Some(images) = image_files_root(&settings.source) else {
             return Err(TrainError::Usage(
-                "--write-clean writes a table of files, but photos of Parquet and WebDataset shards are not \
-                 files: remove --write-clean"
+                "--write-clean writes a table of files, but photos in Parquet files and WebDataset archives \
+                 are not separate files: remove --write-clean"
                     .into(),
             ));
         };
@@ -67,8 +67,8 @@ impl CleanTable {
             let canonical = |path: &Path| path.canonicalize().ok();
             if canonical(path).is_some() && canonical(path) == canonical(&source.csv) {
                 return Err(TrainError::Usage(format!(
-                    "{} is the data set's own table and would be overwritten: choose a different file for \
-                     the clean table",
+                    "{} is the data set's own table (`data.csv`) and would be overwritten: choose a \
+                     different file for the clean table",
                     path.display()
                 )));
             }

@@ -179,8 +179,9 @@ impl FindingKind {
                 "the same picture has two labels: remove the photo with the wrong label"
             }
             (Self::ExactDuplicate | Self::NearDuplicate, Some(DuplicateScope::AcrossSubsets)) => {
-                "accuracy on the test set will be too optimistic: remove one of them, or keep them together \
-                 with `split.group_duplicates = true`"
+                "such copies make the accuracy on the test set look better than it is: remove all but one \
+                 photo of each group, or keep the photos of a group in the same set with \
+                 `split.group_duplicates = true`"
             }
             (Self::ExactDuplicate | Self::NearDuplicate, _) => {
                 "keep one photo of each group: copies only give it more weight in training"

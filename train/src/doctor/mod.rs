@@ -35,7 +35,7 @@ pub use out_of_fold::OutOfFoldProbabilities;
 pub use report_page::ReportPage;
 
 use crate::config::{DataSourceConfig, OnError, Settings};
-use crate::error::TrainError;
+use crate::error::{TrainError, error_chain};
 use crate::features::{ExtractedFeatures, PretrainedBackbone};
 use crate::progress::Progress;
 use crate::samples::{DatasetListing, ListedSample, Subset};
@@ -135,7 +135,9 @@ pub fn examine(
 ) -> Result<Diagnosis, TrainError> {
     let DataSourceConfig::Images { main, test } = &settings.source else {
         return Err(TrainError::Usage(
-            "doctor checks photos, but `data.features` has only precomputed features".into(),
+            "doctor checks photos, but `data.features` has only precomputed features: name photos in [data] \
+             instead, for example with `data.folder`"
+                .into(),
         ));
     };
     let mut listing = DatasetListing::read(settings, main, test.as_ref(), progress)?;
@@ -153,7 +155,7 @@ pub fn examine(
 
     let mut probabilities = None;
     let feature_findings = if checks == DoctorChecks::Quick {
-        Err("--quick".to_owned())
+        Err("left out by --quick".to_owned())
     } else {
         inspect_features(settings, &dataset, &inspections, &mut duplicates, progress)
     };
@@ -164,7 +166,7 @@ pub fn examine(
             probabilities = found.probabilities;
         }
         Err(reason) => {
-            left_out.push(format!("suspicious labels, outliers, duplicates by features: {reason}"));
+            left_out.push(format!("suspicious labels, outliers, and duplicates found by features: {reason}"));
         }
     }
     findings.extend(duplicates.findings(&dataset));
@@ -341,18 +343,4 @@ fn suspicious_labels(dataset: &DatasetView<'_>, found: &OutOfFoldProbabilities) 
         }
     });
     Finding::from_items(FindingKind::SuspiciousLabel, None, items.collect())
-}
-
-/// An error with its causes on one line, as the reason why a check was left out.
-fn error_chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let message = error.to_string();
-        if !text.contains(&message) {
-            text = format!("{text}: {message}");
-        }
-        cause = error.source();
-    }
-    text.replace('\n', " ")
 }

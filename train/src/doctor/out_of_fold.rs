@@ -61,7 +61,9 @@ impl OutOfFoldInput<'_> {
         let rows: Vec<usize> =
             (0..self.labels.len()).filter(|&row| class_index(self.labels[row]).is_some()).collect();
         if classes.len() < 2 {
-            return Err("fewer than two classes have two different photos".into());
+            return Err(
+                "this check needs at least two classes with two different photos each: add photos".into()
+            );
         }
         let labels: Vec<u32> =
             rows.iter().filter_map(|&row| class_index(self.labels[row])).map(|index| index as u32).collect();
@@ -75,7 +77,11 @@ impl OutOfFoldInput<'_> {
             .map(|SplitIndices { train, test }| Fold { fit: train, held_out: test })
             .collect();
         if folds.iter().any(|fold| fold.fit.is_empty()) {
-            return Err("all photos are in one group".into());
+            return Err(
+                "all photos belong to one group, but the check of labels needs at least two: correct the \
+                 groups, or remove `data.group`"
+                    .into(),
+            );
         }
         let fit_error =
             |error: &dyn std::fmt::Display| format!("the head `{}` cannot be fitted: {error}", head.kind());
@@ -265,7 +271,7 @@ mod tests {
             };
             input.predict(head("knn", "k", 1).as_ref(), &()).unwrap_err()
         };
-        let message = "fewer than two classes have two different photos";
+        let message = "this check needs at least two classes with two different photos each: add photos";
         assert_eq!(predict(&[0, 0, 1, 1], &[0, 1, 2, 2]), message);
         assert_eq!(predict(&[0, 0, 0, 0], &[0, 1, 2, 3]), message);
     }

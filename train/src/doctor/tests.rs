@@ -71,7 +71,10 @@ fn good_data_has_nothing_wrong_with_it() {
         diagnosis.classes.iter().map(|count| (count.class.as_str(), count.train + count.test)).collect();
     assert_eq!(counts, [("cat", 14), ("dog", 14)]);
     assert_eq!(diagnosis.classes.iter().map(|count| count.test).sum::<usize>(), 7);
-    assert_eq!(diagnosis.left_out, ["suspicious labels, outliers, duplicates by features: --quick"]);
+    assert_eq!(
+        diagnosis.left_out,
+        ["suspicious labels, outliers, and duplicates found by features: left out by --quick"]
+    );
     assert!(diagnosis.labels.is_empty() && diagnosis.probabilities.is_none());
 }
 

@@ -35,7 +35,8 @@ impl FeatureFormat {
             Some("safetensors") => Ok(Self::Safetensors),
             Some("parquet") => Ok(Self::Parquet),
             _ => Err(TrainError::Usage(format!(
-                "{}: unknown file extension; known: .npy, .npz, .safetensors, .parquet",
+                "{}: unknown file extension: choose a file name that ends in .npy, .npz, .safetensors or \
+                 .parquet",
                 path.display()
             ))),
         }

@@ -21,8 +21,8 @@ pub(super) struct Ema {
 /// A saved average does not fit the model.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error(
-    "the saved moving average has {found} values for parameter {index}, which has {expected}, so a different model saved \
-     it: start a new run"
+    "the saved moving average of the weights has {found} values for parameter {index}, but this parameter of \
+     the model has {expected}, so the checkpoint belongs to a different model: start a new run"
 )]
 pub(super) struct EmaError {
     /// Index of the parameter.

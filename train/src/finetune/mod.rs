@@ -110,7 +110,10 @@ fn run_to_end(
         Err(error) => {
             if trainer::has_checkpoint(&run) {
                 let folder = run.folder().display();
-                tracing::info!("to resume from the latest checkpoint: headstock train --resume {folder}");
+                tracing::info!(
+                    "the latest checkpoint is kept; when the cause of the error is removed, continue with \
+                     headstock train --resume {folder}"
+                );
             } else {
                 run.discard();
             }
@@ -169,7 +172,9 @@ impl PreparedFinetune {
 fn differentiable_head(settings: &Settings) -> Result<&dyn Differentiable, TrainError> {
     settings.head.differentiable().filter(|_| !settings.options.tune.is_off()).ok_or_else(|| {
         TrainError::Usage(
-            "nothing to fine-tune: set the first stage of the backbone to fine-tune, such as tune.from=layer4".into(),
+            "nothing to fine-tune: set the first stage of the backbone to fine-tune, such as \
+             tune.from=layer4"
+                .into(),
         )
     })
 }
@@ -190,8 +195,8 @@ fn with_trainer_config<R>(
         (options.first_stage(), &prepared.pretrained, &prepared.images, &prepared.features)
     else {
         return Err(TrainError::Usage(
-            "fine-tuning needs photos, but `data.features` names precomputed features: use a config with a data set of \
-             photos, or set `tune.from = \"head\"`"
+            "fine-tuning needs photos, but `data.features` names precomputed features: use a config with a \
+             data set of photos, or set `tune.from = \"head\"`"
                 .into(),
         ));
     };
@@ -280,8 +285,8 @@ fn train_and_test(
     let method = settings.options.calibration;
     if !can_calibrate && !held_out.is_empty() && method != CalibrationMethod::None {
         tracing::warn!(
-            "probabilities are not calibrated, and there are no conformal sets: too few photos are held out ({}, but \
-             {MIN_CALIBRATION_SAMPLES} are needed); raise `tune.validation` or add photos",
+            "probabilities are not calibrated, and there are no conformal sets: too few photos are held out \
+             ({}, but {MIN_CALIBRATION_SAMPLES} are needed); raise `tune.validation` or add photos",
             held_out.len()
         );
     }
@@ -319,8 +324,8 @@ fn hold_out_split(
     let labels = samples.labels(train);
     if options.validation == 0.0 {
         tracing::info!(
-            "no photos are held out (`tune.validation = 0`): the model of the last epoch is used, and probabilities are not \
-             calibrated"
+            "no photos are held out (`tune.validation = 0`): the model of the last epoch is used, and \
+             probabilities are not calibrated"
         );
         return Ok(HoldoutSplit { fit: train.to_vec(), held_out: Vec::new() });
     }
@@ -347,8 +352,8 @@ fn hold_out_split(
     };
     if held_out.is_empty() {
         tracing::warn!(
-            "no class has enough photos to hold out the fraction {} of them (`tune.validation`): all epochs run, the model of \
-             the last epoch is used, and probabilities are not calibrated; add photos",
+            "no class has enough photos to hold out the fraction {} of them (`tune.validation`): all epochs \
+             run, the model of the last epoch is used, and probabilities are not calibrated; add photos",
             options.validation
         );
     }
@@ -366,7 +371,8 @@ fn log_summary(backbone: &TrainableBackbone, stage: FeatureLayer, split: &Holdou
     let n_values: usize =
         backbone.parameters().iter().map(|parameter| parameter.shape.iter().product::<usize>()).sum();
     tracing::info!(
-        "fine-tuning the backbone from {stage} on: {:.1} million parameters; photos trained on: {}, held out: {}",
+        "fine-tuning the backbone from {stage} on: {:.1} million parameters; photos trained on: {}, held \
+         out: {}",
         n_values as f64 / 1e6,
         split.fit.len(),
         split.held_out.len()
@@ -441,8 +447,8 @@ fn calibrate_on_held_out(
     let n_units = groups.map_or(labels.len(), |groups| groups.iter().collect::<BTreeSet<_>>().len());
     if n_units < 2 {
         tracing::warn!(
-            "probabilities are not calibrated, and there are no conformal sets: all held-out photos belong to one group, but \
-             calibration needs at least two groups; raise `tune.validation`"
+            "probabilities are not calibrated, and there are no conformal sets: all held-out photos belong \
+             to one group, but calibration needs at least two groups; raise `tune.validation`"
         );
         return Ok(CalibrationResult::default());
     }

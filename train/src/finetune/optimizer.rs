@@ -47,14 +47,14 @@ pub(super) struct OptimizerState {
 pub(super) enum OptimizerStateError {
     /// A buffer is missing: a different optimizer saved the state.
     #[error(
-        "the saved optimizer state has no `{0}`, so a different optimizer saved it: resume with the optimizer of the \
-         original run"
+        "the saved optimizer state has no values `{0}`, so the run was trained with a different optimizer: \
+         resume with the `tune.optimizer` of the original run"
     )]
     Missing(&'static str),
     /// A buffer has the wrong length: it was saved for a different parameter.
     #[error(
-        "the saved optimizer state `{name}` has {found} values, but its parameter has {expected}, so a different model \
-         saved it: start a new run"
+        "the saved optimizer state `{name}` has {found} values, but its parameter has {expected}, so the \
+         checkpoint belongs to a different model: start a new run"
     )]
     Length {
         /// Name of the buffer.

@@ -43,9 +43,11 @@ pub fn measure_finetune_speed(
     limit: Duration,
 ) -> Result<FinetuneSpeed, TrainError> {
     let options = TuneOptions { from, ..TuneOptions::default() };
-    let stage = options
-        .first_stage()
-        .ok_or_else(|| TrainError::Usage("no stage to fine-tune: give one, such as layer4".into()))?;
+    let stage = options.first_stage().ok_or_else(|| {
+        TrainError::Usage(
+            "--tune head fine-tunes no stage of the backbone: name a stage, such as --tune layer4".into(),
+        )
+    })?;
     let (height, width) = pretrained.transform().crop;
     let (height, width) = (height as usize, width as usize);
     // The activations in memory are the output of this layer, or pixels if no layer is frozen.

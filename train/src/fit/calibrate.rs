@@ -69,8 +69,10 @@ pub(super) fn calibrate_by_folds(
                 ("only one training photo", "at least two photos")
             };
             tracing::warn!(
-                "probabilities are not calibrated, and there are no conformal sets: class `{class}` has {found}, but \
-                 calibration needs {wanted} of each class for training; add photos of this class"
+                "the probabilities are not calibrated (corrected to match how often predictions are right), \
+                 and `headstock predict --coverage` cannot be used with this run: class `{class}` has \
+                 {found}, but both need {wanted} of each class in the training set; add photos of this \
+                 class"
             );
             return Ok(CalibrationResult::default());
         }
@@ -122,8 +124,10 @@ pub(crate) fn evaluate_calibration(
         (Calibration::fit(method, logits, labels)?, after, calibrated)
     } else {
         tracing::info!(
-            "probabilities stay uncalibrated, as the head gives them: calibration ({}) does not improve them on held-out \
-             photos (log-loss {:.4} to {:.4}, calibration error {:.4} to {:.4}; lower is better)",
+            "the probabilities are used as the head gives them: calibration ({}), which corrects \
+             probabilities to match how often predictions are right, does not improve them on held-out \
+             photos (log-loss {:.4} without it, {:.4} with it; calibration error {:.4} without it, {:.4} \
+             with it; lower is better)",
             method.as_str(),
             before.log_loss,
             after.log_loss,

@@ -3,7 +3,8 @@
 use std::time::Instant;
 
 use headstock_heads::{
-    ConfiguredHead, FeatureMatrix, FitContext, Fitted, Head, HeadShape, Logits, Tensors, TrainingSet,
+    ConfiguredHead, FeatureMatrix, FitContext, Fitted, Head, HeadError, HeadShape, Logits, Tensors,
+    TrainingSet,
 };
 
 use crate::error::TrainError;
@@ -62,7 +63,9 @@ impl HeadFitter<'_> {
         let width = self.features.width();
         let values = self.features.gather(rows, self.n_augmented)?;
         let features = FeatureMatrix::new(&values, width)?;
-        let data = TrainingSet::new(features, &labels, self.samples.classes.len())?.with_groups(&groups)?;
+        let data = TrainingSet::new(features, &labels, self.samples.classes.len())
+            .map_err(|error| name_sample(error, self.samples, rows))?
+            .with_groups(&groups)?;
         // 0: the head reports the number of steps later.
         self.progress.begin(task, 0, "steps");
         let context =
@@ -72,6 +75,17 @@ impl HeadFitter<'_> {
         self.progress.end();
         Ok((fitted?, started.elapsed().as_secs_f64()))
     }
+}
+
+/// The error of a fit on the samples `rows` (indices) of `samples`, in which the row of a feature that is not
+/// finite is replaced by the id of its sample. The rows of the fit are the samples, once for each view.
+fn name_sample(error: HeadError, samples: &SampleSet, rows: &[usize]) -> TrainError {
+    let HeadError::NotFinite { row, column, value } = error else { return error.into() };
+    TrainError::Data(format!(
+        "feature {column} of `{}` is {value}: features must be finite; leave out this photo, or choose a \
+         different `backbone.weights` or `backbone.precision`",
+        samples.rows[rows[row % rows.len()]].id
+    ))
 }
 
 /// Computes the head's logits `[rows.len(), C]` of the samples `rows` (indices), to test or calibrate the

@@ -74,8 +74,9 @@ impl PreparedData {
         let trained_on = trained.previously_trained_on.as_ref().map(overlap).transpose()?;
         if let Some(overlap) = trained_on.filter(|overlap| overlap.samples > 0) {
             tracing::warn!(
-                "the run given with `--warm` was trained on {} of the {} test photos, so the test results look better than on \
-                 new photos: rely on the metrics of the other test photos, or test on new photos",
+                "the run given with `--warm` was trained on {} of the {} test photos, so the test results \
+                 look better than on new photos: use the metrics of the other test photos, which are shown \
+                 separately, or test on new photos with `headstock evaluate`",
                 overlap.samples,
                 labels.len()
             );

@@ -26,7 +26,8 @@ pub(super) fn warm_start_tensors(
         |problem: String| Err(TrainError::Usage(format!("--warm {}: {problem}", run.folder.display())));
     if record.head.kind != kind {
         return usage(format!(
-            "the run has the head `{}`, but the config has the head `{kind}`: set `head.kind = \"{}\"`, or leave `--warm` out",
+            "the run has the head `{}`, but the head `{kind}` was chosen: train with `--head {}`, or leave \
+             `--warm` out",
             record.head.kind, record.head.kind
         ));
     }
@@ -37,8 +38,9 @@ pub(super) fn warm_start_tensors(
         || record.width != prepared.features.width()
     {
         return usage(
-            "the run was trained on different features: the backbone's weights, fine-tuned stages, layer or precision differ \
-             from the config; choose a run with the same backbone settings, or leave `--warm` out"
+            "the run was trained on different features: the backbone's weights, fine-tuned stages, layer or \
+             precision differ from the config; choose a run with the same backbone settings, or leave \
+             `--warm` out"
                 .into(),
         );
     }
@@ -46,7 +48,7 @@ pub(super) fn warm_start_tensors(
     let new_classes = &prepared.samples.classes.names()[record.classes.len()..];
     if !new_classes.is_empty() {
         tracing::info!(
-            "adding new classes to the {} classes of {}: {}",
+            "new classes, added to the {} classes of {}: {}",
             record.classes.len(),
             run.folder.display(),
             new_classes.join(", ")
@@ -54,8 +56,8 @@ pub(super) fn warm_start_tensors(
     }
     if !settings.head.supports_warm_start() {
         tracing::info!(
-            "the head `{kind}` does not support a warm start (going on from an earlier head): the head is fitted from scratch, \
-             and its classes are in the same order as those of {}",
+            "the head `{kind}` does not support a warm start (going on from an earlier head): the head is \
+             fitted from scratch, and the classes keep the order that they have in the run {}",
             run.folder.display()
         );
         return Ok(None);

@@ -65,8 +65,8 @@ impl RunInProgress {
         let has_model = folder.join(MODEL).is_file();
         if !checkpoints.is_dir() && !has_model {
             return Err(TrainError::Usage(format!(
-                "{} has no training to resume: only fine-tuning (with `tune.from` in the config) can be resumed; \
-                 start a new training with `headstock train`",
+                "{} has no training to resume: only fine-tuning (with `tune.from` in the config) can be \
+                 resumed; start a new training with `headstock train`",
                 folder.display()
             )));
         }
@@ -126,7 +126,10 @@ impl RunInProgress {
         let Self { folder, lock } = self;
         drop(lock);
         if let Err(error) = fs::remove_dir_all(&folder) {
-            tracing::warn!("the unfinished run {} cannot be removed: {error}", folder.display());
+            tracing::warn!(
+                "the folder {} of the unfinished run cannot be removed: {error}; delete the folder yourself",
+                folder.display()
+            );
         }
     }
 

@@ -123,7 +123,8 @@ impl Model {
         };
         if let Some(name) = tensors.keys().find(is_reserved) {
             return Err(cannot_save(&format_args!(
-                "the name of its tensor `{name}` is reserved for conformal scores and the backbone"
+                "the name of its tensor `{name}` begins with `{CONFORMAL_PREFIX}` or `{BACKBONE_PREFIX}`, \
+                 which are reserved: rename the tensor in the head"
             )));
         }
         tensors.extend(
@@ -171,10 +172,12 @@ impl Model {
         let mut tensors = stored.tensors()?;
         let conformal = take_scores(&mut tensors).map_err(TrainError::format(path))?;
         let tuned_weights = take_tuned_weights(&mut tensors);
-        let kind = heads.get(&record.head.kind).map_err(|error| {
+        let kind = heads.get(&record.head.kind).map_err(|_| {
             TrainError::Usage(format!(
-                "{} has a head that this program does not know: {error}",
-                path.display()
+                "{} has the head `{}`, which this program does not have: use the program that trained the \
+                 run, or train a new run",
+                path.display(),
+                record.head.kind
             ))
         })?;
         let configured = kind.configure(record.head.parameters.clone()).map_err(TrainError::format(path))?;
@@ -196,9 +199,14 @@ impl Model {
     /// The predictions from the logits of the head, with the calibration of this model.
     ///
     /// # Errors
-    /// [`TrainError::Head`] for logits that are not finite.
+    /// [`TrainError::Data`] for logits that are not finite.
     pub fn predictions(&self, logits: &Logits) -> Result<Predictions, TrainError> {
-        Ok(Predictions::with_calibration(logits, &self.record.calibration)?)
+        Predictions::with_calibration(logits, &self.record.calibration).map_err(|error| {
+            TrainError::Data(format!(
+                "the head of the run gives invalid results ({error}): the model file may be damaged; train \
+                 again"
+            ))
+        })
     }
 
     /// A predictor of conformal sets: for the probabilities of an image it gives a set of classes that
@@ -209,9 +217,10 @@ impl Model {
     pub fn sets(&self, coverage: f64, method: ConformalMethod) -> Result<SetPredictor, TrainError> {
         let conformal = self.conformal.as_ref().ok_or_else(|| {
             TrainError::Usage(
-                "the run has no scores for conformal sets (`--coverage`): it was trained with `calibration = \
-                 \"none\"`, with only one photo of a class, or by an earlier version of headstock; train \
-                 again with `calibration = \"temperature\"`"
+                "`--coverage` cannot be used with this run, because the run has not saved the scores that \
+                 `--coverage` needs: it was trained with `calibration = \"none\"` at the top of the config, \
+                 with only one photo of a class, or by an earlier version of headstock; train again with \
+                 `calibration = \"temperature\"` and at least two photos of each class"
                     .into(),
             )
         })?;
@@ -230,7 +239,7 @@ impl Model {
             && (options.layer, options.precision) != (record.layer, record.precision)
         {
             return Err(TrainError::Usage(format!(
-                "the head was fitted on features of the layer `{}` with the precision {}: `backbone.layer` \
+                "the head was fitted on features of the layer `{}` with the precision {}; `backbone.layer` \
                  and `backbone.precision` cannot be changed afterwards: leave them unchanged, or train again",
                 record.layer, record.precision
             )));
@@ -259,8 +268,8 @@ impl Model {
         let sha256 = pretrained.checkpoint().sha256();
         if sha256 != record.sha256 {
             return Err(TrainError::Usage(format!(
-                "the weights {} are not those that the head was fitted on, {}: their sha256 is {sha256}, not \
-                 {}; give the right ones with --set backbone.weights=PATH",
+                "the weights {} are not those that the head was fitted on (they were at {}): their sha256 is \
+                 {sha256} instead of {}; give the original weights with --set backbone.weights=PATH",
                 options.weights, record.source, record.sha256
             )));
         }

@@ -311,7 +311,10 @@ fn a_damaged_model_or_an_unknown_format_is_refused_with_the_reason() {
             &|entry, _| entry["format"] = 2.into(),
             "the format of the file is 2, but this headstock reads version 1",
         ),
-        (&|entry, _| entry["head"]["kind"] = "forest".into(), "a head that this program does not know"),
+        (
+            &|entry, _| entry["head"]["kind"] = "forest".into(),
+            "the head `forest`, which this program does not have",
+        ),
         (
             &|entry, _| entry["width"] = 4.into(),
             "its head has 3 features and 3 classes, but its metadata has 4 and 3",
@@ -336,7 +339,7 @@ fn a_damaged_model_or_an_unknown_format_is_refused_with_the_reason() {
     let run = Run::open(&run_dir, &registry_with_recording()).unwrap();
     let error = run.model.sets(0.9, ConformalMethod::Lac).unwrap_err();
     assert!(
-        error.to_string().contains("no scores for conformal sets")
+        error.to_string().contains("the run has not saved the scores that `--coverage` needs")
             && error.kind() == crate::FailureKind::Usage
     );
     fs::write(&path, original).unwrap();

@@ -47,7 +47,8 @@ impl RunDir {
             if folder.to_str().is_none() || folder.file_name().is_none() {
                 let name = folder.display();
                 return Err(TrainError::Usage(format!(
-                    "--run {name}: give the name of a new folder, in UTF-8"
+                    "--run {name}: this cannot be the name of a new folder: give a name that is UTF-8 text \
+                     and does not exist yet, such as runs/first"
                 )));
             }
             // A dangling link counts as existing, too.
@@ -155,8 +156,8 @@ fn refuse_inside_image_folder(parent: &Path, source: &DataSourceConfig) -> Resul
     for folder in std::iter::once(main).chain(test).filter_map(image_folder) {
         if folder.canonicalize().is_ok_and(|folder| existing_ancestor.starts_with(folder)) {
             return Err(TrainError::Usage(format!(
-                "the run would be in {}, inside the folder of the photos, and would be read as a class: \
-                 choose a different folder with --run",
+                "the run would be in {}, inside the folder of the photos, where its folder would be taken \
+                 for a class: choose a different folder with --run",
                 parent.display()
             )));
         }

@@ -193,7 +193,10 @@ impl DatasetListing {
         }
         let options = &settings.options.split;
         if options.method == SplitMethod::Predefined {
-            return Err("the data does not mark any sample for testing".into());
+            return Err("the data does not mark any photo for testing: mark some photos as `test` in the \
+                        column or field that the setting `split.column` names, or choose a different \
+                        `split.method`"
+                .into());
         }
         let data_groups: Vec<Option<u32>> = self.samples.iter().map(|sample| sample.group).collect();
         let labels: Vec<u32> = self.samples.iter().map(|sample| sample.label).collect();

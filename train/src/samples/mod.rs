@@ -153,8 +153,9 @@ impl SampleSet {
             (Some(subsets), SplitMode::FromSettings) => subsets,
             (None, SplitMode::FromSettings) if options.method == SplitMethod::Predefined => {
                 return Err(TrainError::Data(
-                    "`split.method` is \"predefined\", but the data does not mark any sample for testing: \
-                     mark some as `test`, or choose a different method"
+                    "`split.method` is \"predefined\", but the data does not mark any photo for testing: \
+                     mark some photos as `test` in the column or field that the setting `split.column` \
+                     names, or choose a different `split.method`"
                         .into(),
                 ));
             }
@@ -186,7 +187,8 @@ impl SampleSet {
             && split_mode == SplitMode::FromSettings
         {
             return Err(TrainError::Data(format!(
-                "`split.method` is \"group\", but {} names no groups: choose a different method",
+                "`split.method` is \"group\", but the feature file {} has no groups: add them (an array \
+                 `groups`, or in a table a column `group`), or choose a different `split.method`",
                 path.display()
             )));
         }
@@ -197,7 +199,7 @@ impl SampleSet {
         };
         if classes.len() < 2 {
             return Err(TrainError::Data(format!(
-                "{} has only one class: a classifier needs at least two",
+                "{} has only one class: a classifier needs at least two; add rows of a second class",
                 path.display()
             )));
         }
@@ -271,8 +273,9 @@ impl SampleSet {
                     .filter(|numbers| numbers.iter().all(|&number| number < n_rows))
                     .ok_or_else(|| {
                         TrainError::Data(format!(
-                            "{} does not have the rows that split.csv lists: evaluate the file that the run \
-                             was trained on, or a different one with --set data.features=FILE",
+                            "{} does not have the rows that split.csv of the run lists: put back the file \
+                             that the run was trained on, or evaluate a different file with --set \
+                             data.features=FILE",
                             path.display()
                         ))
                     })?;
@@ -298,8 +301,8 @@ impl SampleSet {
             let path = image_files_root(&settings.source).unwrap_or_default().join(&row.id);
             let suffix = if n_missing > 1 { format!(" and {} more", n_missing - 1) } else { String::new() };
             return Err(TrainError::Data(format!(
-                "{}{suffix} of the run's test photos are missing: put them back, or evaluate other photos \
-                 with --set data.test_folder=FOLDER",
+                "test photos of the run are missing: {}{suffix}; put the photos back, or evaluate other \
+                 photos with --set data.test_folder=FOLDER",
                 path.display()
             )));
         }
@@ -361,8 +364,9 @@ impl SampleSet {
         let (n_split, n_groups) = self.count_split_groups();
         if n_split > 0 {
             tracing::warn!(
-                "{n_split} of {n_groups} groups are both trained on and tested on: accuracy on the test set \
-                 will be too optimistic; keep groups together with `split.method = \"group\"` (`compare` \
+                "{n_split} of {n_groups} groups (photos that belong together, such as photos of one dog) \
+                 have photos in both the training set and the test set, so the accuracy looks better than on \
+                 new photos; keep groups together with `split.method = \"group\"` (`headstock compare` \
                  always does)"
             );
         }
@@ -442,7 +446,8 @@ fn read_images(
         test_dataset.samples.iter().find(|sample| train_locations.contains(&locations.resolve(&sample.image)))
     {
         return Err(TrainError::Data(format!(
-            "{} would be both trained on and tested on: give test photos that are not training photos",
+            "{} is in both the training data and the test data: remove it from one of them, or choose \
+             different test data",
             shared.image
         )));
     }
@@ -498,7 +503,11 @@ fn find_duplicates(settings: &Settings, dataset: &Dataset, progress: &dyn Progre
     let signatures: Vec<_> = dataset.samples.par_iter().map(image_signature).collect();
     progress.end();
     let pairs = find_near_duplicates(&signatures, DEFAULT_SIMILARITY);
-    tracing::info!("pairs of near-duplicate photos that the split keeps together: {}", pairs.len());
+    tracing::info!(
+        "near-duplicate photos: {} pairs; the photos of each pair are kept together in the training set or \
+         in the test set",
+        pairs.len()
+    );
     pairs.into_iter().map(|pair| (pair.a, pair.b)).collect()
 }
 

@@ -55,28 +55,36 @@ fn files_that_cannot_be_used_are_refused_by_file_and_array() {
     for (name, reason) in [
         ("fortran.npz", "`features`: the array is in Fortran order"),
         ("text.npz", "`labels`: the array holds"),
-        ("flat.npz", "`features` has shape [24], not [samples, features]"),
+        ("flat.npz", "`features` has shape [24], but needs two dimensions: [samples, features]"),
         ("short.npz", "`labels` has shape [5], but `features` has 6 rows"),
         ("short_groups.npz", "`groups` has shape [4], but `features` has 6 rows"),
         ("text_groups.npz", "`groups`: the array holds"),
-        ("unnamed.npz", "there is no array `features`; the file has the arrays: arr_0, arr_1"),
+        (
+            "unnamed.npz",
+            "there is no array `features`: rename an array to `features`, or add it; the file has the \
+             arrays: arr_0, arr_1",
+        ),
         ("nan.npz", "feature 1 of row 2 is NaN"),
         ("absent.npz", "No such file"),
         ("whole.npy", "the array holds"),
         ("absent.npy", "No such file"),
-        ("unlabelled.safetensors", "there is no tensor `labels`; the file has the tensors: features"),
+        (
+            "unlabelled.safetensors",
+            "there is no tensor `labels`: rename a tensor to `labels`, or add it; the file has the tensors: \
+             features",
+        ),
         ("float_labels.safetensors", "`labels`: the tensor has the data type F32: save it as I64"),
         ("short.safetensors", "`labels` has shape [5], but `features` has 6 rows"),
-        ("flat.safetensors", "`features` has shape [24], not [samples, features]"),
+        ("flat.safetensors", "`features` has shape [24], but needs two dimensions: [samples, features]"),
         ("nan.safetensors", "feature 1 of row 2 is NaN"),
         ("absent.safetensors", "No such file"),
         ("ragged.parquet", "`features`: row 3 has 3 values, but the rows before it have 4"),
-        ("null_value.parquet", "`features`: value 1 of row 2 is null"),
+        ("null_value.parquet", "`features`: number 1 in the list of row 2 is null"),
         ("null_list.parquet", "`features`: row 5 has no list"),
         ("empty_list.parquet", "`features`: row 1 has no list"),
         ("no_list.parquet", "`features` does not hold a list of numbers"),
         ("nested.parquet", "`features` does not hold a list of numbers"),
-        ("whole.parquet", "`features` holds lists of INT64; save them as float32"),
+        ("whole.parquet", "`features` holds lists of INT64: save the numbers in the lists as float32"),
         ("nan.parquet", "feature 1 of row 2 is NaN"),
         ("unlabelled.parquet", "there is no column `label` (whole numbers) or `class` (names)"),
         ("text.parquet", "`label` of row 0 is `pug`, not a whole number"),
@@ -89,8 +97,8 @@ fn files_that_cannot_be_used_are_refused_by_file_and_array() {
         ("none.parquet", "`features` has shape [0, 0]: at least one sample and one feature"),
         (
             "unnamed.parquet",
-            "there is no column `features`: rename a column or add one; the columns are feature, label; did you mean \
-             `feature`?",
+            "there is no column `features`: rename a column or add one; the columns are feature, label; did \
+             you mean `feature`?",
         ),
         ("absent.parquet", "No such file"),
         ("make.py", "unknown file extension"),
@@ -123,10 +131,10 @@ fn a_table_beside_an_array_that_does_not_describe_it_is_refused_by_its_name() {
     );
     assert_refused(Some("label\n0\n1\n0\n1\n0\n"), "the number of rows is 5, but the features have 6");
     assert_refused(Some("label\n0\n1\n0\n1\n0\n1\n0\n"), "the number of rows is 7, but the features have 6");
-    assert_refused(Some("label\n0\npug\n"), "line 3: `label` is `pug`, not a whole number");
-    assert_refused(Some("label,class\n0,pug\n1,\n"), "line 3: `class` is empty");
-    assert_refused(Some("label,group\n0,a\n1, \n"), "line 3: `group` is empty");
-    assert_refused(Some("row,label\n0,1\n2,1\n"), "line 3: `row` is `2`, not 1");
+    assert_refused(Some("label\n0\npug\n"), "line 3: the column `label` is `pug`, not a whole number");
+    assert_refused(Some("label,class\n0,pug\n1,\n"), "line 3: the column `class` is empty");
+    assert_refused(Some("label,group\n0,a\n1, \n"), "line 3: the column `group` is empty");
+    assert_refused(Some("row,label\n0,1\n2,1\n"), "line 3: the column `row` is `2`, but must be 1");
     assert_refused(Some("label,label\n0,1\n"), "two columns are called `label`");
     assert_refused(Some("label,class\n0,pug\n0\n"), "line: 3");
     assert_refused(
@@ -271,7 +279,7 @@ fn parquet_has_a_row_per_sample() {
 #[test]
 fn an_unknown_ending_lists_the_known_ones() {
     let error = FeatureFileWriter::create(Path::new("x.h5")).err().unwrap().to_string();
-    assert!(error.contains(".npy, .npz, .safetensors, .parquet"), "{error}");
+    assert!(error.contains("ends in .npy, .npz, .safetensors or .parquet"), "{error}");
 }
 
 #[test]
@@ -334,7 +342,11 @@ fn a_header_that_claims_more_than_the_file_holds_is_refused() {
     assert_refused(
         "huge.safetensors",
         &tensors,
-        "the header claims 8192000000000 bytes of tensors, but the file has 0",
+        "the header lists 8192000000000 bytes of tensors, but 0 bytes follow it in the file",
     );
-    assert_refused("huge.safetensors", &[0xff; 9], "the header claims 18446744073709551615 bytes");
+    assert_refused(
+        "huge.safetensors",
+        &[0xff; 9],
+        "the file should begin with a header of 18446744073709551615 bytes",
+    );
 }

@@ -35,18 +35,19 @@ fn each_error_says_what_failed_and_what_to_do() {
     let no_parquet =
         |name: &str, found: &[&str]| HubError::NoParquet { name: name.into(), found: names(found) };
     let io = |kind: io::ErrorKind| HubError::Cache { path: "/c".into(), source: kind.into() };
-    let access = "check the spelling of the name; if the repository is private or gated (its terms must be \
-                  accepted first)";
+    let access = "check the spelling of the name; if the model or data set is private or gated (its terms \
+                  must be accepted first)";
     let token =
         "check that your access token (HF_TOKEN, or from `hf auth login`) has not expired and has access";
-    let no_token =
-        "set HF_TOKEN to an access token of an account with access (https://huggingface.co/settings/tokens)";
+    let no_token = "set the environment variable HF_TOKEN to an access token of an account with access \
+                    (https://huggingface.co/settings/tokens)";
     let many: Vec<String> = (0..12).map(|i| format!("{i}")).collect();
     for (error, message, is_config, is_outage) in [
         (
             HubError::InvalidName { name: "x".into(), problem: "the owner is missing".into() },
             "`hf://x` is not a valid name of model weights on the Hugging Face hub: the owner is missing; \
-             write hf://owner/name, hf://owner/name@revision or hf://owner/name@revision/file.safetensors"
+             write hf://owner/name, with @revision (a branch, tag or commit) and /file.safetensors after it \
+             if needed"
                 .to_owned(),
             true,
             false,
@@ -54,43 +55,47 @@ fn each_error_says_what_failed_and_what_to_do() {
         (
             HubError::InvalidDatasetName { name: "x".into(), problem: "the owner is missing".into() },
             "`hf://x` is not a valid name of a data set on the Hugging Face hub: the owner is missing; write \
-             hf://datasets/owner/name, hf://datasets/owner/name@revision or \
-             hf://datasets/owner/name@revision/FOLDER"
+             hf://datasets/owner/name, with @revision (a branch, tag or commit) and /path (a folder or file) \
+             after it if needed"
                 .into(),
             true,
             false,
         ),
         (
             repository("a/b", false),
-            format!("https://hub has no accessible model a/b (HTTP status 401): {access}, {no_token}"),
+            format!("https://hub has no model a/b that you can access (HTTP status 401): {access}, \
+                     {no_token}"),
             false,
             false,
         ),
         (
             repository("datasets/a/b", true),
-            format!("https://hub has no accessible data set a/b (HTTP status 401): {access}, {token}"),
+            format!("https://hub has no data set a/b that you can access (HTTP status 401): {access}, \
+                     {token}"),
             false,
             false,
         ),
         (
             gated(false),
-            "the repository a/b is gated (HTTP status 403): accept its terms at https://hub/a/b, and set \
-             HF_TOKEN to an access token of the same account (https://huggingface.co/settings/tokens)"
+            "a/b on the Hugging Face hub is gated (its terms must be accepted first; HTTP status 403): \
+             accept the terms at https://hub/a/b, and set the environment variable HF_TOKEN to an access \
+             token of the same account (https://huggingface.co/settings/tokens)"
                 .into(),
             false,
             false,
         ),
         (
             gated(true),
-            "the repository a/b is gated (HTTP status 403): accept its terms at https://hub/a/b, with the \
-             account of your access token (HF_TOKEN, or from `hf auth login`)"
+            "a/b on the Hugging Face hub is gated (its terms must be accepted first; HTTP status 403): \
+             accept the terms at https://hub/a/b, with the account of your access token (HF_TOKEN, or from \
+             `hf auth login`)"
                 .into(),
             false,
             false,
         ),
         (
             HubError::RevisionNotFound { repo: repo.clone(), endpoint: endpoint.clone(), revision: "v9".into() },
-            "the repository a/b has no branch, tag or commit `v9`: choose one that is listed at \
+            "a/b on the Hugging Face hub has no branch, tag or commit `v9`: choose one that is listed at \
              https://hub/a/b/tree/main"
                 .into(),
             false,
@@ -98,55 +103,59 @@ fn each_error_says_what_failed_and_what_to_do() {
         ),
         (
             file(&[]),
-            "the repository hf://a/b has no file c, although the hub may list that file: look at the \
-             repository on the hub, or try again later"
+            "hf://a/b on the Hugging Face hub has no file c, although the hub may list that file: look at \
+             the files of the model or data set on the web page of the hub, or try again later"
                 .into(),
             false,
             false,
         ),
         (
             file(&["d.safetensors"]),
-            "the repository hf://a/b has no file c: set `backbone.weights` to hf://a/b/d.safetensors".into(),
+            "hf://a/b on the Hugging Face hub has no file c: set `backbone.weights` to \
+             hf://a/b/d.safetensors".into(),
             false,
             false,
         ),
         (
             file(&["README.md"]),
-            "the repository hf://a/b has no file c: correct the name in `backbone.weights`; the repository \
-             has README.md"
+            "hf://a/b on the Hugging Face hub has no file c: correct the name of the file in \
+             `backbone.weights`; the hub has README.md"
                 .into(),
             false,
             false,
         ),
         (
             file(&["d", "e"]),
-            "the repository hf://a/b has no file c: correct the name in `backbone.weights`; the repository \
-             has d, e"
+            "hf://a/b on the Hugging Face hub has no file c: correct the name of the file in \
+             `backbone.weights`; the hub has d, e"
                 .into(),
             false,
             false,
         ),
         (
             HubError::Pickled { name: "hf://a/b".into(), pickled: "x.bin".into() },
-            "the repository hf://a/b has no .safetensors file: convert x.bin in Python with \
-             safetensors.torch.save_file(torch.load(FILE, weights_only=True), \"model.safetensors\"), where \
-             FILE is its path, and set `backbone.weights` to the result"
+            "hf://a/b on the Hugging Face hub has no .safetensors file: download x.bin and convert x.bin in \
+             Python with `import torch, safetensors.torch; safetensors.torch.save_file(torch.load(\"x.bin\", \
+             weights_only=True), \"model.safetensors\")`, and set `backbone.weights` to the path of \
+             model.safetensors"
                 .into(),
             false,
             false,
         ),
         (
             no_parquet("hf://a/b@v1", &["x.csv"]),
-            "the data set hf://a/b@v1 has no .parquet file, only x.csv: use the copy that the hub may have \
-             converted, hf://a/b@refs/convert/parquet"
+            "the data set hf://a/b@v1 has no .parquet file, only x.csv: only .parquet files can be read from \
+             the hub; use the copy that the hub makes of many data sets, hf://a/b@refs/convert/parquet, or \
+             download the photos yourself and use their folder"
                 .into(),
             true,
             false,
         ),
         (
             no_parquet("hf://a/b", &[]),
-            "the data set hf://a/b has no .parquet file (it has no files): use the copy that the hub may \
-             have converted, hf://a/b@refs/convert/parquet"
+            "the data set hf://a/b has no .parquet file (it has no files): only .parquet files can be read \
+             from the hub; use the copy that the hub makes of many data sets, hf://a/b@refs/convert/parquet, \
+             or download the photos yourself and use their folder"
                 .into(),
             true,
             false,
@@ -161,8 +170,8 @@ fn each_error_says_what_failed_and_what_to_do() {
         ),
         (
             HubError::NoMatchingParquet { name: "hf://a/b".into(), path: "t".into(), found: many[..10].to_vec() },
-            "the data set hf://a/b has no .parquet file at t: correct the path; the data set has 0, 1, 2, 3, \
-             4, 5, 6, 7, 8, 9"
+            "the data set hf://a/b has no .parquet file at t: give the path of a folder or file of the data \
+             set; its .parquet files are 0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
                 .into(),
             true,
             false,
@@ -177,8 +186,9 @@ fn each_error_says_what_failed_and_what_to_do() {
         ),
         (
             HubError::UnsafePath { name: "hf://a/b".into(), file: "../x".into() },
-            "the file \"../x\" of the data set hf://a/b is not downloaded: its name is not a path inside the \
-             repository and could overwrite other files; choose a folder of the data set without this file"
+            "the file \"../x\" of the data set hf://a/b is not downloaded: its name leads out of the \
+             download folder and could overwrite other files; choose a folder of the data set without this \
+             file (hf://datasets/owner/name/FOLDER)"
                 .into(),
             false,
             false,
@@ -186,8 +196,8 @@ fn each_error_says_what_failed_and_what_to_do() {
         (
             HubError::Refused { name: name(), host: "https://host".into(), status: 403 },
             "https://host refused the request for hf://a/b/c (HTTP status 403): try again; if the error \
-             persists, check the access token (HF_TOKEN) and, if you use one, the proxy or mirror \
-             (HF_ENDPOINT)"
+             persists, check, if you use them, the access token (HF_TOKEN), the mirror (HF_ENDPOINT) and the \
+             proxy (HTTPS_PROXY)"
                 .into(),
             false,
             false,
@@ -231,9 +241,9 @@ fn each_error_says_what_failed_and_what_to_do() {
         ),
         (
             HubError::UnexpectedAnswer { name: name(), endpoint: endpoint.clone(), source: cause() },
-            "https://hub did not answer the request for hf://a/b/c like a Hugging Face hub: check the \
-             address of the hub (HF_ENDPOINT) and the proxy (HTTPS_PROXY); a public network may require that \
-             you log in first"
+            "the answer of https://hub to the request for hf://a/b/c is not that of a Hugging Face hub: \
+             check the address of the hub (HF_ENDPOINT) and the proxy (HTTPS_PROXY); in a public network \
+             with a login page, log in there first"
                 .into(),
             false,
             false,
@@ -295,8 +305,9 @@ fn each_error_says_what_failed_and_what_to_do() {
         ),
         (
             HubError::Client { endpoint, source: cause() },
-            "failed to prepare connections to https://hub: check the address of the hub (HF_ENDPOINT) and \
-             the certificates of the system"
+            "failed to prepare connections to https://hub: check that the address of the hub (HF_ENDPOINT) \
+             begins with https:// or http://, and that TLS certificates are installed on the system (package \
+             ca-certificates)"
                 .into(),
             false,
             false,

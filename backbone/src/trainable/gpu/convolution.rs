@@ -64,7 +64,8 @@ fn output_size(
     let (_, height, width, _) = xs.dims4()?;
     if height + 2 * padding < kernel || width + 2 * padding < kernel {
         candle_core::bail!(
-            "an input of {height} x {width} is too small for a convolution kernel of {kernel} x {kernel}"
+            "an input of {height} x {width} with a padding of {padding} is smaller than the convolution \
+             kernel of {kernel} x {kernel}: use a larger input"
         );
     }
     Ok([height, width].map(|side| (side + 2 * padding - kernel) / stride + 1))

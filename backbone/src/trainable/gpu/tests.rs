@@ -108,10 +108,13 @@ fn backward_needs_a_forward_pass_and_batch_norm_needs_several_values() {
     let mut network = load(&checkpoint, FeatureLayer::Layer4, BatchNormMode::Frozen);
     let error =
         |network: &mut TrainableBackbone, count| network.backward(&vec![1.0; count]).unwrap_err().to_string();
-    assert!(error(&mut network, 512).contains("not 0"));
+    assert!(error(&mut network, 512).contains("no training forward pass"));
     let features = network.forward_training(input).unwrap();
     assert_eq!(features, network.forward(input).unwrap());
-    assert!(error(&mut network, 511).contains("not 512"));
+    assert!(
+        error(&mut network, 511)
+            .contains("511 values, but the last training forward pass computed 512 features")
+    );
     network.backward(&[1.0; 512]).unwrap();
-    assert!(error(&mut network, 512).contains("not 0"));
+    assert!(error(&mut network, 512).contains("no training forward pass"));
 }

@@ -154,11 +154,11 @@ impl WinogradInputGrad<'_> {
         vectors: Range<usize>,
         out: SharedPtr<f32>,
     ) {
-        let (columns, tiling) = (self.inputs, self.tiled.tiling);
-        let (column, accumulate) = (16 * vectors.start, self.epilogue.accumulate);
+        let (channels, tiling) = (self.inputs, self.tiled.tiling);
+        let (first_channel, accumulate) = (16 * vectors.start, self.epilogue.accumulate);
         // A unit of work is one vector of one tile. The target's `offsets` are for GEMMs, not for pixels.
-        let units = 0..tiles.len() * ((columns / 16).min(vectors.end) - vectors.start);
-        let target = TileTarget { out: out.offset(0), offsets: &[], column, columns, accumulate };
+        let units = 0..tiles.len() * ((channels / 16).min(vectors.end) - vectors.start);
+        let target = TileTarget { out: out.offset(0), offsets: &[], first_channel, channels, accumulate };
         let output = EpilogueSink { target, epilogue: self.epilogue };
         self.gemm_kernel.run_f32(InverseTransform { tiling, products, tiles, units, output });
     }

@@ -92,10 +92,13 @@ impl ChunkReader for ReopeningFile {
 /// Checks that the uncompressed size in the page header at the start of the bytes `header` is plausible for
 /// its compressed size, before the `parquet` crate allocates a buffer of that size.
 fn check_page_size(header: &[u8]) -> Result<(), String> {
-    let (uncompressed, compressed) = page_sizes(header).ok_or("the file is damaged: a page has no size")?;
+    let (uncompressed, compressed) = page_sizes(header).ok_or(
+        "the file is damaged: the size of a block of data is missing; copy or download the file again",
+    )?;
     if uncompressed > LARGE_PAGE.max(compressed.saturating_mul(MAX_COMPRESSION_RATIO)) {
         return Err(format!(
-            "the file is damaged: a page of {compressed} bytes claims to decompress to {uncompressed}"
+            "the file is damaged: {compressed} compressed bytes cannot contain {uncompressed} bytes of data; \
+             copy or download the file again"
         ));
     }
     Ok(())
@@ -143,7 +146,8 @@ fn check_dictionary(page: Page) -> Result<Page> {
     match page {
         Page::DictionaryPage { ref buf, num_values, .. } if num_values as usize > buf.len() => {
             let problem = format!(
-                "the file is damaged: a dictionary of {} bytes claims {num_values} values",
+                "the file is damaged: a dictionary of {} bytes cannot contain {num_values} values; copy or \
+                 download the file again",
                 buf.len()
             );
             Err(ParquetError::General(problem))

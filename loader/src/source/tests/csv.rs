@@ -284,8 +284,10 @@ fn missing_images_are_counted_and_named() {
     assert_eq!(
         CsvFixture::new(format!("id,breed\n{rows}a,y\n"), &["a.jpg", "p3.jpg"]).error_message(),
         "ROOT/labels.csv lists photos that are not in the folder ROOT/train (11): p0.jpg, p1.jpg, p2.jpg, \
-         p4.jpg, p5.jpg, p6.jpg, p7.jpg, p8.jpg, p9.jpg, p10.jpg and 1 more; check `data.images`, `data.id` \
-         and `data.extension` in the config file"
+         p4.jpg, p5.jpg, p6.jpg, p7.jpg, p8.jpg, p9.jpg, p10.jpg and 1 more; add these photos or remove \
+         their rows; if the photos are there, check in the config file `data.images` (the folder of the \
+         photos), `data.id` (the column of file names) and `data.extension` (the extension that is added to \
+         each name)"
     );
     for (id, image) in [("sub", "sub.jpg/x"), ("a.jpg/b", "a.jpg"), (".", "a.jpg")] {
         let message = CsvFixture::new(format!("id,breed\n{id},y\n"), &[image]).error_message();
@@ -310,7 +312,8 @@ fn an_id_that_leaves_the_folder_is_an_error() {
                 .error_message(),
             format!(
                 "ROOT/labels.csv, line 3: the id `{shown}` points outside the folder ROOT/train: photos must \
-                 be inside that folder; copy the photos there, then remove the link or correct the id"
+                 be inside that folder; replace the link with a copy of what it points to (in a table of \
+                 photos, write the file name of the copy)"
             )
         );
     }
@@ -320,7 +323,11 @@ fn an_id_that_leaves_the_folder_is_an_error() {
 fn missing_files_and_folders_are_errors() {
     let table = CsvFixture::new("id,breed\na,x\n", &["a.jpg"]);
     let no_csv = CsvSource { csv: table.0.path().join("none.csv"), ..table.source() };
-    assert_eq!(table.error_message_with(&no_csv), "failed to read ROOT/none.csv");
+    assert_eq!(
+        table.error_message_with(&no_csv),
+        "failed to read the file or folder ROOT/none.csv: check that it exists and that you are allowed to \
+         read it"
+    );
     let no_images = CsvSource { images: table.0.path().join("none"), ..table.source() };
     assert_eq!(
         table.error_message_with(&no_images),
@@ -343,7 +350,8 @@ fn links_out_of_the_folder_and_to_a_listed_image_are_errors() {
     assert_eq!(
         table.error_message(),
         "ROOT/labels.csv, line 3: the id `b` points outside the folder ROOT/train: photos must be inside \
-         that folder; copy the photos there, then remove the link or correct the id"
+         that folder; replace the link with a copy of what it points to (in a table of photos, write the \
+         file name of the copy)"
     );
     fs::remove_file(&link).unwrap();
     symlink("a.jpg", &link).unwrap();

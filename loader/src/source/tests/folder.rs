@@ -257,7 +257,8 @@ mod links {
         let leaves = |link: &str| {
             format!(
                 "the link ROOT/{link} points outside the folder ROOT: photos must be inside that folder; \
-                 copy the photos there, then remove the link or correct the id"
+                 replace the link with a copy of what it points to (in a table of photos, write the file \
+                 name of the copy)"
             )
         };
         assert_eq!(read_with_link("../elsewhere", "c"), leaves("c"));
@@ -277,7 +278,10 @@ mod links {
             read_with_link(".", "a/self")
                 .starts_with("ROOT/a and ROOT/a/self are the same file or folder, reached through a link")
         );
-        assert!(read_with_link("itself", "a/itself").starts_with("failed to read ROOT/a/itself"));
+        assert!(
+            read_with_link("itself", "a/itself")
+                .starts_with("failed to read the file or folder ROOT/a/itself")
+        );
     }
 
     #[test]
@@ -293,7 +297,11 @@ mod links {
 
     #[test]
     fn a_broken_link_is_an_error() {
-        assert_eq!(read_with_link("gone.jpg", "a/2.jpg"), "failed to read ROOT/a/2.jpg");
+        assert_eq!(
+            read_with_link("gone.jpg", "a/2.jpg"),
+            "failed to read the file or folder ROOT/a/2.jpg: check that it exists and that you are allowed \
+             to read it"
+        );
     }
 
     #[test]

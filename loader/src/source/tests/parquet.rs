@@ -32,7 +32,7 @@ fn data_sets_of_the_hub_are_read_with_class_names() {
     let mut dataset = None;
     let log = capture_log(|| dataset = Some(read_sorted(&source).unwrap()));
     assert!(
-        log.contains("skipped 1 photo in ") && log.contains("without a class in the column `label`"),
+        log.contains("skipped 1 photo in ") && log.contains("no class is given in the column `label`"),
         "{log}"
     );
     let dataset = dataset.unwrap();
@@ -84,6 +84,15 @@ fn columns_that_are_missing_or_have_another_type_are_errors() {
         refusal(&other),
         "ROOT/plain.parquet: there is no column `pictures`: set `data.image` in the config file to one of \
          the columns class, picture, use; did you mean `picture`?"
+    );
+    let file = "train-00000-of-00002.parquet";
+    let other = ParquetSource { image: "label".into(), ..parquet_source(&[file]) };
+    assert_eq!(
+        refusal(&other),
+        format!(
+            "ROOT/{file}: the column `label` does not hold image files (the bytes of each file): set \
+             `data.image` to the column that does"
+        )
     );
     let other = ParquetSource {
         fields: FieldNames { label: "label".into(), group: None, split: None },

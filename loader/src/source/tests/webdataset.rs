@@ -54,7 +54,10 @@ fn links_other_files_and_images_without_a_class_are_skipped_with_a_log_line() {
     let mut dataset = None;
     let log = capture_log(|| dataset = Some(read_sorted(&webdataset_source(&["odd.tar"])).unwrap()));
     assert!(
-        log.contains("without a class in a .cls file, a .json file with `label` or a .txt file"),
+        log.contains(
+            "no class is given in a file with the name of the photo and the extension .cls, .json (field \
+             `label`) or .txt"
+        ),
         "{log}"
     );
     assert!(log.contains("skipped 3 files in "), "{log}");

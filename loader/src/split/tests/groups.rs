@@ -40,13 +40,13 @@ fn group_splits_that_scikit_learn_refuses_are_errors() {
     let message = |test_size| group_shuffle_split(&[4, 9, 9], 1, test_size, 0).unwrap_err().to_string();
     assert_eq!(
         message(TestSize::Count(2)),
-        "a test set of 2 cannot be taken from 2 groups: set the test size to a whole number below 2, or to a \
-         fraction between 0 and 1"
+        "a test set of 2 cannot be taken from 2 groups: set `split.test_size` to a whole number below 2, or \
+         to a fraction between 0 and 1"
     );
     assert_eq!(
         message(TestSize::Fraction(0.6)),
-        "a test size of 0.6 for 2 groups leaves no group for training: make the test set smaller, or add \
-         groups"
+        "with `split.test_size = 0.6`, none of 2 groups (photos that stay together, by `data.group`) is left \
+         for training: make `split.test_size` smaller, or add photos of other groups"
     );
 }
 

@@ -21,21 +21,22 @@ fn impossible_hash_splits_are_errors() {
         |keys: &[&str], test_size| hash_split(keys, test_size, 0).map(|_| ()).unwrap_err().to_string();
     assert_eq!(
         message(&["a", "b"], TestSize::Count(1)),
-        "a hash split needs a fraction between 0 and 1 as the test size, such as 0.2, not 1"
+        "`split.method = \"hash\"` needs a fraction between 0 and 1 as `split.test_size`, such as 0.2, not 1"
     );
     assert_eq!(
         message(&["a", "b"], TestSize::Fraction(f64::NAN)),
-        "a hash split needs a fraction between 0 and 1 as the test size, such as 0.2, not NaN"
+        "`split.method = \"hash\"` needs a fraction between 0 and 1 as `split.test_size`, such as 0.2, not \
+         NaN"
     );
     assert_eq!(
         message(&["a", "a"], TestSize::Fraction(1e-9)),
-        "at a test size of 1e-9 the hash split puts all 2 photos into the training set: choose a different \
-         seed or test size"
+        "with `split.test_size = 1e-9`, the hash method puts all 2 photos into the training set: choose a \
+         different `split.seed` or `split.test_size`"
     );
     assert_eq!(
         message(&["a"], TestSize::Fraction(1.0 - 1e-9)),
-        "at a test size of 0.999999999 the hash split puts the only photo into the test set: choose a \
-         different seed or test size"
+        "with `split.test_size = 0.999999999`, the hash method puts the only photo into the test set: choose \
+         a different `split.seed` or `split.test_size`"
     );
     let message = message(&[], TestSize::Fraction(0.5));
     assert_eq!(message, "there are no photos to split into training and test set: add photos");

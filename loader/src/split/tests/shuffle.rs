@@ -55,19 +55,19 @@ fn split_errors_say_what_to_do() {
     let labels = [0, 0, 0, 1, 1, 1];
     assert_eq!(
         message(&labels, TestSize::Count(6)),
-        "a test set of 6 cannot be taken from 6 photos: set the test size to a whole number below 6, or to a \
-         fraction between 0 and 1"
+        "a test set of 6 cannot be taken from 6 photos: set `split.test_size` to a whole number below 6, or \
+         to a fraction between 0 and 1"
     );
     assert!(message(&labels, TestSize::Fraction(f64::NAN)).starts_with("a test set of NaN cannot be taken"));
     assert_eq!(
         message(&labels, TestSize::Count(1)),
-        "the test set would have 1 photo for 2 classes: every class needs at least one photo; make the test \
-         set larger"
+        "the test set would have 1 photo for 2 classes: every class needs at least one photo; make \
+         `split.test_size` larger"
     );
     assert_eq!(
         message(&labels, TestSize::Fraction(0.9)),
-        "the training set would have no photo for 2 classes: every class needs at least one photo; make the \
-         test set smaller, or add photos"
+        "the training set would have no photo for 2 classes: every class needs at least one photo; make \
+         `split.test_size` smaller, or add photos"
     );
     assert_eq!(
         message(&[0, 0, 1, 1, 2], TestSize::Fraction(0.4)),

@@ -12,14 +12,16 @@ use super::SampleColumns;
 /// header and `rows` rows, one per sample. Returns the columns `label`, `class` and `group`, if present; a
 /// column `row` must count from 0. Whitespace around fields is ignored. Errors name the line.
 pub(super) fn read(path: &Path, rows: usize) -> Result<SampleColumns, String> {
-    let mut reader = ReaderBuilder::new().trim(Trim::All).from_path(path).map_err(|error| match error.kind() {
-        csv::ErrorKind::Io(error) if error.kind() == ErrorKind::NotFound => {
-            "this table does not exist: the .npy file with the same name needs a table with one row per sample and a \
-             column `label` (whole numbers) or `class` (names), as `headstock extract` writes it"
-                .to_owned()
-        }
-        _ => error.to_string(),
-    })?;
+    let mut reader =
+        ReaderBuilder::new().trim(Trim::All).from_path(path).map_err(|error| match error.kind() {
+            csv::ErrorKind::Io(error) if error.kind() == ErrorKind::NotFound => {
+                "this table does not exist: the .npy file with the same name needs a table with one row per \
+                 sample and a column `label` (whole numbers) or `class` (names), as `headstock extract` \
+                 writes it"
+                    .to_owned()
+            }
+            _ => error.to_string(),
+        })?;
     let header = reader.headers().map_err(|error| error.to_string())?.clone();
     let find_column = |name: &str| -> Result<Option<usize>, String> {
         let mut found = header.iter().enumerate().filter(|(_, column)| *column == name);
@@ -46,7 +48,9 @@ pub(super) fn read(path: &Path, rows: usize) -> Result<SampleColumns, String> {
         if let Some(text) = row_number.map(|column| &record[column]).filter(|text| text.parse() != Ok(count))
         {
             return Err(at_line(format!(
-                "`row` is `{text}`, not {count}: sort the rows in the order of the features and number them from 0"
+                "the column `row` is `{text}`, but must be {count}: this table needs one row for each row of \
+                 the .npy file, in the same order and numbered from 0; add the missing rows, or sort the \
+                 table by the column `row`"
             )));
         }
         if let (Some(column), Some(labels)) = (label, &mut columns.labels) {
@@ -62,22 +66,26 @@ pub(super) fn read(path: &Path, rows: usize) -> Result<SampleColumns, String> {
     }
     if count != rows {
         return Err(format!(
-            "the number of rows is {count}, but the features have {rows}: the table needs one row per sample"
+            "the number of rows is {count}, but the features have {rows} rows: the table needs one row for \
+             each row of features"
         ));
     }
     Ok(columns)
 }
 
 fn parse_label(text: &str) -> Result<i64, String> {
-    text.parse()
-        .map_err(|_| format!("`label` is `{text}`, not a whole number; names belong in the column `class`"))
+    text.parse().map_err(|_| {
+        format!(
+            "the column `label` is `{text}`, not a whole number: write class names into the column `class`"
+        )
+    })
 }
 
 /// Checks that `text`, a field of the column `column` of the CSV, is not empty, and returns it. `column` is
 /// only for the error message.
 fn non_empty(column: &str, text: &str) -> Result<String, String> {
     if text.is_empty() {
-        Err(format!("`{column}` is empty: every row needs a value"))
+        Err(format!("the column `{column}` is empty: every row needs a value"))
     } else {
         Ok(text.to_owned())
     }

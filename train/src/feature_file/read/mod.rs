@@ -72,7 +72,9 @@ impl FeatureTable {
     /// `values` (row-major) must be finite. The error says what is wrong, without the name of the file.
     fn new(values: Vec<f32>, shape: &[usize]) -> Result<Self, String> {
         let &[rows, width] = shape else {
-            return Err(format!("`features` has shape {shape:?}, not [samples, features]"));
+            return Err(format!(
+                "`features` has shape {shape:?}, but needs two dimensions: [samples, features]"
+            ));
         };
         if rows == 0 || width == 0 {
             return Err(format!(
@@ -82,7 +84,8 @@ impl FeatureTable {
         if let Some(index) = values.iter().position(|value| !value.is_finite()) {
             let (row, column) = (index / width, index % width);
             return Err(format!(
-                "feature {column} of row {row} is {}: features must be finite",
+                "feature {column} of row {row} is {}: features must be finite; leave out this row, or \
+                 compute its features again",
                 values[index]
             ));
         }
@@ -115,7 +118,8 @@ impl FeatureArchive {
             if let Some(array) = array.filter(|array| array.shape != [table.n_rows()]) {
                 let (shape, rows) = (&array.shape, table.n_rows());
                 return Err(format!(
-                    "`{name}` has shape {shape:?}, but `features` has {rows} rows: each row needs one value"
+                    "`{name}` has shape {shape:?}, but `features` has {rows} rows: give one value for each \
+                     row"
                 ));
             }
         }
@@ -164,15 +168,15 @@ fn check_labels_match_classes(labels: &[i64], classes: &[String]) -> Result<(), 
         let name = *names.entry(label).or_insert(class);
         if name != class {
             return Err(format!(
-                "the label {label} is the class `{class}` in row {row}, but `{name}` in an earlier row: give each class its \
-                 own label"
+                "the label {label} is the class `{class}` in row {row}, but `{name}` in an earlier row: give \
+                 each class its own label"
             ));
         }
         let number = *numbers.entry(class).or_insert(label);
         if number != label {
             return Err(format!(
-                "the class `{class}` has the label {label} in row {row}, but {number} in an earlier row: give each class \
-                 one label"
+                "the class `{class}` has the label {label} in row {row}, but {number} in an earlier row: \
+                 give each class one label"
             ));
         }
     }

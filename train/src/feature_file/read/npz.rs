@@ -40,7 +40,10 @@ fn read_array<T, R: Read + Seek>(
     let present = array_names(archive);
     let file_name = npyz::npz::file_name_from_array_name(name);
     if !present.iter().any(|array| array == name) {
-        return Err(format!("there is no array `{name}`; the file has the arrays: {}", present.join(", ")));
+        return Err(format!(
+            "there is no array `{name}`: rename an array to `{name}`, or add it; the file has the arrays: {}",
+            present.join(", ")
+        ));
     }
     let mut member = archive.by_name(&file_name).map_err(|error| format!("`{name}`: {error}"))?;
     let bytes = member.size();

@@ -18,7 +18,7 @@ pub(super) fn read(path: &Path) -> Result<FeatureArchive, TrainError> {
         labels: read_column(&file, path, label, |value| match value {
             ParquetValue::Number(number) => Ok(number),
             ParquetValue::Text(text) => {
-                Err(format!("is `{text}`, not a whole number; names belong in the column `class`"))
+                Err(format!("is `{text}`, not a whole number: write class names into the column `class`"))
             }
         })?,
         classes: read_column(&file, path, "class", |value| match value {

@@ -26,7 +26,8 @@ pub(super) fn read(path: &Path) -> Result<FeatureArchive, String> {
         let (names, rows) = (classes.len(), archive.labels.len());
         if names != rows {
             return Err(format!(
-                "the metadata entry `headstock` has {names} class names, but `features` has {rows} rows: each row needs one"
+                "the metadata entry `headstock` has {names} class names, but `features` has {rows} rows: \
+                 each row needs one class name"
             ));
         }
         check_labels_match_classes(&archive.labels, classes)?;
@@ -52,11 +53,15 @@ impl SafetensorsReader {
         let mut file = BufReader::new(file);
         // The file starts with the length of the header in 8 bytes.
         let mut header_size = [0; 8];
-        file.read_exact(&mut header_size).map_err(|_| "the file is too short for the safetensors format")?;
+        file.read_exact(&mut header_size)
+            .map_err(|_| "the file is too short for a safetensors file: save or copy the file again")?;
         let header_size = u64::from_le_bytes(header_size);
         let data_start = header_size.checked_add(8).filter(|&start| start <= bytes);
         let data_start = data_start.ok_or_else(|| {
-            format!("the header claims {header_size} bytes, but the file has {bytes}: save the file again")
+            format!(
+                "the file should begin with a header of {header_size} bytes, but the whole file has only \
+                 {bytes}: save the file again"
+            )
         })?;
         let mut header = Vec::new();
         file.by_ref().take(header_size).read_to_end(&mut header).map_err(|error| error.to_string())?;
@@ -66,7 +71,8 @@ impl SafetensorsReader {
         let (available, claimed) = (bytes - data_start, header.data_len());
         if claimed as u64 != available {
             return Err(format!(
-                "the header claims {claimed} bytes of tensors, but the file has {available}: save the file again"
+                "the header lists {claimed} bytes of tensors, but {available} bytes follow it in the file: \
+                 save the file again"
             ));
         }
         Ok(Self { header, file, data_start })
@@ -77,7 +83,8 @@ impl SafetensorsReader {
     fn info(&self, name: &str) -> Result<TensorInfo, String> {
         let missing = || {
             format!(
-                "there is no tensor `{name}`; the file has the tensors: {}",
+                "there is no tensor `{name}`: rename a tensor to `{name}`, or add it; the file has the \
+                 tensors: {}",
                 self.header.offset_keys().join(", ")
             )
         };
@@ -144,7 +151,12 @@ impl SafetensorsReader {
         }
         let metadata = self.header.metadata().as_ref().and_then(|metadata| metadata.get("headstock"));
         let parsed = metadata.map(|note| serde_json::from_str::<ExtractMetadata>(note)).transpose();
-        let parsed = parsed.map_err(|error| format!("the metadata entry `headstock` is invalid: {error}"))?;
+        let parsed = parsed.map_err(|error| {
+            format!(
+                "the metadata entry `headstock` (class names) is invalid: {error}; write the file again with \
+                 `headstock extract`"
+            )
+        })?;
         Ok(parsed.map(|described| described.class))
     }
 }

@@ -206,7 +206,7 @@ fn the_network_runs_on_the_configured_device() {
     if cfg!(not(feature = "cuda")) {
         let Err(error) = pretrained(&with_device("cuda:2")).load() else { panic!("there is no such device") };
         let error = error.to_string();
-        let expected = "`backbone.device = \"cuda:2\"` needs a version of the program built with CUDA";
+        let expected = "`backbone.device = \"cuda:2\"` needs a headstock that is built with CUDA";
         assert!(error.contains(expected), "{error}");
     }
 }

@@ -118,8 +118,8 @@ impl Trainer<'_> {
         let Some((state, mut arrays)) = checkpoint_file::load::<TrainState>(&path)? else { return Ok(()) };
         if state.fingerprint != self.config.fingerprint {
             return Err(TrainError::Usage(format!(
-                "{} cannot be resumed: its settings, photos or weights have changed since the run began; start a new run under \
-                 a different name",
+                "{} cannot be resumed: its settings, photos or weights have changed since the run began; \
+                 undo the changes, or start a new run in a different folder (--run)",
                 run.folder().display()
             )));
         }
@@ -158,11 +158,12 @@ impl Trainer<'_> {
     /// Restores the model's values of the best epoch at the end of a training, so that the run gets these and
     /// not those of the last epoch.
     pub(super) fn load_best(&mut self) -> Result<(), TrainError> {
-        let saved = self.config.run.map(|run| run.checkpoint_path(BEST_CHECKPOINT));
-        let saved = saved.map(|path| checkpoint_file::load::<BestEpoch>(&path)).transpose()?.flatten();
-        let (_, values) = saved.ok_or_else(|| {
+        let path = self.config.run.map(|run| run.checkpoint_path(BEST_CHECKPOINT)).unwrap_or_default();
+        let (_, values) = checkpoint_file::load::<BestEpoch>(&path)?.ok_or_else(|| {
             TrainError::Data(format!(
-                "the run has lost {BEST_CHECKPOINT}, the checkpoint of its best epoch: start a new run"
+                "the file {}, the checkpoint of the best epoch of the run, is missing: put the file back, or \
+                 start a new run",
+                path.display()
             ))
         })?;
         copy_into_model(&mut self.model, &values)
@@ -180,7 +181,8 @@ fn copy_into_model(
             Some(saved) => values.copy_from_slice(saved),
             None => {
                 return Err(TrainError::Data(format!(
-                    "the checkpoint has no `{name}` of {} values, so it belongs to a different model: start a new run",
+                    "the checkpoint has no `{name}` of {} values, so it belongs to a different model: start \
+                     a new run",
                     values.len()
                 )));
             }

@@ -487,7 +487,10 @@ fn a_training_with_another_fingerprint_is_not_resumed() {
     fixture.with_trainer(&reference, "there", usize::MAX, |trainer, _| {
         let error = trainer.err().unwrap().to_string();
         assert!(
-            error.ends_with("have changed since the run began; start a new run under a different name"),
+            error.ends_with(
+                "have changed since the run began; undo the changes, or start a new run in a different \
+                 folder (--run)"
+            ),
             "{error}"
         );
     });
@@ -552,7 +555,8 @@ fn a_checkpoint_of_another_model_is_rejected() {
             let error = trainer.err().unwrap().to_string();
             assert_eq!(
                 error,
-                "the checkpoint has no `layer4.bn.bias` of 3 values, so it belongs to a different model: start a new run"
+                "the checkpoint has no `layer4.bn.bias` of 3 values, so it belongs to a different model: \
+                 start a new run"
             );
         });
         arrays_saved.remove("layer4.bn.bias");

@@ -188,7 +188,7 @@ fn the_same_image_is_not_in_both_locations_by_whatever_path() {
     folder.copy_reference("source/numbers-001.tar", "shards/numbers-001.tar");
     folder.copy_reference("source/train-00000-of-00002.parquet", "data/a.parquet");
     folder.copy_reference("source/train-00001-of-00002.parquet", "data/b.parquet");
-    let message = "would be both trained on and tested on";
+    let message = "is in both the training data and the test data";
     for (config, set) in [
         (TAR, "data.test_webdataset=shards"),
         (TAR, "data.test_webdataset=shards/numbers-001.tar"),
@@ -325,7 +325,7 @@ fn the_test_set_of_a_run_is_read_from_its_split() {
         split_row("a/1.png", "a", "test"),
     ];
     let error = SampleSet::read_run_test_set(&settings, &classes, &rows, &()).unwrap_err().to_string();
-    assert!(error.contains("b/9.png and 1 more of the run's test photos"), "{error}");
+    assert!(error.contains("b/9.png and 1 more; put the photos back"), "{error}");
     let unknown =
         SampleSet::read_run_test_set(&settings, &classes, &[split_row("c/1.png", "c", "test")], &())
             .unwrap_err();
@@ -347,6 +347,9 @@ fn the_test_set_of_a_run_is_read_from_its_split() {
         let error =
             SampleSet::read_run_test_set(&settings, &classes, &[split_row(missing, "7", "test")], &())
                 .unwrap_err();
-        assert!(error.to_string().contains("does not have the rows that split.csv lists"), "{error}");
+        assert!(
+            error.to_string().contains("does not have the rows that split.csv of the run lists"),
+            "{error}"
+        );
     }
 }

@@ -200,7 +200,7 @@ fn the_column_defines_the_test_set_and_the_validation_split_is_left_out() {
     assert_eq!((samples.rows_of(Subset::Train).len(), samples.rows_of(Subset::Test).len()), (6, 2));
     for splits in ["train train train train", "test test test test", "val val val val"] {
         let refusal = table_with_splits(splits, "- - - -").read_error(CSV, &predefined);
-        assert!(refusal.contains("the data does not mark any sample for testing"), "{refusal}");
+        assert!(refusal.contains("the data does not mark any photo for testing"), "{refusal}");
     }
     let refusal = table_with_splits("train test train train test", "- - - - -")
         .read_error(CSV, &["split.column=use", predefined[0]]);
@@ -236,7 +236,7 @@ fn data_that_cannot_be_split_is_refused_with_the_reason() {
     features_folder.copy_reference("feature_file/separable.npz", "x.npz");
     let refusal = features_folder.read_error("[data]\nfeatures = \"x.npz\"\n", &["split.method=group"]);
     assert!(
-        refusal.contains("`split.method` is \"group\", but") && refusal.contains("names no groups"),
+        refusal.contains("`split.method` is \"group\", but") && refusal.contains("has no groups"),
         "{refusal}"
     );
     // The settings are valid: whether there are groups depends on the file.
