@@ -260,7 +260,7 @@ fn resolve_settings(args: &BenchArgs, context: &CommandContext<'_>) -> Result<Se
     match (&args.weights, &context.global.config) {
         (Some(_), None) if !args.data => {
             let minimal = "version = 1\n[data]\nfolder = \".\"\n";
-            let mut config = Config::parse(minimal, "the command line", Path::new(""))?;
+            let mut config = Config::parse(minimal, "bench --weights", Path::new(""))?;
             config.set(&[&overrides[..], &context.global.overrides].concat())?;
             Ok(config.resolve(&context.heads)?)
         }
