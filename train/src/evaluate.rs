@@ -155,9 +155,8 @@ mod tests {
         let folder = TestFolder::new();
         folder.write_backbone("backbone");
         folder.write_two_classes(16);
-        let config = "calibration = \"none\"\n[data]\nfolder = \"photos\"\non_error = \
-                      \"skip\"\n[split]\ntest_size = 0.5\n[backbone]\nweights = \"backbone\"\nlayer = \
-                      \"stem\"\n[head]\nkind = \"ridge\"\n";
+        let config = "calibration = \"none\"\n[data]\nfolder = \"photos\"\non_error = \"skip\"\n[split]\ntest_size = 0.5\n\
+                      [backbone]\nweights = \"backbone\"\nlayer = \"stem\"\n[head]\nkind = \"ridge\"\n";
         let settings = folder.settings(config, &[""; 0]);
         let run_dir = RunDir::Named(folder.path("run"));
         let outcome = train(&settings, None, &run_dir, &()).unwrap();

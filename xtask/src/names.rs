@@ -174,9 +174,8 @@ fn add_identifiers(stream: TokenStream, tokens: &mut Vec<Token>) {
 mod tests {
     use super::*;
 
-    const PAGE: &str = "| term | meaning | known from | not |\n|---|---|---|---|\n| feature cache | features \
-                        on the disk | | `kept` |\n| names of functions | | | `of`, `by` |\n\nand `other` \
-                        words\n";
+    const PAGE: &str = "| term | meaning | known from | not |\n|---|---|---|---|\n| feature cache | features on the disk | | `kept` |\n\
+                        | names of functions | | | `of`, `by` |\n\nand `other` words\n";
 
     fn faults(source: &str) -> Vec<(usize, String)> {
         RetiredWords::parse(PAGE).unwrap().check(&tokenize(source).unwrap()).collect()

@@ -96,7 +96,10 @@ pub enum HubError {
         found: Vec<String>,
     },
     /// The weights are only available in PyTorch's pickle format.
-    #[error("{name} on the Hugging Face hub has no .safetensors file: download {pickled} and {}", conversion_hint(.pickled))]
+    #[error(
+        "{name} on the Hugging Face hub has no .safetensors file: download {pickled} and {}",
+        conversion_hint(.pickled)
+    )]
     Pickled {
         /// The repository.
         name: String,

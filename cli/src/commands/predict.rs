@@ -189,8 +189,9 @@ mod tests {
     fn the_table_has_three_classes_and_ties_put_the_predicted_one_first() {
         let rows: [(&[f32], u32); 3] =
             [(&[0.1, 0.2, 0.6, 0.1], 2), (&[0.4, 0.1, 0.4, 0.1], 2), (&[0.4, 0.1, 0.4, 0.1], 0)];
-        let expected = "x.jpg  d 0.600  b\\nc 0.200  a 0.100\nx.jpg  d 0.400  a 0.400  b\\nc 0.100\nx.jpg  a \
-                        0.400  d 0.400  b\\nc 0.100\n";
+        let expected = "x.jpg  d 0.600  b\\nc 0.200  a 0.100\n\
+            x.jpg  d 0.400  a 0.400  b\\nc 0.100\n\
+            x.jpg  a 0.400  d 0.400  b\\nc 0.100\n";
         assert_eq!(print_rows(PredictionFormat::Table, None, &rows), expected);
     }
 
@@ -206,7 +207,8 @@ mod tests {
         let table =
             "x.jpg  {b\\nc, a}  b\\nc 0.500  a 0.250  d 0.125\nx.jpg  {e, d}  e 0.500  d 0.250  a 0.125\n";
         assert_eq!(print_rows(PredictionFormat::Table, Some(sets), &rows), table);
-        let csv = "path,predicted,probability,a,\"b\nc\",d,e,set\nx.jpg,\"b\nc\",0.5,0.25,0.5,0.125,0.125,\"b\nc|a\"\nx.jpg,e,0.5,0.125,0.125,0.25,0.5,e|d\n";
+        let csv = "path,predicted,probability,a,\"b\nc\",d,e,set\n\
+            x.jpg,\"b\nc\",0.5,0.25,0.5,0.125,0.125,\"b\nc|a\"\nx.jpg,e,0.5,0.125,0.125,0.25,0.5,e|d\n";
         assert_eq!(print_rows(PredictionFormat::Csv, Some(sets), &rows), csv);
         let jsonl = print_rows(PredictionFormat::Jsonl, Some(sets), &rows[1..]);
         let line: serde_json::Value = serde_json::from_str(&jsonl).unwrap();

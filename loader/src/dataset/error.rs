@@ -32,7 +32,10 @@ impl fmt::Display for NameList {
 #[non_exhaustive]
 pub enum DatasetError {
     /// A file or folder cannot be read.
-    #[error("failed to read the file or folder {}: check that it exists and that you are allowed to read it", path.display())]
+    #[error(
+        "failed to read the file or folder {}: check that it exists and that you are allowed to read it",
+        path.display()
+    )]
     Io {
         /// The file or folder.
         path: PathBuf,
