@@ -1,11 +1,11 @@
 //! Errors of this crate.
 
 use headstock_engine::EngineError;
+use headstock_hub::HubError;
 use thiserror::Error;
 
 use crate::checkpoint::CheckpointError;
 use crate::device::DeviceError;
-use crate::hub::HubError;
 use crate::layer::FeatureLayer;
 use crate::source::SourceError;
 
@@ -108,7 +108,8 @@ impl BackboneError {
             Self::Engine(
                 EngineError::NoBf16 | EngineError::ForcedIsa { .. } | EngineError::UnavailableIsa { .. },
             ) => ErrorKind::Config,
-            Self::Hub(error) => error.kind(),
+            Self::Hub(error) if error.is_name_error() => ErrorKind::Config,
+            Self::Hub(_) => ErrorKind::Hub,
             Self::Engine(_)
             | Self::Pixels(_)
             | Self::Activations { .. }

@@ -12,7 +12,6 @@ pub mod checkpoint;
 mod compiled;
 mod device;
 mod error;
-pub mod hub;
 mod layer;
 pub mod preprocessing;
 mod resnet_spec;
@@ -25,10 +24,9 @@ pub use checkpoint::{Checkpoint, CheckpointError};
 pub use device::{DeviceChoice, DeviceError, Precision};
 pub use error::{BackboneError, ErrorKind};
 pub use headstock_engine::{Isa, LayerTime, Method};
-pub use hub::{HubDataset, HubError, HubSettings, HubSource};
 pub use layer::FeatureLayer;
 pub use preprocessing::{Interpolation, Preprocessing};
-pub use source::{DownloadProgress, SourceError, WeightFiles, WeightsSource};
+pub use source::{SourceError, WeightsSource};
 pub use trainable::{
     BatchNormMode, ParameterRole, ParameterSlot, StageActivations, TrainableBackbone, TrainableParameter,
 };

@@ -3,10 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use headstock_hub::{
+    DownloadProgress, HubError, HubSource, WeightFiles, conversion_hint, fetch_weights, is_pickled,
+};
 use thiserror::Error;
 
 use crate::error::BackboneError;
-use crate::hub::{self, HubError, HubSource};
 
 /// `backbone.weights`: a file, a directory, or a repository on the Hugging Face hub.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,19 +17,6 @@ pub enum WeightsSource {
     Local(PathBuf),
     /// A repository on the hub.
     Hub(HubSource),
-}
-
-/// The local files of a checkpoint.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WeightFiles {
-    /// The `.safetensors` file.
-    pub weights: PathBuf,
-    /// timm's or transformers' `config.json`, if there is one.
-    pub config: Option<PathBuf>,
-    /// transformers' `preprocessor_config.json`, if there is one.
-    pub preprocessor: Option<PathBuf>,
-    /// The name in messages and run records: the path, or the `hf://` name with its commit.
-    pub origin: String,
 }
 
 /// Why no local weights were found.
@@ -97,35 +86,6 @@ fn missing_weights_hint(pickled: Option<&str>) -> String {
     )
 }
 
-/// The end of an error message about weights in PyTorch's pickle format: how to convert `file`.
-pub(crate) fn conversion_hint(file: &str) -> String {
-    format!(
-        "convert {file} in Python with `import torch, safetensors.torch; \
-         safetensors.torch.save_file(torch.load(\"{file}\", weights_only=True), \"model.safetensors\")`, and \
-         set `backbone.weights` to the path of model.safetensors"
-    )
-}
-
-/// Receives the progress of downloads, to display it.
-///
-/// Files that are already in the cache are not reported. `finish` is not called if a download fails.
-pub trait DownloadProgress: Sync {
-    /// Called when the download of `file` starts. It is called again if the download was damaged and
-    /// restarts at 0 bytes. `bytes` is the file size, if the hub reports it.
-    fn start(&self, file: &str, bytes: Option<u64>);
-    /// Called about ten times a second; `bytes` is the number of bytes that arrived since the last call.
-    fn advance(&self, bytes: u64);
-    /// Called when the file is complete and matches the hash of the hub.
-    fn finish(&self);
-}
-
-/// `()` ignores the progress, for callers that do not display it.
-impl DownloadProgress for () {
-    fn start(&self, _: &str, _: Option<u64>) {}
-    fn advance(&self, _: u64) {}
-    fn finish(&self) {}
-}
-
 impl WeightsSource {
     /// Parses `weights`, the value of `backbone.weights` in the config file: an `hf://` name, or a path
     /// relative to `base`, the folder of the config file.
@@ -147,7 +107,7 @@ impl WeightsSource {
     pub fn fetch(&self, progress: &dyn DownloadProgress) -> Result<WeightFiles, BackboneError> {
         match self {
             Self::Local(path) => Ok(resolve_local(path)?),
-            Self::Hub(source) => Ok(hub::fetch_weights(source, progress)?),
+            Self::Hub(source) => Ok(fetch_weights(source, progress)?),
         }
     }
 }
@@ -199,10 +159,4 @@ fn find_in_directory(directory: &Path) -> Result<PathBuf, SourceError> {
             files: several.iter().map(file_name).collect(),
         }),
     }
-}
-
-/// Whether the extension is one of PyTorch's pickle formats, which are not supported.
-pub(crate) fn is_pickled(path: &Path) -> bool {
-    path.extension()
-        .is_some_and(|extension| ["bin", "pt", "pth", "ckpt"].iter().any(|known| extension == *known))
 }

@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use headstock_backbone::DownloadProgress;
+use headstock_hub::DownloadProgress;
 use headstock_train::Progress;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 

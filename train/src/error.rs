@@ -4,8 +4,9 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use headstock_backbone::{BackboneError, ErrorKind, HubError};
+use headstock_backbone::{BackboneError, ErrorKind};
 use headstock_heads::HeadError;
+use headstock_hub::HubError;
 use headstock_loader::{DatasetError, DecodeError, ImageRef};
 use thiserror::Error;
 

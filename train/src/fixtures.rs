@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use headstock_backbone::{
-    Backbone, Checkpoint, DeviceChoice, Interpolation, Precision, Preprocessing, WeightFiles, WeightsSource,
+    Backbone, Checkpoint, DeviceChoice, Interpolation, Precision, Preprocessing, WeightsSource,
 };
 use headstock_heads::Registry;
+use headstock_hub::WeightFiles;
 use headstock_loader::encode::png;
 use image::imageops::{FilterType, resize};
 use image::{Rgb, RgbImage};

@@ -1,6 +1,6 @@
 //! Progress reports of long operations.
 
-use headstock_backbone::DownloadProgress;
+use headstock_hub::DownloadProgress;
 
 /// Receives reports of the progress of long operations, for example to show a progress bar. One phase, such
 /// as reading images, runs at a time.

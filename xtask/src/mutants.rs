@@ -14,8 +14,9 @@ use serde_json::Value;
 use crate::step;
 
 /// The crates to test, without the prefix `headstock-`, each with the crates that depend on it.
-const PACKAGES: [(&str, &[&str]); 6] = [
+const PACKAGES: [(&str, &[&str]); 7] = [
     ("engine", &["backbone", "train", "cli"]),
+    ("hub", &["backbone", "train", "cli"]),
     ("backbone", &["train", "cli"]),
     ("heads", &["train", "cli"]),
     ("loader", &["train", "cli"]),
@@ -230,7 +231,7 @@ mod tests {
     fn options_name_the_seed_the_count_and_the_crates() {
         let options =
             MutantsOptions::parse(&to_words(&["--count", "3", "heads", "--seed", "7", "cli"])).unwrap();
-        assert_eq!(options, MutantsOptions { seed: 7, count: 3, packages: vec![2, 5] });
+        assert_eq!(options, MutantsOptions { seed: 7, count: 3, packages: vec![3, 6] });
         assert_eq!(MutantsOptions::parse(&[]).unwrap().packages.len(), PACKAGES.len());
         for wrong in [&["--seed"][..], &["--count", "x"], &["head"]] {
             assert!(MutantsOptions::parse(&to_words(wrong)).is_err(), "{wrong:?}");

@@ -11,13 +11,14 @@ use anyhow::{Context, Result, bail};
 use crate::{docs, effects, names, step};
 
 /// The packages of the workspace that each package may depend on.
-const ALLOWED_DEPENDENCIES: [(&str, &[&str]); 7] = [
+const ALLOWED_DEPENDENCIES: [(&str, &[&str]); 8] = [
     ("engine", &[]),
-    ("backbone", &["engine"]),
+    ("hub", &[]),
+    ("backbone", &["engine", "hub"]),
     ("heads", &[]),
     ("loader", &[]),
-    ("train", &["backbone", "heads", "loader"]),
-    ("cli", &["backbone", "heads", "loader", "train"]),
+    ("train", &["backbone", "heads", "hub", "loader"]),
+    ("cli", &["backbone", "heads", "hub", "loader", "train"]),
     ("xtask", &[]),
 ];
 

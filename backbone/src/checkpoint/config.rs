@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use headstock_hub::WeightFiles;
 use serde::Deserialize;
 
 use super::CheckpointError;
 use crate::architecture::Architecture;
 use crate::preprocessing::{Preprocessing, TimmConfig, TransformersProcessor};
-use crate::source::WeightFiles;
 
 /// The keys of `config.json` that are used, of timm and of transformers; `None` for keys that the file lacks.
 #[derive(Debug, Default, Deserialize)]

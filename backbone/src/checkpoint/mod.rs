@@ -12,6 +12,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
+use headstock_hub::WeightFiles;
 use safetensors::tensor::TensorInfo;
 use safetensors::{Dtype, SafeTensors};
 use sha2::{Digest, Sha256};
@@ -19,7 +20,7 @@ use sha2::{Digest, Sha256};
 use crate::architecture::Architecture;
 use crate::error::BackboneError;
 use crate::preprocessing::Preprocessing;
-use crate::source::{SourceError, WeightFiles};
+use crate::source::SourceError;
 
 pub use error::CheckpointError;
 

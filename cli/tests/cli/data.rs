@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "test helpers may panic")]
 
 #[allow(dead_code, reason = "the tests of the hub use more of it")]
-#[path = "../../../backbone/tests/hub/server.rs"]
+#[path = "../../../hub/tests/hub/server.rs"]
 mod hub;
 
 use std::fs;

@@ -8,8 +8,8 @@ use std::thread;
 use std::time::Duration;
 
 use crate::support::{Project, run_command};
-use headstock_backbone::DownloadProgress;
 use headstock_heads::Registry;
+use headstock_hub::DownloadProgress;
 use headstock_loader::ImageRef;
 use headstock_loader::source::find_image_files;
 use headstock_train::{Predictor, Progress, Run, TrainError};

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use headstock_backbone::hub::fetch_dataset;
-use headstock_backbone::{DownloadProgress, FeatureLayer, HubError};
+use headstock_backbone::FeatureLayer;
 use headstock_heads::{ConfiguredHead, HeadError, HeadKind, Registry};
+use headstock_hub::{DownloadProgress, HubError, fetch_dataset};
 use headstock_loader::TestSize;
 use toml::Value;
 

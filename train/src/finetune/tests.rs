@@ -6,8 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use headstock_backbone::DownloadProgress;
 use headstock_heads::History;
+use headstock_hub::DownloadProgress;
 use tempfile::TempDir;
 
 use super::model::ParameterGroup;

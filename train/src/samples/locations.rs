@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use headstock_backbone::hub::{DatasetFiles, fetch_dataset};
+use headstock_hub::{DatasetFiles, fetch_dataset};
 use headstock_loader::source::common_folder;
 use headstock_loader::{DataSource, FolderSource, ParquetSource, WebDatasetSource, find_shards};
 

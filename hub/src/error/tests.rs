@@ -10,7 +10,7 @@ fn names(names: &[&str]) -> Vec<String> {
     names.iter().map(|&name| name.to_owned()).collect()
 }
 
-/// Each error with its message, whether it is a config error, and whether it is an outage.
+/// Each error with its message, whether it is about the name, and whether it is an outage.
 #[test]
 fn each_error_says_what_failed_and_what_to_do() {
     let (endpoint, repo) = ("https://hub".to_owned(), "a/b".to_owned());
@@ -42,7 +42,7 @@ fn each_error_says_what_failed_and_what_to_do() {
     let no_token = "set the environment variable HF_TOKEN to an access token of an account with access \
                     (https://huggingface.co/settings/tokens)";
     let many: Vec<String> = (0..12).map(|i| format!("{i}")).collect();
-    for (error, message, is_config, is_outage) in [
+    for (error, message, is_name_error, is_outage) in [
         (
             HubError::InvalidName { name: "x".into(), problem: "the owner is missing".into() },
             "`hf://x` is not a valid name of model weights on the Hugging Face hub: the owner is missing; \
@@ -314,7 +314,7 @@ fn each_error_says_what_failed_and_what_to_do() {
         ),
     ] {
         assert_eq!(error.to_string(), message);
-        assert_eq!(error.kind(), if is_config { ErrorKind::Config } else { ErrorKind::Hub }, "{message}");
+        assert_eq!(error.is_name_error(), is_name_error, "{message}");
         assert_eq!(error.is_outage(), is_outage, "{message}");
     }
 }

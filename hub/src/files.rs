@@ -2,20 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
-use super::cache::{BlobSnapshot, CacheEntry, RepoCache};
-use super::client::{DownloadFailure, HubClient, RevisionInfo};
-use super::error::HubError;
-use super::name::RepoRef;
-use super::settings::HubSettings;
-use super::verify::HashCheck;
-use crate::error::ErrorKind;
-use crate::source::DownloadProgress;
+use crate::cache::{BlobSnapshot, CacheEntry, RepoCache};
+use crate::client::{DownloadFailure, HubClient, RevisionInfo};
+use crate::error::HubError;
+use crate::name::RepoRef;
+use crate::settings::HubSettings;
+use crate::verify::HashCheck;
+use crate::progress::DownloadProgress;
 
 /// The name of the lock that a process holds while it downloads from a repository. Others wait for it.
 const LOCK: &str = "headstock";
 
 /// Says which files to fetch from a repository: those of model weights or of a data set.
-pub(super) trait FileSelection {
+pub(crate) trait FileSelection {
     /// The repository and revision to fetch from.
     fn repo_ref(&self) -> &RepoRef;
 
@@ -30,27 +29,27 @@ pub(super) trait FileSelection {
 
 /// A file to fetch.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct RequestedFile {
+pub(crate) struct RequestedFile {
     /// The path in the repository.
-    pub(super) file: String,
+    pub(crate) file: String,
     /// Whether the commit may lack the file.
-    pub(super) is_optional: bool,
+    pub(crate) is_optional: bool,
 }
 
 /// The local files of a commit.
-pub(super) struct ResolvedFiles {
+pub(crate) struct ResolvedFiles {
     /// The `hf://` name with the commit.
-    pub(super) origin: String,
+    pub(crate) origin: String,
     /// The folder with the files of the commit.
-    pub(super) root: PathBuf,
+    pub(crate) root: PathBuf,
     /// The requested files in order; `None` for optional files that the commit lacks.
-    pub(super) files: Vec<Option<PathBuf>>,
+    pub(crate) files: Vec<Option<PathBuf>>,
 }
 
 /// Returns the local paths of the selected files of one commit, after downloading those that the cache lacks
 /// from the hub. If the hub is down, an earlier commit of the branch or tag in the cache is used. `None` if
 /// the settings forbid downloads and the cache lacks a file.
-pub(super) fn fetch(
+pub(crate) fn fetch(
     selection: &dyn FileSelection,
     settings: &HubSettings,
     progress: &dyn DownloadProgress,
@@ -79,8 +78,8 @@ pub(super) fn fetch(
             );
             Ok(Some(resolved))
         }
-        Err(cache_error) if cache_error.kind() != ErrorKind::Config => Err(cache_error),
-        // The cached commit may lack a path that the current commit has, so a config error is not reported.
+        Err(cache_error) if !cache_error.is_name_error() => Err(cache_error),
+        // The cached commit may lack a path that the current commit has, so a wrong name is not reported.
         Ok(None) | Err(_) => Err(error),
     }
 }

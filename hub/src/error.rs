@@ -6,9 +6,8 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use super::name::RepoKind;
-use crate::error::ErrorKind;
-use crate::source::conversion_hint;
+use crate::pickle::conversion_hint;
+use crate::repo_kind::RepoKind;
 
 /// The cause of an error.
 pub type BoxError = Box<dyn Error + Send + Sync>;
@@ -296,22 +295,22 @@ pub enum HubError {
 }
 
 impl HubError {
-    /// The category, from which the program chooses its exit code: [`ErrorKind::Config`] if the user has to
-    /// correct the name of the weights or the data set, otherwise [`ErrorKind::Hub`].
+    /// Whether the user has to correct the name of the weights or the data set; otherwise the hub, the network
+    /// or the cache failed.
     #[must_use]
-    pub fn kind(&self) -> ErrorKind {
-        match self {
+    pub fn is_name_error(&self) -> bool {
+        matches!(
+            self,
             Self::InvalidName { .. }
-            | Self::InvalidDatasetName { .. }
-            | Self::NoParquet { .. }
-            | Self::NoMatchingParquet { .. }
-            | Self::SeveralFolders { .. } => ErrorKind::Config,
-            _ => ErrorKind::Hub,
-        }
+                | Self::InvalidDatasetName { .. }
+                | Self::NoParquet { .. }
+                | Self::NoMatchingParquet { .. }
+                | Self::SeveralFolders { .. }
+        )
     }
 
     /// Whether the hub is temporarily unavailable, so that cached files may be used instead.
-    pub(super) fn is_outage(&self) -> bool {
+    pub(crate) fn is_outage(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::Unavailable { .. } | Self::TimedOut { .. })
     }
 }

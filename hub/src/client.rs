@@ -18,10 +18,11 @@ use reqwest::Url;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
-use super::error::{BoxError, HubError};
-use super::name::{RepoKind, RepoRef, is_commit};
-use super::settings::HubSettings;
-use crate::source::DownloadProgress;
+use crate::error::{BoxError, HubError};
+use crate::name::{RepoRef, is_commit};
+use crate::settings::HubSettings;
+use crate::repo_kind::RepoKind;
+use crate::progress::DownloadProgress;
 
 /// The timeout for connecting to a server.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
@@ -39,7 +40,7 @@ const MAX_LISTED_FILES: usize = 50_000;
 const NO_TOKEN: &str = "\n";
 
 /// A client for one repository.
-pub(super) struct HubClient<'a> {
+pub(crate) struct HubClient<'a> {
     repo_ref: &'a RepoRef,
     settings: &'a HubSettings,
     repo: HFRepository<RepoTypeAny>,
@@ -49,14 +50,14 @@ pub(super) struct HubClient<'a> {
 
 /// The hub's answer about a branch, tag or commit name (a revision): its commit, and the files of that
 /// commit.
-pub(super) struct RevisionInfo {
-    pub(super) commit: String,
+pub(crate) struct RevisionInfo {
+    pub(crate) commit: String,
     /// The files of the commit, if the hub lists them; a very long list may be incomplete.
-    pub(super) files: Option<Vec<String>>,
+    pub(crate) files: Option<Vec<String>>,
 }
 
 /// Why a download failed.
-pub(super) enum DownloadFailure {
+pub(crate) enum DownloadFailure {
     /// The commit has no such file.
     Missing,
     /// Another process is writing the blob with this name.
@@ -70,7 +71,7 @@ pub(super) enum DownloadFailure {
 impl<'a> HubClient<'a> {
     /// A client for the repository and revision `repo_ref`, which sends requests to the hub with the
     /// endpoint, the access token and the retry delay of `settings`. Sends nothing yet.
-    pub(super) fn new(repo_ref: &'a RepoRef, settings: &'a HubSettings) -> Result<Self, HubError> {
+    pub(crate) fn new(repo_ref: &'a RepoRef, settings: &'a HubSettings) -> Result<Self, HubError> {
         let client_error =
             |source: BoxError| HubError::Client { endpoint: settings.base_url().into(), source };
         let agent = concat!("headstock/", env!("CARGO_PKG_VERSION"));
@@ -102,7 +103,7 @@ impl<'a> HubClient<'a> {
 
     /// Asks the hub for the commit that the requested branch, tag or commit name stands for, and for the list
     /// of its files. All files are then downloaded from that commit, so that they belong together.
-    pub(super) fn resolve_revision(&self) -> Result<RevisionInfo, HubError> {
+    pub(crate) fn resolve_revision(&self) -> Result<RevisionInfo, HubError> {
         // The commit, and the files of the repository, as the hub's API calls them.
         let expand = vec!["sha".to_owned(), "siblings".to_owned()];
         let (hub, owner, name) = (self.repo.client(), self.repo.owner(), self.repo.name());
@@ -136,7 +137,7 @@ impl<'a> HubClient<'a> {
     /// The names of all files of `commit`. `listed` is the list that the hub sent with the commit, if any. If
     /// it is complete, it is returned; with more than [`MAX_LISTED_FILES`] names it may be cut off. Otherwise
     /// the names are requested from the hub, page by page.
-    pub(super) fn all_files(
+    pub(crate) fn all_files(
         &self,
         commit: &str,
         listed: Option<Vec<String>>,
@@ -169,7 +170,7 @@ impl<'a> HubClient<'a> {
 
     /// Downloads a file of `commit` into the cache, without verifying its hash, and reports the bytes to
     /// `progress`. Returns the path of the file in the cache.
-    pub(super) fn download(
+    pub(crate) fn download(
         &self,
         commit: &str,
         file: &str,
@@ -200,7 +201,7 @@ impl<'a> HubClient<'a> {
 
     /// Requests the first byte of the file, to find out whether the server delivers the file or an error: a
     /// download of hf-hub saves an error page as if it were the file.
-    pub(super) fn probe_file(&self, commit: &str, file: &str) -> Result<(), HubError> {
+    pub(crate) fn probe_file(&self, commit: &str, file: &str) -> Result<(), HubError> {
         let (hub, owner, name) = (self.repo.client(), self.repo.owner(), self.repo.name());
         let request = async {
             // With `RepoTypeAny` hf-hub would treat a data set as a model here.

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use super::error::HubError;
-use super::files::{self, FileSelection, RequestedFile};
-use super::name::{HubDataset, RepoRef, is_safe_relative_path};
-use super::settings::HubSettings;
-use crate::source::DownloadProgress;
+use crate::error::HubError;
+use crate::files::{self, FileSelection, RequestedFile};
+use crate::name::{HubDataset, RepoRef, is_safe_relative_path};
+use crate::settings::HubSettings;
+use crate::progress::DownloadProgress;
 
 /// The extension of the files to download.
 const PARQUET_EXTENSION: &str = ".parquet";
@@ -41,19 +41,19 @@ pub struct DatasetFiles {
 /// list of the commit, so offline a data set is either complete or an error.
 ///
 /// # Errors
-/// [`HubError`]. Damaged files have been removed from the cache. The [kind](HubError::kind) is
-/// [`Config`](crate::ErrorKind::Config) if no Parquet file is selected, or if there are several folders to
-/// choose from.
+/// [`HubError`]. Damaged files have been removed from the cache. The error [is about the
+/// name](HubError::is_name_error) if no Parquet file is selected, or if there are several folders to choose
+/// from.
 ///
 /// # Examples
 /// ```no_run
-/// use headstock_backbone::hub::{HubDataset, fetch_dataset};
+/// use headstock_hub::{HubDataset, fetch_dataset};
 ///
 /// let source: HubDataset = "datasets/uoft-cs/cifar10/plain_text".parse()?;
 /// for file in fetch_dataset(&source, &())?.files {
 ///     println!("{}", file.display());
 /// }
-/// # Ok::<(), headstock_backbone::HubError>(())
+/// # Ok::<(), headstock_hub::HubError>(())
 /// ```
 pub fn fetch_dataset(source: &HubDataset, progress: &dyn DownloadProgress) -> Result<DatasetFiles, HubError> {
     fetch_dataset_with(source, &HubSettings::from_environment(), progress)

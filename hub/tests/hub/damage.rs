@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use headstock_backbone::HubError;
+use headstock_hub::HubError;
 
 use super::fixture::{COMMIT, HubFixture, LATER, ProgressEvent, ProgressRecorder, large_file, small_file};
 use super::server::Fault;

@@ -1,18 +1,32 @@
 //! Download of weights and their config files.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::error::HubError;
-use super::files::{self, FileSelection, RequestedFile};
-use super::name::{HubSource, RepoRef};
-use super::settings::HubSettings;
-use crate::source::{DownloadProgress, WeightFiles, is_pickled};
+use crate::error::HubError;
+use crate::files::{self, FileSelection, RequestedFile};
+use crate::name::{HubSource, RepoRef};
+use crate::settings::HubSettings;
+use crate::pickle::is_pickled;
+use crate::progress::DownloadProgress;
 
 /// The file that names the architecture and holds timm's preprocessing.
 const CONFIG: &str = "config.json";
 
 /// The file that holds transformers' preprocessing.
 const PREPROCESSOR: &str = "preprocessor_config.json";
+
+/// The local files of a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WeightFiles {
+    /// The `.safetensors` file.
+    pub weights: PathBuf,
+    /// timm's or transformers' `config.json`, if there is one.
+    pub config: Option<PathBuf>,
+    /// transformers' `preprocessor_config.json`, if there is one.
+    pub preprocessor: Option<PathBuf>,
+    /// The name in messages and run records: the path, or the `hf://` name with its commit.
+    pub origin: String,
+}
 
 /// Fetches weights, and `config.json` and `preprocessor_config.json` from the same folder if they exist, with
 /// the settings of [`HubSettings::from_environment`].

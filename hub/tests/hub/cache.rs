@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::thread;
 use std::time::Duration;
 
-use headstock_backbone::HubError;
+use headstock_hub::HubError;
 
 use super::fixture::{COMMIT, FOLDER, HubFixture, LogBuffer, large_file};
 use super::server::LIMIT;

@@ -2,11 +2,9 @@
 
 use std::env;
 use std::fs;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use headstock_backbone::WeightsSource;
-use headstock_backbone::hub::fetch_dataset;
+use headstock_hub::{fetch_dataset, fetch_weights};
 
 use super::fixture::{COMMIT, DATASET, HubFixture, ProgressRecorder, REPO, files_below, large_file};
 use super::server::Fault;
@@ -22,8 +20,7 @@ fn fetch_in_child_process() {
     match env::var(REPO_VARIABLE).as_deref() {
         Ok(DATASET) => drop(fetch_dataset(&DATASET.parse().unwrap(), &progress).unwrap()),
         Ok(repo) => {
-            let source = WeightsSource::parse(&format!("hf://{repo}"), Path::new("")).unwrap();
-            let fetched = source.fetch(&progress).unwrap();
+            let fetched = fetch_weights(&repo.parse().unwrap(), &progress).unwrap();
             assert_eq!(fs::read(fetched.weights).unwrap(), large_file(0).bytes);
         }
         Err(_) => {}

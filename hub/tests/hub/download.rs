@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use headstock_backbone::{HubError, WeightFiles};
+use headstock_hub::{HubError, WeightFiles};
 
 use super::fixture::{
     COMMIT, FOLDER, HubFixture, LATER, ProgressEvent, ProgressRecorder, REPO, files_below, large_file,
@@ -140,7 +140,7 @@ fn relative_redirects_are_followed() {
     let fixture = HubFixture::new();
     let source = format!("{}/RESNET.TEST", REPO.split('/').next().unwrap()).to_uppercase().parse().unwrap();
     let fetched =
-        headstock_backbone::hub::fetch_weights_with(&source, &fixture.settings, &ProgressRecorder::default())
+        headstock_hub::fetch_weights_with(&source, &fixture.settings, &ProgressRecorder::default())
             .unwrap();
     assert_eq!(fs::read(fetched.weights).unwrap(), large_file(0).bytes);
     let redirected =

@@ -21,9 +21,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::error::HubError;
-use super::name::{RepoKind, RepoRef, is_commit};
-use super::verify::{HashCheck, check_hash};
+use crate::error::HubError;
+use crate::name::{RepoRef, is_commit};
+use crate::repo_kind::RepoKind;
+use crate::verify::{HashCheck, check_hash};
 
 /// The delay between attempts to acquire a lock.
 const LOCK_RETRY: Duration = Duration::from_millis(50);
@@ -34,7 +35,7 @@ const INCOMPLETE: &str = ".incomplete";
 /// The folder of a repository in the cache. A *blob* there has the contents of a file, and its name is the
 /// hash of these contents; a commit has a link to the blob of each of its files.
 #[derive(Debug)]
-pub(super) struct RepoCache {
+pub(crate) struct RepoCache {
     /// The folder with the blobs, the commits and the branches.
     folder: PathBuf,
     /// The folder with the lock files.
@@ -44,7 +45,7 @@ pub(super) struct RepoCache {
 
 /// What the cache knows about a file of a commit.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum CacheEntry {
+pub(crate) enum CacheEntry {
     /// The file is in the cache, and its hash is correct.
     Present(PathBuf),
     /// The commit has no such file.
@@ -54,18 +55,18 @@ pub(super) enum CacheEntry {
 }
 
 /// The names of all blobs at one moment, with size and modification time.
-pub(super) type BlobSnapshot = BTreeMap<String, (u64, Option<SystemTime>)>;
+pub(crate) type BlobSnapshot = BTreeMap<String, (u64, Option<SystemTime>)>;
 
 /// A lock on a blob or on the repository, held until it is dropped, so that only one process writes there.
 #[derive(Debug)]
-pub(super) struct CacheLock {
+pub(crate) struct CacheLock {
     _file: File,
 }
 
 impl RepoCache {
     /// Finds the folder of the repository `repo_ref` in the cache at `root`, in which one folder per
     /// repository has a name like `models--owner--name`. Reads and creates nothing.
-    pub(super) fn new(root: &Path, repo_ref: &RepoRef) -> Self {
+    pub(crate) fn new(root: &Path, repo_ref: &RepoRef) -> Self {
         let kind = repo_ref.kind();
         let name = format!("{}--{}", kind.cache_prefix(), repo_ref.repo().replace('/', "--"));
         Self { locks: root.join(".locks").join(&name), folder: root.join(name), kind }
@@ -74,7 +75,7 @@ impl RepoCache {
     /// Looks up `file` of `commit`, and verifies a cached copy; a damaged copy is removed, and the entry is
     /// then unknown. The removal waits while another process writes that file, but fails after `idle_timeout`
     /// without any change of the cache.
-    pub(super) fn lookup(
+    pub(crate) fn lookup(
         &self,
         commit: &str,
         file: &str,
@@ -106,7 +107,7 @@ impl RepoCache {
 
     /// Removes the marker with which the cache remembers that `commit` has no `file`. It is wrong if the hub
     /// lists that file, and later calls would trust it. A missing marker is no error.
-    pub(super) fn clear_absence_mark(&self, commit: &str, file: &str) -> Result<(), HubError> {
+    pub(crate) fn clear_absence_mark(&self, commit: &str, file: &str) -> Result<(), HubError> {
         let marker = self.absence_marker(commit, file);
         match fs::remove_file(&marker) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(cache_error(&marker, error)),
@@ -117,7 +118,7 @@ impl RepoCache {
     /// Verifies a finished download: compares the hash of each blob (the contents of a cached file) with the
     /// hash in the blob's name. Returns the name and the result for the blob that `link` points to or, in a
     /// cache of copies instead of links, for all blobs that have changed since `before` the download.
-    pub(super) fn verify_download(
+    pub(crate) fn verify_download(
         &self,
         link: &Path,
         before: &BlobSnapshot,
@@ -132,7 +133,7 @@ impl RepoCache {
     /// Removes the blob `name`, the contents of a damaged download, so that it is neither used nor taken for
     /// complete by the next download. Every link to the blob is removed as well, and `link` itself if it is a
     /// copy. Waits while another process writes the blob, but fails after `idle_timeout` without any change.
-    pub(super) fn remove_damaged_download(
+    pub(crate) fn remove_damaged_download(
         &self,
         link: &Path,
         name: &str,
@@ -162,7 +163,7 @@ impl RepoCache {
     /// Removes the incomplete and damaged blobs that a failed download has left, so that the next download
     /// does not take them for complete: those that have changed since `before` the download and that no other
     /// process is writing.
-    pub(super) fn remove_leftovers(&self, before: &BlobSnapshot) -> Result<(), HubError> {
+    pub(crate) fn remove_leftovers(&self, before: &BlobSnapshot) -> Result<(), HubError> {
         for file in self.changed_blobs(before)? {
             let name = file.strip_suffix(INCOMPLETE).unwrap_or(&file);
             let Some(_lock) = self.try_lock(name)? else {
@@ -177,7 +178,7 @@ impl RepoCache {
 
     /// The names of all blobs (contents of cached files) that exist now, with size and modification time. Two
     /// such lists show what a download has changed in between.
-    pub(super) fn list_blobs(&self) -> Result<BlobSnapshot, HubError> {
+    pub(crate) fn list_blobs(&self) -> Result<BlobSnapshot, HubError> {
         let folder = self.folder.join("blobs");
         let entries = match fs::read_dir(&folder) {
             Ok(entries) => entries,
@@ -197,14 +198,14 @@ impl RepoCache {
 
     /// The commit of the branch or tag `revision` at its latest download, for use without the hub; `None` if
     /// it has never been downloaded.
-    pub(super) fn read_ref(&self, revision: &str) -> Option<String> {
+    pub(crate) fn read_ref(&self, revision: &str) -> Option<String> {
         let commit = fs::read_to_string(self.folder.join("refs").join(revision)).ok()?;
         Some(commit.trim().to_owned()).filter(|commit| is_commit(commit))
     }
 
     /// Stores that the branch or tag `revision` points to `commit` now, for [`read_ref`](Self::read_ref) when
     /// the hub is down. Writes nothing if that is stored already.
-    pub(super) fn write_ref(&self, revision: &str, commit: &str) -> Result<(), HubError> {
+    pub(crate) fn write_ref(&self, revision: &str, commit: &str) -> Result<(), HubError> {
         if self.read_ref(revision).as_deref() == Some(commit) {
             return Ok(());
         }
@@ -212,13 +213,13 @@ impl RepoCache {
     }
 
     /// The stored file list of `commit`; `None` if there is none or it is damaged.
-    pub(super) fn file_list(&self, commit: &str) -> Option<Vec<String>> {
+    pub(crate) fn file_list(&self, commit: &str) -> Option<Vec<String>> {
         serde_json::from_str(&fs::read_to_string(self.list_path(commit)).ok()?).ok()
     }
 
     /// Stores the names of all files of `commit`, `files`, so that without the hub
     /// [`file_list`](Self::file_list) tells which files must be in the cache.
-    pub(super) fn write_file_list(&self, commit: &str, files: &[String]) -> Result<(), HubError> {
+    pub(crate) fn write_file_list(&self, commit: &str, files: &[String]) -> Result<(), HubError> {
         if self.file_list(commit).is_some() {
             return Ok(()); // The files of a commit never change.
         }
@@ -242,7 +243,7 @@ impl RepoCache {
     /// Acquires the lock `name` of this repository, so that no other process writes the same files. While
     /// another process holds the lock, waits as long as the blobs (the contents of cached files) change, as
     /// then that process downloads; [`HubError::Locked`] after `idle_timeout` without any change.
-    pub(super) fn lock(&self, name: &str, idle_timeout: Duration) -> Result<CacheLock, HubError> {
+    pub(crate) fn lock(&self, name: &str, idle_timeout: Duration) -> Result<CacheLock, HubError> {
         let mut last_blobs = None;
         let mut last_change = Instant::now();
         loop {
@@ -278,7 +279,7 @@ impl RepoCache {
     }
 
     /// The folder with the files of a commit.
-    pub(super) fn snapshot_dir(&self, commit: &str) -> PathBuf {
+    pub(crate) fn snapshot_dir(&self, commit: &str) -> PathBuf {
         self.folder.join("snapshots").join(commit)
     }
 
@@ -348,8 +349,8 @@ fn cache_error(path: &Path, source: io::Error) -> HubError {
 
 #[cfg(test)]
 mod tests {
-    use super::super::name::HubSource;
     use super::*;
+    use crate::name::HubSource;
 
     const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 /// The hash in the name of a blob, which is its etag on the hub.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Etag<'a> {
+pub(crate) enum Etag<'a> {
     /// 64 hexadecimal digits: the SHA-256 of a large file.
     Sha256(&'a str),
     /// 40 hexadecimal digits: the git SHA-1 of a small file.
@@ -22,7 +22,7 @@ pub(super) enum Etag<'a> {
 impl<'a> Etag<'a> {
     /// Recognizes the kind of hash that is the name of a blob (the contents of a cached file), for
     /// [`check_hash`], by the number of its hexadecimal digits: SHA-256 has 64, git's SHA-1 has 40.
-    pub(super) fn from_blob_name(name: &'a str) -> Self {
+    pub(crate) fn from_blob_name(name: &'a str) -> Self {
         match name.len() {
             _ if !name.bytes().all(|byte| byte.is_ascii_hexdigit()) => Self::Opaque,
             64 => Self::Sha256(name),
@@ -34,7 +34,7 @@ impl<'a> Etag<'a> {
 
 /// The result of comparing the contents of a blob with the hash in its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum HashCheck {
+pub(crate) enum HashCheck {
     /// The contents have the hash in the name.
     Match,
     /// The name is not a hash, so the contents cannot be checked.
@@ -45,7 +45,7 @@ pub(super) enum HashCheck {
 
 /// Compares the contents of the file `blob` with the hash that its name on the hub, `name`, is, to detect
 /// damaged downloads. Returns [`HashCheck::Unknown`] if the name is no hash.
-pub(super) fn check_hash(blob: &Path, name: &str) -> io::Result<HashCheck> {
+pub(crate) fn check_hash(blob: &Path, name: &str) -> io::Result<HashCheck> {
     let (expected, found) = match Etag::from_blob_name(name) {
         Etag::Opaque => return Ok(HashCheck::Unknown),
         Etag::Sha256(expected) => (expected, hash_file(Sha256::new(), File::open(blob)?)?),

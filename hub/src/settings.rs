@@ -79,7 +79,7 @@ impl HubSettings {
     }
 
     /// The URL of the hub without a trailing slash.
-    pub(super) fn base_url(&self) -> &str {
+    pub(crate) fn base_url(&self) -> &str {
         self.endpoint.trim_end_matches('/')
     }
 }

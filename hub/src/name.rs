@@ -5,7 +5,8 @@ use std::str::FromStr;
 
 use globset::{Glob, GlobBuilder, GlobMatcher};
 
-use super::error::HubError;
+use crate::error::HubError;
+use crate::repo_kind::RepoKind;
 
 /// Weights on the hub, `hf://owner/name@revision/file`, where revision and file are optional.
 ///
@@ -14,12 +15,12 @@ use super::error::HubError;
 /// `refs/convert/NAME`, as in Python's `HfFileSystem`. The default file is `model.safetensors`.
 ///
 /// ```
-/// use headstock_backbone::HubSource;
+/// use headstock_hub::HubSource;
 ///
 /// let source: HubSource = "timm/resnet50.a1_in1k@main".parse()?; assert_eq!((source.repo(),
 /// source.revision(), source.file()), ("timm/resnet50.a1_in1k", Some("main"), None));
 /// assert_eq!(source.to_string(), "hf://timm/resnet50.a1_in1k@main");
-/// # Ok::<(), headstock_backbone::HubError>(())
+/// # Ok::<(), headstock_hub::HubError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HubSource(RepoRef);
@@ -43,18 +44,18 @@ impl HubSource {
         self.0.path.as_deref()
     }
 
-    pub(super) fn repo_ref(&self) -> &RepoRef {
+    pub(crate) fn repo_ref(&self) -> &RepoRef {
         &self.0
     }
 
     /// The path of the weights in the repository.
-    pub(super) fn weights_path(&self) -> &str {
+    pub(crate) fn weights_path(&self) -> &str {
         self.file().unwrap_or("model.safetensors")
     }
 
     /// The path in the repository of `file`, a file name, in the folder of the weights: for `config.json`,
     /// which lies next to the weights.
-    pub(super) fn sibling_path(&self, file: &str) -> String {
+    pub(crate) fn sibling_path(&self, file: &str) -> String {
         match self.weights_path().rsplit_once('/') {
             Some((folder, _)) => format!("{folder}/{file}"),
             None => file.into(),
@@ -94,7 +95,7 @@ impl FromStr for HubSource {
 /// `data/train-*` or `*/{train,test}`. [`fetch_dataset`](super::fetch_dataset) documents the default.
 ///
 /// ```
-/// use headstock_backbone::HubDataset;
+/// use headstock_hub::HubDataset;
 ///
 /// let source: HubDataset = "datasets/owner/name@v1/data/train-*.parquet".parse()?;
 /// assert_eq!((source.repo(), source.revision()), ("owner/name", Some("v1")));
@@ -103,7 +104,7 @@ impl FromStr for HubSource {
 ///
 /// let converted: HubDataset = "datasets/owner/name@refs/convert/parquet/default".parse()?;
 /// assert_eq!((converted.revision(), converted.path()), (Some("refs/convert/parquet"), Some("default")));
-/// # Ok::<(), headstock_backbone::HubError>(())
+/// # Ok::<(), headstock_hub::HubError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HubDataset {
@@ -131,12 +132,12 @@ impl HubDataset {
         self.repo_ref.path.as_deref()
     }
 
-    pub(super) fn repo_ref(&self) -> &RepoRef {
+    pub(crate) fn repo_ref(&self) -> &RepoRef {
         &self.repo_ref
     }
 
     /// Matches the files and folders that the path selects; `None` without a path.
-    pub(super) fn path_matcher(&self) -> Option<GlobMatcher> {
+    pub(crate) fn path_matcher(&self) -> Option<GlobMatcher> {
         self.pattern.as_ref().map(Glob::compile_matcher)
     }
 }
@@ -180,43 +181,9 @@ impl FromStr for HubDataset {
     }
 }
 
-/// The kind of a repository on the hub.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum RepoKind {
-    Weights,
-    Dataset,
-}
-
-impl RepoKind {
-    /// What precedes `owner/name` in `hf://` names and in URLs of web pages.
-    pub(super) fn prefix(self) -> &'static str {
-        match self {
-            Self::Weights => "",
-            Self::Dataset => "datasets/",
-        }
-    }
-
-    /// The first word of the name of a repository's folder in the cache, `models--owner--name` for example,
-    /// as in huggingface_hub.
-    pub(super) fn cache_prefix(self) -> &'static str {
-        match self {
-            Self::Weights => "models",
-            Self::Dataset => "datasets",
-        }
-    }
-
-    /// What a repository of this kind contains, for messages about downloads.
-    pub(super) fn label(self) -> &'static str {
-        match self {
-            Self::Weights => "weights",
-            Self::Dataset => "data set",
-        }
-    }
-}
-
 /// A repository on the hub, with an optional revision and an optional path in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct RepoRef {
+pub(crate) struct RepoRef {
     kind: RepoKind,
     /// `owner/name`.
     repo: String,
@@ -248,43 +215,43 @@ impl RepoRef {
         Ok(Self { kind, repo: format!("{owner}/{name}"), revision, path })
     }
 
-    pub(super) fn kind(&self) -> RepoKind {
+    pub(crate) fn kind(&self) -> RepoKind {
         self.kind
     }
 
     /// `owner/name`.
-    pub(super) fn repo(&self) -> &str {
+    pub(crate) fn repo(&self) -> &str {
         &self.repo
     }
 
     /// The path of the repository's web page in URLs of the hub.
-    pub(super) fn page_path(&self) -> String {
+    pub(crate) fn page_path(&self) -> String {
         format!("{}{}", self.kind.prefix(), self.repo)
     }
 
     /// The revision if it is a commit hash.
-    pub(super) fn commit(&self) -> Option<&str> {
+    pub(crate) fn commit(&self) -> Option<&str> {
         self.revision.as_deref().filter(|revision| is_commit(revision))
     }
 
     /// The revision, or the default branch.
-    pub(super) fn revision_or_main(&self) -> &str {
+    pub(crate) fn revision_or_main(&self) -> &str {
         self.revision.as_deref().unwrap_or("main")
     }
 
     /// The `hf://` name without a path, for messages.
-    pub(super) fn repo_name(&self) -> String {
+    pub(crate) fn repo_name(&self) -> String {
         Self { path: None, ..self.clone() }.to_string()
     }
 
     /// The `hf://` name with `file`, or else with the requested path, for messages.
-    pub(super) fn name_with_file(&self, file: Option<&str>) -> String {
+    pub(crate) fn name_with_file(&self, file: Option<&str>) -> String {
         let path = file.or(self.path.as_deref()).map(str::to_owned);
         Self { path, ..self.clone() }.to_string()
     }
 
     /// The same repository and path at a different revision, for names with the commit that was downloaded.
-    pub(super) fn at_revision(&self, revision: &str) -> Self {
+    pub(crate) fn at_revision(&self, revision: &str) -> Self {
         Self { revision: Some(revision.into()), ..self.clone() }
     }
 }
@@ -305,7 +272,7 @@ impl fmt::Display for RepoRef {
 }
 
 /// Whether a revision is a complete commit hash (40 hexadecimal digits), not a branch or tag.
-pub(super) fn is_commit(revision: &str) -> bool {
+pub(crate) fn is_commit(revision: &str) -> bool {
     revision.len() == 40 && revision.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
@@ -377,7 +344,7 @@ fn check_weights_path(file: &str) -> Result<(), &'static str> {
 
 /// Whether a path, joined to a directory, stays inside it and has no special characters. Paths from the hub
 /// or from an `hf://` name become paths in the cache, so they are checked first.
-pub(super) fn is_safe_relative_path(path: &str) -> bool {
+pub(crate) fn is_safe_relative_path(path: &str) -> bool {
     // A component of dots alone, such as `..`, can lead to another folder.
     let is_plain_component = |part: &str| {
         !part.is_empty() && part.chars().any(|c| c != '.') && !part.contains(['\\', ':', '?', '*'])
@@ -388,7 +355,6 @@ pub(super) fn is_safe_relative_path(path: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::ErrorKind;
 
     fn parts(name: &str) -> (String, Option<String>, Option<String>) {
         let HubSource(RepoRef { repo, revision, path, .. }) =
@@ -495,7 +461,7 @@ mod tests {
             ("datasets/a/b/{c", "pattern"),
         ] {
             let error = text.parse::<HubDataset>().expect_err(text);
-            assert_eq!(error.kind(), ErrorKind::Config);
+            assert!(error.is_name_error());
             let error = error.to_string();
             assert!(error.contains(problem) && error.contains(&format!("`hf://{text}`")), "{text}: {error}");
         }

@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
-use headstock_backbone::hub::{DatasetFiles, HubError, HubSettings, fetch_dataset_with, fetch_weights_with};
-use headstock_backbone::{DownloadProgress, WeightFiles};
+use headstock_hub::{
+    DatasetFiles, DownloadProgress, HubError, HubSettings, WeightFiles, fetch_dataset_with,
+    fetch_weights_with,
+};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use tracing::Dispatch;

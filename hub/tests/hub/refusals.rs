@@ -1,7 +1,6 @@
 //! Errors of the hub and of its file server, and their messages.
 
-use headstock_backbone::hub::fetch_weights_with;
-use headstock_backbone::{BackboneError, ErrorKind, HubError};
+use headstock_hub::{HubError, HubSource, fetch_weights_with};
 
 use super::fixture::{COMMIT, HubFixture, LATER, ProgressRecorder, REPO, large_file, small_file};
 use super::server::Fault;
@@ -209,11 +208,8 @@ fn a_full_disk_is_reported() {
 }
 
 #[test]
-fn only_malformed_names_are_config_errors() {
-    let kind = |error: HubError| BackboneError::from(error).kind();
-    assert_eq!(kind(HubFixture::new().fetch_error("@v9")), ErrorKind::Hub);
-    assert_eq!(kind(HubFixture::new().without_hub().fetch_error("")), ErrorKind::Hub);
-    let malformed =
-        headstock_backbone::WeightsSource::parse("hf://resnet50", std::path::Path::new("")).unwrap_err();
-    assert_eq!(kind(malformed), ErrorKind::Config);
+fn only_a_malformed_name_is_a_name_error() {
+    assert!(!HubFixture::new().fetch_error("@v9").is_name_error());
+    assert!(!HubFixture::new().without_hub().fetch_error("").is_name_error());
+    assert!("resnet50".parse::<HubSource>().unwrap_err().is_name_error());
 }
