@@ -21,6 +21,10 @@ pub enum Architecture {
 /// Inner channels of the blocks of each stage (torchvision's `planes`).
 pub(crate) const STAGE_WIDTHS: [usize; 4] = [64, 128, 256, 512];
 
+/// The smallest image height and width: the last stage divides each side by 32, and needs at least one
+/// position.
+pub(crate) const MIN_SIDE: usize = 32;
+
 impl Architecture {
     /// All architectures, by depth.
     pub const ALL: [Self; 5] =

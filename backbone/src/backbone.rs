@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::{DType, Device, Tensor};
 use headstock_engine::{ImageBatch, Isa, LayerTime, Normalization, OutputLayout, PixelValues, Session};
 
-use crate::architecture::Architecture;
+use crate::architecture::{Architecture, MIN_SIDE};
 use crate::candle_resnet::CandleResNet;
 use crate::checkpoint::Checkpoint;
 use crate::compiled::CompiledBackbone;
@@ -13,10 +13,6 @@ use crate::device::{DeviceChoice, Precision};
 use crate::error::BackboneError;
 use crate::layer::FeatureLayer;
 use crate::preprocessing::Preprocessing;
-
-/// The smallest image height and width: the last stage divides each side by 32, and needs at least one
-/// position.
-pub(crate) const MIN_SIDE: usize = 32;
 
 /// A batch of RGB images of one size, `u8` `[N, H, W, 3]`: the input of a [`Backbone`].
 #[derive(Clone, Copy, Debug)]

@@ -4,6 +4,7 @@ use candle_core::{Device, Tensor};
 
 use crate::checkpoint::Checkpoint;
 use crate::error::BackboneError;
+use crate::folded_conv::FoldedConv;
 use crate::layer::FeatureLayer;
 use crate::resnet_spec::{self, Activation, BlockSpec, ConvBn, ConvGeometry};
 
@@ -91,7 +92,7 @@ impl CandleConv {
     /// Loads the convolution `conv_bn` with its BatchNorm folded into weight and bias, onto the device of
     /// `like` and in its type; the values of `like` do not matter.
     fn load(checkpoint: &Checkpoint, conv_bn: &ConvBn, like: &Tensor) -> Result<Self, BackboneError> {
-        let folded = conv_bn.load_folded(checkpoint)?;
+        let folded = FoldedConv::load(checkpoint, conv_bn)?;
         let convert = |tensor: Tensor| tensor.to_dtype(like.dtype())?.to_device(like.device());
         let bias = Tensor::from_vec(folded.bias, (1, folded.shape[0], 1, 1), &Device::Cpu)?;
         let weight = Tensor::from_vec(folded.weight, folded.shape.as_slice(), &Device::Cpu)?;

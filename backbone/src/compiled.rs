@@ -9,6 +9,7 @@ use headstock_engine::{
 
 use crate::checkpoint::Checkpoint;
 use crate::error::BackboneError;
+use crate::folded_conv::FoldedConv;
 use crate::layer::FeatureLayer;
 use crate::resnet_spec::{self, Activation, ConvBn, ConvGeometry};
 
@@ -30,7 +31,7 @@ impl CompiledBackbone {
     /// everything after them.
     ///
     /// # Errors
-    /// The errors of [`ConvBn::load_folded`]; [`BackboneError::Engine`] if the engine rejects a layer.
+    /// The errors of [`FoldedConv::load`]; [`BackboneError::Engine`] if the engine rejects a layer.
     pub(crate) fn load(
         checkpoint: &Checkpoint,
         isa: Isa,
@@ -140,7 +141,7 @@ impl<'a> GraphBuilder<'a> {
         activation: Activation,
         precision: DType,
     ) -> Result<ValueId, BackboneError> {
-        let folded = conv_bn.load_folded(self.checkpoint)?;
+        let folded = FoldedConv::load(self.checkpoint, conv_bn)?;
         let [outputs, inputs, kernel, _] = folded.shape;
         let ConvGeometry { stride, padding } = conv_bn.geometry;
         let (weights, bias) = (folded.weight, folded.bias);

@@ -1,7 +1,6 @@
 //! Errors of this crate.
 
 use headstock_engine::EngineError;
-use headstock_hub::HubError;
 use thiserror::Error;
 
 use crate::checkpoint::CheckpointError;
@@ -13,12 +12,9 @@ use crate::source::SourceError;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum BackboneError {
-    /// `backbone.weights` does not lead to a `.safetensors` file.
+    /// `backbone.weights` does not lead to a `.safetensors` file, or the hub failed.
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// The hub or the network connection failed.
-    #[error(transparent)]
-    Hub(#[from] HubError),
     /// The weights are damaged or do not belong to a supported ResNet.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
@@ -104,12 +100,12 @@ impl BackboneError {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
+            Self::Source(SourceError::Hub(error)) if !error.is_name_error() => ErrorKind::Hub,
+            Self::Checkpoint(CheckpointError::Candle(_)) => ErrorKind::Failed,
             Self::Source(_) | Self::Device(_) | Self::Checkpoint(_) => ErrorKind::Config,
             Self::Engine(
                 EngineError::NoBf16 | EngineError::ForcedIsa { .. } | EngineError::UnavailableIsa { .. },
             ) => ErrorKind::Config,
-            Self::Hub(error) if error.is_name_error() => ErrorKind::Config,
-            Self::Hub(_) => ErrorKind::Hub,
             Self::Engine(_)
             | Self::Pixels(_)
             | Self::Activations { .. }
@@ -117,5 +113,23 @@ impl BackboneError {
             | Self::GradientLength { .. }
             | Self::Candle(_) => ErrorKind::Failed,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use headstock_hub::HubError;
+
+    use super::*;
+    use crate::WeightsSource;
+
+    #[test]
+    fn only_a_malformed_name_on_the_hub_is_a_config_error() {
+        let kind = |error: SourceError| BackboneError::from(error).kind();
+        assert_eq!(kind(WeightsSource::parse("hf://resnet50", Path::new("")).unwrap_err()), ErrorKind::Config);
+        let unavailable = HubError::Unavailable { name: "a/b".into(), host: "hub".into(), status: 503 };
+        assert_eq!(kind(unavailable.into()), ErrorKind::Hub);
     }
 }

@@ -12,6 +12,7 @@ pub mod checkpoint;
 mod compiled;
 mod device;
 mod error;
+mod folded_conv;
 mod layer;
 pub mod preprocessing;
 mod resnet_spec;

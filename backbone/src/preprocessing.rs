@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::backbone::MIN_SIDE;
+use crate::architecture::MIN_SIDE;
 
 /// A resampling filter, named as in timm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

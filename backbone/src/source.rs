@@ -8,8 +8,6 @@ use headstock_hub::{
 };
 use thiserror::Error;
 
-use crate::error::BackboneError;
-
 /// `backbone.weights`: a file, a directory, or a repository on the Hugging Face hub.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WeightsSource {
@@ -19,7 +17,7 @@ pub enum WeightsSource {
     Hub(HubSource),
 }
 
-/// Why no local weights were found.
+/// Why no weights were found.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum SourceError {
@@ -72,6 +70,9 @@ pub enum SourceError {
         .0.display(), conversion_hint(&.0.display().to_string())
     )]
     Pickled(PathBuf),
+    /// The hub or the network connection failed, or the `hf://` name is wrong.
+    #[error(transparent)]
+    Hub(#[from] HubError),
 }
 
 /// The end of an error message about a folder without a `.safetensors` file: how to convert its file
@@ -92,7 +93,7 @@ impl WeightsSource {
     ///
     /// # Errors
     /// [`HubError::InvalidName`] for a malformed `hf://` name.
-    pub fn parse(weights: &str, base: &Path) -> Result<Self, HubError> {
+    pub fn parse(weights: &str, base: &Path) -> Result<Self, SourceError> {
         match weights.strip_prefix("hf://") {
             Some(name) => Ok(Self::Hub(name.parse()?)),
             None => Ok(Self::Local(base.join(weights))),
@@ -103,10 +104,10 @@ impl WeightsSource {
     /// the cache; `progress` receives the progress of the download.
     ///
     /// # Errors
-    /// [`BackboneError::Source`] for local weights, [`BackboneError::Hub`] for weights on the hub.
-    pub fn fetch(&self, progress: &dyn DownloadProgress) -> Result<WeightFiles, BackboneError> {
+    /// [`SourceError`]; [`SourceError::Hub`] for weights on the hub.
+    pub fn fetch(&self, progress: &dyn DownloadProgress) -> Result<WeightFiles, SourceError> {
         match self {
-            Self::Local(path) => Ok(resolve_local(path)?),
+            Self::Local(path) => resolve_local(path),
             Self::Hub(source) => Ok(fetch_weights(source, progress)?),
         }
     }

@@ -31,9 +31,12 @@ pub enum TrainError {
     /// Data that cannot be used for training or testing, in a complete sentence.
     #[error("{0}")]
     Data(String),
-    /// The backbone or the hub failed.
+    /// The backbone failed, or the download of its weights.
     #[error(transparent)]
     Backbone(#[from] BackboneError),
+    /// The download of a data set failed.
+    #[error(transparent)]
+    Hub(#[from] HubError),
     /// The head failed.
     #[error(transparent)]
     Head(#[from] HeadError),
@@ -122,6 +125,8 @@ impl TrainError {
                 ErrorKind::Hub => FailureKind::Hub,
                 ErrorKind::Failed => FailureKind::Failed,
             },
+            Self::Hub(error) if error.is_name_error() => FailureKind::Usage,
+            Self::Hub(_) => FailureKind::Hub,
             Self::Head(_) | Self::Io { .. } | Self::Format { .. } | Self::Cache { .. } => FailureKind::Failed,
         }
     }
@@ -136,12 +141,6 @@ impl TrainError {
     pub(crate) fn format<E: fmt::Display>(path: &Path) -> impl FnOnce(E) -> Self {
         let path = path.to_path_buf();
         move |error| Self::Format { path, problem: error.to_string() }
-    }
-}
-
-impl From<HubError> for TrainError {
-    fn from(error: HubError) -> Self {
-        Self::Backbone(error.into())
     }
 }
 

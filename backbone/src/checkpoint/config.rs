@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use headstock_hub::WeightFiles;
 use serde::Deserialize;
 
-use super::CheckpointError;
+use super::error::CheckpointError;
 use crate::architecture::Architecture;
 use crate::preprocessing::{Preprocessing, TimmConfig, TransformersProcessor};
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use crate::architecture::Architecture;
+use crate::source::SourceError;
 
 /// What the user can do about weights of a network that is not supported; the end of an error message.
 const SUPPORTED_HINT: &str =
@@ -135,6 +136,12 @@ pub enum CheckpointError {
         /// torchvision's name of the BatchNorm, `layer1.0.bn1` for example.
         name: String,
     },
+    /// The file is in PyTorch's pickle format: [`SourceError::Pickled`].
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// A candle operation on a tensor of the checkpoint failed.
+    #[error("a tensor operation on the model weights (library candle) failed")]
+    Candle(#[from] candle_core::Error),
     /// A config file of the weights is invalid or not supported.
     #[error("{}: {message}", path.display())]
     Config {

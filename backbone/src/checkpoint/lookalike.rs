@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::CheckpointError;
+use super::error::CheckpointError;
 
 /// Rejects other networks that can be recognized by their `tensors` (torchvision's names and shapes), so that
 /// the error names the network instead of many missing tensors, and the file `path`. `resnetaa`, `resnetblur`

@@ -18,7 +18,6 @@ use safetensors::{Dtype, SafeTensors};
 use sha2::{Digest, Sha256};
 
 use crate::architecture::Architecture;
-use crate::error::BackboneError;
 use crate::preprocessing::Preprocessing;
 use crate::source::SourceError;
 
@@ -59,7 +58,7 @@ impl Checkpoint {
     /// than a plain ResNet, for tensors that are missing, misshapen, unexpected or not floating point, and
     /// for a config file that contradicts the weights or is not supported. [`SourceError::Pickled`] for
     /// PyTorch's pickle format.
-    pub fn open(files: &WeightFiles) -> Result<Self, BackboneError> {
+    pub fn open(files: &WeightFiles) -> Result<Self, CheckpointError> {
         Self::read_files(files, None)
     }
 
@@ -68,13 +67,13 @@ impl Checkpoint {
     ///
     /// # Errors
     /// The errors of [`open`](Self::open).
-    pub fn open_with(files: &WeightFiles, preprocessing: &Preprocessing) -> Result<Self, BackboneError> {
+    pub fn open_with(files: &WeightFiles, preprocessing: &Preprocessing) -> Result<Self, CheckpointError> {
         Self::read_files(files, Some(preprocessing))
     }
 
     /// Reads the weights and the config files in `files`, detects the architecture, and checks that the
     /// weights are those of a plain ResNet. A given `preprocessing` replaces that of the config files.
-    fn read_files(files: &WeightFiles, preprocessing: Option<&Preprocessing>) -> Result<Self, BackboneError> {
+    fn read_files(files: &WeightFiles, preprocessing: Option<&Preprocessing>) -> Result<Self, CheckpointError> {
         let path = files.weights.as_path();
         let bytes = fs::read(path).map_err(|source| CheckpointError::Read { path: path.into(), source })?;
         let mut stored = read_header(path, &bytes)?;
@@ -99,8 +98,7 @@ impl Checkpoint {
                 path: path.into(),
                 name: name.clone(),
                 dtype: format!("{:?}", tensor.dtype),
-            }
-            .into());
+            });
         }
         let sha256 = hex(&Sha256::digest(&bytes));
         Ok(Self {
@@ -121,13 +119,13 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`CheckpointError::UnknownTensor`] for a tensor that the network does not have in this shape.
-    pub fn with_tensors(mut self, tensors: &BTreeMap<String, Tensor>) -> Result<Self, BackboneError> {
+    pub fn with_tensors(mut self, tensors: &BTreeMap<String, Tensor>) -> Result<Self, CheckpointError> {
         let mut hash = Sha256::new_with_prefix(&self.fingerprint);
         for (name, tensor) in tensors {
             let stored = self.tensors.get_mut(name).filter(|stored| stored.shape == tensor.dims());
             let Some(stored) = stored else {
                 let (path, name, shape) = (self.path.clone(), name.clone(), tensor.dims().to_vec());
-                return Err(CheckpointError::UnknownTensor { path, name, shape }.into());
+                return Err(CheckpointError::UnknownTensor { path, name, shape });
             };
             // The new values are appended; the old ones stay in `bytes`, but nothing refers to them.
             let start = self.bytes.len();
@@ -184,7 +182,7 @@ impl Checkpoint {
     ///
     /// # Panics
     /// If the architecture has no tensor of that name.
-    pub(crate) fn tensor(&self, name: &str) -> Result<Tensor, BackboneError> {
+    pub(crate) fn tensor(&self, name: &str) -> Result<Tensor, CheckpointError> {
         let StoredTensor { dtype, shape, bytes } = &self.tensors[name];
         let data = &self.bytes[bytes.clone()];
         let values: Vec<f32> = match dtype {
@@ -197,7 +195,7 @@ impl Checkpoint {
         };
         if let Some(value) = values.iter().find(|value| !value.is_finite()) {
             let (path, name) = (self.path.clone(), name.into());
-            return Err(CheckpointError::NotFinite { path, name, value: *value }.into());
+            return Err(CheckpointError::NotFinite { path, name, value: *value });
         }
         Ok(Tensor::from_vec(values, shape.as_slice(), &Device::Cpu)?)
     }
@@ -218,13 +216,13 @@ impl fmt::Debug for Checkpoint {
 /// The tensors of a safetensors file with the contents `bytes`, by their names in the file, from its header,
 /// which is validated. Each has its type, its shape and the range of its values in `bytes`. The error names
 /// the file `path`; files in other known formats have an error of their own.
-fn read_header(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, StoredTensor>, BackboneError> {
+fn read_header(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, StoredTensor>, CheckpointError> {
     // PyTorch's formats: a zip archive or, before version 1.6, a bare pickle.
     if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"\x80\x02") {
         return Err(SourceError::Pickled(path.into()).into());
     }
     if bytes.starts_with(b"version https://git-lfs") {
-        return Err(CheckpointError::LfsPointer(path.into()).into());
+        return Err(CheckpointError::LfsPointer(path.into()));
     }
     let (header_length, metadata) = SafeTensors::read_metadata(bytes)
         .map_err(|source| CheckpointError::NotSafetensors { path: path.into(), source })?;

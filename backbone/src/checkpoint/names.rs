@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::CheckpointError;
+use super::error::CheckpointError;
 use crate::architecture::{Architecture, STAGE_WIDTHS};
 
 /// A map from torchvision's name of every tensor to its name in the file, one of `originals`, so that the

@@ -154,7 +154,7 @@ impl CheckpointDir {
     /// Opens a file of the directory.
     pub(crate) fn open_named(&self, name: &str) -> Result<Checkpoint, BackboneError> {
         let source = WeightsSource::parse(name, self.0.path())?;
-        Checkpoint::open(&source.fetch(&())?)
+        Ok(Checkpoint::open(&source.fetch(&())?)?)
     }
 
     /// The error of opening the directory, which must fail.

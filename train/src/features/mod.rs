@@ -9,7 +9,9 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::path::Path;
 
-use headstock_backbone::{Backbone, Checkpoint, FeatureLayer, Interpolation, Preprocessing, WeightsSource};
+use headstock_backbone::{
+    Backbone, BackboneError, Checkpoint, FeatureLayer, Interpolation, Preprocessing, WeightsSource,
+};
 use headstock_heads::Tensors;
 use headstock_loader::{DecodeError, EvalTransform, ImageRef, probe};
 use rayon::prelude::*;
@@ -54,12 +56,13 @@ impl PretrainedBackbone {
         preprocessing: Option<&Preprocessing>,
         progress: &dyn Progress,
     ) -> Result<Self, TrainError> {
-        let files = WeightsSource::parse(&options.weights, Path::new(""))?.fetch(progress)?;
+        let source = WeightsSource::parse(&options.weights, Path::new("")).map_err(BackboneError::from)?;
+        let files = source.fetch(progress).map_err(BackboneError::from)?;
         let checkpoint = match preprocessing {
-            Some(preprocessing) => Checkpoint::open_with(&files, preprocessing)?,
-            None => Checkpoint::open(&files)?,
+            Some(preprocessing) => Checkpoint::open_with(&files, preprocessing),
+            None => Checkpoint::open(&files),
         };
-        Ok(Self { checkpoint, options: options.clone() })
+        Ok(Self { checkpoint: checkpoint.map_err(BackboneError::from)?, options: options.clone() })
     }
 
     /// The same checkpoint with fine-tuned `tensors` in place of the original ones.
@@ -67,7 +70,8 @@ impl PretrainedBackbone {
     /// # Errors
     /// [`TrainError::Backbone`] for tensors that do not belong to this architecture.
     pub(crate) fn with_tensors(self, tensors: &Tensors) -> Result<Self, TrainError> {
-        Ok(Self { checkpoint: self.checkpoint.with_tensors(tensors)?, ..self })
+        let checkpoint = self.checkpoint.with_tensors(tensors).map_err(BackboneError::from)?;
+        Ok(Self { checkpoint, ..self })
     }
 
     /// The opened checkpoint.
