@@ -128,8 +128,12 @@ mod tests {
     #[test]
     fn only_a_malformed_name_on_the_hub_is_a_config_error() {
         let kind = |error: SourceError| BackboneError::from(error).kind();
-        assert_eq!(kind(WeightsSource::parse("hf://resnet50", Path::new("")).unwrap_err()), ErrorKind::Config);
-        let unavailable = HubError::Unavailable { name: "a/b".into(), host: "hub".into(), status: 503 };
+        assert_eq!(
+            kind(WeightsSource::parse("hf://resnet50", Path::new("")).unwrap_err()),
+            ErrorKind::Config
+        );
+        let unavailable =
+            HubError::Unavailable { name: "a/b".into(), host: "hub".into(), status: 503, retry_after: None };
         assert_eq!(kind(unavailable.into()), ErrorKind::Hub);
     }
 }

@@ -9,22 +9,24 @@
 //! .locks/models--owner--name/ETAG.lock            the lock for writing a blob
 //! ```
 //!
-//! Folders of data sets begin with `datasets`. hf-hub writes this layout, but does not verify contents or
-//! remove incomplete downloads, which this module does.
+//! Folders of data sets begin with `datasets`. A blob that this module writes is always named after the hash
+//! of its contents.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use tempfile::TempPath;
+
 use crate::error::HubError;
 use crate::name::{RepoRef, is_commit};
 use crate::repo_kind::RepoKind;
-use crate::verify::{HashCheck, check_hash};
+use crate::verify::{HashCheck, check_hash, hash_sha256};
 
 /// The delay between attempts to acquire a lock.
 const LOCK_RETRY: Duration = Duration::from_millis(50);
@@ -55,7 +57,15 @@ pub(crate) enum CacheEntry {
 }
 
 /// The names of all blobs at one moment, with size and modification time.
-pub(crate) type BlobSnapshot = BTreeMap<String, (u64, Option<SystemTime>)>;
+type BlobSnapshot = BTreeMap<String, (u64, Option<SystemTime>)>;
+
+/// The contents of a blob while they arrive. If it is dropped, the incomplete file is removed.
+#[derive(Debug)]
+pub(crate) struct PartialBlob {
+    // In this order, because some systems remove no open file.
+    file: File,
+    path: TempPath,
+}
 
 /// A lock on a blob or on the repository, held until it is dropped, so that only one process writes there.
 #[derive(Debug)]
@@ -68,7 +78,7 @@ impl RepoCache {
     /// repository has a name like `models--owner--name`. Reads and creates nothing.
     pub(crate) fn new(root: &Path, repo_ref: &RepoRef) -> Self {
         let kind = repo_ref.kind();
-        let name = format!("{}--{}", kind.cache_prefix(), repo_ref.repo().replace('/', "--"));
+        let name = format!("{}--{}", kind.plural(), repo_ref.repo().replace('/', "--"));
         Self { locks: root.join(".locks").join(&name), folder: root.join(name), kind }
     }
 
@@ -95,9 +105,10 @@ impl RepoCache {
                  downloaded again: {}",
                 link.display()
             );
-            self.remove_if_damaged(&name, idle_timeout)?;
+            // Not while another process writes the blob; it may have replaced the blob in the meantime.
+            let _lock = self.lock(&name, idle_timeout)?;
+            self.has_valid_blob(&name)?;
         } else if link.is_symlink() {
-            // hf-hub would take a dangling link for a complete download.
             fs::remove_file(&link).map_err(|error| cache_error(&link, error))?;
         } else if self.absence_marker(commit, file).exists() {
             return Ok(CacheEntry::Absent);
@@ -105,80 +116,78 @@ impl RepoCache {
         Ok(CacheEntry::Unknown)
     }
 
-    /// Removes the marker with which the cache remembers that `commit` has no `file`. It is wrong if the hub
-    /// lists that file, and later calls would trust it. A missing marker is no error.
-    pub(crate) fn clear_absence_mark(&self, commit: &str, file: &str) -> Result<(), HubError> {
+    /// Marks that `commit` has no `file`.
+    pub(crate) fn mark_absent(&self, commit: &str, file: &str) -> Result<(), HubError> {
         let marker = self.absence_marker(commit, file);
-        match fs::remove_file(&marker) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(cache_error(&marker, error)),
-            _ => Ok(()),
+        create_parent(&marker)
+            .and_then(|()| fs::write(&marker, ""))
+            .map_err(|error| cache_error(&marker, error))
+    }
+
+    /// Whether the cache has the blob `name`, the contents of a file, with this hash. A damaged blob is removed
+    /// with every link to it. The caller holds the lock of the blob, so nobody is writing it.
+    pub(crate) fn has_valid_blob(&self, name: &str) -> Result<bool, HubError> {
+        if !self.blob_path(name).exists() {
+            return Ok(false);
         }
-    }
-
-    /// Verifies a finished download: compares the hash of each blob (the contents of a cached file) with the
-    /// hash in the blob's name. Returns the name and the result for the blob that `link` points to or, in a
-    /// cache of copies instead of links, for all blobs that have changed since `before` the download.
-    pub(crate) fn verify_download(
-        &self,
-        link: &Path,
-        before: &BlobSnapshot,
-    ) -> Result<Vec<(String, HashCheck)>, HubError> {
-        let names = match linked_blob_name(link) {
-            Some(name) => vec![name],
-            None => self.changed_blobs(before)?,
-        };
-        names.into_iter().map(|name| self.verify_blob(&name).map(|check| (name, check))).collect()
-    }
-
-    /// Removes the blob `name`, the contents of a damaged download, so that it is neither used nor taken for
-    /// complete by the next download. Every link to the blob is removed as well, and `link` itself if it is a
-    /// copy. Waits while another process writes the blob, but fails after `idle_timeout` without any change.
-    pub(crate) fn remove_damaged_download(
-        &self,
-        link: &Path,
-        name: &str,
-        idle_timeout: Duration,
-    ) -> Result<(), HubError> {
-        // Checked first, because a link is removed together with its blob.
-        let is_copy = linked_blob_name(link).is_none();
-        self.remove_if_damaged(name, idle_timeout)?;
-        if is_copy {
-            fs::remove_file(link).map_err(|error| cache_error(link, error))?;
-        }
-        Ok(())
-    }
-
-    /// Removes the blob `name` (the contents of a cached file) and every link to it, unless its hash is
-    /// correct. Holds the lock of the blob, so that it does not remove what another process is writing;
-    /// `idle_timeout` limits the wait for that lock.
-    fn remove_if_damaged(&self, name: &str, idle_timeout: Duration) -> Result<(), HubError> {
-        let _lock = self.lock(name, idle_timeout)?;
-        // Another process may have replaced the blob in the meantime.
-        if self.blob_path(name).exists() && matches!(self.verify_blob(name)?, HashCheck::Mismatch(_)) {
+        let is_valid = !matches!(self.verify_blob(name)?, HashCheck::Mismatch(_));
+        if !is_valid {
             self.remove_blob(name)?;
         }
-        Ok(())
+        Ok(is_valid)
     }
 
-    /// Removes the incomplete and damaged blobs that a failed download has left, so that the next download
-    /// does not take them for complete: those that have changed since `before` the download and that no other
-    /// process is writing.
-    pub(crate) fn remove_leftovers(&self, before: &BlobSnapshot) -> Result<(), HubError> {
-        for file in self.changed_blobs(before)? {
-            let name = file.strip_suffix(INCOMPLETE).unwrap_or(&file);
-            let Some(_lock) = self.try_lock(name)? else {
-                continue; // Another process is writing it.
-            };
-            if file.ends_with(INCOMPLETE) || matches!(self.verify_blob(name)?, HashCheck::Mismatch(_)) {
-                self.remove_blob(&file)?;
-            }
+    /// The bytes that are free on the disk of the cache.
+    pub(crate) fn available_space(&self) -> Result<u64, HubError> {
+        let folder = self.folder.join("blobs");
+        let available = fs::create_dir_all(&folder).and_then(|()| fs4::available_space(&folder));
+        available.map_err(|error| cache_error(&folder, error))
+    }
+
+    /// Creates the file for the contents of the blob `name` while they arrive. The caller holds the lock of
+    /// the blob.
+    pub(crate) fn create_partial_blob(&self, name: &str) -> Result<PartialBlob, HubError> {
+        let path = self.blob_path(&format!("{name}{INCOMPLETE}"));
+        // A file that a killed process has left is overwritten.
+        let create = || {
+            create_parent(&path)?;
+            Ok(PartialBlob { file: File::create(&path)?, path: TempPath::try_from_path(&path)? })
+        };
+        create().map_err(|error| cache_error(&path, error))
+    }
+
+    /// Gives complete contents the name of their hash, `name`, under which other programs find them.
+    pub(crate) fn store_blob(&self, partial: PartialBlob, name: &str) -> Result<(), HubError> {
+        let blob = self.blob_path(name);
+        partial.path.persist(&blob).map_err(|error| cache_error(&blob, error.error))
+    }
+
+    /// Makes the blob `name` the contents of `file` of `commit`, and returns the path of that file: a link, or
+    /// a copy on systems where only administrators may create links.
+    pub(crate) fn link_file(&self, commit: &str, file: &str, name: &str) -> Result<PathBuf, HubError> {
+        let link = self.snapshot_dir(commit).join(file);
+        let io_error = |error| cache_error(&link, error);
+        create_parent(&link).map_err(io_error)?;
+        if let Err(error) = fs::remove_file(&link)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            return Err(io_error(error));
         }
-        Ok(())
+        // Out of the folders in `file`, of the commit and of `snapshots`.
+        #[cfg(unix)]
+        let linked = {
+            let up = "../".repeat(file.split('/').count() + 1);
+            std::os::unix::fs::symlink(format!("{up}blobs/{name}"), &link)
+        };
+        #[cfg(not(unix))]
+        let linked = fs::copy(self.blob_path(name), &link).map(drop);
+        linked.map_err(io_error)?;
+        Ok(link)
     }
 
     /// The names of all blobs (contents of cached files) that exist now, with size and modification time. Two
-    /// such lists show what a download has changed in between.
-    pub(crate) fn list_blobs(&self) -> Result<BlobSnapshot, HubError> {
+    /// such lists show whether another process is downloading.
+    fn list_blobs(&self) -> Result<BlobSnapshot, HubError> {
         let folder = self.folder.join("blobs");
         let entries = match fs::read_dir(&folder) {
             Ok(entries) => entries,
@@ -234,7 +243,7 @@ impl RepoCache {
         let name = format!(".headstock-{}-{}", process::id(), N_WRITTEN.fetch_add(1, Ordering::Relaxed));
         // Not in `refs`, where it would look like a branch.
         let temporary = self.folder.join(name);
-        fs::create_dir_all(path.parent().unwrap_or(path))
+        create_parent(path)
             .and_then(|()| fs::write(&temporary, contents))
             .and_then(|()| fs::rename(&temporary, path))
             .map_err(|error| cache_error(path, error))
@@ -309,12 +318,6 @@ impl RepoCache {
         check_hash(&blob, name).map_err(|error| cache_error(&blob, error))
     }
 
-    /// The names of blobs that are new or have changed since `before`.
-    fn changed_blobs(&self, before: &BlobSnapshot) -> Result<Vec<String>, HubError> {
-        let blobs = self.list_blobs()?.into_iter();
-        Ok(blobs.filter(|(name, state)| before.get(name) != Some(state)).map(|(name, _)| name).collect())
-    }
-
     /// Removes the blob `name` (the contents of a cached file), and every link to it in any commit. The links
     /// are removed first, so that none is left dangling.
     fn remove_blob(&self, name: &str) -> Result<(), HubError> {
@@ -332,6 +335,31 @@ impl RepoCache {
         let blob = self.blob_path(name);
         fs::remove_file(&blob).map_err(|error| cache_error(&blob, error))
     }
+}
+
+impl PartialBlob {
+    /// Appends `bytes` to the contents.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), HubError> {
+        self.file.write_all(bytes).map_err(|error| cache_error(&self.path, error))
+    }
+
+    /// Compares the contents with the hash `expected`.
+    pub(crate) fn check(&self, expected: &str) -> Result<HashCheck, HubError> {
+        check_hash(&self.path, expected).map_err(|error| cache_error(&self.path, error))
+    }
+
+    /// The number of bytes of the contents and their SHA-256.
+    pub(crate) fn measure(&self) -> Result<(u64, String), HubError> {
+        let bytes = self.file.metadata().map(|info| info.len());
+        bytes
+            .and_then(|bytes| Ok((bytes, hash_sha256(&self.path)?)))
+            .map_err(|error| cache_error(&self.path, error))
+    }
+}
+
+/// Creates the folder of the file `path`.
+fn create_parent(path: &Path) -> io::Result<()> {
+    fs::create_dir_all(path.parent().unwrap_or(path))
 }
 
 /// The name of the blob that `link` points to, a file in the folder of a commit. The name is the hash of the
@@ -352,50 +380,40 @@ mod tests {
     use super::*;
     use crate::name::HubSource;
 
-    const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
-
     fn cache_in(root: &Path) -> RepoCache {
         RepoCache::new(root, "owner/name".parse::<HubSource>().unwrap().repo_ref())
     }
 
-    /// A cache with a blob whose hash is wrong, and a copy of it instead of a link, as on Windows.
-    fn cache_with_copy(root: &Path) -> (RepoCache, PathBuf, String) {
-        let cache = cache_in(root);
+    #[test]
+    fn contents_that_are_not_stored_leave_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let cache = cache_in(root.path());
         let name = "a".repeat(64);
-        let copy = root.join("models--owner--name/snapshots/commit/model.safetensors");
-        for file in [&cache.blob_path(&name), &copy] {
-            fs::create_dir_all(file.parent().unwrap()).unwrap();
-            fs::write(file, "wrong").unwrap();
-        }
-        (cache, copy, name)
-    }
-
-    #[test]
-    fn without_links_all_new_blobs_are_verified() {
-        let root = tempfile::tempdir().unwrap();
-        let (cache, copy, name) = cache_with_copy(root.path());
-        let checked = cache.verify_download(&copy, &BlobSnapshot::new()).unwrap();
-        assert!(
-            matches!(checked.as_slice(), [(blob, HashCheck::Mismatch(_))] if *blob == name),
-            "{checked:?}"
+        let mut partial = cache.create_partial_blob(&name).unwrap();
+        partial.write(b"wrong").unwrap();
+        assert_eq!(
+            cache.list_blobs().unwrap().into_keys().collect::<Vec<_>>(),
+            [format!("{name}.incomplete")]
         );
-        cache.remove_damaged_download(&copy, &name, IDLE_TIMEOUT).unwrap();
-        assert!(!copy.exists() && cache.list_blobs().unwrap().is_empty());
-        // A blob that existed before is not part of the download.
-        let (cache, copy, _) = cache_with_copy(root.path());
-        assert_eq!(cache.verify_download(&copy, &cache.list_blobs().unwrap()).unwrap(), []);
+        assert!(matches!(partial.check(&name).unwrap(), HashCheck::Mismatch(_)));
+        drop(partial);
+        assert!(cache.list_blobs().unwrap().is_empty());
     }
 
     #[test]
-    fn a_blob_that_another_process_is_writing_is_not_removed() {
+    fn a_damaged_blob_that_another_process_is_writing_is_not_removed() {
         let root = tempfile::tempdir().unwrap();
-        let (cache, _, name) = cache_with_copy(root.path());
-        fs::write(cache.blob_path(&format!("{name}.incomplete")), "half").unwrap();
-        let lock = cache.lock(&name, IDLE_TIMEOUT).unwrap();
-        cache.remove_leftovers(&BlobSnapshot::new()).unwrap();
-        assert_eq!(cache.list_blobs().unwrap().len(), 2);
+        let cache = cache_in(root.path());
+        let (commit, name) = ("1".repeat(40), "a".repeat(64));
+        let partial = cache.create_partial_blob(&name).unwrap();
+        cache.store_blob(partial, &name).unwrap();
+        cache.link_file(&commit, "model.safetensors", &name).unwrap();
+        let lookup = || cache.lookup(&commit, "model.safetensors", Duration::from_millis(10));
+        let lock = cache.try_lock(&name).unwrap();
+        assert!(matches!(lookup().unwrap_err(), HubError::Locked { .. }));
+        assert_eq!(cache.list_blobs().unwrap().len(), 1);
         drop(lock);
-        cache.remove_leftovers(&BlobSnapshot::new()).unwrap();
+        assert_eq!(lookup().unwrap(), CacheEntry::Unknown);
         assert!(cache.list_blobs().unwrap().is_empty());
     }
 

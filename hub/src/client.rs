@@ -1,51 +1,42 @@
-//! A client for the hub: hf-hub with timeouts, progress reports and helpful errors.
+//! Requests to the hub: the commit of a revision, the files of a commit, and their contents.
 //!
-//! This uses the asynchronous client of hf-hub. It requests file metadata through an internal HTTP client
-//! without a timeout, so the only way to stop waiting for an unresponsive server is to drop the request.
+//! The answers are not trusted, because `HF_ENDPOINT` may be a mirror or lead through a proxy: what becomes a
+//! path in the cache is checked, and every answer has a limit.
 
-use std::path::PathBuf;
-use std::pin::pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
-
-use futures_util::TryStreamExt;
-use hf_hub::progress::{DownloadEvent, ProgressEvent, ProgressHandler};
-use hf_hub::repository::{HFRepository, RepoTreeEntry, RepoType, RepoTypeAny};
-use hf_hub::{HFClient, HFError, HFResult};
-use reqwest::Url;
-use tokio::runtime::{Builder, Runtime};
-use tokio::time::timeout;
+use reqwest::blocking::Response;
+use reqwest::header::{CONTENT_LENGTH, ETAG, HeaderMap, LINK};
+use reqwest::{StatusCode, Url};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use crate::error::{BoxError, HubError};
+use crate::http::{BodyError, HttpClient, read_body, retry_after};
 use crate::name::{RepoRef, is_commit};
-use crate::settings::HubSettings;
-use crate::repo_kind::RepoKind;
 use crate::progress::DownloadProgress;
+use crate::settings::HubSettings;
+use crate::verify::is_hash;
 
-/// The timeout for connecting to a server.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
-
-/// The number of retries of a failed request.
-const MAX_RETRIES: usize = 2;
-
-/// The interval of progress reports.
-const POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// The most bytes of a description: a config file next to the weights, or a page of a file list.
+pub(crate) const MAX_DESCRIPTION: u64 = 16 << 20;
 
 /// The hub's list of the files of a revision is complete up to this length, according to huggingface_hub.
 const MAX_LISTED_FILES: usize = 50_000;
 
-/// An invalid header value, so that hf-hub sends no token. Without a value it would read the environment.
-const NO_TOKEN: &str = "\n";
+/// The most pages of a file list; the hub puts 1000 files on a page.
+const MAX_PAGES: usize = 2000;
+
+/// The most bytes of all names in a file list.
+const MAX_LIST_BYTES: usize = 256 << 20;
+
+/// The header with the commit that a file belongs to.
+const COMMIT_HEADER: &str = "X-Repo-Commit";
 
 /// A client for one repository.
 pub(crate) struct HubClient<'a> {
     repo_ref: &'a RepoRef,
     settings: &'a HubSettings,
-    repo: HFRepository<RepoTypeAny>,
-    /// `None` only while the client is dropped.
-    runtime: Option<Runtime>,
+    hub: Url,
+    http: HttpClient<'a>,
 }
 
 /// The hub's answer about a branch, tag or commit name (a revision): its commit, and the files of that
@@ -56,81 +47,74 @@ pub(crate) struct RevisionInfo {
     pub(crate) files: Option<Vec<String>>,
 }
 
-/// Why a download failed.
-pub(crate) enum DownloadFailure {
-    /// The commit has no such file.
-    Missing,
-    /// Another process is writing the blob with this name.
-    Busy(String),
-    /// The transfer was interrupted.
-    Interrupted(BoxError),
-    /// Any other error.
-    Other(HubError),
+/// A file to fetch.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct RequestedFile {
+    /// The path in the repository.
+    pub(crate) file: String,
+    /// Whether the commit may lack the file.
+    pub(crate) is_optional: bool,
+    /// The most bytes that are accepted; `None` for a file of any size that the hub states.
+    pub(crate) max_bytes: Option<u64>,
+}
+
+/// What the hub states about a file before its download.
+pub(crate) struct FileInfo {
+    /// The SHA-256 or git's SHA-1 of the contents, in hexadecimal; `None` if the tag of the server is neither.
+    pub(crate) hash: Option<String>,
+    /// The size in bytes, if it is stated; weights always have one.
+    pub(crate) bytes: Option<u64>,
+    /// The most bytes that the download may have.
+    pub(crate) limit: u64,
+}
+
+/// The API's answer about a revision.
+#[derive(Deserialize)]
+struct RevisionAnswer {
+    sha: Option<String>,
+    siblings: Option<Vec<Sibling>>,
+}
+
+/// A file in the API's answer about a revision.
+#[derive(Deserialize)]
+struct Sibling {
+    rfilename: String,
+}
+
+/// An entry in the API's list of files and folders.
+#[derive(Deserialize)]
+struct TreeEntry {
+    #[serde(rename = "type")]
+    kind: String,
+    path: String,
 }
 
 impl<'a> HubClient<'a> {
-    /// A client for the repository and revision `repo_ref`, which sends requests to the hub with the
-    /// endpoint, the access token and the retry delay of `settings`. Sends nothing yet.
+    /// A client for the repository and revision `repo_ref`, which sends requests to the hub of `settings`.
+    /// Sends nothing yet.
     pub(crate) fn new(repo_ref: &'a RepoRef, settings: &'a HubSettings) -> Result<Self, HubError> {
         let client_error =
             |source: BoxError| HubError::Client { endpoint: settings.base_url().into(), source };
-        let agent = concat!("headstock/", env!("CARGO_PKG_VERSION"));
-        let http = reqwest::Client::builder()
-            .user_agent(agent)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .build()
-            .map_err(|error| client_error(error.into()))?;
-        let hub = HFClient::builder()
-            .endpoint(settings.base_url())
-            .cache_dir(&settings.cache)
-            // Without a token hf-hub would look for one itself; `NO_TOKEN` prevents that.
-            .token(settings.token.as_deref().unwrap_or(NO_TOKEN))
-            .user_agent(agent)
-            .client(http)
-            .retry_max_attempts(MAX_RETRIES)
-            .retry_base_delay(settings.retry_delay)
-            .build()
-            .map_err(|error| client_error(error.into()))?;
-        let kind = match repo_ref.kind() {
-            RepoKind::Weights => RepoTypeAny::Model,
-            RepoKind::Dataset => RepoTypeAny::Dataset,
-        };
-        let (owner, name) = hf_hub::split_id(repo_ref.repo());
-        let runtime =
-            Builder::new_current_thread().enable_all().build().map_err(|error| client_error(error.into()))?;
-        Ok(Self { repo_ref, settings, repo: hub.repository(kind, owner, name), runtime: Some(runtime) })
+        let hub = Url::parse(settings.base_url()).map_err(|error| client_error(error.into()))?;
+        if !["http", "https"].contains(&hub.scheme()) {
+            return Err(client_error("the address does not begin with https:// or http://".into()));
+        }
+        let http = HttpClient::new(hub.clone(), settings).map_err(|error| client_error(error.into()))?;
+        Ok(Self { repo_ref, settings, hub, http })
     }
 
     /// Asks the hub for the commit that the requested branch, tag or commit name stands for, and for the list
     /// of its files. All files are then downloaded from that commit, so that they belong together.
     pub(crate) fn resolve_revision(&self) -> Result<RevisionInfo, HubError> {
+        let mut url = self.api_url("revision", self.repo_ref.revision_or_main());
         // The commit, and the files of the repository, as the hub's API calls them.
-        let expand = vec!["sha".to_owned(), "siblings".to_owned()];
-        let (hub, owner, name) = (self.repo.client(), self.repo.owner(), self.repo.name());
-        let revision = self.repo_ref.revision_or_main();
-        let request = async {
-            // hf-hub has a separate type for each kind of repository.
-            Ok::<_, HFError>(match self.repo_ref.kind() {
-                RepoKind::Weights => {
-                    let repo = hub.model(owner, name);
-                    let info = repo.info().revision(revision).expand(expand).send().await?;
-                    (info.sha, info.siblings)
-                }
-                RepoKind::Dataset => {
-                    let repo = hub.dataset(owner, name);
-                    let info = repo.info().revision(revision).expand(expand).send().await?;
-                    (info.sha, info.siblings)
-                }
-            })
-        };
-        // `false`: the short answer arrives at once, so there is no progress before it.
-        let info = self.run_with_timeout(request, || false).ok_or_else(|| self.timeout_error(None))?;
-        let (sha, files) = info.map_err(|error| self.to_hub_error(error, None))?;
+        url.query_pairs_mut().append_pair("expand", "sha").append_pair("expand", "siblings");
+        let (RevisionAnswer { sha, siblings }, _) = self.get_json(&url)?;
         // The commit becomes a path in the cache.
         let Some(commit) = sha.filter(|sha| is_commit(sha)) else {
             return Err(self.unexpected_answer(None, "the answer contains no commit".into()));
         };
-        let files = files.map(|files| files.into_iter().map(|file| file.rfilename).collect());
+        let files = siblings.map(|files| files.into_iter().map(|file| file.rfilename).collect());
         Ok(RevisionInfo { commit, files })
     }
 
@@ -146,146 +130,154 @@ impl<'a> HubClient<'a> {
             Some(listed) if !listed.is_empty() && listed.len() <= MAX_LISTED_FILES => return Ok(listed),
             _ => {}
         }
-        let n_entries = AtomicUsize::new(0);
-        let request = async {
-            let mut entries = pin!(self.repo.list_tree().revision(commit).recursive(true).send()?);
-            let mut files = Vec::new();
-            while let Some(entry) = entries.try_next().await? {
-                n_entries.fetch_add(1, Ordering::Relaxed);
-                if let RepoTreeEntry::File { path, .. } = entry {
-                    files.push(path);
-                }
+        let mut url = self.api_url("tree", commit);
+        url.query_pairs_mut().append_pair("recursive", "true");
+        let (mut files, mut n_bytes) = (Vec::new(), 0);
+        for _ in 0..MAX_PAGES {
+            let (entries, next) = self.get_json::<Vec<TreeEntry>>(&url)?;
+            let names = entries.into_iter().filter(|entry| entry.kind == "file").map(|entry| entry.path);
+            files.extend(names.inspect(|name| n_bytes += name.len()));
+            match next {
+                _ if n_bytes > MAX_LIST_BYTES => break,
+                Some(next) => url = next,
+                None => return Ok(files),
             }
-            Ok::<_, HFError>(files)
-        };
-        // The request is alive as long as more entries arrive.
-        let mut n_seen = 0;
-        let has_progress = || {
-            let before = std::mem::replace(&mut n_seen, n_entries.load(Ordering::Relaxed));
-            n_seen > before
-        };
-        let files = self.run_with_timeout(request, has_progress).ok_or_else(|| self.timeout_error(None))?;
-        files.map_err(|error| self.to_hub_error(error, None))
+        }
+        Err(self.unexpected_answer(None, "the list of files does not end".into()))
     }
 
-    /// Downloads a file of `commit` into the cache, without verifying its hash, and reports the bytes to
-    /// `progress`. Returns the path of the file in the cache.
+    /// Asks the hub for hash and size of a file of `commit`; `None` if the commit has no such file. An answer
+    /// about another commit, or of a size that `requested` does not allow, is an error.
+    pub(crate) fn file_info(
+        &self,
+        commit: &str,
+        requested: &RequestedFile,
+    ) -> Result<Option<FileInfo>, HubError> {
+        let file = Some(requested.file.as_str());
+        let response = self.http.head(&self.file_url(commit, &requested.file));
+        let response = response.map_err(|error| self.request_error(error, file))?;
+        let (status, headers) = (response.status(), response.headers());
+        let is_of_commit = header(headers, COMMIT_HEADER) == Some(commit);
+        if status == StatusCode::NOT_FOUND && (is_of_commit || error_code(headers) == Some("EntryNotFound")) {
+            return Ok(None);
+        }
+        if !status.is_success() && !status.is_redirection() {
+            return Err(self.status_error(&response, file));
+        }
+        let unexpected = |problem: &str| self.unexpected_answer(file, problem.into());
+        if !is_of_commit {
+            return Err(unexpected("the header X-Repo-Commit is not the requested commit"));
+        }
+        // A redirect to a file server describes the file in headers of its own.
+        let tag = header(headers, "X-Linked-Etag").or_else(|| header(headers, ETAG.as_str()));
+        let tag = tag.ok_or_else(|| unexpected("the header ETag is missing"))?;
+        let length = || header(headers, CONTENT_LENGTH.as_str()).filter(|_| status.is_success());
+        let bytes = header(headers, "X-Linked-Size").or_else(length).and_then(|size| size.parse().ok());
+        let limit = match (bytes, requested.max_bytes) {
+            (Some(bytes), Some(limit)) if bytes > limit => return Err(self.too_long(file, limit)),
+            (Some(limit), _) | (None, Some(limit)) => limit,
+            (None, None) => return Err(unexpected("the answer does not state the size of the file")),
+        };
+        Ok(Some(FileInfo { hash: parse_etag(tag).map(str::to_owned), bytes, limit }))
+    }
+
+    /// Downloads a file of `commit` and passes its contents to `write` part by part, without verifying its
+    /// hash; `info` is the hub's statement about the file. Reports the bytes to `progress`.
     pub(crate) fn download(
         &self,
         commit: &str,
         file: &str,
+        info: &FileInfo,
         progress: &dyn DownloadProgress,
-    ) -> Result<PathBuf, DownloadFailure> {
-        let meter = Arc::new(DownloadMeter::default());
-        let request =
-            self.repo.download_file().filename(file).revision(commit).progress(Arc::clone(&meter)).send();
-        let mut reporter =
-            ProgressReporter { file, progress, meter: &meter, has_started: false, reported: 0 };
-        let result = self.run_with_timeout(request, || reporter.report());
-        reporter.report();
-        match result {
-            None => Err(DownloadFailure::Other(self.timeout_error(Some(file)))),
-            Some(Ok(path)) => Ok(path),
-            Some(Err(HFError::EntryNotFound { .. })) => Err(DownloadFailure::Missing),
-            Some(Err(HFError::CacheLockTimeout { path })) => Err(DownloadFailure::Busy(
-                // The lock file has the name of the blob, with the extension `lock`.
-                path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
-            )),
-            Some(Err(HFError::Request { source, .. })) if source.is_body() || source.is_decode() => {
-                Err(DownloadFailure::Interrupted(source.into()))
+        mut write: impl FnMut(&[u8]) -> Result<(), HubError>,
+    ) -> Result<(), HubError> {
+        let mut response = self.get(&self.file_url(commit, file), Some(file))?;
+        progress.start(file, info.bytes);
+        let body = read_body(&mut response, info.limit, |bytes| {
+            write(bytes)?;
+            progress.advance(bytes.len() as u64);
+            Ok(())
+        });
+        body.map_err(|error| match error {
+            BodyError::Read(source) => {
+                HubError::Interrupted { name: self.full_name(Some(file)), source: source.into() }
             }
-            Some(Err(error @ HFError::Xet { .. })) => Err(DownloadFailure::Interrupted(error.into())),
-            Some(Err(error)) => Err(DownloadFailure::Other(self.to_hub_error(error, Some(file)))),
-        }
-    }
-
-    /// Requests the first byte of the file, to find out whether the server delivers the file or an error: a
-    /// download of hf-hub saves an error page as if it were the file.
-    pub(crate) fn probe_file(&self, commit: &str, file: &str) -> Result<(), HubError> {
-        let (hub, owner, name) = (self.repo.client(), self.repo.owner(), self.repo.name());
-        let request = async {
-            // With `RepoTypeAny` hf-hub would treat a data set as a model here.
-            match self.repo_ref.kind() {
-                RepoKind::Weights => request_first_byte(&hub.model(owner, name), commit, file).await,
-                RepoKind::Dataset => request_first_byte(&hub.dataset(owner, name), commit, file).await,
-            }
-        };
-        // `false`: the single byte arrives at once, so there is no progress before it.
-        match self.run_with_timeout(request, || false) {
-            None => Err(self.timeout_error(Some(file))),
-            Some(result) => result.map_err(|error| self.to_hub_error(error, Some(file))),
-        }
-    }
-
-    /// Runs a request and returns its result. Asks `has_progress` ten times a second whether data has arrived
-    /// since the last call. After the idle timeout of the settings without progress it drops the request and
-    /// returns `None`, because hf-hub itself may wait forever for a server.
-    fn run_with_timeout<T: Send>(
-        &self,
-        request: impl Future<Output = HFResult<T>> + Send,
-        mut has_progress: impl FnMut() -> bool + Send,
-    ) -> Option<HFResult<T>> {
-        let runtime = self.runtime.as_ref()?; // `None` only in `drop`
-        let watched = async {
-            let mut request = pin!(request);
-            let mut last_progress = Instant::now();
-            loop {
-                if let Ok(result) = timeout(POLL_INTERVAL, request.as_mut()).await {
-                    return Some(result);
-                }
-                if has_progress() {
-                    last_progress = Instant::now();
-                } else if last_progress.elapsed() >= self.settings.idle_timeout {
-                    return None;
-                }
-            }
-        };
-        // On a separate thread, because `block_on` panics if the caller's thread belongs to another runtime.
-        thread::scope(|scope| {
-            let worker = scope.spawn(|| runtime.block_on(watched));
-            worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            error => self.body_error(error, Some(file), info.limit),
         })
     }
 
-    /// Converts an error of the library hf-hub to one with a message that helps the user. `file` is the file
-    /// that was requested; `None` for a request for the repository itself.
-    fn to_hub_error(&self, error: HFError, file: Option<&str>) -> HubError {
-        match error {
-            HFError::AuthRequired { context }
-            | HFError::Forbidden { context }
-            | HFError::Conflict { context }
-            | HFError::RateLimited { context, .. }
-            | HFError::Http { context }
-            | HFError::RepoNotFound { context: Some(context), .. }
-            | HFError::RevisionNotFound { context: Some(context), .. }
-            | HFError::EntryNotFound { context: Some(context), .. } => {
-                self.status_error(context.status.as_u16(), &context.url, context.error_code.as_deref(), file)
-            }
-            HFError::Request { source, .. } if source.is_body() || source.is_decode() => {
-                self.unexpected_answer(file, source.into())
-            }
-            HFError::Request { source, .. } => {
-                let server = source.url().map(|url| url.origin().ascii_serialization());
-                let endpoint = server.unwrap_or_else(|| self.settings.base_url().into());
-                HubError::Unreachable { name: self.full_name(file), endpoint, source: source.into() }
-            }
-            HFError::Io(source) => HubError::Cache { path: self.settings.cache.clone(), source },
-            other => self.unexpected_answer(file, other.into()),
-        }
+    /// Requests the JSON at `url`. Also returns the address of the next page of a list, if there is one.
+    fn get_json<T: DeserializeOwned>(&self, url: &Url) -> Result<(T, Option<Url>), HubError> {
+        let mut response = self.get(url, None)?;
+        let next = next_page(response.headers());
+        let mut json = Vec::new();
+        let body = read_body(&mut response, MAX_DESCRIPTION, |bytes| {
+            json.extend_from_slice(bytes);
+            Ok(())
+        });
+        body.map_err(|error| self.body_error(error, None, MAX_DESCRIPTION))?;
+        let value = serde_json::from_slice(&json);
+        Ok((value.map_err(|error| self.unexpected_answer(None, error.into()))?, next))
     }
 
-    /// The error for an answer to `url` with the HTTP status `status`. Its kind decides what the message
-    /// advises: try again, accept terms, or correct a name. `code` is the hub's error code, from a header;
-    /// `file` is the file that was requested, `None` for a request for the repository itself.
-    fn status_error(&self, status: u16, url: &str, code: Option<&str>, file: Option<&str>) -> HubError {
-        let origin = |url: &str| Url::parse(url).map(|url| url.origin().ascii_serialization());
+    /// Requests the contents at `url`; an answer without success is an error. `file` is the file that is
+    /// requested; `None` for a request for the repository itself.
+    fn get(&self, url: &Url, file: Option<&str>) -> Result<Response, HubError> {
+        let response = self.http.get(url).map_err(|error| self.request_error(error, file))?;
+        if response.status().is_success() { Ok(response) } else { Err(self.status_error(&response, file)) }
+    }
+
+    /// The address of the API for `what` (`revision` or `tree`) of a revision of the repository.
+    fn api_url(&self, what: &str, revision: &str) -> Url {
+        let repo = self.repo_ref.repo().split('/');
+        self.url(["api", self.repo_ref.kind().plural()].into_iter().chain(repo).chain([what, revision]))
+    }
+
+    /// The address of a file of `commit`.
+    fn file_url(&self, commit: &str, file: &str) -> Url {
+        let page = self.repo_ref.page_path();
+        self.url(page.split('/').chain(["resolve", commit]).chain(file.split('/')))
+    }
+
+    /// The address on the hub with the path `segments`. Characters with a meaning in an address are escaped,
+    /// also the slash in a branch.
+    fn url<'s>(&self, segments: impl Iterator<Item = &'s str>) -> Url {
+        let mut url = self.hub.clone();
+        url.path_segments_mut().expect("an http address has a path").pop_if_empty().extend(segments);
+        url
+    }
+
+    /// The error for a request without an answer. `file` is the file that was requested; `None` for a request
+    /// for the repository itself.
+    fn request_error(&self, error: reqwest::Error, file: Option<&str>) -> HubError {
+        if error.is_timeout() && !error.is_connect() {
+            return self.timeout_error(file);
+        }
+        if error.is_redirect() {
+            return self.unexpected_answer(file, error.without_url().into());
+        }
+        let server = error.url().map(|url| url.origin().ascii_serialization());
+        let endpoint = server.unwrap_or_else(|| self.settings.base_url().into());
+        HubError::Unreachable { name: self.full_name(file), endpoint, source: error.without_url().into() }
+    }
+
+    /// The error for an answer without success. Its kind decides what the message advises: try again, accept
+    /// terms, or correct a name. `file` is the file that was requested, `None` for a request for the
+    /// repository itself.
+    fn status_error(&self, response: &Response, file: Option<&str>) -> HubError {
         // Links to file servers contain signatures, so only the host is shown.
-        let host = origin(url).unwrap_or_else(|_| url.to_owned());
-        let is_hub = origin(self.settings.base_url()).is_ok_and(|hub| hub == host);
+        let host = response.url().origin().ascii_serialization();
+        let is_hub = response.url().origin() == self.hub.origin();
+        let status = response.status().as_u16();
         let (repo, endpoint) = (self.repo_ref.page_path(), self.settings.base_url().to_owned());
         let has_token = self.settings.token.is_some();
-        match (status, code) {
-            (408 | 429 | 500.., _) => HubError::Unavailable { name: self.full_name(file), host, status },
+        match (status, error_code(response.headers())) {
+            (408 | 429 | 500.., _) => HubError::Unavailable {
+                name: self.full_name(file),
+                host,
+                status,
+                retry_after: retry_after(response.headers()).map(|wait| wait.as_secs()),
+            },
             (_, Some("GatedRepo")) if is_hub => HubError::Gated { repo, endpoint, status, has_token },
             (_, Some("RevisionNotFound")) if is_hub => HubError::RevisionNotFound {
                 repo,
@@ -299,6 +291,21 @@ impl<'a> HubClient<'a> {
         }
     }
 
+    /// The error for an answer whose body, of at most `limit` bytes, was not read to its end.
+    fn body_error(&self, error: BodyError<HubError>, file: Option<&str>, limit: u64) -> HubError {
+        match error {
+            BodyError::TooLong => self.too_long(file, limit),
+            BodyError::TimedOut => self.timeout_error(file),
+            BodyError::Read(source) => self.unexpected_answer(file, source.into()),
+            BodyError::Consumer(error) => error,
+        }
+    }
+
+    /// The error for an answer of more than `limit` bytes.
+    fn too_long(&self, file: Option<&str>, limit: u64) -> HubError {
+        HubError::TooLong { name: self.full_name(file), endpoint: self.settings.base_url().into(), limit }
+    }
+
     /// The error for an answer that a hub would not give, from a proxy or a different server for example.
     /// `file` is the file that was requested; `None` for a request for the repository itself.
     fn unexpected_answer(&self, file: Option<&str>, source: BoxError) -> HubError {
@@ -309,8 +316,8 @@ impl<'a> HubClient<'a> {
         }
     }
 
-    /// The error for a request that was dropped after the idle timeout of the settings. `file` is the file
-    /// that was requested; `None` for a request for the repository itself.
+    /// The error for a server that sent nothing for the idle timeout of the settings. `file` is the file that
+    /// was requested; `None` for a request for the repository itself.
     fn timeout_error(&self, file: Option<&str>) -> HubError {
         HubError::TimedOut {
             name: self.full_name(file),
@@ -325,134 +332,63 @@ impl<'a> HubClient<'a> {
     }
 }
 
-impl Drop for HubClient<'_> {
-    /// Stops the runtime of the client without waiting for its threads, because a thread of hf-hub may be
-    /// blocked by a lock.
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
-    }
+/// The value of a header, if it is text.
+fn header<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+    headers.get(name)?.to_str().ok()
 }
 
-/// Requests the first byte of a file, and drops it: only the status of the answer matters.
-async fn request_first_byte<T: RepoType>(repo: &HFRepository<T>, commit: &str, file: &str) -> HFResult<()> {
-    repo.download_file_stream().filename(file).revision(commit).range(0..1).send().await.map(drop)
+/// The hub's code for the kind of an error, `GatedRepo` for example.
+fn error_code(headers: &HeaderMap) -> Option<&str> {
+    header(headers, "X-Error-Code")
 }
 
-/// The state of a download, updated by hf-hub on any thread and read by a [`ProgressReporter`].
-#[derive(Default)]
-struct DownloadMeter {
-    /// Whether the transfer has started, so that `total` is valid.
-    started: AtomicBool,
-    /// The size of the file in bytes; 0 if it is unknown.
-    total: AtomicU64,
-    /// Bytes that have arrived.
-    done: AtomicU64,
+/// The address of the next page of a list, from the header `Link: <URL>; rel="next"`.
+fn next_page(headers: &HeaderMap) -> Option<Url> {
+    let link = header(headers, LINK.as_str())?.split(',').find(|link| link.contains("rel=\"next\""))?;
+    let (_, url) = link.split_once('<')?;
+    Url::parse(url.split_once('>')?.0).ok()
 }
 
-impl ProgressHandler for DownloadMeter {
-    /// hf-hub calls this during a download: stores the size of the file and the number of bytes that have
-    /// arrived, which never decreases, for the [`ProgressReporter`].
-    fn on_progress(&self, event: &ProgressEvent) {
-        let ProgressEvent::Download(event) = event else { return };
-        match event {
-            DownloadEvent::Start { total_bytes, .. } => {
-                self.total.store(*total_bytes, Ordering::Relaxed);
-                self.started.store(true, Ordering::Release);
-            }
-            DownloadEvent::Progress { files } => {
-                for file in files {
-                    self.done.fetch_max(file.bytes_completed, Ordering::Relaxed);
-                }
-            }
-            DownloadEvent::AggregateProgress { bytes_completed, .. } => {
-                self.done.fetch_max(*bytes_completed, Ordering::Relaxed);
-            }
-            DownloadEvent::Complete => {}
-        }
-    }
-}
-
-/// Reports the changes of a meter to the `progress` of the caller, on the thread of the request.
-struct ProgressReporter<'a> {
-    file: &'a str,
-    progress: &'a dyn DownloadProgress,
-    meter: &'a DownloadMeter,
-    /// Whether the start of the download has been reported.
-    has_started: bool,
-    /// Bytes reported so far.
-    reported: u64,
-}
-
-impl ProgressReporter<'_> {
-    /// Reports to the caller's progress display: once the start of the download, and each time the bytes that
-    /// have arrived since the last call. Returns whether there was anything to report, so whether the
-    /// download is alive.
-    fn report(&mut self) -> bool {
-        if !self.meter.started.load(Ordering::Acquire) {
-            return false;
-        }
-        let is_start = !self.has_started;
-        if is_start {
-            let total = self.meter.total.load(Ordering::Relaxed);
-            self.progress.start(self.file, Some(total).filter(|&total| total > 0));
-            self.has_started = true;
-        }
-        let done = self.meter.done.load(Ordering::Relaxed);
-        let new_bytes = done.saturating_sub(self.reported);
-        if new_bytes > 0 {
-            self.progress.advance(new_bytes);
-            self.reported = done;
-        }
-        is_start || new_bytes > 0
-    }
+/// The hash in the value of the header `ETag`, `"HASH"` or `W/"HASH"`; `None` if the value is no hash.
+fn parse_etag(value: &str) -> Option<&str> {
+    let tag = value.strip_prefix("W/").unwrap_or(value).trim_matches('"');
+    is_hash(tag).then_some(tag)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use super::*;
 
-    #[derive(Default)]
-    struct ProgressLog(Mutex<Vec<String>>);
-
-    impl DownloadProgress for ProgressLog {
-        fn start(&self, file: &str, bytes: Option<u64>) {
-            self.0.lock().unwrap().push(format!("{file} of {bytes:?}"));
+    #[test]
+    fn only_hexadecimal_digits_of_the_length_of_a_hash_are_one() {
+        let (sha1, sha256) = ("a1".repeat(20), "B2".repeat(32));
+        for hash in [&sha1, &sha256] {
+            for value in [format!("\"{hash}\""), format!("W/\"{hash}\""), hash.clone()] {
+                assert_eq!(parse_etag(&value), Some(hash.as_str()), "{value}");
+            }
         }
-
-        fn advance(&self, bytes: u64) {
-            self.0.lock().unwrap().push(format!("{bytes} more"));
+        for value in [
+            "",
+            "\"../../../../elsewhere/x\"",
+            &"g1".repeat(20),
+            &"../a".repeat(10),
+            &sha1[1..],
+            &sha256[2..],
+        ] {
+            assert_eq!(parse_etag(value), None, "{value}");
         }
-
-        fn finish(&self) {}
     }
 
     #[test]
-    fn each_report_has_the_bytes_since_the_last_report() {
-        for (total, expected_total) in [(30, "Some(30)"), (0, "None")] {
-            let (progress, meter) = (ProgressLog::default(), DownloadMeter::default());
-            let mut reporter = ProgressReporter {
-                file: "x",
-                progress: &progress,
-                meter: &meter,
-                has_started: false,
-                reported: 0,
-            };
-            meter.done.store(5, Ordering::Relaxed);
-            assert!(!reporter.report(), "nothing is reported before the start");
-            meter.total.store(total, Ordering::Relaxed);
-            meter.started.store(true, Ordering::Relaxed);
-            assert!(reporter.report() && !reporter.report());
-            meter.done.store(12, Ordering::Relaxed);
-            assert!(reporter.report() && !reporter.report());
-            // A restarted transfer has fewer bytes.
-            meter.done.store(3, Ordering::Relaxed);
-            assert!(!reporter.report());
-            let log = progress.0.into_inner().unwrap();
-            assert_eq!(log, [&format!("x of {expected_total}"), "5 more", "7 more"]);
+    fn the_next_page_is_a_link_with_that_relation() {
+        let next = |value: &str| {
+            let headers = HeaderMap::from_iter([(LINK, value.parse().unwrap())]);
+            next_page(&headers).map(String::from)
+        };
+        let (a, b) = ("<https://hub/a>; rel=\"prev\"", "<https://hub/b>; rel=\"next\"");
+        assert_eq!(next(&format!("{a}, {b}")).as_deref(), Some("https://hub/b"));
+        for value in [a, "https://hub/b; rel=\"next\"", "<b>; rel=\"next\""] {
+            assert_eq!(next(value), None, "{value}");
         }
     }
 }

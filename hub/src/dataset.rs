@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use crate::client::RequestedFile;
 use crate::error::HubError;
-use crate::files::{self, FileSelection, RequestedFile};
+use crate::files::{self, FileSelection};
 use crate::name::{HubDataset, RepoRef, is_safe_relative_path};
-use crate::settings::HubSettings;
 use crate::progress::DownloadProgress;
+use crate::settings::HubSettings;
 
 /// The extension of the files to download.
 const PARQUET_EXTENSION: &str = ".parquet";
@@ -89,7 +90,8 @@ impl FileSelection for HubDataset {
 
     fn select_files(&self, listed: Option<&[String]>) -> Result<Vec<RequestedFile>, HubError> {
         let selected = select_parquet_files(self, listed.unwrap_or_default())?;
-        Ok(selected.into_iter().map(|file| RequestedFile { file: file.into(), is_optional: false }).collect())
+        let request = |file: &str| RequestedFile { file: file.into(), is_optional: false, max_bytes: None };
+        Ok(selected.into_iter().map(request).collect())
     }
 }
 

@@ -166,7 +166,7 @@ pub enum HubError {
         status: u16,
     },
     /// The hub is busy or down.
-    #[error("{host} cannot serve {name} now (HTTP status {status}): try again later")]
+    #[error("{host} cannot serve {name} now (HTTP status {status}): try again {}", retry_hint(*.retry_after))]
     Unavailable {
         /// The requested file or repository.
         name: String,
@@ -174,6 +174,8 @@ pub enum HubError {
         host: String,
         /// The HTTP status.
         status: u16,
+        /// After how many seconds to try again, if the server says so.
+        retry_after: Option<u64>,
     },
     /// The connection failed.
     #[error(
@@ -222,6 +224,36 @@ pub enum HubError {
         expected: String,
         /// The hash of the download.
         found: String,
+    },
+    /// The answer is longer than what is accepted.
+    #[error(
+        "{endpoint} sends more than {limit} bytes for {name}, the most that is accepted (the size that the \
+         hub states or, for a config file or a list of files, 16 MiB): try again; if the error persists, check \
+         the address of the hub (HF_ENDPOINT) and the proxy (HTTPS_PROXY)"
+    )]
+    TooLong {
+        /// The requested file or repository.
+        name: String,
+        /// The URL of the hub.
+        endpoint: String,
+        /// The most bytes that are accepted.
+        limit: u64,
+    },
+    /// The disk of the cache has no room for the file.
+    #[error(
+        "{name} has {}, but the disk of the download cache at {} has only {} left: free some space, or set \
+         HF_HUB_CACHE to a folder on a different disk",
+        format_bytes(*.bytes), .path.display(), format_bytes(*.available)
+    )]
+    NoSpace {
+        /// The file.
+        name: String,
+        /// The cache folder.
+        path: PathBuf,
+        /// The size of the file in bytes.
+        bytes: u64,
+        /// Free bytes on the disk.
+        available: u64,
     },
     /// The server does not behave like a hub.
     #[error(
@@ -306,6 +338,17 @@ impl HubError {
                 | Self::NoParquet { .. }
                 | Self::NoMatchingParquet { .. }
                 | Self::SeveralFolders { .. }
+        )
+    }
+
+    /// Whether a download failed in a way that a second one may not.
+    pub(crate) fn may_be_damage(&self) -> bool {
+        matches!(
+            self,
+            Self::HashMismatch { .. }
+                | Self::Interrupted { .. }
+                | Self::TooLong { .. }
+                | Self::Refused { .. }
         )
     }
 
@@ -394,6 +437,17 @@ fn parquet_hint(name: &str, found: &[String]) -> String {
             )
         }
     }
+}
+
+/// The end of an error message, after "try again": when. `seconds` is what the server asks to wait, if it does.
+fn retry_hint(seconds: Option<u64>) -> String {
+    seconds.map_or_else(|| "later".into(), |seconds| format!("in {seconds} s"))
+}
+
+/// A number of bytes in a unit for people.
+fn format_bytes(bytes: u64) -> String {
+    let gigabytes = bytes as f64 / 1e9;
+    if gigabytes >= 1.0 { format!("{gigabytes:.1} GB") } else { format!("{:.1} MB", 1e3 * gigabytes) }
 }
 
 /// The end of an error message about the I/O error `error` in the download cache: what to do.

@@ -1,20 +1,21 @@
 //! Files of one commit, from the cache or the hub, verified, and downloaded by one process at a time.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::thread;
 
-use crate::cache::{BlobSnapshot, CacheEntry, RepoCache};
-use crate::client::{DownloadFailure, HubClient, RevisionInfo};
+use crate::cache::{CacheEntry, RepoCache};
+use crate::client::{FileInfo, HubClient, RequestedFile, RevisionInfo};
 use crate::error::HubError;
 use crate::name::RepoRef;
-use crate::settings::HubSettings;
-use crate::verify::HashCheck;
 use crate::progress::DownloadProgress;
+use crate::settings::HubSettings;
+use crate::verify::{HashCheck, hash_text};
 
 /// The name of the lock that a process holds while it downloads from a repository. Others wait for it.
 const LOCK: &str = "headstock";
 
 /// Says which files to fetch from a repository: those of model weights or of a data set.
-pub(crate) trait FileSelection {
+pub(crate) trait FileSelection: Sync {
     /// The repository and revision to fetch from.
     fn repo_ref(&self) -> &RepoRef;
 
@@ -25,15 +26,6 @@ pub(crate) trait FileSelection {
     /// The files to fetch from a commit, in order of download. `listed` are the names of all files of that
     /// commit; `None` if they are not known.
     fn select_files(&self, listed: Option<&[String]>) -> Result<Vec<RequestedFile>, HubError>;
-}
-
-/// A file to fetch.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct RequestedFile {
-    /// The path in the repository.
-    pub(crate) file: String,
-    /// Whether the commit may lack the file.
-    pub(crate) is_optional: bool,
 }
 
 /// The local files of a commit.
@@ -66,7 +58,12 @@ pub(crate) fn fetch(
     {
         return Ok(Some(resolved));
     }
-    let error = match job.resolve_from_hub() {
+    // On a thread of its own, because the caller's may belong to an asynchronous runtime. It logs where the
+    // caller logs.
+    let log = tracing::dispatcher::get_default(Clone::clone);
+    let resolve = || tracing::dispatcher::with_default(&log, || job.resolve_from_hub());
+    let resolved = thread::scope(|scope| scope.spawn(resolve).join());
+    let error = match resolved.unwrap_or_else(|panic| std::panic::resume_unwind(panic)) {
         Err(error) if error.is_outage() => error,
         result => return result.map(Some),
     };
@@ -118,7 +115,7 @@ impl FetchJob<'_> {
         let requested = self.selection.select_files(listed.as_deref())?;
         let mut files = Vec::with_capacity(requested.len());
         let mut skipped = Vec::new();
-        for RequestedFile { file, is_optional } in &requested {
+        for RequestedFile { file, is_optional, .. } in &requested {
             files.push(match self.lookup(commit, file)? {
                 CacheEntry::Present(path) => Some(path),
                 CacheEntry::Absent if *is_optional => None,
@@ -193,17 +190,17 @@ impl FetchJob<'_> {
 
         let _lock = self.cache.lock(LOCK, self.settings.idle_timeout)?;
         let mut files = Vec::with_capacity(requested.len());
-        for (RequestedFile { file, is_optional }, entry) in requested.into_iter().zip(entries) {
+        for (request, entry) in requested.into_iter().zip(entries) {
             // Present files have just been verified.
             let path = match entry {
                 CacheEntry::Present(path) => Some(path),
                 CacheEntry::Absent | CacheEntry::Unknown => {
-                    let is_listed = listed.map(|listed| listed.contains(&file));
-                    self.fetch_file(&client, &commit, &file, is_listed)?
+                    let is_listed = listed.is_some_and(|listed| listed.contains(&request.file));
+                    self.fetch_file(&client, &commit, &request, is_listed)?
                 }
             };
-            if path.is_none() && !is_optional {
-                return Err(self.file_not_found(file));
+            if path.is_none() && !request.is_optional {
+                return Err(self.file_not_found(request.file));
             }
             files.push(path);
         }
@@ -226,102 +223,91 @@ impl FetchJob<'_> {
         }
     }
 
-    /// The local path of `file` of `commit`, verified by its hash: from the cache, or else downloaded. `None`
-    /// if the commit has no such file. `is_listed` says whether the hub lists the file among those of the
-    /// commit, `None` if there is no list; it is an error if a listed file is not delivered. A damaged or
-    /// interrupted download is repeated once.
+    /// The local path of a file of `commit`, verified by its hash: from the cache, or else downloaded. `None` if
+    /// the commit has no such file. It is an error if the hub lists the file among those of the commit
+    /// (`is_listed`) but does not deliver it.
     fn fetch_file(
         &self,
         client: &HubClient<'_>,
         commit: &str,
-        file: &str,
-        is_listed: Option<bool>,
+        request: &RequestedFile,
+        is_listed: bool,
     ) -> Result<Option<PathBuf>, HubError> {
+        let file = request.file.as_str();
         match self.lookup(commit, file)? {
             CacheEntry::Present(path) => return Ok(Some(path)),
-            CacheEntry::Absent if is_listed != Some(true) => return Ok(None),
+            CacheEntry::Absent if !is_listed => return Ok(None),
             CacheEntry::Absent | CacheEntry::Unknown => {}
         }
-        let mut is_retry = false;
-        loop {
-            let before = self.cache.list_blobs()?;
-            let error = match client.download(commit, file, self.progress) {
-                Ok(path) => match self.verify_download(&path, file, &before)? {
-                    None => {
-                        self.progress.finish();
-                        return Ok(Some(path));
-                    }
-                    Some(mismatch) => mismatch,
-                },
-                Err(DownloadFailure::Missing) if is_listed != Some(true) => return Ok(None),
-                Err(DownloadFailure::Missing) => {
-                    self.cache.clear_absence_mark(commit, file)?;
-                    return Err(self.file_not_found(file.into()));
-                }
-                Err(DownloadFailure::Busy(blob)) => {
-                    // Another program is writing the blob: wait until it is done, then hf-hub finds it.
-                    self.cache.lock(&blob, self.settings.idle_timeout)?;
-                    continue;
-                }
-                Err(DownloadFailure::Interrupted(source)) => {
-                    self.remove_leftovers(&before);
-                    HubError::Interrupted { name: self.repo_ref.name_with_file(Some(file)), source }
-                }
-                Err(DownloadFailure::Other(error)) => {
-                    self.remove_leftovers(&before);
+        let Some(info) = client.file_info(commit, request)? else {
+            if is_listed {
+                return Err(self.file_not_found(file.into()));
+            }
+            self.cache.mark_absent(commit, file)?;
+            return Ok(None);
+        };
+        // Without a hash, this process alone knows the file by another name until its contents are complete.
+        let name = info.hash.clone().unwrap_or_else(|| hash_text(&format!("{commit}/{file}")));
+        // Another program may be writing the blob.
+        let _lock = self.cache.lock(&name, self.settings.idle_timeout)?;
+        let blob = if info.hash.is_some() && self.cache.has_valid_blob(&name)? {
+            name
+        } else {
+            let download = || self.download(client, commit, file, &info, &name);
+            let blob = download().or_else(|error| {
+                if !error.may_be_damage() {
                     return Err(error);
                 }
-            };
-            if is_retry {
-                // hf-hub saves an error page as if it were the file: a request for one byte tells the error.
-                let is_mismatch = matches!(error, HubError::HashMismatch { .. });
-                let server_error = is_mismatch.then(|| client.probe_file(commit, file).err()).flatten();
-                return Err(server_error.unwrap_or(error));
+                tracing::warn!(
+                    "the download of {file} was damaged or interrupted: downloading the file once more"
+                );
+                download()
+            })?;
+            self.progress.finish();
+            blob
+        };
+        self.cache.link_file(commit, file, &blob).map(Some)
+    }
+
+    /// Downloads `file` of `commit` into the cache under the name `name`, and verifies it: nothing is stored
+    /// under the name of a hash that is not the hash of the contents. Returns the name of the stored blob; if
+    /// the hub states no hash in `info`, that is the SHA-256 of what arrived.
+    fn download(
+        &self,
+        client: &HubClient<'_>,
+        commit: &str,
+        file: &str,
+        info: &FileInfo,
+        name: &str,
+    ) -> Result<String, HubError> {
+        let full_name = || self.repo_ref.name_with_file(Some(file));
+        let available = self.cache.available_space()?;
+        if info.limit > available {
+            let (path, bytes) = (self.settings.cache.clone(), info.limit);
+            return Err(HubError::NoSpace { name: full_name(), path, bytes, available });
+        }
+        let mut partial = self.cache.create_partial_blob(name)?;
+        client.download(commit, file, info, self.progress, |bytes| partial.write(bytes))?;
+        let blob = if info.hash.is_some() {
+            if let HashCheck::Mismatch(found) = partial.check(name)? {
+                return Err(HubError::HashMismatch { name: full_name(), expected: name.into(), found });
+            }
+            name.into()
+        } else {
+            let (bytes, hash) = partial.measure()?;
+            if let Some(stated) = info.bytes.filter(|stated| *stated != bytes) {
+                let source = format!("{bytes} of {stated} bytes arrived").into();
+                return Err(HubError::Interrupted { name: full_name(), source });
             }
             tracing::warn!(
-                "the download of {file} was damaged or interrupted: downloading the file once more"
+                "{} provides no checksum (hash) of {file}, so damage during the download cannot be detected: \
+                 using the file unchecked",
+                self.settings.base_url()
             );
-            is_retry = true;
-        }
-    }
-
-    /// Compares the hash of a downloaded file with that of the hub. `path` is the file in the cache, `file`
-    /// its name in the repository, and `before` the cached contents (blobs) before the download. Removes a
-    /// file with a wrong hash and returns the error to report for it; `None` if the hash is right or not
-    /// known.
-    fn verify_download(
-        &self,
-        path: &Path,
-        file: &str,
-        before: &BlobSnapshot,
-    ) -> Result<Option<HubError>, HubError> {
-        for (blob, check) in self.cache.verify_download(path, before)? {
-            match check {
-                HashCheck::Match => {}
-                HashCheck::Unknown => {
-                    tracing::warn!(
-                        "{} provides no checksum (hash) of {file}, so damage during the download cannot be \
-                         detected: using the file unchecked",
-                        self.settings.base_url()
-                    );
-                }
-                HashCheck::Mismatch(found) => {
-                    self.cache.remove_damaged_download(path, &blob, self.settings.idle_timeout)?;
-                    let name = self.repo_ref.name_with_file(Some(file));
-                    return Ok(Some(HubError::HashMismatch { name, expected: blob, found }));
-                }
-            }
-        }
-        Ok(None)
-    }
-
-    /// Removes what a failed download has left in the cache; `before` are the cached contents (blobs) before
-    /// the download. Errors of this cleanup are only logged, because the caller reports why the download
-    /// failed.
-    fn remove_leftovers(&self, before: &BlobSnapshot) {
-        if let Err(error) = self.cache.remove_leftovers(before) {
-            tracing::warn!("{error}");
-        }
+            hash
+        };
+        self.cache.store_blob(partial, &blob)?;
+        Ok(blob)
     }
 
     /// Looks up `file` of `commit` in the cache and verifies it, with the idle timeout of the settings.

@@ -1,12 +1,16 @@
 //! Weights and data sets from the Hugging Face hub, in the cache shared with Python's huggingface_hub.
 //!
-//! The crate hf-hub downloads files and lays out the cache, but does not verify them. [`fetch_weights`] and
-//! [`fetch_dataset`] add:
+//! [`fetch_weights`] and [`fetch_dataset`] download what the cache lacks:
 //!
 //! - Every file is checked against its etag, the hash of its content that the hub sends and by which the
 //!   cache names the file: after the download and at every later use. So a copy damaged by a killed process,
 //!   another program or the disk is never read; it is removed and downloaded again, once. If the etags of a
-//!   server are not hashes, a warning is logged.
+//!   server are not hashes, a warning is logged, and the cache names the file by its own hash.
+//! - What a hub answers is not trusted. Only a commit, a hash and the checked path of a file become paths in
+//!   the cache. Config files and lists of files have at most 16 MiB, other files the size that the hub
+//!   states, for which the disk must have room; longer answers are cut and refused.
+//! - If a busy hub asks to wait (`Retry-After`), the request waits, with a warning, up to five minutes; if it
+//!   asks for more, the error says when to try again.
 //! - A revision (a branch, tag or commit) is first resolved to a commit, and all files are taken from that
 //!   commit. Cached files are not requested again; if the revision is a commit and all files are cached,
 //!   nothing is requested.
@@ -20,6 +24,7 @@ mod client;
 mod dataset;
 mod error;
 mod files;
+mod http;
 mod name;
 mod pickle;
 mod progress;

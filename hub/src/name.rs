@@ -524,11 +524,11 @@ mod tests {
             (repo_ref.repo_name(), repo_ref.name_with_file(Some("x"))),
             ("hf://datasets/a/b".into(), "hf://datasets/a/b/x".into())
         );
-        for (kind, prefix, cache_prefix, label) in [
+        for (kind, prefix, plural, label) in [
             (RepoKind::Weights, "", "models", "weights"),
             (RepoKind::Dataset, "datasets/", "datasets", "data set"),
         ] {
-            assert_eq!((kind.prefix(), kind.cache_prefix(), kind.label()), (prefix, cache_prefix, label));
+            assert_eq!((kind.prefix(), kind.plural(), kind.label()), (prefix, plural, label));
         }
     }
 

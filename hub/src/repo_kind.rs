@@ -2,23 +2,23 @@
 
 /// The kind of a repository on the hub.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum RepoKind {
+pub(crate) enum RepoKind {
     Weights,
     Dataset,
 }
 
 impl RepoKind {
     /// What precedes `owner/name` in `hf://` names and in URLs of web pages.
-    pub(super) fn prefix(self) -> &'static str {
+    pub(crate) fn prefix(self) -> &'static str {
         match self {
             Self::Weights => "",
             Self::Dataset => "datasets/",
         }
     }
 
-    /// The first word of the name of a repository's folder in the cache, `models--owner--name` for example,
-    /// as in huggingface_hub.
-    pub(super) fn cache_prefix(self) -> &'static str {
+    /// The name of this kind in addresses of the hub's API, and the first word of the name of a repository's
+    /// folder in the cache, `models--owner--name` for example, as in huggingface_hub.
+    pub(crate) fn plural(self) -> &'static str {
         match self {
             Self::Weights => "models",
             Self::Dataset => "datasets",
@@ -26,7 +26,7 @@ impl RepoKind {
     }
 
     /// What a repository of this kind contains, for messages about downloads.
-    pub(super) fn label(self) -> &'static str {
+    pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Weights => "weights",
             Self::Dataset => "data set",

@@ -22,6 +22,8 @@ pub struct HubSettings {
     pub idle_timeout: Duration,
     /// The delay before the first retry of a failed request; further delays are longer.
     pub retry_delay: Duration,
+    /// The longest time to wait because a busy hub asks for it; if it asks for more, that is an error.
+    pub max_retry_wait: Duration,
 }
 
 impl HubSettings {
@@ -75,6 +77,8 @@ impl HubSettings {
             offline: is_true("HF_HUB_OFFLINE"),
             idle_timeout: Duration::from_secs(60),
             retry_delay: Duration::from_millis(250),
+            // The hub counts requests in intervals of this length.
+            max_retry_wait: Duration::from_secs(300),
         }
     }
 
@@ -99,6 +103,7 @@ impl fmt::Debug for HubSettings {
             .field("offline", &self.offline)
             .field("idle_timeout", &self.idle_timeout)
             .field("retry_delay", &self.retry_delay)
+            .field("max_retry_wait", &self.max_retry_wait)
             .finish()
     }
 }
@@ -116,8 +121,10 @@ mod tests {
 
     #[test]
     fn without_variables_the_defaults_are_those_of_huggingface_hub() {
-        let HubSettings { endpoint, cache, token, offline, idle_timeout, retry_delay } = settings(&[]);
+        let HubSettings { endpoint, cache, token, offline, idle_timeout, retry_delay, max_retry_wait } =
+            settings(&[]);
         assert_eq!((idle_timeout, retry_delay), (Duration::from_secs(60), Duration::from_millis(250)));
+        assert_eq!(max_retry_wait, Duration::from_secs(300));
         assert_eq!(endpoint, "https://huggingface.co");
         assert_eq!(cache, Path::new("/home/ann/.cache/huggingface/hub"));
         assert_eq!((token, offline), (None, false));
@@ -206,7 +213,7 @@ mod tests {
             "{:?}",
             settings(&[("HF_TOKEN", "hf_x"), ("HF_HUB_CACHE", "/c"), ("HF_HUB_OFFLINE", "1")])
         );
-        let expected = r#"HubSettings { endpoint: "https://huggingface.co", cache: "/c", token: Some("..."), offline: true, idle_timeout: 60s, retry_delay: 250ms }"#;
+        let expected = r#"HubSettings { endpoint: "https://huggingface.co", cache: "/c", token: Some("..."), offline: true, idle_timeout: 60s, retry_delay: 250ms, max_retry_wait: 300s }"#;
         assert_eq!(printed, expected);
         assert!(format!("{:?}", settings(&[])).contains("token: None"));
     }

@@ -8,30 +8,6 @@ use std::path::Path;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
-/// The hash in the name of a blob, which is its etag on the hub.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Etag<'a> {
-    /// 64 hexadecimal digits: the SHA-256 of a large file.
-    Sha256(&'a str),
-    /// 40 hexadecimal digits: the git SHA-1 of a small file.
-    Git(&'a str),
-    /// Not a hash; from a server other than huggingface.co.
-    Opaque,
-}
-
-impl<'a> Etag<'a> {
-    /// Recognizes the kind of hash that is the name of a blob (the contents of a cached file), for
-    /// [`check_hash`], by the number of its hexadecimal digits: SHA-256 has 64, git's SHA-1 has 40.
-    pub(crate) fn from_blob_name(name: &'a str) -> Self {
-        match name.len() {
-            _ if !name.bytes().all(|byte| byte.is_ascii_hexdigit()) => Self::Opaque,
-            64 => Self::Sha256(name),
-            40 => Self::Git(name),
-            _ => Self::Opaque,
-        }
-    }
-}
-
 /// The result of comparing the contents of a blob with the hash in its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum HashCheck {
@@ -43,20 +19,37 @@ pub(crate) enum HashCheck {
     Mismatch(String),
 }
 
+/// Whether `name` is a hash by which the hub names contents: 64 hexadecimal digits, the SHA-256 of a large
+/// file, or 40, the git SHA-1 of a small one.
+pub(crate) fn is_hash(name: &str) -> bool {
+    matches!(name.len(), 40 | 64) && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 /// Compares the contents of the file `blob` with the hash that its name on the hub, `name`, is, to detect
 /// damaged downloads. Returns [`HashCheck::Unknown`] if the name is no hash.
 pub(crate) fn check_hash(blob: &Path, name: &str) -> io::Result<HashCheck> {
-    let (expected, found) = match Etag::from_blob_name(name) {
-        Etag::Opaque => return Ok(HashCheck::Unknown),
-        Etag::Sha256(expected) => (expected, hash_file(Sha256::new(), File::open(blob)?)?),
-        Etag::Git(expected) => {
-            let file = File::open(blob)?;
-            // The hash of a file in git includes this header before the contents.
-            let header = format!("blob {}\0", file.metadata()?.len());
-            (expected, hash_file(Sha1::new().chain_update(header), file)?)
-        }
+    if !is_hash(name) {
+        return Ok(HashCheck::Unknown);
+    }
+    let found = if name.len() == 64 {
+        hash_sha256(blob)?
+    } else {
+        let file = File::open(blob)?;
+        // The hash of a file in git includes this header before the contents.
+        let header = format!("blob {}\0", file.metadata()?.len());
+        hash_file(Sha1::new().chain_update(header), file)?
     };
-    Ok(if found.eq_ignore_ascii_case(expected) { HashCheck::Match } else { HashCheck::Mismatch(found) })
+    Ok(if found.eq_ignore_ascii_case(name) { HashCheck::Match } else { HashCheck::Mismatch(found) })
+}
+
+/// The SHA-256 of the contents of a file, in hexadecimal.
+pub(crate) fn hash_sha256(path: &Path) -> io::Result<String> {
+    hash_file(Sha256::new(), File::open(path)?)
+}
+
+/// The SHA-256 of `text`, in hexadecimal.
+pub(crate) fn hash_text(text: &str) -> String {
+    hex(&Sha256::digest(text))
 }
 
 /// Adds the contents of `file` to `hasher`, which may already contain a header, and returns the hash in
@@ -72,11 +65,16 @@ fn hash_file<D: Digest>(mut hasher: D, mut file: File) -> io::Result<String> {
             Err(error) => return Err(error),
         }
     }
-    Ok(hasher.finalize().iter().fold(String::new(), |mut hex, byte| {
+    Ok(hex(&hasher.finalize()))
+}
+
+/// The hexadecimal digits of `bytes`.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut hex, byte| {
         // Writing to a `String` cannot fail.
         let _ = write!(hex, "{byte:02x}");
         hex
-    }))
+    })
 }
 
 #[cfg(test)]

@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::client::{MAX_DESCRIPTION, RequestedFile};
 use crate::error::HubError;
-use crate::files::{self, FileSelection, RequestedFile};
+use crate::files::{self, FileSelection};
 use crate::name::{HubSource, RepoRef};
-use crate::settings::HubSettings;
 use crate::pickle::is_pickled;
 use crate::progress::DownloadProgress;
+use crate::settings::HubSettings;
 
 /// The file that names the architecture and holds timm's preprocessing.
 const CONFIG: &str = "config.json";
@@ -84,8 +85,12 @@ impl FileSelection for HubSource {
         {
             return Err(weights_not_found(self, listed));
         }
-        let optional = |file| RequestedFile { file: self.sibling_path(file), is_optional: true };
-        let weights = RequestedFile { file: self.weights_path().into(), is_optional: false };
+        let optional = |file| RequestedFile {
+            file: self.sibling_path(file),
+            is_optional: true,
+            max_bytes: Some(MAX_DESCRIPTION),
+        };
+        let weights = RequestedFile { file: self.weights_path().into(), is_optional: false, max_bytes: None };
         Ok(vec![optional(CONFIG), optional(PREPROCESSOR), weights])
     }
 }

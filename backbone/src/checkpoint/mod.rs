@@ -73,7 +73,10 @@ impl Checkpoint {
 
     /// Reads the weights and the config files in `files`, detects the architecture, and checks that the
     /// weights are those of a plain ResNet. A given `preprocessing` replaces that of the config files.
-    fn read_files(files: &WeightFiles, preprocessing: Option<&Preprocessing>) -> Result<Self, CheckpointError> {
+    fn read_files(
+        files: &WeightFiles,
+        preprocessing: Option<&Preprocessing>,
+    ) -> Result<Self, CheckpointError> {
         let path = files.weights.as_path();
         let bytes = fs::read(path).map_err(|source| CheckpointError::Read { path: path.into(), source })?;
         let mut stored = read_header(path, &bytes)?;

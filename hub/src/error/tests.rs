@@ -34,6 +34,13 @@ fn each_error_says_what_failed_and_what_to_do() {
     };
     let no_parquet =
         |name: &str, found: &[&str]| HubError::NoParquet { name: name.into(), found: names(found) };
+    let unavailable = |retry_after| HubError::Unavailable {
+        name: name(),
+        host: "https://host".into(),
+        status: 503,
+        retry_after,
+    };
+    let no_space = |bytes| HubError::NoSpace { name: name(), path: "/c".into(), bytes, available: 600_000 };
     let io = |kind: io::ErrorKind| HubError::Cache { path: "/c".into(), source: kind.into() };
     let access = "check the spelling of the name; if the model or data set is private or gated (its terms \
                   must be accepted first)";
@@ -203,10 +210,33 @@ fn each_error_says_what_failed_and_what_to_do() {
             false,
         ),
         (
-            HubError::Unavailable { name: name(), host: "https://host".into(), status: 503 },
+            unavailable(None),
             "https://host cannot serve hf://a/b/c now (HTTP status 503): try again later".into(),
             false,
             true,
+        ),
+        (
+            unavailable(Some(90)),
+            "https://host cannot serve hf://a/b/c now (HTTP status 503): try again in 90 s".into(),
+            false,
+            true,
+        ),
+        (
+            HubError::TooLong { name: name(), endpoint: endpoint.clone(), limit: 42 },
+            "https://hub sends more than 42 bytes for hf://a/b/c, the most that is accepted (the size that \
+             the hub states or, for a config file or a list of files, 16 MiB): try again; if the error \
+             persists, check the address of the hub (HF_ENDPOINT) and the proxy (HTTPS_PROXY)"
+                .into(),
+            false,
+            false,
+        ),
+        (
+            no_space(12_345_678_901),
+            "hf://a/b/c has 12.3 GB, but the disk of the download cache at /c has only 0.6 MB left: free \
+             some space, or set HF_HUB_CACHE to a folder on a different disk"
+                .into(),
+            false,
+            false,
         ),
         (
             HubError::Unreachable { name: name(), endpoint: endpoint.clone(), source: cause() },

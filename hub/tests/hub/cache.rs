@@ -43,8 +43,7 @@ fn cached_files_can_be_used_without_locking_or_writing() {
 }
 
 #[test]
-#[ignore = "takes 10 s, the lock timeout of hf-hub"]
-fn another_program_may_write_a_blob_for_longer_than_the_lock_timeout_of_hf_hub() {
+fn a_blob_that_another_program_is_writing_is_not_downloaded_again() {
     let fixture = HubFixture::new();
     let locks = fixture.settings.cache.join(".locks").join(FOLDER);
     fs::create_dir_all(&locks).unwrap();

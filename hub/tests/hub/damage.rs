@@ -131,7 +131,7 @@ fn a_file_with_a_dangling_link_is_downloaded_again() {
 #[test]
 fn a_damaged_blob_of_a_killed_program_is_not_used() {
     let fixture = HubFixture::new();
-    // hf-hub renamed the blob to its final name, and the program was killed before it verified the blob.
+    // Another program gave the blob its final name and did not verify it.
     fs::create_dir_all(fixture.repo_cache_dir().join("blobs")).unwrap();
     fs::write(fixture.blob(&large_file(0)), "<h1>403</h1>").unwrap();
     assert_eq!(fs::read(fixture.fetch("").unwrap().weights).unwrap(), large_file(0).bytes);

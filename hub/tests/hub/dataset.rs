@@ -261,7 +261,6 @@ fn errors_name_the_data_set_and_its_page() {
     fixture.hub.inject_fault("HEAD", "parquet", 1, Fault::Status(404, Some("EntryNotFound")));
     let error = fixture.fetch_dataset("").unwrap_err();
     assert!(matches!(&error, HubError::FileNotFound { file, .. } if file == TEST), "{error:?}");
-    // hf-hub saves the error page as if it were the file, so another request is needed to identify the error.
     fixture.hub.inject_fault("GET", "/files/", 4, Fault::Status(403, None));
     let error = fixture.fetch_dataset("").unwrap_err();
     assert!(matches!(error, HubError::Refused { status: 403, .. }), "{error:?}");

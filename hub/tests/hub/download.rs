@@ -140,12 +140,27 @@ fn relative_redirects_are_followed() {
     let fixture = HubFixture::new();
     let source = format!("{}/RESNET.TEST", REPO.split('/').next().unwrap()).to_uppercase().parse().unwrap();
     let fetched =
-        headstock_hub::fetch_weights_with(&source, &fixture.settings, &ProgressRecorder::default())
-            .unwrap();
+        headstock_hub::fetch_weights_with(&source, &fixture.settings, &ProgressRecorder::default()).unwrap();
     assert_eq!(fs::read(fetched.weights).unwrap(), large_file(0).bytes);
     let redirected =
         fixture.hub.take_requests().iter().filter(|request| request.path.contains("RESNET")).count();
     assert!(redirected > 0);
+}
+
+#[test]
+fn a_link_to_another_server_is_no_relative_redirect() {
+    let fixture = HubFixture::new();
+    let server = fixture.hub.endpoint().replace("http://127.0.0.1", "//localhost");
+    let link: &'static str = format!("{server}/files/{}", large_file(0).etag()).leak();
+    fixture.hub.inject_fault("HEAD", "model.safetensors", 1, Fault::Header("Location", link));
+    fixture.fetch("").unwrap();
+    assert!(
+        fixture
+            .hub
+            .take_requests()
+            .iter()
+            .all(|request| { request.method != "HEAD" || request.host.starts_with("127.0.0.1") })
+    );
 }
 
 #[test]
@@ -275,6 +290,20 @@ fn a_warning_is_logged_if_the_etag_is_not_a_hash() {
     let (fetched, log) = fixture.fetch_with_log("");
     assert_eq!(fs::read(fetched.unwrap().weights).unwrap(), large_file(0).bytes);
     assert!(log.contains("model.safetensors") && log.contains("unchecked"), "{log}");
+    // The cache names the file by its SHA-256, so later damage is found.
+    fixture.assert_clean();
+    fs::write(fixture.blob(&large_file(0)), "damaged").unwrap();
+    assert_eq!(fs::read(fixture.fetch("").unwrap().weights).unwrap(), large_file(0).bytes);
+}
+
+#[test]
+fn a_short_download_without_a_hash_is_repeated_once() {
+    let fixture = HubFixture::new();
+    let content = HubFile { etag: Some("5d41402abc4b2a76b9719d911017c592"), ..large_file(0) };
+    fixture.hub.add_commit("main", COMMIT, &[("model.safetensors", content)]);
+    fixture.hub.inject_fault("GET", "/files/", 3, Fault::Short);
+    assert!(matches!(fixture.fetch_error(""), HubError::Interrupted { .. }));
+    assert_eq!(fs::read(fixture.fetch("").unwrap().weights).unwrap(), large_file(0).bytes);
 }
 
 #[test]

@@ -98,6 +98,7 @@ impl HubFixture {
             offline: false,
             idle_timeout: Duration::from_secs(20),
             retry_delay: Duration::from_millis(1),
+            max_retry_wait: Duration::from_secs(20),
         };
         Self { hub, settings, repo, root }
     }

@@ -1,4 +1,4 @@
-//! Downloads of weights and data sets with hf-hub's real client from a test hub on the loopback interface.
+//! Downloads of weights and data sets from a test hub on the loopback interface.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic")]
 
@@ -7,6 +7,7 @@ mod damage;
 mod dataset;
 mod download;
 mod fixture;
+mod hostile;
 mod processes;
 mod refusals;
 mod server;

@@ -199,7 +199,7 @@ fn a_full_disk_is_reported() {
     let fixture = HubFixture::new();
     let blobs = fixture.repo_cache_dir().join("blobs");
     std::fs::create_dir_all(&blobs).unwrap();
-    // hf-hub writes the blob to a device that is always full.
+    // The blob is written to a device that is always full.
     let partial = blobs.join(format!("{}.incomplete", large_file(0).etag()));
     std::os::unix::fs::symlink("/dev/full", partial).unwrap();
     let error = fixture.fetch("").unwrap_err();

@@ -1,5 +1,4 @@
-//! A test hub on the loopback interface that answers the requests of hf-hub like huggingface.co, with
-//! injected faults.
+//! A test hub on the loopback interface that answers like huggingface.co, with injected faults.
 //!
 //! The host of the hub is `127.0.0.1`; large files are served by another host, `localhost`.
 
@@ -7,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
@@ -49,6 +48,16 @@ pub(crate) enum Fault {
     Page,
     /// A revision without its files.
     Unlisted,
+    /// An HTTP status that says when to try again.
+    RetryAfter(u16, &'static str),
+    /// A header with this value instead of its own.
+    Header(&'static str, &'static str),
+    /// This body.
+    Body(&'static str),
+    /// The body twice.
+    Twice,
+    /// A body without an end, with this `Content-Length` or none.
+    Endless(Option<u64>),
 }
 
 /// A fault for the next `times` requests with a method and a part of the path.
@@ -102,6 +111,8 @@ struct SharedState {
     state: Mutex<HubState>,
     changed: Condvar,
     is_shut_down: AtomicBool,
+    /// The bytes of endless bodies that have been sent.
+    endless_bytes: AtomicUsize,
 }
 
 /// A hub with one repository, `owner/name` or `datasets/owner/name`.
@@ -162,6 +173,11 @@ impl TestHub {
         wait_for(&self.shared, times, |request| request.method == method && request.path.contains(path));
     }
 
+    /// The number of bytes of endless bodies that have been sent.
+    pub(crate) fn endless_bytes(&self) -> usize {
+        self.shared.endless_bytes.load(Ordering::SeqCst)
+    }
+
     fn state(&self) -> MutexGuard<'_, HubState> {
         self.shared.state.lock().unwrap()
     }
@@ -220,9 +236,26 @@ fn serve_connection(
         shared.changed.notify_all();
         (take_fault(&mut state, &request), respond(&state, repo, port, &request))
     };
-    let mut announced = answer.body.len();
+    let mut announced = Some(answer.body.len() as u64);
     match fault {
-        None => {}
+        None | Some(Fault::Hold(..)) => {}
+        Some(Fault::RetryAfter(status, wait)) => {
+            answer = Response::new(status, "").with_header("Retry-After", wait);
+            announced = Some(0);
+        }
+        Some(Fault::Header(name, value)) => {
+            answer.headers.retain(|(known, _)| *known != name);
+            answer = answer.with_header(name, value);
+        }
+        Some(Fault::Body(body)) => {
+            answer.body = body.into();
+            announced = Some(body.len() as u64);
+        }
+        Some(Fault::Twice) => {
+            answer.body = answer.body.repeat(2);
+            announced = Some(answer.body.len() as u64);
+        }
+        Some(Fault::Endless(claimed)) => announced = claimed,
         Some(Fault::Status(status, code)) => {
             // The hub sends this header even if the file does not exist.
             answer.headers.retain(|(name, _)| *name == "X-Repo-Commit");
@@ -230,36 +263,43 @@ fn serve_connection(
             if let Some(code) = code {
                 answer = answer.with_header("X-Error-Code", code);
             }
-            announced = answer.body.len();
+            announced = Some(answer.body.len() as u64);
         }
         Some(Fault::Page) => {
             answer = Response::new(200, "<html>Sign in to the network</html>");
-            announced = answer.body.len();
+            announced = Some(answer.body.len() as u64);
         }
         Some(Fault::Unlisted) => {
             let body = String::from_utf8(answer.body).unwrap();
             let (begin, _) = body.split_once(r#","siblings""#).unwrap();
             answer.body = format!("{begin}}}").into();
-            announced = answer.body.len();
+            announced = Some(answer.body.len() as u64);
         }
-        Some(Fault::Cut) => answer.body.truncate(announced / 2),
+        Some(Fault::Cut) => answer.body.truncate(answer.body.len() / 2),
         Some(Fault::Short) => {
-            announced /= 2;
-            answer.body.truncate(announced);
+            answer.body.truncate(answer.body.len() / 2);
+            announced = Some(answer.body.len() as u64);
         }
-        Some(Fault::Flipped) => answer.body[announced / 3] ^= 1,
+        Some(Fault::Flipped) => {
+            let middle = answer.body.len() / 3;
+            answer.body[middle] ^= 1;
+        }
         Some(Fault::Silent) => {
             wait_for(shared, usize::MAX, |_| true);
             return Ok(());
         }
-        Some(Fault::Hold(..)) => {}
     }
-    let mut head =
-        format!("HTTP/1.1 {} Status\r\nConnection: close\r\nContent-Length: {announced}\r\n", answer.status);
+    let mut head = format!("HTTP/1.1 {} Status\r\nConnection: close\r\n", answer.status);
+    if let Some(announced) = announced {
+        write!(head, "Content-Length: {announced}\r\n").unwrap();
+    }
     for (name, value) in &answer.headers {
         write!(head, "{name}: {value}\r\n").unwrap();
     }
     stream.write_all(format!("{head}\r\n").as_bytes())?;
+    if let Some(Fault::Endless(_)) = fault {
+        return if request.method == "HEAD" { Ok(()) } else { send_endlessly(shared, &mut stream) };
+    }
     if request.method != "HEAD" {
         let (first, rest) = answer.body.split_at(answer.body.len() / 2);
         stream.write_all(first)?;
@@ -270,6 +310,16 @@ fn serve_connection(
         stream.write_all(rest)?;
     }
     stream.flush()
+}
+
+/// Sends until the client disconnects; 1 GB at most, so that a test fails if the client does not.
+fn send_endlessly(shared: &SharedState, stream: &mut TcpStream) -> std::io::Result<()> {
+    let part = [b' '; 100_000];
+    for _ in 0..10_000 {
+        stream.write_all(&part)?;
+        shared.endless_bytes.fetch_add(part.len(), Ordering::SeqCst);
+    }
+    Ok(())
 }
 
 fn read_request(stream: &TcpStream) -> std::io::Result<Request> {
