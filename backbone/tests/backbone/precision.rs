@@ -72,7 +72,8 @@ fn an_explicit_instruction_set_is_used() {
             }
             Err(error) => {
                 let expected = format!(
-                    "the instruction set {isa} cannot be used: this CPU does not have these instructions"
+                    "the instruction set {isa} cannot be used: this CPU does not have these instructions; choose \
+                     one that this CPU has, such as portable"
                 );
                 assert_eq!(error.to_string(), expected);
                 assert_eq!(error.kind(), ErrorKind::Config);
