@@ -1,35 +1,24 @@
-//! Activation statistics of a network on sample images, used to round weights to `bf16` (see
-//! [`gptq`](crate::gptq)).
+//! Collects the activation statistics of a network on sample images.
 
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::activation_stats::ActivationStats;
 use crate::cache_line::CacheLine;
 use crate::dispatch::AnyKernel;
 use crate::error::EngineError;
-use crate::executor::LayerObserver;
+use crate::executor::{LayerObserver, OutputLayout};
 use crate::gptq::Gram;
 use crate::image::CHANNELS;
 use crate::isa::DType;
 use crate::layer::{Method, PackedConv};
 use crate::network::{Network, Node, Op, Tap};
 use crate::pad::TensorView;
-use crate::session::{ImageBatch, OutputLayout, Session};
+use crate::session::{ImageBatch, Session};
 use crate::winograd::{COMPONENTS, InputTiles, Tiling, TransformSource, TransformTiles, TransformedTiles};
 
 /// Maximum number of input pixels sampled per image and layer.
 const MAX_SAMPLES_PER_IMAGE: usize = 256;
-
-/// Gram matrices of the inputs of each convolution, by layer name: one for a GEMM, 36 (one per transform
-/// component) for a Winograd convolution.
-///
-/// Rounding each weight to nearest gives correlated errors where the activations are correlated, e.g. on a
-/// uniform background; [`NetworkBuilder::calibrate`](crate::NetworkBuilder::calibrate) rounds weights so that
-/// they cancel.
-pub struct ActivationStats {
-    /// Name and Gram matrices of each layer that has any.
-    layers: Vec<(String, Vec<Gram>)>,
-}
 
 impl ActivationStats {
     /// Runs an `f32` network on images up to `tap`, on one thread, and collects the Gram matrices of the
@@ -48,11 +37,6 @@ impl ActivationStats {
         let grams = grams.map(|grams| grams.into_inner().unwrap_or_else(PoisonError::into_inner));
         let names = network.nodes.iter().map(|node| node.name.clone());
         Ok(Self { layers: names.zip(grams).filter(|(_, grams)| !grams.is_empty()).collect() })
-    }
-
-    /// The Gram matrices of the inputs of the layer named `name`; `None` for a layer without statistics.
-    pub(crate) fn for_layer(&self, name: &str) -> Option<&[Gram]> {
-        self.layers.iter().find(|(layer, _)| layer == name).map(|(_, grams)| grams.as_slice())
     }
 }
 

@@ -1,7 +1,7 @@
 //! Run-time dispatch to the kernels of an instruction set.
 
 use crate::error::EngineError;
-use crate::isa::{DType, Isa, NOT_SUPPORTED};
+use crate::isa::{DType, Isa};
 #[cfg(test)]
 use crate::kernels::EmulatedBf16;
 #[cfg(all(test, not(target_arch = "x86_64")))]
@@ -9,6 +9,9 @@ use crate::kernels::Narrowing;
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::{AmxBf16, Avx2, Avx512, Avx512Bf16, Narrowing};
 use crate::kernels::{Job, Kernel, PortableF32};
+
+/// The problem in the error about an instruction set that the CPU lacks.
+pub(crate) const NOT_SUPPORTED: &str = "this CPU does not have these instructions";
 
 /// A kernel that this CPU supports, chosen at run time. Each variant is a type that implements [`Kernel`];
 /// [`run`](Self::run) passes it to a [`Job`]. *Narrowing* kernels read `f32` and write `bf16`.

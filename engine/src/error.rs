@@ -2,8 +2,8 @@
 
 use thiserror::Error;
 
+use crate::conv_shape::ConvShape;
 use crate::isa::{ISA_VARIABLE, Isa};
-use crate::training::ConvShape;
 
 /// A network cannot be built or run, or a training convolution got invalid arguments.
 #[derive(Debug, Error)]

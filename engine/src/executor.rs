@@ -8,6 +8,7 @@ use crate::cache_line::CacheLine;
 use crate::dispatch::AnyKernel;
 use crate::gemm::{Gemm, RowSpans};
 use crate::image::{NormalizeImages, PixelValues};
+use crate::kernels::{ImagePixels, LinePixels, Stride, TileEpilogue, TileOutput, TileResidual};
 use crate::layer::{Method, PackedConv, channel_vectors};
 use crate::network::{Network, Op, ValueType};
 use crate::pad::{Pad, Subsample, TensorView};
@@ -15,12 +16,21 @@ use crate::plan::{
     BufferSlot, Plan, PlannedNode, component_stride, padded_images, padded_input, transformed_lines,
 };
 use crate::pool::{GlobalAvgPool, MaxPool, Strides, UnpackOutput};
-use crate::session::OutputLayout;
 use crate::team::{Worker, part_range};
-use crate::tile::{ImagePixels, LinePixels, Stride, TileEpilogue, TileOutput, TileResidual};
 use crate::winograd::{
     COMPONENTS, InputTiles, InverseTransform, Tiling, TransformSource, TransformTiles, TransformedTiles,
 };
+
+/// Layout of the values that a run returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutputLayout {
+    /// Global average pool, `[N, C]`.
+    Pooled,
+    /// `[N, C, H', W']`.
+    Nchw,
+    /// `[N, H', W', C]`.
+    Nhwc,
+}
 
 /// The last stage to run, and where and how its value is written.
 #[derive(Clone, Copy)]

@@ -3,8 +3,7 @@
 use std::marker::PhantomData;
 
 use crate::cache_line::CacheLine;
-use crate::kernels::{Job, Kernel};
-use crate::tile::{Stride, Tile, TileOutput};
+use crate::kernels::{Job, Kernel, Stride, Tile, TileOutput};
 
 /// Bytes of weights that stay in the L2 cache while tiles of pixels are processed: half of the L2 cache of
 /// the smallest server core; the other half is for activations.

@@ -44,8 +44,11 @@
 
 #![expect(unsafe_code, reason = "kernels work on raw memory; every other crate denies it")]
 
+mod activation_stats;
 mod cache_line;
 mod calibration;
+mod conv_shape;
+mod detection;
 mod dispatch;
 mod error;
 mod executor;
@@ -65,15 +68,16 @@ mod session;
 mod team;
 #[cfg(test)]
 mod tests;
-mod tile;
 pub mod training;
 mod winograd;
 
-pub use calibration::{ActivationStats, synthetic_calibration_images};
+pub use activation_stats::ActivationStats;
+pub use calibration::synthetic_calibration_images;
 pub use error::EngineError;
+pub use executor::OutputLayout;
 pub use image::{Normalization, PixelValues};
 pub use isa::{DType, ISA_VARIABLE, Isa};
 pub use layer::{Convolution, Method};
 pub use network::{Epilogue, Network, NetworkBuilder, Tap, ValueId};
 pub use peak::peak_gflops;
-pub use session::{ImageBatch, LayerTime, OutputLayout, Session};
+pub use session::{ImageBatch, LayerTime, Session};

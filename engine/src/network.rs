@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::calibration::ActivationStats;
+use crate::activation_stats::ActivationStats;
 use crate::dispatch::{AnyKernel, KernelSet};
 use crate::error::EngineError;
 use crate::image::{self, Normalization};

@@ -6,8 +6,7 @@ use crate::cache_line::CacheLine;
 use crate::dispatch::KernelSet;
 use crate::error::EngineError;
 use crate::isa::{DType, Isa};
-use crate::kernels::{Job, Kernel};
-use crate::tile::{LinePixels, Tile, TileEpilogue, TileOutput};
+use crate::kernels::{Job, Kernel, LinePixels, Tile, TileEpilogue, TileOutput};
 
 /// Steps of a round: enough to make its overhead negligible.
 const STEPS: usize = 1 << 14;

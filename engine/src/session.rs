@@ -8,7 +8,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::cache_line::{Arena, CacheLine, SharedPtr};
 use crate::error::EngineError;
-use crate::executor::{Executor, LayerObserver, OutputRequest};
+use crate::executor::{Executor, LayerObserver, OutputLayout, OutputRequest};
 use crate::image::{self, PixelValues};
 use crate::layer::Method;
 use crate::network::{Network, Op, Tap};
@@ -26,17 +26,6 @@ pub struct ImageBatch<'a> {
     pub height: usize,
     /// `W`.
     pub width: usize,
-}
-
-/// Layout of the values that a run returns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OutputLayout {
-    /// Global average pool, `[N, C]`.
-    Pooled,
-    /// `[N, C, H', W']`.
-    Nchw,
-    /// `[N, H', W', C]`.
-    Nhwc,
 }
 
 /// Runs a [`Network`] on its own threads, in its own memory.

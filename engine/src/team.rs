@@ -81,6 +81,11 @@ pub(crate) fn part_range(index: usize, parts: usize, count: usize) -> Range<usiz
     index * count / parts..(index + 1) * count / parts
 }
 
+/// Splits `0..count` into `parts` ranges whose lengths differ by at most one, in order.
+pub(crate) fn split_evenly(count: usize, parts: usize) -> Vec<Range<usize>> {
+    (0..parts).map(|index| part_range(index, parts, count)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,12 +13,13 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use crate::dispatch::{AnyKernel, KernelSet};
+use crate::executor::OutputLayout;
 use crate::image::PixelValues;
 use crate::isa::{DType, Isa};
 use crate::kernels::{EmulatedBf16, Narrowing, PortableF32};
 use crate::layer::Convolution;
 use crate::network::{Epilogue, Network, NetworkBuilder, Tap, ValueId};
-use crate::session::{ImageBatch, OutputLayout, Session};
+use crate::session::{ImageBatch, Session};
 use naive::{FeatureMap, NaiveNetwork};
 
 /// A generator of random numbers in -1..1.

@@ -12,8 +12,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use crate::cache_line::CacheLine;
-use crate::kernels::{Job, Kernel, Simd, Vector};
-use crate::tile::TileOutput;
+use crate::kernels::{Job, Kernel, Simd, TileOutput, Vector};
 
 /// Height and width of an output tile.
 pub(crate) const OUT_SIDE: usize = 4;

@@ -7,9 +7,8 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 use std::sync::OnceLock;
 
-use super::{Avx512, Avx512Bf16, Job, Kernel, Simd, WithKernel};
+use super::{Avx512, Avx512Bf16, Job, Kernel, Simd, Stride, Tile, WithKernel};
 use crate::cache_line::CacheLine;
-use crate::tile::{Stride, Tile};
 
 /// The kernel for AMX-BF16 in `bf16`: AMX for GEMMs, AVX-512 for everything else.
 #[derive(Clone, Copy, Debug)]

@@ -4,6 +4,8 @@
 //! precision: the format of cache lines, and one step of a GEMM). A kernel is a type that can only be
 //! constructed if the CPU has its instructions, so its methods are safe to call; [`Kernel::vectorize`] calls
 //! a function compiled for them, into which everything else is inlined.
+//!
+//! The microkernel of the GEMM is at the end: [`Kernel::compute_tile`] accumulates a tile in registers.
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
@@ -16,6 +18,8 @@ mod emulated;
 #[cfg(any(test, target_arch = "x86_64"))]
 mod narrowing;
 mod portable;
+mod simd;
+mod tile;
 
 #[cfg(test)]
 pub(crate) use emulated::EmulatedBf16;
@@ -24,6 +28,10 @@ pub(crate) use narrowing::Narrowing;
 #[cfg(test)]
 pub(crate) use portable::Portable;
 pub(crate) use portable::PortableF32;
+pub(crate) use simd::Simd;
+pub(crate) use tile::{
+    ImagePixels, LinePixels, Stride, Tile, TileEpilogue, TileOperands, TileOutput, TileResidual,
+};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use {
     amx::AmxBf16,
@@ -32,7 +40,6 @@ pub(crate) use {
 };
 
 use crate::cache_line::CacheLine;
-use crate::tile::{self, Stride, Tile};
 
 /// Work that is compiled once per kernel, e.g. one thread's share of a GEMM. The fields of the implementing
 /// struct are the operands. [`AnyKernel::run`](crate::dispatch::AnyKernel::run) runs a job.
@@ -58,62 +65,6 @@ impl<K: Kernel, J: Job> Job for WithKernel<K, J> {
     fn run<Outer: Kernel>(self, _: Outer) {
         self.job.run(self.kernel);
     }
-}
-
-/// Operations on vectors of 16 `f32` with one instruction set. A value of an implementing type has no data:
-/// it proves that the CPU has the instructions.
-pub(crate) trait Simd: Copy + Send + Sync + 'static {
-    /// 16 `f32`.
-    type Vector: Copy;
-
-    /// A vector with `value` in all 16 lanes.
-    fn splat(self, value: f32) -> Self::Vector;
-    /// `a + b` in each lane.
-    fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
-    /// `a - b` in each lane.
-    fn sub(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
-    /// `a * b + c` in each lane, fused (rounded once) if the instruction set has that.
-    fn mul_add(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
-    /// The larger value in each lane, for ReLUs and max pools; `b` where one of the two is NaN.
-    fn max(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
-
-    /// `value` in the lanes where `sign` is positive, and 0 in the others. This is the backward pass of a
-    /// ReLU, if `value` is the gradient of its output and `sign` is its output.
-    fn select_positive(self, value: Self::Vector, sign: Self::Vector) -> Self::Vector;
-
-    /// Transposes a 16 x 16 matrix: lane `i` of vector `j` becomes lane `j` of vector `i`. Training packs
-    /// weights with it. This default goes through memory.
-    #[inline(always)]
-    fn transpose(self, vectors: [Self::Vector; 16]) -> [Self::Vector; 16] {
-        let (mut rows, mut columns) = ([[0.0f32; 16]; 16], [[0.0f32; 16]; 16]);
-        // SAFETY: rows and columns are 16 `f32` each.
-        unsafe {
-            for (row, vector) in rows.iter_mut().zip(vectors) {
-                self.store(row.as_mut_ptr(), vector);
-            }
-            for (i, column) in columns.iter_mut().enumerate() {
-                for (value, row) in column.iter_mut().zip(&rows) {
-                    *value = row[i];
-                }
-            }
-            columns.map(|column| self.load(column.as_ptr()))
-        }
-    }
-
-    /// Reads a vector: the 16 `f32` from `src` on. The address need not be aligned.
-    ///
-    /// # Safety
-    /// `src` must be valid for reads of 16 `f32`.
-    unsafe fn load(self, src: *const f32) -> Self::Vector;
-    /// Writes a vector as the 16 `f32` from `dst` on. The address need not be aligned.
-    ///
-    /// # Safety
-    /// `dst` must be valid for writes of 16 `f32`.
-    unsafe fn store(self, dst: *mut f32, vector: Self::Vector);
-
-    /// Prefetches the cache line at `address` to the L1 cache, so that a later load need not wait. The
-    /// address need not be valid.
-    fn prefetch(self, address: *const u8);
 }
 
 /// An instruction set with an input precision and an output precision: how cache lines are read and written,
@@ -201,9 +152,188 @@ pub(crate) trait Kernel: Copy + Send + Sync + 'static {
     #[inline(always)]
     unsafe fn compute_tile<S: Stride>(self, rows: usize, tile: &Tile<'_>) {
         // SAFETY: the caller upholds the same contract.
-        unsafe { tile::tile_in_registers::<Self, S>(self, rows, tile) }
+        unsafe { tile_in_registers::<Self, S>(self, rows, tile) }
     }
 }
 
 /// The vector type of a kernel: 16 `f32`.
 pub(crate) type Vector<K> = <<K as Kernel>::Simd as Simd>::Vector;
+
+impl TileOutput {
+    /// Finishes 16 values of a layer's output: applies the epilogue (bias, residual and ReLU, or nothing) to
+    /// `sums`, the channels from `16 * vector` on of output pixel `pixel`, and stores the result in its cache
+    /// line.
+    ///
+    /// # Safety
+    /// The channels must be inside the output, the bias and the residual; the output must be valid for
+    /// writes, the others for reads.
+    #[inline(always)]
+    pub(crate) unsafe fn store<K: Kernel>(&self, kernel: K, pixel: usize, vector: usize, sums: Vector<K>) {
+        let simd = kernel.simd();
+        // SAFETY: guaranteed by the caller.
+        unsafe {
+            match self.epilogue {
+                TileEpilogue::Raw => {
+                    // A line has one vector of 16 `f32`.
+                    simd.store(self.lines.add(vector * self.block_stride + pixel).cast(), sums);
+                }
+                TileEpilogue::Add { bias, residual, floor } => {
+                    let mut sums = simd.add(sums, simd.load(bias.add(16 * vector)));
+                    if let Some(residual) = residual {
+                        let line =
+                            residual.lines.add(vector / K::VECTORS_PER_LINE * residual.block_stride + pixel);
+                        sums = simd.add(sums, kernel.load_part(line, vector % K::VECTORS_PER_LINE));
+                    }
+                    let line = self.lines.add(vector / K::OUT_VECTORS_PER_LINE * self.block_stride + pixel);
+                    kernel.store_out_part(
+                        line,
+                        vector % K::OUT_VECTORS_PER_LINE,
+                        simd.max(simd.splat(floor), sums),
+                    );
+                }
+            }
+        }
+    }
+}
+
+impl Tile<'_> {
+    /// Applies the epilogue (bias, residual and ReLU, or nothing) to `sums`, row `row` of the tile: all
+    /// channels of the panel at one output pixel. Stores the result in the layer's output.
+    ///
+    /// # Safety
+    /// The row must be one of the tile's, whose pointers must be valid as [`Tile`] requires.
+    #[inline(always)]
+    pub(crate) unsafe fn store_row<K: Kernel>(&self, kernel: K, row: usize, sums: &K::Sums) {
+        for (index, &vector) in sums.as_ref().iter().enumerate() {
+            // SAFETY: guaranteed by the caller.
+            unsafe { self.output.store(kernel, self.pixel + row, self.vector + index, vector) };
+        }
+    }
+}
+
+/// Destination of the sums of a tile of a GEMM, which may apply an epilogue (such as bias and ReLU) before it
+/// stores them.
+pub(crate) trait TileSink {
+    /// Takes the sums of row `row` of the tile, a vector for each 16 channels of its panel of weights, and
+    /// stores them, or adds them to values in memory. The GEMM calls it once per row, when the sums of the
+    /// tile are computed.
+    ///
+    /// # Safety
+    /// The row must be one of the tile's.
+    unsafe fn write_row<K: Kernel>(&self, kernel: K, row: usize, sums: &K::Sums);
+}
+
+impl TileSink for Tile<'_> {
+    /// Applies the epilogue to the sums of row `row`, an output pixel of a frozen layer, and stores them in
+    /// the layer's output.
+    #[inline(always)]
+    unsafe fn write_row<K: Kernel>(&self, kernel: K, row: usize, sums: &K::Sums) {
+        // SAFETY: the caller upholds the same contract.
+        unsafe { self.store_row(kernel, row, sums) }
+    }
+}
+
+/// Computes a tile of a GEMM, `rows` output pixels by the channels of one panel of weights, with all sums in
+/// registers, and stores it in the tile's output. It is the [`Kernel::compute_tile`] of kernels that multiply
+/// step by step (all but AMX).
+///
+/// # Safety
+/// The pointers of the tile must be valid as [`Tile`] requires, and `rows` in `1..=MAX_ROWS`.
+#[inline(always)]
+pub(crate) unsafe fn tile_in_registers<K: Kernel, S: Stride>(kernel: K, rows: usize, tile: &Tile<'_>) {
+    let &Tile { activations, offsets, steps, weights, .. } = tile;
+    let operands = TileOperands { activations, offsets, steps, weights };
+    // SAFETY: guaranteed by the caller.
+    unsafe { multiply_tile::<K, S>(kernel, rows, &operands, tile) }
+}
+
+/// The innermost part of a GEMM: computes the sums of activation times weight for `rows` rows (output pixels,
+/// in most GEMMs) by the channels of one panel of weights, with all sums in registers, and passes each row's
+/// sums to `sink`. Calls [`multiply_rows`] with the number of rows as a constant.
+///
+/// # Safety
+/// The operands must be valid as [`TileOperands`] requires, `rows` in `1..=MAX_ROWS`, and the sink must
+/// accept all rows.
+#[inline(always)]
+pub(crate) unsafe fn multiply_tile<K: Kernel, S: Stride>(
+    kernel: K,
+    rows: usize,
+    operands: &TileOperands<'_>,
+    sink: &impl TileSink,
+) {
+    // SAFETY: guaranteed by the caller, for each number of rows.
+    unsafe {
+        macro_rules! match_height {
+            ($($height:literal)*) => {
+                match rows {
+                    // Heights (numbers of rows) above `K::MAX_ROWS` generate no code.
+                    $($height if $height <= K::MAX_ROWS => multiply_rows::<K, S, $height>(kernel, operands, sink),)*
+                    _ => unreachable!("a tile has 1 to {} rows, not {rows}", K::MAX_ROWS),
+                }
+            };
+        }
+        match_height!(14 13 12 11 10 9 8 7 6 5 4 3 2 1);
+    }
+}
+
+/// Unrolls a statement for each row below `$rows`, with the row as a constant. The compiler might not unroll
+/// a loop, and would then keep the sums in memory.
+macro_rules! each_row {
+    ($rows:ident, |$row:ident| $body:expr) => {
+        each_row!(@ $rows, $row, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13)
+    };
+    (@ $rows:ident, $row:ident, $body:expr, $($number:literal)*) => {
+        $(if $number < $rows {
+            const $row: usize = $number;
+            $body
+        })*
+    };
+}
+
+/// The innermost loop of a GEMM: for `R` rows of activations by the channels of one panel of weights, adds up
+/// activation times weight over all k-blocks (parts of the sum, at `operands.offsets`) and their steps, and
+/// passes each row's sums to `sink`. `R` is a constant, so that the compiler keeps the sums in registers.
+///
+/// # Safety
+/// The operands must be valid as [`TileOperands`] requires, and the sink must accept all rows.
+#[inline(always)]
+unsafe fn multiply_rows<K: Kernel, S: Stride, const R: usize>(
+    kernel: K,
+    operands: &TileOperands<'_>,
+    sink: &impl TileSink,
+) {
+    let simd = kernel.simd();
+    let mut sums = [kernel.zero_sums(); R];
+    let mut weights_line = operands.weights;
+    // SAFETY: all reads are valid as `TileOperands` requires.
+    unsafe {
+        for (index, &offset) in operands.offsets.iter().enumerate() {
+            let mut activations = operands.activations.add(offset);
+            // Prefetches the activations of the k-block after the next.
+            let offset_ahead = operands.offsets[(index + 2).min(operands.offsets.len() - 1)];
+            let activations_ahead = operands.activations.wrapping_add(offset_ahead);
+            each_row!(R, |ROW| simd.prefetch(activations_ahead.wrapping_add(ROW * S::BYTES)));
+            let mut remaining = operands.steps;
+            loop {
+                for vector in 0..K::VECTORS_PER_PANEL {
+                    simd.prefetch(
+                        weights_line.wrapping_add(WEIGHTS_AHEAD * K::VECTORS_PER_PANEL + vector).cast(),
+                    );
+                }
+                let weights = kernel.load_weights(weights_line);
+                each_row!(R, |ROW| sums[ROW] =
+                    kernel.multiply_accumulate(sums[ROW], activations.add(ROW * S::BYTES), weights));
+                weights_line = weights_line.add(K::VECTORS_PER_PANEL);
+                activations = activations.add(S::STEP);
+                remaining -= 1;
+                if remaining == 0 {
+                    break; // `steps` is at least 1
+                }
+            }
+        }
+        each_row!(R, |ROW| sink.write_row(kernel, ROW, &sums[ROW]));
+    }
+}
+
+/// How many steps ahead of their use weights are prefetched to the cache.
+const WEIGHTS_AHEAD: usize = 32;

@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use super::naive::{FeatureMap, NaiveNetwork};
 use super::{TestRng, epilogue, kernel_configs, pixels, u8_batch};
-use crate::calibration::{ActivationStats, synthetic_calibration_images};
+use crate::activation_stats::ActivationStats;
+use crate::calibration::synthetic_calibration_images;
+use crate::executor::OutputLayout;
 use crate::gptq::Gram;
 use crate::isa::{DType, Isa};
 use crate::kernels::Portable;
 use crate::layer::Convolution;
 use crate::network::{Network, NetworkBuilder, Tap};
-use crate::session::{OutputLayout, Session};
+use crate::session::Session;
 use crate::winograd::transform_input_row;
 
 const SCALE: [[f32; 256]; 3] = {

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use super::{
     BASE, Case, NaiveNetwork, TestRng, assert_close, check, epilogue, kernel_configs, pixels, u8_batch,
 };
+use crate::executor::OutputLayout;
 use crate::isa::Isa;
 use crate::layer::Convolution;
 use crate::network::NetworkBuilder;
-use crate::session::{OutputLayout, Session};
+use crate::session::Session;
 
 #[test]
 fn tiles_of_every_height() {

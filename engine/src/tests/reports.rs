@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::executor::OutputLayout;
 use crate::image::PixelValues;
 use crate::isa::{DType, Isa};
 use crate::layer::Method;
 use crate::network::{Network, NetworkBuilder};
 use crate::plan::Plan;
-use crate::session::{ImageBatch, LayerTime, OutputLayout, Session, n_teams};
+use crate::session::{ImageBatch, LayerTime, Session, n_teams};
 use crate::tests::{TestRng, epilogue, u8_batch};
 
 const SCALE: [[f32; 256]; 3] = [[0.5; 256]; 3];

@@ -8,13 +8,13 @@ use rayon::prelude::*;
 
 use super::im2col::{Im2col, PositionGrid, TapRange, pack_lines};
 use super::im2col_gemm::with_thread_buffer;
+use super::operands::{ScaleBiasGrad, ScaledWeights};
 use super::pack::{load_partial, piece_len};
-use super::{ScaleBiasGrad, ScaledWeights, split_evenly};
 use crate::cache_line::{CacheLine, SharedPtr};
 use crate::dispatch::AnyKernel;
 use crate::gemm::split_into_tiles;
-use crate::kernels::{Job, Kernel, Simd};
-use crate::tile::{Stride, TileOperands, TileSink, multiply_tile};
+use crate::kernels::{Job, Kernel, Simd, Stride, TileOperands, TileSink, multiply_tile};
+use crate::team::split_evenly;
 
 /// Maximum number of positions (output pixels) in a piece, the part of a slice that is summed at once: the
 /// inputs of a tile fit the L1 cache, the output gradient the L2 cache.

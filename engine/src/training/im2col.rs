@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use crate::cache_line::CacheLine;
+use crate::conv_shape::ConvShape;
 
 /// Describes the im2col matrix: for each position of a grid, a row with the values of a source `[N, H, W, C]`
 /// under the taps of a kernel, in the order `[tap along H][tap along W][channel]`. At row `y` of the grid,
@@ -25,6 +26,20 @@ pub(super) struct Im2col {
 }
 
 impl Im2col {
+    /// The im2col matrix of the forward pass of a convolution: the inputs under the kernel at each position of the output.
+    pub(super) fn for_forward(shape: &ConvShape) -> Self {
+        let first = -shape.padding.cast_signed();
+        Self {
+            height: shape.height,
+            width: shape.width,
+            channels: shape.inputs,
+            taps: [shape.kernel; 2],
+            stride: shape.stride,
+            first: [first; 2],
+            grid: shape.output_size(),
+        }
+    }
+
     /// Number of source values under one row of the kernel's taps (cells): `taps[1] * channels`, adjacent in
     /// a row of the source.
     pub(super) fn tap_row_len(&self) -> usize {

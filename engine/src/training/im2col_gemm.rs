@@ -6,13 +6,13 @@ use std::sync::{Mutex, PoisonError};
 use rayon::prelude::*;
 
 use super::im2col::{MAX_STEPS, PositionGrid, ROW_BYTES, pack_rows};
+use super::operands::TrainEpilogue;
 use super::pack::piece_len;
-use super::{TrainEpilogue, split_evenly};
 use crate::cache_line::{CacheLine, SharedPtr};
 use crate::dispatch::AnyKernel;
 use crate::gemm::split_into_tiles;
-use crate::kernels::{Job, Kernel, Simd, Vector};
-use crate::tile::{Stride, TileOperands, TileSink, multiply_tile};
+use crate::kernels::{Job, Kernel, Simd, Stride, TileOperands, TileSink, Vector, multiply_tile};
+use crate::team::split_evenly;
 use crate::winograd::PixelSink;
 
 /// Tiles (some rows of the im2col matrix each) packed at once: with [`MAX_STEPS`] they fill a part of the L2

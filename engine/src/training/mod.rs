@@ -11,88 +11,26 @@
 mod backward_weights;
 mod im2col;
 mod im2col_gemm;
+mod operands;
 mod pack;
 #[cfg(test)]
 mod tests;
 mod winograd;
 
-use std::ops::Range;
 use std::sync::Mutex;
 
 use self::backward_weights::BackwardWeights;
 use self::im2col::{Im2col, MAX_STEPS, PositionGrid};
 use self::im2col_gemm::{Im2colGemm, OutputMap};
+use self::operands::check_lengths;
+pub use self::operands::{ScaleBiasGrad, ScaledWeights, TrainEpilogue, WeightGrad};
 use self::pack::{Direction, WeightMatrix, pack_weights, piece_len};
 use self::winograd::{BlockSizes, TiledConv, WinogradInputGrad, Workspace};
 use crate::cache_line::{Arena, CacheLine};
+pub use crate::conv_shape::ConvShape;
 use crate::dispatch::{AnyKernel, KernelSet};
 use crate::error::EngineError;
 use crate::isa::Isa;
-
-/// Shape of a convolution from `[N, H, W, C]` to `[N, H', W', O]`, with a square kernel and the same stride
-/// and padding along both axes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ConvShape {
-    /// `N`
-    pub batch: usize,
-    /// `H`
-    pub height: usize,
-    /// `W`
-    pub width: usize,
-    /// `C`
-    pub inputs: usize,
-    /// `O`
-    pub outputs: usize,
-    /// `K`
-    pub kernel: usize,
-    /// Stride along both axes.
-    pub stride: usize,
-    /// Zero padding on each side.
-    pub padding: usize,
-}
-
-/// Weights `[K, K, C, O]` of a convolution, multiplied by a scale per output channel.
-#[derive(Clone, Copy, Debug)]
-pub struct ScaledWeights<'a> {
-    /// The weights.
-    pub values: &'a [f32],
-    /// The scale, `[O]`; `None` for 1.
-    pub scale: Option<&'a [f32]>,
-}
-
-/// What is applied to the sums of a convolution or gradient before they are stored, in the order of the
-/// fields.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct TrainEpilogue<'a> {
-    /// Adds the values already in the result, which must be 0 where `mask` is not positive.
-    pub accumulate: bool,
-    /// Adds a value per channel of the result.
-    pub bias: Option<&'a [f32]>,
-    /// Adds a tensor of the result's size.
-    pub addend: Option<&'a [f32]>,
-    /// Applies a ReLU.
-    pub relu: bool,
-    /// A tensor of the result's size: the result is 0 where it is not positive (the gradient of a ReLU).
-    pub mask: Option<&'a [f32]>,
-}
-
-/// Destination of the gradient of the weights.
-#[derive(Debug)]
-pub struct WeightGrad<'a> {
-    /// `[K, K, C, O]`
-    pub values: &'a mut [f32],
-    /// Whether the gradient is added to the values, or replaces them.
-    pub accumulate: bool,
-}
-
-/// Gradients with respect to the scale of the weights and to a bias, given the gradient `G` of the output.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ScaleBiasGrad {
-    /// Sum over positions of `G` times the convolution without the scale, `[O]`.
-    pub scale: Vec<f32>,
-    /// Sum over positions of `G`, `[O]`.
-    pub bias: Vec<f32>,
-}
 
 /// Convolutions on the threads of the current rayon pool, with buffers that are reused by later calls.
 #[derive(Debug)]
@@ -108,87 +46,6 @@ pub struct ConvOps {
     kernel_arena: Arena,
     /// Tiles transformed by Winograd's algorithm.
     tile_arena: Arena,
-}
-
-/// Name, length and expected length of a slice argument, for [`ConvShape::check_lengths`].
-type SliceLength = (&'static str, usize, usize);
-
-impl ConvShape {
-    /// `[H', W']`; 0 if the kernel does not fit.
-    #[must_use]
-    pub fn output_size(&self) -> [usize; 2] {
-        [self.height, self.width].map(|side| {
-            let span = (side + 2 * self.padding).checked_sub(self.kernel);
-            span.map_or(0, |span| span / self.stride.max(1) + 1)
-        })
-    }
-
-    fn input_len(&self) -> usize {
-        self.batch * self.height * self.width * self.inputs
-    }
-
-    fn output_len(&self) -> usize {
-        let [height, width] = self.output_size();
-        self.batch * height * width * self.outputs
-    }
-
-    fn weights_len(&self) -> usize {
-        self.kernel * self.kernel * self.inputs * self.outputs
-    }
-
-    /// The im2col matrix of the forward pass: the inputs under the kernel at each position of the output.
-    fn im2col(&self) -> Im2col {
-        let first = -self.padding.cast_signed();
-        Im2col {
-            height: self.height,
-            width: self.width,
-            channels: self.inputs,
-            taps: [self.kernel; 2],
-            stride: self.stride,
-            first: [first; 2],
-            grid: self.output_size(),
-        }
-    }
-
-    /// Checks that no size is 0 and that slices have the expected lengths, so that kernels need no checks.
-    ///
-    /// # Errors
-    /// [`EngineError::Convolution`] with what is wrong.
-    fn check_lengths(&self, slices: &[SliceLength]) -> Result<(), EngineError> {
-        let reject = |problem: String| Err(EngineError::Convolution { shape: *self, problem });
-        let sizes =
-            [self.batch, self.inputs, self.outputs, self.kernel, self.stride, self.height, self.width];
-        if sizes.contains(&0) || self.output_size().contains(&0) {
-            return reject("a size is 0 or the kernel does not fit the input".to_owned());
-        }
-        match slices.iter().find(|(_, found, expected)| found != expected) {
-            Some((name, found, expected)) => {
-                reject(format!("{name} has {found} values, expected {expected}"))
-            }
-            None => Ok(()),
-        }
-    }
-}
-
-impl ScaledWeights<'_> {
-    /// Lengths of weights and scale for [`ConvShape::check_lengths`]; no scale has the expected length.
-    fn slice_lengths(&self, shape: &ConvShape) -> [SliceLength; 2] {
-        let scale = self.scale.map_or(shape.outputs, <[f32]>::len);
-        [("weights", self.values.len(), shape.weights_len()), ("scale", scale, shape.outputs)]
-    }
-}
-
-impl TrainEpilogue<'_> {
-    /// Lengths of bias, addend and mask for [`ConvShape::check_lengths`], for a result of `result_len` values
-    /// in `channels` channels; a missing one has the expected length.
-    fn slice_lengths(&self, channels: usize, result_len: usize) -> [SliceLength; 3] {
-        let len_or = |slice: Option<&[f32]>, default| slice.map_or(default, <[f32]>::len);
-        [
-            ("bias", len_or(self.bias, channels), channels),
-            ("addend", len_or(self.addend, result_len), result_len),
-            ("mask", len_or(self.mask, result_len), result_len),
-        ]
-    }
 }
 
 impl ConvOps {
@@ -224,8 +81,13 @@ impl ConvOps {
         let [bias, addend, mask] = epilogue.slice_lengths(shape.outputs, shape.output_len());
         let input_len = ("input", input.len(), shape.input_len());
         let output_len = ("output", out.len(), shape.output_len());
-        shape.check_lengths(&[input_len, output_len, values, scale, bias, addend, mask])?;
-        let matrix = WeightMatrix { shape, direction: Direction::Forward, im2col: shape.im2col(), weights };
+        check_lengths(shape, &[input_len, output_len, values, scale, bias, addend, mask])?;
+        let matrix = WeightMatrix {
+            shape,
+            direction: Direction::Forward,
+            im2col: Im2col::for_forward(shape),
+            weights,
+        };
         let output_map = OutputMap { first: [0; 2], stride: 1, size: shape.output_size(), epilogue };
         self.im2col_conv(matrix, input, output_map, out);
         Ok(())
@@ -248,7 +110,7 @@ impl ConvOps {
         let [bias, addend, mask] = epilogue.slice_lengths(shape.inputs, shape.input_len());
         let grad_output_len = ("output gradient", grad_output.len(), shape.output_len());
         let grad_input_len = ("input gradient", grad_input.len(), shape.input_len());
-        shape.check_lengths(&[grad_output_len, grad_input_len, values, scale, bias, addend, mask])?;
+        check_lengths(shape, &[grad_output_len, grad_input_len, values, scale, bias, addend, mask])?;
         let size = [shape.height, shape.width];
         let [height, width] = shape.output_size();
         // The inputs whose row and column have the remainders `phase` modulo the stride are all under the
@@ -305,11 +167,11 @@ impl ConvOps {
         let input_len = ("input", input.len(), shape.input_len());
         let grad_output_len = ("output gradient", grad_output.len(), shape.output_len());
         let grad_weight_len = ("weight gradient", grad_weight.len(), shape.weights_len());
-        shape.check_lengths(&[input_len, grad_output_len, grad_weight_len, values, scale])?;
+        check_lengths(shape, &[input_len, grad_output_len, grad_weight_len, values, scale])?;
         self.ensure_thread_buffers();
         let job = BackwardWeights {
             gemm_kernel: self.gemm_kernel,
-            im2col: shape.im2col(),
+            im2col: Im2col::for_forward(shape),
             batch: shape.batch,
             outputs: shape.outputs,
             input,
@@ -374,11 +236,6 @@ impl ConvOps {
             self.thread_buffers.resize_with(threads, Mutex::default);
         }
     }
-}
-
-/// Splits `0..count` into `parts` ranges whose lengths differ by at most one, in order.
-fn split_evenly(count: usize, parts: usize) -> Vec<Range<usize>> {
-    (0..parts).map(|part| part * count / parts..(part + 1) * count / parts).collect()
 }
 
 /// Along one axis, the taps of the kernel that are ever over inputs with one remainder modulo the stride.

@@ -6,8 +6,9 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::im2col::Im2col;
-use super::{ConvShape, ScaledWeights};
+use super::operands::ScaledWeights;
 use crate::cache_line::CacheLine;
+use crate::conv_shape::ConvShape;
 use crate::dispatch::AnyKernel;
 use crate::kernels::{Job, Kernel, Simd, Vector};
 

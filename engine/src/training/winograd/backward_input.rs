@@ -10,10 +10,10 @@ use super::{TiledConv, Workspace, transformed_lines, transformed_tiles};
 use crate::cache_line::{Arena, CacheLine, SharedPtr};
 use crate::dispatch::AnyKernel;
 use crate::gemm::{Gemm, RowSpans};
-use crate::kernels::{Job, Kernel, Simd};
-use crate::tile::{LinePixels, TileEpilogue, TileOutput};
+use crate::kernels::{Job, Kernel, LinePixels, Simd, TileEpilogue, TileOutput};
+use crate::team::split_evenly;
 use crate::training::im2col_gemm::{EpilogueSink, TileTarget, with_thread_buffer};
-use crate::training::{TrainEpilogue, split_evenly};
+use crate::training::operands::TrainEpilogue;
 use crate::winograd::{
     COMPONENTS, IN_SIDE, InputTiles, InverseTransform, TAPS, TransformedTiles, transform_kernel,
 };

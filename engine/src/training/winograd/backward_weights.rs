@@ -8,13 +8,13 @@ use rayon::prelude::*;
 use super::{TiledConv, Workspace, transformed_lines, transformed_tiles};
 use crate::cache_line::{CacheLine, SharedPtr};
 use crate::gemm::split_into_tiles;
-use crate::kernels::{Job, Kernel, Simd};
-use crate::tile::{TileOperands, multiply_tile};
+use crate::kernels::{Job, Kernel, Simd, TileOperands, multiply_tile};
+use crate::team::split_evenly;
 use crate::training::backward_weights::{
     BackwardWeights, GradOutputs, InputLines, MAX_PIECE, ReduceSlices, SliceSums, SumRows, SumSink,
 };
 use crate::training::im2col_gemm::with_thread_buffer;
-use crate::training::{ScaleBiasGrad, split_evenly};
+use crate::training::operands::ScaleBiasGrad;
 use crate::winograd::{
     COMPONENTS, GradientTiles, IN_SIDE, InputTiles, OUT_SIDE, TAPS, TransformedTiles, kernel_gradient,
 };

@@ -14,8 +14,8 @@ use std::ops::Range;
 use std::sync::Mutex;
 
 pub(super) use self::backward_input::WinogradInputGrad;
-use super::ConvShape;
 use crate::cache_line::{Arena, CacheLine};
+use crate::conv_shape::ConvShape;
 use crate::dispatch::AnyKernel;
 use crate::winograd::{COMPONENTS, TileTransform, Tiling, TransformSource, TransformTiles, TransformedTiles};
 
