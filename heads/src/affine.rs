@@ -2,15 +2,16 @@
 //!
 //! A custom head whose fit ends in weights and a bias only needs `type Head = Affine`.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
 use crate::data::{FeatureMatrix, Logits, TrainingSet};
 use crate::error::HeadError;
 use crate::gemm::PackedWeights;
-use crate::head::{Head, Tensors};
+use crate::head::Head;
 use crate::solver::gradient::check_warm_start;
 use crate::standardize::PreparedFeatures;
+use crate::tensors::{Tensors, f32_matrix, f32_tensor, tensor_error};
 
 /// Name of the weight tensor `[C, F]`, after the prefix.
 pub(crate) const WEIGHT: &str = "weight";
@@ -235,44 +236,10 @@ impl PackedAffine<'_> {
     }
 }
 
-/// Looks up a saved tensor of a head by name and checks that it is `f32`.
-///
-/// # Errors
-/// [`HeadError::Tensor`] when it is missing or not `f32`.
-pub(crate) fn f32_tensor<'a>(tensors: &'a Tensors, name: &str) -> Result<&'a Tensor, HeadError> {
-    let tensor = tensors.get(name).ok_or_else(|| tensor_error(name, "is missing".into()))?;
-    if tensor.dtype() == DType::F32 {
-        Ok(tensor)
-    } else {
-        Err(tensor_error(name, format!("is {}, expected f32", tensor.dtype().as_str())))
-    }
-}
-
-/// Looks up a saved weight matrix `[C, F]` by name; returns `(values, C, F)`, with the values row-major.
-///
-/// # Errors
-/// [`HeadError::Tensor`] when it is missing, not `f32`, misshapen or empty.
-pub(crate) fn f32_matrix(tensors: &Tensors, name: &str) -> Result<(Vec<f32>, usize, usize), HeadError> {
-    let matrix = f32_tensor(tensors, name)?;
-    let &[classes, width] = matrix.dims() else {
-        return Err(tensor_error(
-            name,
-            format!("has shape {:?}, expected [classes, features]", matrix.dims()),
-        ));
-    };
-    if classes == 0 || width == 0 {
-        return Err(tensor_error(name, format!("is empty (shape {:?})", matrix.dims())));
-    }
-    Ok((matrix.flatten_all()?.to_vec1()?, classes, width))
-}
-
-/// The error of a tensor that is missing or invalid.
-pub(crate) fn tensor_error(name: &str, problem: String) -> HeadError {
-    HeadError::Tensor { name: name.into(), problem }
-}
-
 #[cfg(test)]
 mod tests {
+    use candle_core::DType;
+
     use super::*;
 
     fn affine() -> Affine {

@@ -5,16 +5,17 @@ use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::affine::{WEIGHT, f32_matrix, f32_tensor, tensor_error};
+use crate::affine::WEIGHT;
 use crate::check::require_positive;
 use crate::data::{ClassWeight, FeatureMatrix, Logits, TrainingSet};
 use crate::differentiable::{Differentiable, ForwardMode};
 use crate::error::HeadError;
 use crate::gemm::PackedWeights;
-use crate::head::{FitContext, Fitted, Head, HeadConfig, HeadShape, Tensors};
+use crate::head::{FitContext, Fitted, Head, HeadConfig, HeadShape};
 use crate::params::AdamWParams;
 use crate::solver::gradient::cosine_learner::{CosineLearner, MIN_NORM, clamped_norm};
 use crate::solver::gradient::{self, WeightedSamples};
+use crate::tensors::{Tensors, f32_matrix, f32_tensor, tensor_error};
 
 /// Name of the scalar tensor that holds the logarithm of the scale.
 const LOG_SCALE: &str = "log_scale";

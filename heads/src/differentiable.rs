@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use crate::error::HeadError;
-use crate::head::Tensors;
+use crate::tensors::Tensors;
 
 /// A head whose logits are differentiable with respect to its parameters and its features: it can be fitted
 /// by gradient descent, and fine-tuned together with a backbone.

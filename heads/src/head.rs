@@ -1,9 +1,7 @@
 //! The two traits of a head: its configuration, which fits it, and the fitted head.
 
-use std::collections::BTreeMap;
 use std::fmt::Debug;
 
-use candle_core::Tensor;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -11,9 +9,7 @@ use serde::de::DeserializeOwned;
 use crate::data::{FeatureMatrix, Logits, TrainingSet};
 use crate::differentiable::Differentiable;
 use crate::error::HeadError;
-
-/// The tensors of a fitted head by name, as saved in `model.safetensors`.
-pub type Tensors = BTreeMap<String, Tensor>;
+use crate::tensors::Tensors;
 
 /// The configuration of a head: the table `[head]` without `kind`.
 ///

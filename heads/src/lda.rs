@@ -15,7 +15,8 @@ use crate::dense::gram::LowerTriangular;
 use crate::dense::means::ClassMeans;
 use crate::dense::rows::{CenteredRows, RowSource, StandardizedRows};
 use crate::error::HeadError;
-use crate::head::{FitContext, Fitted, HeadConfig, HeadShape, Tensors};
+use crate::head::{FitContext, Fitted, HeadConfig, HeadShape};
+use crate::tensors::Tensors;
 use crate::vector::VectorOps;
 
 /// How far the covariance of each class is shrunk towards a diagonal matrix.

@@ -63,6 +63,7 @@ pub mod ridge;
 mod solver;
 mod standardize;
 pub mod svm;
+mod tensors;
 mod vector;
 
 pub use affine::Affine;
@@ -72,7 +73,7 @@ pub use conformance::{check_head, check_head_with};
 pub use data::{ClassWeight, FeatureMatrix, Logits, TrainingSet};
 pub use differentiable::{Differentiable, ForwardMode};
 pub use error::HeadError;
-pub use head::{FitContext, Fitted, Head, HeadConfig, HeadShape, History, Tensors};
+pub use head::{FitContext, Fitted, Head, HeadConfig, HeadShape, History};
 pub use hyperparameter::Hyperparameter;
 pub use metric::Metric;
 pub use random::KeyedRng;
@@ -80,3 +81,4 @@ pub use registry::{ConfiguredHead, FittedHead, HeadKind, Registry, RegistryError
 pub use regularization::Regularization;
 pub use solver::adamw::{AdamW, AdamWSlot};
 pub use solver::gradient::{EarlyStopping, LrSchedule, Recipe, fit_by_gradients};
+pub use tensors::Tensors;

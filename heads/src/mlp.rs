@@ -5,17 +5,18 @@ use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::affine::{Affine, BIAS, PackedAffine, WEIGHT, tensor_error};
+use crate::affine::{Affine, BIAS, PackedAffine, WEIGHT};
 use crate::check::{require, require_fraction};
 use crate::data::{ClassWeight, FeatureMatrix, Logits, TrainingSet};
 use crate::differentiable::{Differentiable, ForwardMode};
 use crate::error::HeadError;
-use crate::head::{FitContext, Fitted, Head, HeadConfig, HeadShape, Tensors};
+use crate::head::{FitContext, Fitted, Head, HeadConfig, HeadShape};
 use crate::params::AdamWParams;
 use crate::random::KeyedRng;
 use crate::solver::gradient::mlp_learner::{Dropout, MlpLearner};
 use crate::solver::gradient::{self, WeightedSamples};
 use crate::standardize::PreparedFeatures;
+use crate::tensors::{Tensors, tensor_error};
 
 /// Rows per parallel task.
 const ROWS_PER_TASK: usize = 64;

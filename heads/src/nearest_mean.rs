@@ -9,8 +9,9 @@ use crate::data::{FeatureMatrix, Logits, TrainingSet};
 use crate::dense::absent_classes::expand_to_all_classes;
 use crate::dense::means::ClassMeans;
 use crate::error::HeadError;
-use crate::head::{FitContext, Fitted, Head, HeadConfig, HeadShape, Tensors};
+use crate::head::{FitContext, Fitted, Head, HeadConfig, HeadShape};
 use crate::metric::{Metric, inverse_or_zero};
+use crate::tensors::Tensors;
 use crate::vector::VectorOps;
 
 /// Rows per parallel task.

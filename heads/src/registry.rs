@@ -10,7 +10,7 @@ use crate::cosine::CosineConfig;
 use crate::data::TrainingSet;
 use crate::differentiable::Differentiable;
 use crate::error::HeadError;
-use crate::head::{FitContext, Fitted, Head, HeadConfig, HeadShape, Tensors};
+use crate::head::{FitContext, Fitted, Head, HeadConfig, HeadShape};
 use crate::hyperparameter::{Hyperparameter, hyperparameters};
 use crate::knn::KnnConfig;
 use crate::lda::LdaConfig;
@@ -19,6 +19,7 @@ use crate::mlp::MlpConfig;
 use crate::nearest_mean::NearestMeanConfig;
 use crate::ridge::RidgeConfig;
 use crate::svm::SvmConfig;
+use crate::tensors::Tensors;
 
 /// An error from looking up or adding a head.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]

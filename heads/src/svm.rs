@@ -9,11 +9,12 @@ use crate::affine::Affine;
 use crate::check::{require_at_least_one, require_positive};
 use crate::data::{ClassWeight, TrainingSet};
 use crate::error::HeadError;
-use crate::head::{FitContext, Fitted, Head, HeadConfig, HeadShape, History, Tensors};
+use crate::head::{FitContext, Fitted, Head, HeadConfig, HeadShape, History};
 use crate::regularization::Regularization;
 use crate::solver::cross_validation::{Choice, FoldData, choose_by_cross_validation};
 use crate::solver::dual_coordinate_descent;
 use crate::solver::one_vs_rest::SvmSolution;
+use crate::tensors::Tensors;
 use problem::SvmProblem;
 
 /// Candidates of `C = "auto"`, ascending, so that ties go to the strongest regularization.

@@ -6,7 +6,8 @@ use super::fail;
 use super::samples::SyntheticData;
 use crate::differentiable::{Differentiable, ForwardMode};
 use crate::error::HeadError;
-use crate::head::{FitContext, Head, HeadConfig, Tensors};
+use crate::head::{FitContext, Head, HeadConfig};
+use crate::tensors::Tensors;
 
 /// Relative difference allowed between `f32` gradients and finite differences.
 const TOLERANCE: f64 = 0.05;

@@ -17,9 +17,10 @@ use candle_core::Device;
 
 use crate::data::{FeatureMatrix, Logits};
 use crate::error::HeadError;
-use crate::head::{FitContext, Fitted, Head, HeadConfig, Tensors};
+use crate::head::{FitContext, Fitted, Head, HeadConfig};
 use crate::hyperparameter::hyperparameters;
 use crate::registry::Registry;
+use crate::tensors::Tensors;
 use samples::SyntheticData;
 
 /// Checks with the default configuration that a head has the properties `train` and the commands rely on.

@@ -13,7 +13,8 @@ use crate::affine::Affine;
 use crate::data::{ClassWeight, FeatureMatrix, Logits, TrainingSet};
 use crate::differentiable::{Differentiable, ForwardMode};
 use crate::error::HeadError;
-use crate::head::{FitContext, Fitted, Head, HeadConfig, History, Tensors};
+use crate::head::{FitContext, Fitted, Head, HeadConfig, History};
+use crate::tensors::Tensors;
 
 /// Declares the faults, and for each a test that the suite reports the violated property.
 macro_rules! faults {

@@ -9,16 +9,16 @@ use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::affine::{ABSENT_CLASS_LOGIT, tensor_error};
+use crate::affine::ABSENT_CLASS_LOGIT;
 use crate::check::require_at_least_one;
 use crate::data::{FeatureMatrix, Logits, TrainingSet};
 use crate::error::HeadError;
-use crate::head::{FitContext, Fitted, Head, HeadConfig, HeadShape, Tensors};
+use crate::head::{FitContext, Fitted, Head, HeadConfig, HeadShape};
 use crate::metric::Metric;
-use crate::vector::VectorOps;
+use crate::tensors::{Tensors, tensor_error, typed_tensor};
 pub use neighbors::nearest_neighbors;
 pub use search::Neighbor;
-use search::NeighborSearch;
+use search::{MAX_ROWS_PER_TASK, NeighborSearch, row_norm};
 
 /// Name of the tensor `[N, F]` with the training features.
 const FEATURES: &str = "features";
@@ -26,8 +26,6 @@ const FEATURES: &str = "features";
 const LABELS: &str = "labels";
 /// Name of the tensor `[C]` with the number of training photos per class.
 const COUNTS: &str = "counts";
-/// Maximum number of rows per parallel task.
-const MAX_ROWS_PER_TASK: usize = 256;
 
 /// How much the vote of each neighbor counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -119,9 +117,9 @@ impl HeadConfig for KnnConfig {
     /// Restores a fitted head from its saved training set. Checks that features, labels and counts have
     /// matching sizes, that the counts are those of the labels, and that the features are finite.
     fn load(&self, tensors: &Tensors) -> Result<KnnHead, HeadError> {
-        let features = typed_tensor(tensors, FEATURES, DType::F32, 2)?;
-        let labels: Vec<u32> = typed_tensor(tensors, LABELS, DType::U32, 1)?.to_vec1()?;
-        let counts: Vec<u32> = typed_tensor(tensors, COUNTS, DType::U32, 1)?.to_vec1()?;
+        let features = ranked_tensor(tensors, FEATURES, DType::F32, 2)?;
+        let labels: Vec<u32> = ranked_tensor(tensors, LABELS, DType::U32, 1)?.to_vec1()?;
+        let counts: Vec<u32> = ranked_tensor(tensors, COUNTS, DType::U32, 1)?.to_vec1()?;
         let (rows, width) = features.dims2()?;
         if rows != labels.len() {
             return Err(tensor_error(
@@ -171,29 +169,18 @@ impl HeadConfig for KnnConfig {
 
 /// Looks up the saved tensor `name`, and checks that it has this dtype and rank (number of dimensions) and is
 /// not empty.
-fn typed_tensor<'a>(
+fn ranked_tensor<'a>(
     tensors: &'a Tensors,
     name: &str,
     dtype: DType,
     rank: usize,
 ) -> Result<&'a Tensor, HeadError> {
-    let tensor = tensors.get(name).ok_or_else(|| tensor_error(name, "is missing".into()))?;
-    if tensor.dtype() != dtype {
-        return Err(tensor_error(
-            name,
-            format!("is {}, expected {}", tensor.dtype().as_str(), dtype.as_str()),
-        ));
-    }
+    let tensor = typed_tensor(tensors, name, dtype)?;
     if tensor.rank() != rank || tensor.elem_count() == 0 {
         let shape = tensor.dims();
         return Err(tensor_error(name, format!("has shape {shape:?}, expected {rank} nonzero dimensions")));
     }
     Ok(tensor)
-}
-
-/// The Euclidean norm of a row.
-fn row_norm(row: &[f32]) -> f64 {
-    VectorOps::new().dot(row, row).sqrt()
 }
 
 /// Borrows the values of a contiguous tensor on the CPU from its storage and layout, so that the training

@@ -2,8 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::search::{Neighbor, NeighborSearch};
-use super::{MAX_ROWS_PER_TASK, row_norm};
+use super::search::{MAX_ROWS_PER_TASK, Neighbor, NeighborSearch, row_norm};
 use crate::data::FeatureMatrix;
 use crate::metric::Metric;
 

@@ -11,11 +11,12 @@ use faer::{Accum, MatMut, MatRef, Par};
 use pulp::{Arch, Simd, WithSimd};
 
 use super::bounds::{self, BoundParams, LANES, QueryLanes, distance_bounds, exceeds_limit};
-use super::row_norm;
 use crate::data::FeatureMatrix;
 use crate::metric::{Metric, inverse_or_zero};
 use crate::vector::VectorOps;
 
+/// Maximum number of query rows per parallel task.
+pub(super) const MAX_ROWS_PER_TASK: usize = 256;
 /// Stored rows per matrix product: enough to make packing the query rows again for each product cheap.
 const STORED_PER_BLOCK: usize = 1024;
 
@@ -48,6 +49,11 @@ struct QueryState {
     limit: f64,
     /// Stored rows that may be neighbors: the lower bound of the distance, and the index.
     candidates: Vec<(f64, usize)>,
+}
+
+/// The Euclidean norm of a row.
+pub(super) fn row_norm(row: &[f32]) -> f64 {
+    VectorOps::new().dot(row, row).sqrt()
 }
 
 impl NeighborSearch<'_> {

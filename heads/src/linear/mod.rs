@@ -11,12 +11,13 @@ use crate::check::{require, require_at_least_one, require_positive};
 use crate::data::{ClassWeight, TrainingSet};
 use crate::differentiable::{Differentiable, ForwardMode};
 use crate::error::HeadError;
-use crate::head::{FitContext, Fitted, HeadConfig, HeadShape, History, Tensors};
+use crate::head::{FitContext, Fitted, HeadConfig, HeadShape, History};
 use crate::regularization::Regularization;
 use crate::solver::cross_validation::{FoldData, choose_by_cross_validation};
 use crate::solver::gradient::mlp_learner::MlpLearner;
 use crate::solver::gradient::{self, LrSchedule, Recipe, WeightedSamples};
 use crate::standardize::PreparedFeatures;
+use crate::tensors::Tensors;
 use objective::LogisticProblem;
 
 /// The regularization path: the values of `C` that `"auto"` compares, two per decade.

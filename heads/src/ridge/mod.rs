@@ -2,7 +2,7 @@
 
 mod leave_one_out;
 mod problem;
-mod refine;
+mod solve;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -13,8 +13,9 @@ use crate::data::{ClassWeight, TrainingSet};
 use crate::dense::absent_classes::expand_to_all_classes;
 use crate::dense::means::ClassMeans;
 use crate::error::HeadError;
-use crate::head::{FitContext, Fitted, HeadConfig, HeadShape, History, Tensors};
+use crate::head::{FitContext, Fitted, HeadConfig, HeadShape, History};
 use crate::regularization::Regularization;
+use crate::tensors::Tensors;
 use problem::RidgeProblem;
 
 /// `[head]` with `kind = "ridge"`.

@@ -4,20 +4,15 @@ use faer::Mat;
 use pulp::Arch;
 use rayon::prelude::*;
 
-use super::refine;
 use crate::data::FeatureMatrix;
 use crate::dense::Real;
 use crate::dense::band_reduction::BandReduction;
-use crate::dense::factor::{Cholesky, EigenDecomposition};
 use crate::dense::gram::LowerTriangular;
 use crate::dense::means::ClassMeans;
 use crate::dense::rows::{CenteredRows, RowSource};
-use crate::error::HeadError;
 use crate::gemm::{copy_to_f64, gemm_nt, gemm_tn};
 use crate::vector::VectorOps;
 
-/// Matrix size from which a refined `f32` factor is faster than an `f64` one.
-const MIN_REFINED_SIZE: usize = 512;
 /// Rows per parallel task.
 const ROWS_PER_TASK: usize = 128;
 
@@ -127,7 +122,7 @@ impl<'a> RidgeProblem<'a> {
 
     /// The Gram matrix, the left-hand side of the linear system without `alpha`: `XᵀX` `[F, F]` (primal) or
     /// `XXᵀ` `[N, N]` (dual), in `f32` or `f64`.
-    fn gram<T: Real>(&self) -> LowerTriangular<T> {
+    pub(super) fn gram<T: Real>(&self) -> LowerTriangular<T> {
         match self.formulation {
             Formulation::Primal => LowerTriangular::column_gram(&self.centered_rows()),
             Formulation::Dual => LowerTriangular::row_gram(&self.centered_rows()),
@@ -140,27 +135,6 @@ impl<'a> RidgeProblem<'a> {
         BandReduction::reduce(self.gram())
     }
 
-    /// Solves the ridge regression for one `alpha`; returns the weights `W` `[F, T]` (primal), or `A`
-    /// `[N, T]` with `W = XᵀA` (dual). Tries the fastest method first: for large problems a Cholesky factor
-    /// in `f32`, refined to `f64` accuracy; then a factor in `f64`; then, as the matrix must be singular, an
-    /// eigendecomposition.
-    pub(super) fn solve(&self, alpha: f64) -> Result<Mat<f64>, HeadError> {
-        if self.rhs.nrows() >= MIN_REFINED_SIZE
-            && let Some(factor) = Cholesky::factorize_roughly(self.shifted_gram(alpha))
-            && let Some(solution) = refine::solve(self, &factor, alpha)
-        {
-            return Ok(solution);
-        }
-        match Cholesky::factorize(self.shifted_gram(alpha)) {
-            Some(factor) => Ok(factor.solve(self.rhs.clone())),
-            // In dual form Y is not entirely in the span of XXᵀ, but the rest vanishes in W = XᵀA.
-            None => {
-                Ok(EigenDecomposition::decompose(&self.gram())?
-                    .pseudo_solve_shifted(alpha, self.rhs.as_ref()))
-            }
-        }
-    }
-
     /// The matrix of the linear system to solve: the Gram matrix, `XᵀX` (primal) or `XXᵀ` (dual), plus
     /// `alpha` on its diagonal.
     pub(super) fn shifted_gram<T: Real>(&self, alpha: f64) -> LowerTriangular<T> {
@@ -171,7 +145,7 @@ impl<'a> RidgeProblem<'a> {
 
     /// The product, `[n, T]`, of the matrix of the linear system `[n, n]`, `XᵀX + alpha` (primal) or
     /// `XXᵀ + alpha` (dual), and `columns` `[n, T]`. It is computed in `f64` from the features without
-    /// forming the matrix: [`refine`] needs it in each step of conjugate gradients.
+    /// forming the matrix: [`solve`](Self::solve) needs it in each step of conjugate gradients.
     pub(super) fn apply_shifted_gram(&self, alpha: f64, columns: &Mat<f64>) -> Mat<f64> {
         let n_targets = columns.ncols();
         let mut product = match self.formulation {

@@ -10,12 +10,12 @@ use crate::affine::Affine;
 use crate::data::TrainingSet;
 use crate::error::HeadError;
 use crate::gemm::PackedWeights;
-use crate::head::Tensors;
 use crate::solver::crammer_singer;
 use crate::solver::dual_coordinate_descent::{MarginLoss, Progress, SvmStopping};
 use crate::solver::gradient::check_warm_start;
 use crate::solver::one_vs_rest::{OneVsRest, SvmSolution};
 use crate::standardize::PreparedFeatures;
+use crate::tensors::Tensors;
 use crate::vector::VectorOps;
 
 /// Rows per parallel task.

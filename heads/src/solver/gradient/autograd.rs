@@ -7,8 +7,8 @@ use rayon::prelude::*;
 use super::{Learner, StepParams, WeightedSamples};
 use crate::differentiable::{Differentiable, ForwardMode};
 use crate::error::HeadError;
-use crate::head::Tensors;
 use crate::solver::adamw::AdamWSlot;
+use crate::tensors::Tensors;
 
 /// Values per parallel task.
 const VALUES_PER_TASK: usize = 1 << 14;

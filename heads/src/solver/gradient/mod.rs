@@ -15,9 +15,10 @@ use crate::data::{ClassWeight, FeatureMatrix, TrainingSet};
 use crate::differentiable::Differentiable;
 use crate::error::HeadError;
 use crate::folds::{Fold, hold_out};
-use crate::head::{FitContext, Head, History, Tensors};
+use crate::head::{FitContext, Head, History};
 use crate::random::KeyedRng;
 use crate::solver::adamw::AdamW;
+use crate::tensors::Tensors;
 
 /// Hyperparameters of a fit with AdamW (Loshchilov and Hutter, ICLR 2019).
 #[derive(Clone, Copy, Debug)]

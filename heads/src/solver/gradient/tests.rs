@@ -12,9 +12,10 @@ use crate::affine::Affine;
 use crate::cosine::CosineConfig;
 use crate::differentiable::{Differentiable, ForwardMode};
 use crate::folds::tests::{assert_disjoint_groups, example_groupings};
-use crate::head::{Head, HeadConfig, Tensors};
+use crate::head::{Head, HeadConfig};
 use crate::linear::{LinearConfig, LinearSolver};
 use crate::mlp::MlpConfig;
+use crate::tensors::Tensors;
 
 struct Golden(HashMap<String, Tensor>);
 

@@ -1,15 +1,41 @@
-//! Solves for one `alpha` with an `f32` factor, refined to `f64` accuracy.
+//! Solves for one `alpha`: with an `f32` factor, refined to `f64` accuracy, where that is enough.
 
 use faer::Mat;
 
 use super::problem::RidgeProblem;
-use crate::dense::factor::Cholesky;
+use crate::dense::factor::{Cholesky, EigenDecomposition};
+use crate::error::HeadError;
 use crate::vector::VectorOps;
 
+/// Matrix size from which a refined `f32` factor is faster than an `f64` one.
+const MIN_REFINED_SIZE: usize = 512;
 /// Relative error at which the iteration stops.
 const TOLERANCE: f64 = 1e-7;
 /// Maximum number of steps; if more are needed, a factor in `f64` is cheaper.
 const MAX_STEPS: usize = 5;
+
+impl RidgeProblem<'_> {
+    /// Solves the ridge regression for one `alpha`; returns the weights `W` `[F, T]` (primal), or `A`
+    /// `[N, T]` with `W = XᵀA` (dual). Tries the fastest method first: for large problems a Cholesky factor
+    /// in `f32`, refined to `f64` accuracy; then a factor in `f64`; then, as the matrix must be singular, an
+    /// eigendecomposition.
+    pub(super) fn solve(&self, alpha: f64) -> Result<Mat<f64>, HeadError> {
+        if self.rhs.nrows() >= MIN_REFINED_SIZE
+            && let Some(factor) = Cholesky::factorize_roughly(self.shifted_gram(alpha))
+            && let Some(solution) = solve_refined(self, &factor, alpha)
+        {
+            return Ok(solution);
+        }
+        match Cholesky::factorize(self.shifted_gram(alpha)) {
+            Some(factor) => Ok(factor.solve(self.rhs.clone())),
+            // In dual form Y is not entirely in the span of XXᵀ, but the rest vanishes in W = XᵀA.
+            None => {
+                Ok(EigenDecomposition::decompose(&self.gram())?
+                    .pseudo_solve_shifted(alpha, self.rhs.as_ref()))
+            }
+        }
+    }
+}
 
 /// Solves the problem for one `alpha` by conjugate gradients (CG) for each target, preconditioned by a
 /// Cholesky `factor` in `f32` of the matrix [`RidgeProblem::shifted_gram`]. Returns the solution `[n, T]` as
@@ -18,7 +44,7 @@ const MAX_STEPS: usize = 5;
 /// This is faster than a factor in `f64`: a step takes two products with the features, which is little next
 /// to the Gram matrix. Each step multiplies the error by about `ε κ`, where `ε` is the rounding error of
 /// `f32` and `κ` the condition number of the matrix: one to three steps suffice.
-pub(super) fn solve(problem: &RidgeProblem<'_>, factor: &Cholesky<f32>, alpha: f64) -> Option<Mat<f64>> {
+fn solve_refined(problem: &RidgeProblem<'_>, factor: &Cholesky<f32>, alpha: f64) -> Option<Mat<f64>> {
     let (size, n_targets) = (problem.rhs.nrows(), problem.rhs.ncols());
     let mut systems: Vec<CgState> =
         (0..n_targets).map(|t| CgState::new(problem.rhs.col_as_slice(t))).collect();
@@ -162,7 +188,7 @@ mod tests {
             with_problem(count, width, 1.0, |problem| {
                 for alpha in [10.0, 0.1] {
                     let rough = Cholesky::factorize_roughly(problem.shifted_gram(alpha)).unwrap();
-                    let refined = solve(problem, &rough, alpha).unwrap();
+                    let refined = solve_refined(problem, &rough, alpha).unwrap();
                     let exact = Cholesky::<f64>::factorize(problem.shifted_gram(alpha))
                         .unwrap()
                         .solve(problem.rhs.clone());
@@ -187,7 +213,7 @@ mod tests {
         });
         with_problem(60, 60, 1.0, |problem| {
             let rough = Cholesky::factorize_roughly(problem.shifted_gram(1e-9));
-            assert!(rough.and_then(|rough| solve(problem, &rough, 1e-9)).is_none());
+            assert!(rough.and_then(|rough| solve_refined(problem, &rough, 1e-9)).is_none());
         });
     }
 }
