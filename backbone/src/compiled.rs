@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use headstock_engine::{
     ActivationStats, Convolution, DType, Epilogue, ImageBatch, Isa, Network, NetworkBuilder, Normalization,
-    PixelValues, Tap, ValueId, synthetic_calibration_images,
+    PixelValues, Tap, ValueId,
 };
 
+use crate::calibration_images::synthetic_calibration_images;
 use crate::checkpoint::Checkpoint;
 use crate::error::BackboneError;
 use crate::folded_conv::FoldedConv;

@@ -7,6 +7,7 @@
 
 mod architecture;
 mod backbone;
+mod calibration_images;
 mod candle_resnet;
 pub mod checkpoint;
 mod compiled;

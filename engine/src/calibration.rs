@@ -9,7 +9,6 @@ use crate::dispatch::AnyKernel;
 use crate::error::EngineError;
 use crate::executor::{LayerObserver, OutputLayout};
 use crate::gptq::Gram;
-use crate::image::CHANNELS;
 use crate::isa::DType;
 use crate::layer::{Method, PackedConv};
 use crate::network::{Network, Node, Op, Tap};
@@ -126,39 +125,4 @@ fn add_winograd_inputs(grams: &mut Vec<Gram>, kernel: AnyKernel, packed: &Packed
         };
         gram.add_samples(kernel, &(0..n_tiles).flat_map(sample).collect::<Vec<f32>>());
     }
-}
-
-/// Generates images `[count, side, side, 3]` for [`ActivationStats::collect`] when there are no real ones: a
-/// background of one color (gray in every second image), and a square of a different color with nearly normal
-/// noise. They are the same in every run.
-#[must_use]
-pub fn synthetic_calibration_images(count: usize, side: usize) -> Vec<u8> {
-    // The seed, which is also the increment of SplitMix64.
-    let mut state = 0x9e37_79b9_7f4a_7c15u64;
-    // A uniform integer below `limit`, by SplitMix64 (Steele, Lea and Flood 2014).
-    let mut draw = |limit: usize| {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = state;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((mixed ^ (mixed >> 31)) % limit as u64) as usize
-    };
-    let mut pixels = Vec::with_capacity(count * side * side * CHANNELS);
-    for image in 0..count {
-        // From white in the first image to dark gray, then again.
-        let gray = 255 - image * 3 % 200;
-        // Three random channels, or three times the given gray.
-        let mut draw_color = |gray: Option<usize>| [0; CHANNELS].map(|_| gray.unwrap_or_else(|| draw(256)));
-        let (background, foreground) = (draw_color((image % 2 == 0).then_some(gray)), draw_color(None));
-        let (top, left) = (side / 12 + draw(side / 3), side / 12 + draw(side / 3));
-        for (y, x) in (0..side).flat_map(|y| (0..side).map(move |x| (y, x))) {
-            let is_foreground = (top..top + side / 2).contains(&y) && (left..left + side / 2).contains(&x);
-            // The sum of four uniform draws is nearly normal, with a mean of 42 and a standard deviation of
-            // 12.7.
-            let noise = if is_foreground { (0..4).map(|_| draw(22)).sum::<usize>() as i32 - 42 } else { 0 };
-            let color = if is_foreground { foreground } else { background };
-            pixels.extend(color.map(|value| (value as i32 + noise).clamp(0, 255) as u8));
-        }
-    }
-    pixels
 }

@@ -72,7 +72,6 @@ pub mod training;
 mod winograd;
 
 pub use activation_stats::ActivationStats;
-pub use calibration::synthetic_calibration_images;
 pub use error::EngineError;
 pub use executor::OutputLayout;
 pub use image::{Normalization, PixelValues};

@@ -9,11 +9,11 @@
 //! image with a head that was fitted without it. Coverage holds on average over images, not for each class,
 //! and needs images from the same distribution.
 
+use headstock_split::KeyedRng;
 use serde::{Deserialize, Serialize};
 
 use crate::calibration::check_labels;
 use crate::error::HeadError;
-use crate::random::KeyedRng;
 
 /// How the score of a class is computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -267,10 +267,10 @@ pub(crate) fn copy_to_f64(arch: Arch, source: &[f32], out: &mut [f64]) {
 
 #[cfg(test)]
 mod tests {
+    use headstock_split::KeyedRng;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::random::KeyedRng;
     use crate::vector::available_archs;
 
     fn small_integers(n: usize, key: u64) -> Vec<f32> {

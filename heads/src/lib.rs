@@ -31,8 +31,8 @@
 //! [`nearest_mean`], [`knn`]. They share the affine map of linear layers, standardization, the linear algebra
 //! of closed forms (`dense`) and the optimizers (`solver`): L-BFGS, dual coordinate descent, and AdamW for
 //! anything [`Differentiable`]. [`calibration`] and [`conformal`] sets work with every head and are fitted on
-//! held-out logits, see [`folds`]. Results do not depend on the number of threads: sums run in a fixed order,
-//! and random numbers are derived from the seed and their purpose.
+//! held-out logits, see [`headstock_split::stratified_folds`]. Results do not depend on the number of threads:
+//! sums run in a fixed order, and random numbers are derived from the seed and their purpose.
 
 pub mod affine;
 mod auto;
@@ -45,7 +45,8 @@ pub mod data;
 mod dense;
 pub mod differentiable;
 pub mod error;
-pub mod folds;
+#[cfg(test)]
+mod example_groups;
 mod gemm;
 pub mod head;
 mod hyperparameter;
@@ -56,7 +57,6 @@ pub mod metric;
 pub mod mlp;
 pub mod nearest_mean;
 mod params;
-mod random;
 pub mod registry;
 pub mod regularization;
 pub mod ridge;
@@ -76,7 +76,6 @@ pub use error::HeadError;
 pub use head::{FitContext, Fitted, Head, HeadConfig, HeadShape, History};
 pub use hyperparameter::Hyperparameter;
 pub use metric::Metric;
-pub use random::KeyedRng;
 pub use registry::{ConfiguredHead, FittedHead, HeadKind, Registry, RegistryError};
 pub use regularization::Regularization;
 pub use solver::adamw::{AdamW, AdamWSlot};

@@ -1,6 +1,7 @@
 //! The head `mlp`: a multi-layer perceptron.
 
 use candle_core::{DType, Device, Tensor};
+use headstock_split::KeyedRng;
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -12,7 +13,6 @@ use crate::differentiable::{Differentiable, ForwardMode};
 use crate::error::HeadError;
 use crate::head::{FitContext, Fitted, Head, HeadConfig, HeadShape};
 use crate::params::AdamWParams;
-use crate::random::KeyedRng;
 use crate::solver::gradient::mlp_learner::{Dropout, MlpLearner};
 use crate::solver::gradient::{self, WeightedSamples};
 use crate::standardize::PreparedFeatures;

@@ -1,14 +1,11 @@
-//! From files to pixels: data sets, splits, decoding, transforms, augmentation.
+//! From files to pixels: data sets, decoding, transforms, augmentation.
 //!
 //! The result is `u8` RGB pixels `[H, W, 3]`; the backbone normalizes them. This crate has no tensor type.
-//! Splits match scikit-learn index for index (except hash splits); transforms match torchvision on PIL images
-//! pixel for pixel.
+//! Transforms match torchvision on PIL images pixel for pixel.
 //!
 //! ```
-//! use headstock_loader::{
-//!     ClassOrder, Dataset, EvalTransform, FolderSource, Resampling, TestSize, decode,
-//!     stratified_shuffle_split,
-//! };
+//! use headstock_loader::{ClassOrder, Dataset, EvalTransform, FolderSource, Resampling, decode};
+//! use headstock_split::{TestSize, stratified_shuffle_split};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let folder = tempfile::tempdir()?;
@@ -46,11 +43,10 @@ pub mod encode;
 mod golden;
 mod image_ref;
 #[cfg(test)]
+#[path = "../../split/src/log_capture.rs"]
 mod log_capture;
-mod random;
 mod shard;
 pub mod source;
-pub mod split;
 pub mod transform;
 
 pub use augment::{Augment, AugmentError, RandomResizedCrop};
@@ -60,8 +56,4 @@ pub use image_ref::ImageRef;
 pub use shard::find_shards;
 pub use shard::parquet::{ParquetTable, ParquetValue};
 pub use source::{CsvSource, DataSource, FieldNames, FolderSource, ParquetSource, Split, WebDatasetSource};
-pub use split::{
-    SplitError, SplitIndices, TestSize, group_shuffle_split, hash_split, stratified_group_k_fold,
-    stratified_k_fold, stratified_shuffle_split,
-};
 pub use transform::{EvalTransform, RenderSpec, Resampling};

@@ -24,7 +24,7 @@ const COMBINED_KEYS_FILE: &str = "cli/tests/keys_together.txt";
 const MARKER: &str = "// effect: ";
 
 /// The packages with marked tests.
-const PACKAGES: [&str; 7] = ["engine", "hub", "backbone", "heads", "loader", "train", "cli"];
+const PACKAGES: [&str; 8] = ["split", "engine", "hub", "backbone", "heads", "loader", "train", "cli"];
 
 /// `cargo xtask keys`: prints each config key, hyperparameter and flag with the tests that show its effect.
 pub(crate) fn run() -> Result<()> {

@@ -14,7 +14,8 @@ use serde_json::Value;
 use crate::step;
 
 /// The crates to test, without the prefix `headstock-`, each with the crates that depend on it.
-const PACKAGES: [(&str, &[&str]); 7] = [
+const PACKAGES: [(&str, &[&str]); 8] = [
+    ("split", &["backbone", "heads", "loader", "train", "cli"]),
     ("engine", &["backbone", "train", "cli"]),
     ("hub", &["backbone", "train", "cli"]),
     ("backbone", &["train", "cli"]),

@@ -11,14 +11,15 @@ use anyhow::{Context, Result, bail};
 use crate::{docs, effects, names, step};
 
 /// The packages of the workspace that each package may depend on.
-const ALLOWED_DEPENDENCIES: [(&str, &[&str]); 8] = [
+const ALLOWED_DEPENDENCIES: [(&str, &[&str]); 9] = [
+    ("split", &[]),
     ("engine", &[]),
     ("hub", &[]),
-    ("backbone", &["engine", "hub"]),
-    ("heads", &[]),
-    ("loader", &[]),
-    ("train", &["backbone", "heads", "hub", "loader"]),
-    ("cli", &["backbone", "heads", "hub", "loader", "train"]),
+    ("backbone", &["engine", "hub", "split"]),
+    ("heads", &["split"]),
+    ("loader", &["split"]),
+    ("train", &["backbone", "heads", "hub", "loader", "split"]),
+    ("cli", &["backbone", "heads", "hub", "loader", "split", "train"]),
     ("xtask", &[]),
 ];
 

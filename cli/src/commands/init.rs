@@ -8,9 +8,8 @@ use std::path::{Path, PathBuf};
 use headstock_loader::source::{
     TableHead, find_image_files, is_image_file, read_parquet_columns, read_table_head,
 };
-use headstock_loader::{
-    ClassOrder, CsvSource, Dataset, FieldNames, Split, TestSize, find_shards, stratified_shuffle_split,
-};
+use headstock_loader::{ClassOrder, CsvSource, Dataset, FieldNames, Split, find_shards};
+use headstock_split::{TestSize, stratified_shuffle_split};
 use headstock_train::TrainError;
 use headstock_train::config::DataLocation;
 use serde::Serialize;
@@ -158,7 +157,7 @@ impl TestSizeChoice {
         if let Some(error) = first_error {
             tracing::warn!(
                 "this data set cannot be trained on yet: {}",
-                error.message_with_names(&dataset.classes)
+                error.message_with_names(|label| dataset.classes.name(label).to_owned())
             );
         }
         Self::DEFAULT

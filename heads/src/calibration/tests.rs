@@ -1,7 +1,7 @@
+use headstock_split::KeyedRng;
 use proptest::prelude::*;
 
 use super::*;
-use crate::random::KeyedRng;
 
 const METHODS: [CalibrationMethod; 4] = [
     CalibrationMethod::None,

@@ -1,7 +1,8 @@
 //! Synthetic data sets for the conformance suite.
 
+use headstock_split::KeyedRng;
+
 use crate::data::{FeatureMatrix, TrainingSet};
-use crate::random::KeyedRng;
 
 /// A small generated data set on which the conformance suite fits a head.
 #[derive(Clone, Debug)]

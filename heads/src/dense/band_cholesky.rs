@@ -172,9 +172,9 @@ impl WithSimd for ForwardSubstitution<'_> {
 #[cfg(test)]
 mod tests {
     use faer::{Mat, MatRef};
+    use headstock_split::KeyedRng;
 
     use super::*;
-    use crate::random::KeyedRng;
     use crate::vector::available_archs;
 
     /// Marks entries that must not be read.

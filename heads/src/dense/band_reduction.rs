@@ -298,9 +298,10 @@ fn symmetric_times(
 
 #[cfg(test)]
 mod tests {
+    use headstock_split::KeyedRng;
+
     use super::*;
     use crate::dense::factor::random_positive_semidefinite;
-    use crate::random::KeyedRng;
 
     /// Without reflectors, with few, and with several blocks and tiles; in the last the final panel is short.
     const SIZES: [usize; 6] =

@@ -189,7 +189,7 @@ pub(super) fn row_chunks<T>(matrix: MatMut<'_, T>, max_rows: usize) -> Vec<(usiz
 /// with this rank.
 #[cfg(test)]
 pub(super) fn random_positive_semidefinite(size: usize, rank: usize) -> Vec<f64> {
-    let mut rng = crate::random::KeyedRng::new(&[size as u64, rank as u64]);
+    let mut rng = headstock_split::KeyedRng::new(&[size as u64, rank as u64]);
     let factor = Mat::from_fn(size, rank, |_, _| rng.uniform() - 0.5);
     let square = parallel_matmul(factor.as_ref(), factor.transpose());
     square.col_iter().flat_map(|column| column.iter().copied()).collect()

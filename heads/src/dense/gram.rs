@@ -232,10 +232,11 @@ pub(crate) fn tiles<T: Real>(matrix: MatMut<'_, T>, side: usize) -> Vec<Tile<'_,
 
 #[cfg(test)]
 mod tests {
+    use headstock_split::KeyedRng;
+
     use super::*;
     use crate::data::FeatureMatrix;
     use crate::dense::rows::CenteredRows;
-    use crate::random::KeyedRng;
 
     /// Small integers make every order of summation exact. The sizes need several tiles and term blocks.
     #[test]

@@ -237,10 +237,10 @@ impl Ord for UpperBound {
 
 #[cfg(test)]
 mod tests {
+    use headstock_split::KeyedRng;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::random::KeyedRng;
 
     fn find(stored: &[f32], width: usize, metric: Metric, k: usize, queries: &[f32]) -> Vec<Vec<Neighbor>> {
         let norms: Vec<f64> = stored.chunks_exact(width).map(row_norm).collect();

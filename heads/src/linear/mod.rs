@@ -287,10 +287,11 @@ impl Differentiable for LinearConfig {
 
 #[cfg(test)]
 mod tests {
+    use headstock_split::{KeyedRng, stratified_folds};
+
     use super::*;
     use crate::conformance::{check_head, check_head_with};
     use crate::data::FeatureMatrix;
-    use crate::folds::stratified_folds;
     use crate::head::Head;
 
     #[test]
@@ -321,7 +322,7 @@ mod tests {
 
     /// Three classes of 40 features, of which the first three are informative.
     fn noisy(samples: usize) -> (Vec<f32>, Vec<u32>) {
-        let mut rng = crate::random::KeyedRng::new(&[11]);
+        let mut rng = KeyedRng::new(&[11]);
         let labels: Vec<u32> = (0..samples as u32).map(|i| i % 3).collect();
         let value = |label: u32, feature: u32, noise: f64| {
             (noise * 3.0 + f64::from(u8::from(label == feature))) as f32
@@ -358,7 +359,7 @@ mod tests {
                 (values.collect(), rows.iter().map(|&row| data.labels()[row]).collect())
             };
             let width = data.features().width();
-            let (fit, held_out) = (subset(&fold.fit), subset(&fold.held_out));
+            let (fit, held_out) = (subset(&fold.train), subset(&fold.test));
             let set =
                 TrainingSet::new(FeatureMatrix::new(&fit.0, width).unwrap(), &fit.1, data.classes()).unwrap();
             let head = config.fit(&set, &FitContext::silent()).unwrap().head;
@@ -382,7 +383,7 @@ mod tests {
         let (mut values, labels) = noisy(60);
         let labels: Vec<u32> =
             labels.into_iter().enumerate().map(|(i, l)| if i % 2 == 0 { l } else { l.min(1) }).collect();
-        let mut rng = crate::random::KeyedRng::new(&[2]);
+        let mut rng = KeyedRng::new(&[2]);
         values.extend(values.clone().into_iter().map(|value| value + 0.1 * rng.uniform() as f32));
         let labels = [&labels[..], &labels].concat();
         let groups: Vec<u32> =

@@ -310,11 +310,12 @@ fn padded_row_major(matrix: MatRef<'_, f64>, width: usize) -> Vec<f64> {
 
 #[cfg(test)]
 mod tests {
+    use headstock_split::KeyedRng;
+
     use super::super::RidgeConfig;
     use super::*;
     use crate::data::{FeatureMatrix, TrainingSet};
     use crate::head::{Head, HeadConfig};
-    use crate::random::KeyedRng;
 
     const ALPHAS: [f64; 3] = [0.3, 3.0, 30.0];
     const CLASSES: usize = 3;

@@ -163,10 +163,11 @@ fn max_or_nan(a: f64, b: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use headstock_split::KeyedRng;
+
     use super::*;
     use crate::data::{FeatureMatrix, TrainingSet};
     use crate::dense::means::ClassMeans;
-    use crate::random::KeyedRng;
 
     /// Rows of `width` features, far from 0 and highly correlated, of three classes with different weights.
     fn with_problem(count: usize, width: usize, scale: f32, check: impl FnOnce(&RidgeProblem<'_>)) {

@@ -9,12 +9,12 @@
 #[cfg(test)]
 mod tests;
 
+use headstock_split::KeyedRng;
 use rayon::prelude::*;
 
 use super::dual_coordinate_descent::{Progress, SvmStopping};
 use crate::data::FeatureMatrix;
 use crate::gemm::{PackedWeights, gemm_tn};
-use crate::random::KeyedRng;
 use crate::vector::VectorOps;
 
 /// Sweeps between two evaluations of the whole problem.

@@ -1,8 +1,9 @@
 //! Choice of the regularization strength by cross-validation.
 
+use headstock_split::{SplitIndices, stratified_folds};
+
 use crate::data::{FeatureMatrix, TrainingSet};
 use crate::error::HeadError;
-use crate::folds::{self, stratified_folds};
 use crate::head::History;
 
 /// Number of folds.
@@ -40,7 +41,8 @@ pub(crate) fn choose_by_cross_validation(
 ) -> Result<Choice, HeadError> {
     let mut losses = vec![0.0; candidates.len()];
     let mut n_held_out = 0;
-    for folds::Fold { fit, held_out } in stratified_folds(data.labels(), data.groups(), N_FOLDS) {
+    for SplitIndices { train: fit, test: held_out } in stratified_folds(data.labels(), data.groups(), N_FOLDS)
+    {
         if fit.is_empty() || held_out.is_empty() {
             continue;
         }
@@ -102,7 +104,7 @@ impl OwnedSet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::folds::tests::{assert_disjoint_groups, example_groupings};
+    use crate::example_groups::{assert_disjoint_groups, example_groupings};
 
     fn choice(losses: &[f64]) -> f64 {
         let values = [0.0; 20];

@@ -252,8 +252,9 @@ impl<'a> LogisticObjective<'a> {
 
 #[cfg(test)]
 mod tests {
+    use headstock_split::KeyedRng;
+
     use super::*;
-    use crate::random::KeyedRng;
     use crate::solver::lbfgs;
 
     #[test]

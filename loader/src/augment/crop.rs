@@ -1,11 +1,11 @@
 //! The random resized crop.
 
+use headstock_split::KeyedRng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::check::{AugmentError, is_positive_range, require};
 use crate::decode::Crop;
-use crate::random::KeyedRandom;
 
 /// The parameters of torchvision's `RandomResizedCrop`: a crop of random area and aspect ratio, resized.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -44,12 +44,12 @@ impl RandomResizedCrop {
 
     /// Draws a crop for an image of (width, height), as torchvision's `RandomResizedCrop.get_params`: ten
     /// attempts at a random area and aspect ratio, then the largest central crop of an allowed ratio.
-    pub(super) fn draw(&self, (width, height): (u32, u32), random: &mut KeyedRandom) -> Crop {
+    pub(super) fn draw(&self, (width, height): (u32, u32), random: &mut KeyedRng) -> Crop {
         let area = f64::from(width) * f64::from(height);
         for _ in 0..10 {
-            let target_area = area * random.uniform(self.scale[0], self.scale[1]);
+            let target_area = area * random.uniform_between(self.scale[0], self.scale[1]);
             // Uniform in its logarithm: twice as wide is as likely as twice as high.
-            let aspect = random.uniform(self.ratio[0].ln(), self.ratio[1].ln()).exp();
+            let aspect = random.uniform_between(self.ratio[0].ln(), self.ratio[1].ln()).exp();
             let w = (target_area * aspect).sqrt().round_ties_even() as u32;
             let h = (target_area / aspect).sqrt().round_ties_even() as u32;
             if (1..=width).contains(&w) && (1..=height).contains(&h) {

@@ -49,7 +49,7 @@ pub use steps::{
 
 use self::check::{check_optional_probability, require};
 pub(crate) use self::ops::ImageOp;
-use crate::random::KeyedRandom;
+use self::view_rng::{step_rng, view_rng};
 use crate::transform::{EvalTransform, RenderSpec, Resampling};
 
 /// The table `[augment]`: random transforms of the augmented views of training photos.
@@ -235,13 +235,13 @@ impl Augment {
     /// order in which they are applied; `eval` gives the size of the view.
     fn draw(&self, size: (u32, u32), eval: &EvalTransform, view_index: u64, hash: &[u8; 32]) -> RenderSpec {
         // The stream that the crop, the horizontal flip and the rotation share.
-        let mut random = KeyedRandom::for_view(self.seed, view_index, hash);
+        let mut random = view_rng(self.seed, view_index, hash);
         let crop = self.random_resized_crop.map(|crop| crop.draw(size, &mut random));
         let flips = self.horizontal_flip.is_some_and(|p| random.bernoulli(p));
-        let degrees = self.rotation.map(|max_degrees| random.uniform(-max_degrees, max_degrees));
+        let degrees = self.rotation.map(|max_degrees| random.uniform_between(-max_degrees, max_degrees));
 
         // Each of the other steps has its own stream.
-        let random_for = |step: &str| KeyedRandom::for_step(self.seed, view_index, hash, step);
+        let random_for = |step: &str| step_rng(self.seed, view_index, hash, step);
         let occurs = |step: &str, p: Option<f64>| p.is_some_and(|p| random_for(step).bernoulli(p));
         let output_size = view_size(eval);
         let mut ops = Vec::new();
@@ -276,3 +276,4 @@ fn view_size(eval: &EvalTransform) -> (u32, u32) {
 
 #[cfg(test)]
 mod tests;
+mod view_rng;

@@ -7,9 +7,11 @@ mod unreadable;
 
 use std::collections::BTreeSet;
 
+use headstock_split::words::NameList;
+
 pub use class_map::{ClassMap, ClassOrder};
-pub use error::{DatasetError, NameList};
-pub(crate) use error::{counted, did_you_mean, no_column_message};
+pub use error::DatasetError;
+pub(crate) use error::{did_you_mean, no_column_message};
 pub use groups::{join_groups, number_groups};
 pub use unreadable::find_unreadable;
 

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
+use headstock_split::words::{NameList, counted};
 use parquet::basic::{ConvertedType, Type as PhysicalType};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl, get_column_reader};
 use parquet::data_type::{ByteArray, ByteArrayType, DataType};
@@ -16,7 +17,7 @@ use parquet::schema::types::SchemaDescriptor;
 use self::pages::{CheckedPages, ReopeningFile};
 use super::cursor_pool::{Cursor, CursorPool};
 use super::{MAX_RECORD_BYTES, RecordReader, record_error, too_large_message};
-use crate::dataset::{DatasetError, NameList, counted, did_you_mean};
+use crate::dataset::{DatasetError, did_you_mean};
 use crate::decode::DecodeError;
 
 /// Rows per read when a whole column is read.

@@ -4,10 +4,12 @@ use std::collections::{HashMap, HashSet};
 use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
 
+use headstock_split::words::{NameList, counted};
+
 use super::seen_paths::{SeenPaths, canonical_path};
 use super::webdataset::parse_split;
 use super::{DataSource, FieldNames, RawDataset, RawSample, Split, find_image_files};
-use crate::dataset::{DatasetError, NameList, counted};
+use crate::dataset::DatasetError;
 
 /// A CSV with a header line and one image per row. Samples are in the order of the rows. Whitespace around a
 /// field is ignored. The delimiter is a tab if the file name ends in `.tsv`, otherwise the most frequent of

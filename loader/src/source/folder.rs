@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use headstock_split::words::{NameList, counted};
+
 use super::seen_paths::{SeenPaths, canonical_path};
 use super::{DataSource, RawDataset, RawSample, Split};
-use crate::dataset::{DatasetError, NameList, counted};
+use crate::dataset::DatasetError;
 
 /// File extensions of images, in lower case.
 const IMAGE_EXTENSIONS: [&str; 10] =

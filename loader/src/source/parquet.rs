@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use headstock_split::words::{NameList, counted};
 use serde::Deserialize;
 
 use super::shard_contents::ShardContents;
 use super::webdataset::parse_split;
 use super::{DataSource, FieldNames, RawDataset, RawSample, Split};
-use crate::dataset::{DatasetError, NameList, counted, no_column_message};
+use crate::dataset::{DatasetError, no_column_message};
 use crate::image_ref::ImageRef;
 use crate::shard::parquet::{ParquetShard, ParquetTable, ParquetValue};
 

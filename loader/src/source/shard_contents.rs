@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use headstock_split::words::counted;
 use rayon::prelude::*;
 
 use super::{RawDataset, RawSample, common_folder};
-use crate::dataset::{DatasetError, counted};
+use crate::dataset::DatasetError;
 
 /// The samples of one shard, or of all shards.
 #[derive(Default)]

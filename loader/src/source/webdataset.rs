@@ -5,13 +5,14 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use headstock_split::words::NameList;
 use serde_json::Value;
 
 use super::csv::relative_path;
 use super::folder::is_image_file;
 use super::shard_contents::ShardContents;
 use super::{DataSource, FieldNames, RawDataset, RawSample, Split};
-use crate::dataset::{DatasetError, NameList};
+use crate::dataset::DatasetError;
 use crate::image_ref::ImageRef;
 use crate::shard::tar::{TarMember, TarShard, visit_members};
 

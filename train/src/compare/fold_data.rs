@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use headstock_heads::{FeatureMatrix, HeadError, TrainingSet};
-use headstock_loader::SplitIndices;
+use headstock_split::SplitIndices;
 
 use crate::error::TrainError;
 use crate::prepared_data::PreparedData;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use headstock_loader::{stratified_group_k_fold, stratified_k_fold};
+use headstock_split::{stratified_group_k_fold, stratified_k_fold};
 
 use super::*;
 use crate::config::Settings;

@@ -42,7 +42,7 @@ mod trial;
 use std::time::{Duration, Instant};
 
 use headstock_heads::HeadShape;
-use headstock_loader::{SplitIndices, stratified_group_k_fold, stratified_k_fold};
+use headstock_split::{SplitIndices, stratified_group_k_fold, stratified_k_fold};
 use rayon::prelude::*;
 
 pub use candidates::{Candidate, candidates};

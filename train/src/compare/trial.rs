@@ -7,7 +7,7 @@ use headstock_heads::{
     Calibration, CalibrationMethod, ConfiguredHead, FeatureMatrix, FitContext, Fitted, HeadError, Logits,
     Tensors, TrainingSet,
 };
-use headstock_loader::SplitIndices;
+use headstock_split::SplitIndices;
 
 use super::bootstrap::CandidateMetrics;
 use super::log_capture::capture_warnings;

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use headstock_backbone::{DeviceChoice, FeatureLayer, Precision};
 use headstock_heads::CalibrationMethod;
-use headstock_loader::{Augment, ClassOrder, DecodeMode, TestSize};
+use headstock_loader::{Augment, ClassOrder, DecodeMode};
+use headstock_split::TestSize;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};

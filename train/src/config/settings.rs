@@ -5,7 +5,7 @@ use std::path::Path;
 use headstock_backbone::FeatureLayer;
 use headstock_heads::{ConfiguredHead, HeadError, HeadKind, Registry};
 use headstock_hub::{DownloadProgress, HubError, fetch_dataset};
-use headstock_loader::TestSize;
+use headstock_split::TestSize;
 use toml::Value;
 
 use super::data_source::{DataLocation, DataSourceConfig};

@@ -1,11 +1,10 @@
 //! Out-of-fold probabilities: each sample is predicted by a head that was fitted without it and its
 //! duplicates.
 
-use headstock_heads::folds::Fold;
 use headstock_heads::{
     CalibrationMethod, ConfiguredHead, FeatureMatrix, FitContext, HeadError, Logits, TrainingSet,
 };
-use headstock_loader::{SplitIndices, stratified_group_k_fold};
+use headstock_split::{SplitIndices, stratified_group_k_fold};
 
 use crate::compare::fold_data::number_by_appearance;
 use crate::error::TrainError;
@@ -69,14 +68,11 @@ impl OutOfFoldInput<'_> {
             rows.iter().filter_map(|&row| class_index(self.labels[row])).map(|index| index as u32).collect();
         let groups: Vec<u32> = rows.iter().map(|&row| self.groups[row]).collect();
         let max_groups = classes.iter().map(|&class| counts[class as usize]).max().unwrap_or(0);
-        let splits = stratified_group_k_fold(&labels, &groups, MAX_FOLDS.min(max_groups), /* seed */ 0)
-            .map_err(|e| e.to_string())?;
-        let folds: Vec<Fold> = splits
-            .into_iter()
-            .filter(|split| !split.test.is_empty())
-            .map(|SplitIndices { train, test }| Fold { fit: train, held_out: test })
-            .collect();
-        if folds.iter().any(|fold| fold.fit.is_empty()) {
+        let mut folds =
+            stratified_group_k_fold(&labels, &groups, MAX_FOLDS.min(max_groups), /* seed */ 0)
+                .map_err(|e| e.to_string())?;
+        folds.retain(|fold| !fold.test.is_empty());
+        if folds.iter().any(|fold| fold.train.is_empty()) {
             return Err(
                 "all photos belong to one group, but the check of labels needs at least two: correct the \
                  groups, or remove `data.group`"
@@ -103,7 +99,7 @@ impl OutOfFoldInput<'_> {
         head: &dyn ConfiguredHead,
         rows: &[usize],
         labels: &[u32],
-        folds: &[Fold],
+        folds: &[SplitIndices],
         classes: usize,
         progress: &dyn Progress,
     ) -> Result<Logits, HeadError> {
@@ -120,19 +116,20 @@ impl OutOfFoldInput<'_> {
             let context =
                 FitContext { on_step: &|done, total| progress.set_position(done, total), warm_start: None };
             let fitted = {
-                let values = copy_features(&fold.fit);
-                let labels: Vec<u32> = fold.fit.iter().map(|&position| labels[position]).collect();
-                let groups: Vec<u32> = fold.fit.iter().map(|&position| self.groups[rows[position]]).collect();
+                let values = copy_features(&fold.train);
+                let labels: Vec<u32> = fold.train.iter().map(|&position| labels[position]).collect();
+                let groups: Vec<u32> =
+                    fold.train.iter().map(|&position| self.groups[rows[position]]).collect();
                 let data = TrainingSet::new(FeatureMatrix::new(&values, width)?, &labels, classes)?;
                 head.fit(&data.with_groups(&number_by_appearance(&groups))?, &context)
             };
             progress.end();
-            let test_values = copy_features(&fold.held_out);
+            let test_values = copy_features(&fold.test);
             let logits = fitted?.head.logits(FeatureMatrix::new(&test_values, width)?)?;
             if logits.as_slice().iter().any(|logit| !logit.is_finite()) {
                 return Err(HeadError::Diverged("the logits are not finite".into()));
             }
-            for (sample_logits, &position) in logits.rows().zip(&fold.held_out) {
+            for (sample_logits, &position) in logits.rows().zip(&fold.test) {
                 out[position * classes..][..classes].copy_from_slice(sample_logits);
             }
         }

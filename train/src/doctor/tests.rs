@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use headstock_heads::KeyedRng;
 use headstock_loader::duplicates::{DEFAULT_SIMILARITY, find_near_duplicates};
 use headstock_loader::encode::png;
+use headstock_split::KeyedRng;
 use image::{DynamicImage, RgbImage};
 use tempfile::TempDir;
 

@@ -1,8 +1,6 @@
 //! Mixing of images within a batch: mixup (Zhang et al., ICLR 2018) and `CutMix` (Yun et al., ICCV 2019).
 
-use std::f64::consts::TAU;
-
-use headstock_heads::KeyedRng;
+use headstock_split::KeyedRng;
 use rayon::prelude::*;
 
 /// Mixing of batches. With both, one of the two is chosen for each batch with equal probability, as with
@@ -125,19 +123,13 @@ fn sample_log_gamma(shape: f64, random: &mut KeyedRng) -> f64 {
     let c = 1.0 / (9.0 * d).sqrt();
     // Draws candidates `d * v` until one is accepted.
     loop {
-        let x = sample_normal(random);
+        let x = random.normal();
         let v = (1.0 + c * x).powi(3);
         let u = 1.0 - random.uniform();
         if v > 0.0 && u.ln() < 0.5 * x * x + d - d * v + d * v.ln() {
             return (d * v).ln();
         }
     }
-}
-
-/// Draws a sample of the standard normal distribution by the method of Box and Muller (1958).
-fn sample_normal(random: &mut KeyedRng) -> f64 {
-    let radius = (-2.0 * (1.0 - random.uniform()).ln()).sqrt();
-    radius * (TAU * random.uniform()).cos()
 }
 
 #[cfg(test)]

@@ -27,10 +27,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use headstock_backbone::{FeatureLayer, TrainableBackbone};
-use headstock_heads::folds::{Fold, hold_out, stratified_folds};
 use headstock_heads::{CalibrationMethod, Differentiable, Logits, Registry, Tensors};
 use headstock_loader::ImageRef;
-use headstock_loader::split::stratified_group_k_fold;
+use headstock_split::{SplitIndices, hold_out, stratified_folds, stratified_group_k_fold};
 use sha2::{Digest, Sha256};
 
 pub use self::find_lr::{LrCurve, LrPoint, find_lr};
@@ -329,13 +328,14 @@ fn hold_out_split(
         );
         return Ok(HoldoutSplit { fit: train.to_vec(), held_out: Vec::new() });
     }
-    let Fold { fit, held_out } = match sample_groups(samples, train) {
+    let SplitIndices { train: fit, test: held_out } = match sample_groups(samples, train) {
         None => hold_out(&labels, None, options.validation, options.seed),
         Some(groups) => {
             let n_folds = (1.0 / options.validation).round().max(2.0) as usize;
             let seed = (options.seed % u64::from(u32::MAX)) as u32;
-            let splits = stratified_group_k_fold(&labels, &groups, n_folds, seed)
-                .map_err(|error| TrainError::Data(error.message_with_names(&samples.classes)))?;
+            let splits = stratified_group_k_fold(&labels, &groups, n_folds, seed).map_err(|error| {
+                TrainError::Data(error.message_with_names(|label| samples.classes.name(label).to_owned()))
+            })?;
             // A class with a single group is in one fold entirely; that fold cannot be held out, or the class
             // could not be learned.
             let n_classes =
@@ -344,10 +344,7 @@ fn hold_out_split(
             let split = splits
                 .into_iter()
                 .find(|split| !split.test.is_empty() && n_classes(&split.train) == n_all_classes);
-            split.map_or_else(
-                || Fold { fit: (0..train.len()).collect(), held_out: Vec::new() },
-                |split| Fold { fit: split.train, held_out: split.test },
-            )
+            split.unwrap_or_else(|| SplitIndices { train: (0..train.len()).collect(), test: Vec::new() })
         }
     };
     if held_out.is_empty() {

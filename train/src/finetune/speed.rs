@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use headstock_backbone::{FeatureLayer, StageActivations, TrainableBackbone};
+use headstock_heads::Differentiable;
 use headstock_heads::linear::LinearConfig;
-use headstock_heads::{Differentiable, KeyedRng};
+use headstock_split::KeyedRng;
 
 use super::loss::CrossEntropy;
 use super::model::FinetuneModel;

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use headstock_heads::folds::{Fold, stratified_folds};
 use headstock_heads::{Calibration, CalibrationMethod, ConfiguredHead, ConformalScores, Logits};
+use headstock_split::{SplitIndices, stratified_folds};
 
 use super::head_fitter::{HeadFitter, eval_logits};
 use crate::error::TrainError;
@@ -87,13 +87,13 @@ pub(super) fn calibrate_by_folds(
 /// Restricts cross-validation `folds` to the samples that some fold holds out: only these have out-of-fold
 /// logits to calibrate on (a group that no fold can hold out has none). Returns the indices of these samples,
 /// sorted, and the folds with each index replaced by its position in this list; other indices are dropped.
-fn reindex_held_out(folds: &[Fold]) -> (Vec<usize>, Vec<Fold>) {
-    let mut held_out: Vec<usize> = folds.iter().flat_map(|fold| &fold.held_out).copied().collect();
+fn reindex_held_out(folds: &[SplitIndices]) -> (Vec<usize>, Vec<SplitIndices>) {
+    let mut held_out: Vec<usize> = folds.iter().flat_map(|fold| &fold.test).copied().collect();
     held_out.sort_unstable();
     let reindex = |subset: &[usize]| subset.iter().filter_map(|i| held_out.binary_search(i).ok()).collect();
     let reindexed = folds
         .iter()
-        .map(|fold| Fold { fit: reindex(&fold.fit), held_out: reindex(&fold.held_out) })
+        .map(|fold| SplitIndices { train: reindex(&fold.train), test: reindex(&fold.test) })
         .collect();
     (held_out, reindexed)
 }
@@ -113,7 +113,7 @@ pub(crate) fn evaluate_calibration(
     method: CalibrationMethod,
     logits: &Logits,
     labels: &[u32],
-    folds: &[Fold],
+    folds: &[SplitIndices],
 ) -> Result<CalibrationResult, TrainError> {
     let uncalibrated = Predictions::new(logits);
     let calibrated = Predictions::from_probabilities(cross_calibrate(method, logits, labels, folds)?, logits);
@@ -154,15 +154,15 @@ fn out_of_fold_logits(
     fitter: &mut HeadFitter<'_>,
     head: &dyn ConfiguredHead,
     rows: &[usize],
-    folds: &[Fold],
+    folds: &[SplitIndices],
 ) -> Result<Logits, TrainError> {
     let classes = fitter.samples.classes.len();
     let mut all_logits = vec![0.0; rows.len() * classes];
     for (index, fold) in folds.iter().enumerate() {
         let rows_at = |indices: &[usize]| indices.iter().map(|&i| rows[i]).collect::<Vec<_>>();
         let task = format!("calibrating {}, fold {} of {}", head.kind(), index + 1, folds.len());
-        let (fitted, _) = fitter.fit(head, None, &rows_at(&fold.fit), &task)?;
-        let logits = eval_logits(fitted.head.as_ref(), fitter.features, &rows_at(&fold.held_out))?;
+        let (fitted, _) = fitter.fit(head, None, &rows_at(&fold.train), &task)?;
+        let logits = eval_logits(fitted.head.as_ref(), fitter.features, &rows_at(&fold.test))?;
         scatter(logits.rows(), fold, &mut all_logits);
     }
     Ok(Logits::new(all_logits, classes)?)
@@ -175,14 +175,14 @@ pub(crate) fn cross_calibrate(
     method: CalibrationMethod,
     logits: &Logits,
     labels: &[u32],
-    folds: &[Fold],
+    folds: &[SplitIndices],
 ) -> Result<Vec<f32>, TrainError> {
     let classes = logits.classes();
     let mut all_probabilities = vec![0.0; logits.as_slice().len()];
     for fold in folds {
-        let labels: Vec<u32> = fold.fit.iter().map(|&i| labels[i]).collect();
-        let calibration = Calibration::fit(method, &select_rows(logits, &fold.fit)?, &labels)?;
-        let probabilities = calibration.probabilities(&select_rows(logits, &fold.held_out)?)?;
+        let labels: Vec<u32> = fold.train.iter().map(|&i| labels[i]).collect();
+        let calibration = Calibration::fit(method, &select_rows(logits, &fold.train)?, &labels)?;
+        let probabilities = calibration.probabilities(&select_rows(logits, &fold.test)?)?;
         scatter(probabilities.chunks_exact(classes), fold, &mut all_probabilities);
     }
     Ok(all_probabilities)
@@ -190,8 +190,8 @@ pub(crate) fn cross_calibrate(
 
 /// Copies `rows` (logits or probabilities of the fold's held-out samples, in their order) to the positions of
 /// these samples in `out` `[N, C]`.
-fn scatter<'a>(rows: impl Iterator<Item = &'a [f32]>, fold: &Fold, out: &mut [f32]) {
-    for (row, &i) in rows.zip(&fold.held_out) {
+fn scatter<'a>(rows: impl Iterator<Item = &'a [f32]>, fold: &SplitIndices, out: &mut [f32]) {
+    for (row, &i) in rows.zip(&fold.test) {
         out[i * row.len()..][..row.len()].copy_from_slice(row);
     }
 }

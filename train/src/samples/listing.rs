@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use headstock_loader::dataset::{NameList, join_groups, number_groups};
+use headstock_loader::dataset::{join_groups, number_groups};
 use headstock_loader::source::{RawDataset, RawSample};
 use headstock_loader::{ClassMap, ClassOrder, DatasetError, ImageRef};
+use headstock_split::words::NameList;
 
 use super::locations::{OpenDataSource, id_prefixes};
 use super::splitter::SampleSplitter;

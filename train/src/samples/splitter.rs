@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use headstock_loader::split::{SplitUnit, hash_split};
-use headstock_loader::{
-    ClassMap, SplitError, SplitIndices, TestSize, group_shuffle_split, stratified_group_k_fold,
+use headstock_loader::ClassMap;
+use headstock_split::{
+    SplitError, SplitIndices, SplitUnit, TestSize, group_shuffle_split, hash_split, stratified_group_k_fold,
     stratified_k_fold, stratified_shuffle_split,
 };
 
@@ -32,9 +32,9 @@ impl SampleSplitter<'_> {
     /// # Errors
     /// [`TrainError::Data`] for samples that cannot be split in this way.
     pub(super) fn assign_subsets(&self, options: &SplitOptions) -> Result<Vec<Subset>, TrainError> {
-        let split = self
-            .draw_split(options)
-            .map_err(|error| TrainError::Data(error.message_with_names(self.classes)))?;
+        let split = self.draw_split(options).map_err(|error| {
+            TrainError::Data(error.message_with_names(|label| self.classes.name(label).to_owned()))
+        })?;
         let mut subsets = vec![Subset::Train; self.labels.len()];
         for &row in &split.test {
             subsets[row] = Subset::Test;

@@ -291,7 +291,8 @@ fn a_config_that_names_no_head_means_linear_and_every_head_can_be_named() {
 fn every_value_name_parses_to_its_variant() {
     use headstock_backbone::{DeviceChoice, FeatureLayer, Precision};
     use headstock_heads::CalibrationMethod;
-    use headstock_loader::{ClassOrder, DecodeMode, TestSize};
+    use headstock_loader::{ClassOrder, DecodeMode};
+    use headstock_split::TestSize;
     use headstock_train::config::{OnError, SplitMethod};
     let options = |set: &str| resolve(CSV, &["data.group=dog", set]).unwrap().options;
     for (name, method) in [

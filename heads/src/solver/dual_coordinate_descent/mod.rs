@@ -13,9 +13,10 @@ mod newton_cg;
 #[cfg(test)]
 mod tests;
 
+use headstock_split::KeyedRng;
+
 use crate::data::FeatureMatrix;
 use crate::head::HeadShape;
-use crate::random::KeyedRng;
 use crate::vector::VectorOps;
 use kernel_cache::KernelCache;
 

@@ -3,13 +3,13 @@
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
+use headstock_split::KeyedRng;
 use rayon::prelude::*;
 
 use super::ops::{AdamWParameter, UNITS_PER_TASK, cross_entropy_backward, is_top_class, parallel_gemm};
 use super::{Learner, StepParams, WeightedSamples};
 use crate::affine::Affine;
 use crate::error::HeadError;
-use crate::random::KeyedRng;
 
 /// The trainable model of the `mlp` head: affine layers, with ReLU and dropout after each but the last. With
 /// one layer it is logistic regression, which the `linear` head can train this way.

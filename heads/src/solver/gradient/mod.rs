@@ -9,14 +9,13 @@ mod tests;
 
 use std::f64::consts::PI;
 
+use headstock_split::{KeyedRng, SplitIndices, hold_out};
 use rayon::prelude::*;
 
 use crate::data::{ClassWeight, FeatureMatrix, TrainingSet};
 use crate::differentiable::Differentiable;
 use crate::error::HeadError;
-use crate::folds::{Fold, hold_out};
 use crate::head::{FitContext, Head, History};
-use crate::random::KeyedRng;
 use crate::solver::adamw::AdamW;
 use crate::tensors::Tensors;
 
@@ -237,11 +236,11 @@ pub(crate) fn fit<L: Learner>(
     recipe: &Recipe,
     context: &FitContext<'_>,
 ) -> Result<(L::Parameters, History), HeadError> {
-    let Fold { fit: mut train_rows, held_out } = match recipe.early_stopping {
+    let SplitIndices { train: mut train_rows, test: held_out } = match recipe.early_stopping {
         Some(stopping) => {
             hold_out(samples.data.labels(), samples.data.groups(), stopping.validation, recipe.seed)
         }
-        None => Fold { fit: (0..samples.features.len()).collect(), held_out: Vec::new() },
+        None => SplitIndices { train: (0..samples.features.len()).collect(), test: Vec::new() },
     };
     let early_stopping = match recipe.early_stopping {
         Some(stopping) if held_out.is_empty() => {

@@ -106,8 +106,9 @@ pub(super) fn parallel_gemm(
 
 #[cfg(test)]
 mod tests {
+    use headstock_split::KeyedRng;
+
     use super::*;
-    use crate::random::KeyedRng;
 
     #[test]
     fn the_lowest_class_wins_a_tie() {

@@ -11,7 +11,7 @@ use super::*;
 use crate::affine::Affine;
 use crate::cosine::CosineConfig;
 use crate::differentiable::{Differentiable, ForwardMode};
-use crate::folds::tests::{assert_disjoint_groups, example_groupings};
+use crate::example_groups::{assert_disjoint_groups, example_groupings};
 use crate::head::{Head, HeadConfig};
 use crate::linear::{LinearConfig, LinearSolver};
 use crate::mlp::MlpConfig;
@@ -234,7 +234,9 @@ impl Learner for SharedRecorder<'_> {
 /// Fits a recorder with these held-out losses.
 fn record_fit(data: &TrainingSet<'_>, recipe: &Recipe, losses: &[f64]) -> (Recorder, usize, History) {
     let fitted_on = match recipe.early_stopping {
-        Some(stopping) => hold_out(data.labels(), data.groups(), stopping.validation, recipe.seed).fit.len(),
+        Some(stopping) => {
+            hold_out(data.labels(), data.groups(), stopping.validation, recipe.seed).train.len()
+        }
         None => data.labels().len(),
     };
     let samples = WeightedSamples { data, features: data.features(), class_weights: &[1.0; 4] };
@@ -266,11 +268,11 @@ fn early_stopping_evaluates_groups_that_are_not_trained_on() {
                 "{name}"
             );
             let parts = hold_out(&labels, Some(&groups), 0.3, seed);
-            assert_eq!(held_out, parts.held_out, "{name}");
-            for epoch in steps.chunks(parts.fit.len().div_ceil(7)) {
+            assert_eq!(held_out, parts.test, "{name}");
+            for epoch in steps.chunks(parts.train.len().div_ceil(7)) {
                 let mut learned: Vec<usize> = epoch.iter().flat_map(|(rows, _)| rows.clone()).collect();
                 learned.sort_unstable();
-                assert_eq!(learned, parts.fit, "{name}");
+                assert_eq!(learned, parts.train, "{name}");
                 assert_disjoint_groups(&labels, &groups, &learned, &held_out);
             }
         }
@@ -358,7 +360,7 @@ fn assert_stops_early<L: Learner>(
     let best = (0..losses.len()).min_by(|&a, &b| losses[a].total_cmp(&losses[b])).unwrap();
     assert_eq!(losses.len(), best + 1 + 4, "{losses:?}");
 
-    let held_out = hold_out(data.labels(), data.groups(), stopping.validation, recipe.seed).held_out;
+    let held_out = hold_out(data.labels(), data.groups(), stopping.validation, recipe.seed).test;
     let (loss, n_correct) = make_learner(&to_tensors(parameters)).evaluate(samples, &held_out).unwrap();
     let count = held_out.len() as f64;
     assert!((loss / count - history.rows[best][2]).abs() < 1e-6);

@@ -1,9 +1,9 @@
 //! Erasing of a rectangle.
 
+use headstock_split::KeyedRng;
 use image::RgbImage;
 
 use crate::decode::Crop;
-use crate::random::KeyedRandom;
 
 /// A rectangle to erase from an image, and what it is filled with.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -34,7 +34,7 @@ impl Erasure {
         match self.fill {
             EraseFill::Color(color) => area.for_each(|pixel| pixel.0 = color),
             EraseFill::Noise(state) => {
-                let mut random = KeyedRandom::from_state(state);
+                let mut random = KeyedRng::from_state(state);
                 let mut value = |(mean, deviation)| mean + deviation * random.normal();
                 area.for_each(|pixel| pixel.0 = NOISE.map(|channel| (value(channel) * 255.0).round() as u8));
             }

@@ -1,5 +1,6 @@
 //! AugMix: a weighted mix of chains of operations.
 
+use headstock_split::KeyedRng;
 use image::RgbImage;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -7,7 +8,6 @@ use serde::{Deserialize, Serialize};
 use super::operation::{MagnitudeScale, PolicyOp};
 use super::{DrawnOp, MAX_OPS, tensor};
 use crate::augment::check::{AugmentError, require};
-use crate::random::KeyedRandom;
 
 /// The parameters of torchvision's `AugMix` (Hendrycks et al. 2019), with bilinear interpolation.
 ///
@@ -78,7 +78,7 @@ impl AugMix {
 
     /// Draws the chains of operations for a view of `size` (width, height), and the weights with which their
     /// results are mixed with the image, as torchvision's `AugMix`.
-    pub(super) fn draw(&self, size: (u32, u32), random: &mut KeyedRandom) -> AugMixDraw {
+    pub(super) fn draw(&self, size: (u32, u32), random: &mut KeyedRng) -> AugMixDraw {
         // Without the last four unless `all_ops` is set.
         let operations = if self.all_ops { &Self::OPERATIONS[..] } else { &Self::OPERATIONS[..9] };
         let scale = MagnitudeScale::for_aug_mix(size, N_BINS);
@@ -94,7 +94,7 @@ impl AugMix {
                 _ => 1 + random.up_to(2), // -1 in the config
             };
             let mut draw_op = || {
-                let operation = operations[random.index(operations.len())];
+                let operation = operations[random.below(operations.len())];
                 let bin = random.up_to(max_bin);
                 DrawnOp::with_random_sign(operation, scale.magnitude(operation, bin), random)
             };

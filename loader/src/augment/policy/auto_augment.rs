@@ -1,12 +1,12 @@
 //! AutoAugment: pairs of operations that were searched for on ImageNet.
 
+use headstock_split::KeyedRng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::operation::{MagnitudeScale, PolicyOp};
 use super::{DrawnOp, check_interpolation};
 use crate::augment::check::AugmentError;
-use crate::random::KeyedRandom;
 use crate::transform::Resampling;
 
 /// The parameters of torchvision's `AutoAugment` with ImageNet's policy (Cubuk et al. 2018).
@@ -70,10 +70,10 @@ impl AutoAugment {
 
     /// Draws the operations for a view of `size` (width, height), none to two: one of the pairs of
     /// [`IMAGENET_POLICY`], of which each operation happens with its probability, with a random sign.
-    pub(super) fn draw(&self, size: (u32, u32), random: &mut KeyedRandom) -> Vec<DrawnOp> {
+    pub(super) fn draw(&self, size: (u32, u32), random: &mut KeyedRng) -> Vec<DrawnOp> {
         let scale = MagnitudeScale::for_rand_augment(size, N_BINS);
         let mut drawn = Vec::new();
-        for (operation, probability, bin) in IMAGENET_POLICY[random.index(IMAGENET_POLICY.len())] {
+        for (operation, probability, bin) in IMAGENET_POLICY[random.below(IMAGENET_POLICY.len())] {
             if random.bernoulli(probability) {
                 drawn.push(DrawnOp::with_random_sign(operation, scale.magnitude(operation, bin), random));
             }

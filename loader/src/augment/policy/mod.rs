@@ -5,6 +5,7 @@ mod auto_augment;
 mod operation;
 mod tensor;
 
+use headstock_split::KeyedRng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +17,6 @@ use operation::{MagnitudeScale, PolicyOp};
 use super::check::{AugmentError, require};
 use super::ops::ImageOp;
 use super::steps::check_interpolation;
-use crate::random::KeyedRandom;
 use crate::transform::Resampling;
 
 /// `augment.policy`: one of torchvision's automatic augmentation policies, chosen by `kind`.
@@ -56,7 +56,7 @@ impl Policy {
 
     /// Draws the operations that this policy applies to one view of `size` (width, height), in order. The
     /// mixed chains of `AugMix` are one operation.
-    pub(super) fn draw(&self, size: (u32, u32), random: &mut KeyedRandom) -> Vec<ImageOp> {
+    pub(super) fn draw(&self, size: (u32, u32), random: &mut KeyedRng) -> Vec<ImageOp> {
         let (chain, interpolation) = match self {
             Self::RandAugment(policy) => (policy.draw(size, random), policy.interpolation),
             Self::TrivialAugmentWide(policy) => (vec![policy.draw(random)], policy.interpolation),
@@ -129,10 +129,10 @@ impl RandAugment {
 
     /// Draws the `num_ops` operations of `RandAugment` for a view of `size` (width, height), all at the
     /// magnitude bin `magnitude`: each is uniform among [`OPERATIONS`](Self::OPERATIONS), with a random sign.
-    fn draw(&self, size: (u32, u32), random: &mut KeyedRandom) -> Vec<DrawnOp> {
+    fn draw(&self, size: (u32, u32), random: &mut KeyedRng) -> Vec<DrawnOp> {
         let scale = MagnitudeScale::for_rand_augment(size, self.num_magnitude_bins);
         let mut draw_op = || {
-            let operation = Self::OPERATIONS[random.index(Self::OPERATIONS.len())];
+            let operation = Self::OPERATIONS[random.below(Self::OPERATIONS.len())];
             DrawnOp::with_random_sign(operation, scale.magnitude(operation, self.magnitude), random)
         };
         (0..self.num_ops.min(MAX_OPS)).map(|_| draw_op()).collect()
@@ -164,9 +164,9 @@ impl TrivialAugmentWide {
 
     /// Draws the one operation of `TrivialAugmentWide` for a view: uniform among those of [`RandAugment`],
     /// with a uniform magnitude bin and a random sign.
-    fn draw(&self, random: &mut KeyedRandom) -> DrawnOp {
+    fn draw(&self, random: &mut KeyedRng) -> DrawnOp {
         let operations = RandAugment::OPERATIONS;
-        let operation = operations[random.index(operations.len())];
+        let operation = operations[random.below(operations.len())];
         let bin = random.up_to(self.num_magnitude_bins.saturating_sub(1));
         let scale = MagnitudeScale::for_trivial_augment(self.num_magnitude_bins);
         DrawnOp::with_random_sign(operation, scale.magnitude(operation, bin), random)
@@ -182,7 +182,7 @@ pub(crate) struct DrawnOp {
 
 impl DrawnOp {
     /// `operation` with `magnitude`, which is negated with probability 1/2 if the operation is signed.
-    fn with_random_sign(operation: PolicyOp, magnitude: f64, random: &mut KeyedRandom) -> Self {
+    fn with_random_sign(operation: PolicyOp, magnitude: f64, random: &mut KeyedRng) -> Self {
         let is_negated = operation.is_signed() && random.bernoulli(0.5);
         Self { operation, magnitude: if is_negated { -magnitude } else { magnitude } }
     }

@@ -3,6 +3,7 @@ use serde_json::Value;
 use super::*;
 use crate::augment::tests::oracle::{self, assert_distribution, assert_frequencies};
 use crate::augment::tests::test_hash;
+use crate::augment::view_rng::step_rng;
 use crate::golden::{self, pixel_difference};
 
 fn read<T: serde::de::DeserializeOwned>(value: &Value) -> T {
@@ -83,8 +84,8 @@ fn policies_with_given_draws_match_torchvision() {
 const DRAWS: u64 = 20_000;
 
 /// The results of `draw` for [`DRAWS`] images.
-fn draw_many<T>(draw: impl Fn(&mut KeyedRandom) -> T) -> Vec<T> {
-    (0..DRAWS).map(|number| draw(&mut KeyedRandom::for_step(0, 1, &test_hash(number), "policy"))).collect()
+fn draw_many<T>(draw: impl Fn(&mut KeyedRng) -> T) -> Vec<T> {
+    (0..DRAWS).map(|number| draw(&mut step_rng(0, 1, &test_hash(number), "policy"))).collect()
 }
 
 /// The names and magnitudes of a chain, as `reference/augment/make.py` writes them.

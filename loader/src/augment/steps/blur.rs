@@ -1,5 +1,6 @@
 //! Gaussian blur and sharpness.
 
+use headstock_split::KeyedRng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -7,7 +8,6 @@ use super::half;
 use crate::augment::NumberOrList;
 use crate::augment::check::{AugmentError, check_probability, is_positive_range, require};
 use crate::augment::ops::ImageOp;
-use crate::random::KeyedRandom;
 
 /// The parameters of torchvision's `GaussianBlur`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -57,7 +57,7 @@ impl GaussianBlur {
 
     /// Draws whether the blur happens and its standard deviation, uniform in the range `sigma`; `None` if it
     /// does not happen.
-    pub(in crate::augment) fn draw(&self, random: &mut KeyedRandom) -> Option<ImageOp> {
+    pub(in crate::augment) fn draw(&self, random: &mut KeyedRng) -> Option<ImageOp> {
         if !random.bernoulli(self.p) {
             return None;
         }
@@ -65,7 +65,7 @@ impl GaussianBlur {
         let kernel_size =
             self.kernel_size.to_array::<2>()?.map(|size| size.clamp(1.0, MAX_KERNEL_SIZE) as u32 | 1);
         let [low, high] = self.sigma.to_array::<2>()?;
-        Some(ImageOp::GaussianBlur { kernel_size, sigma: random.uniform(low, high) })
+        Some(ImageOp::GaussianBlur { kernel_size, sigma: random.uniform_between(low, high) })
     }
 }
 
@@ -89,7 +89,7 @@ impl RandomAdjustSharpness {
     }
 
     /// The change of sharpness with probability `p`, otherwise `None`.
-    pub(in crate::augment) fn draw(&self, random: &mut KeyedRandom) -> Option<ImageOp> {
+    pub(in crate::augment) fn draw(&self, random: &mut KeyedRng) -> Option<ImageOp> {
         random.bernoulli(self.p).then_some(ImageOp::Sharpness(self.factor))
     }
 }

@@ -1,5 +1,6 @@
 //! Random erasing of a rectangle.
 
+use headstock_split::KeyedRng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +12,6 @@ use crate::augment::ops::{
 };
 use crate::augment::{ErasingValue, NumberOrList};
 use crate::decode::Crop;
-use crate::random::KeyedRandom;
 
 /// The parameters of torchvision's `RandomErasing`: a random rectangle is filled with a color or noise.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -72,7 +72,7 @@ impl RandomErasing {
     pub(in crate::augment) fn draw(
         &self,
         (width, height): (u32, u32),
-        random: &mut KeyedRandom,
+        random: &mut KeyedRng,
     ) -> Option<ImageOp> {
         if !random.bernoulli(self.p) {
             return None;
@@ -83,9 +83,9 @@ impl RandomErasing {
         };
         let area = f64::from(width) * f64::from(height);
         for _ in 0..10 {
-            let target_area = area * random.uniform(self.scale[0], self.scale[1]);
+            let target_area = area * random.uniform_between(self.scale[0], self.scale[1]);
             // Uniform in its logarithm: twice as high is as likely as twice as wide.
-            let aspect = random.uniform(self.ratio[0].ln(), self.ratio[1].ln()).exp();
+            let aspect = random.uniform_between(self.ratio[0].ln(), self.ratio[1].ln()).exp();
             let h = (target_area * aspect).sqrt().round_ties_even() as u32;
             let w = (target_area / aspect).sqrt().round_ties_even() as u32;
             if h < height && w < width {

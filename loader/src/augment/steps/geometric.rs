@@ -1,5 +1,6 @@
 //! Affine and perspective maps.
 
+use headstock_split::KeyedRng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -7,7 +8,6 @@ use super::half;
 use crate::augment::NumberOrList;
 use crate::augment::check::{AugmentError, check_probability, is_positive_range, is_range_within, require};
 use crate::augment::ops::{ImageOp, geometry::AffineMap};
-use crate::random::KeyedRandom;
 use crate::transform::Resampling;
 
 /// The parameters of torchvision's `RandomAffine`: rotation, translation, scaling and shear. Pixels outside
@@ -103,9 +103,10 @@ impl RandomAffine {
 
     /// Draws a random rotation, translation, scale and shear from the ranges of the config, as torchvision's
     /// `RandomAffine.make_params`, and returns them as the operation on a view of (width, height).
-    pub(in crate::augment) fn draw(&self, (width, height): (u32, u32), random: &mut KeyedRandom) -> ImageOp {
-        let mut draw_uniform =
-            |range: Option<[f64; 2]>, default| range.map_or(default, |[low, high]| random.uniform(low, high));
+    pub(in crate::augment) fn draw(&self, (width, height): (u32, u32), random: &mut KeyedRng) -> ImageOp {
+        let mut draw_uniform = |range: Option<[f64; 2]>, default| {
+            range.map_or(default, |[low, high]| random.uniform_between(low, high))
+        };
         let degrees = draw_uniform(self.degrees.range_around(0.0), 0.0);
         let translate = match self.translate {
             Some([max_x, max_y]) => [max_x * f64::from(width), max_y * f64::from(height)]
@@ -157,7 +158,7 @@ impl RandomPerspective {
     pub(in crate::augment) fn draw(
         &self,
         (width, height): (u32, u32),
-        random: &mut KeyedRandom,
+        random: &mut KeyedRng,
     ) -> Option<ImageOp> {
         if !random.bernoulli(self.p) {
             return None;

@@ -1,12 +1,12 @@
 //! Color jitter.
 
+use headstock_split::KeyedRng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::augment::NumberOrList;
 use crate::augment::check::{AugmentError, is_range_within, require};
 use crate::augment::ops::ImageOp;
-use crate::random::KeyedRandom;
 
 /// The parameters of torchvision's `ColorJitter`. The changes are applied in random order; changes that are
 /// left out do not happen.
@@ -59,9 +59,11 @@ impl ColorJitter {
 
     /// Draws the factors and the hue shift, and the order of the changes, as torchvision's
     /// `ColorJitter.make_params`. Returns the changes that are set, in the order in which they are applied.
-    pub(in crate::augment) fn draw(&self, random: &mut KeyedRandom) -> Vec<ImageOp> {
-        let order = random.shuffled([0, 1, 2, 3]);
-        let mut draw_uniform = |range: Option<[f64; 2]>| range.map(|[low, high]| random.uniform(low, high));
+    pub(in crate::augment) fn draw(&self, random: &mut KeyedRng) -> Vec<ImageOp> {
+        let mut order = [0, 1, 2, 3];
+        random.shuffle(&mut order);
+        let mut draw_uniform =
+            |range: Option<[f64; 2]>| range.map(|[low, high]| random.uniform_between(low, high));
         let drawn = [
             draw_uniform(self.brightness.as_ref().and_then(factor_range)).map(ImageOp::Brightness),
             draw_uniform(self.contrast.as_ref().and_then(factor_range)).map(ImageOp::Contrast),

@@ -1,12 +1,12 @@
 //! Posterize and solarize.
 
+use headstock_split::KeyedRng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::half;
 use crate::augment::check::{AugmentError, check_probability, require};
 use crate::augment::ops::ImageOp;
-use crate::random::KeyedRandom;
 
 /// The parameters of torchvision's `RandomPosterize`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -27,7 +27,7 @@ impl RandomPosterize {
     }
 
     /// Posterizing with probability `p`, otherwise `None`.
-    pub(in crate::augment) fn draw(&self, random: &mut KeyedRandom) -> Option<ImageOp> {
+    pub(in crate::augment) fn draw(&self, random: &mut KeyedRng) -> Option<ImageOp> {
         random.bernoulli(self.p).then_some(ImageOp::Posterize { bits: self.bits })
     }
 }
@@ -52,7 +52,7 @@ impl RandomSolarize {
     }
 
     /// Solarizing with probability `p`, otherwise `None`.
-    pub(in crate::augment) fn draw(&self, random: &mut KeyedRandom) -> Option<ImageOp> {
+    pub(in crate::augment) fn draw(&self, random: &mut KeyedRng) -> Option<ImageOp> {
         random.bernoulli(self.p).then_some(ImageOp::Solarize { threshold: self.threshold })
     }
 }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use headstock_heads::KeyedRng;
 use headstock_loader::{ClassMap, ClassOrder};
+use headstock_split::KeyedRng;
 
 use super::*;
 use crate::config::CacheDtype;
@@ -231,7 +231,7 @@ fn a_calibration_is_not_evaluated_on_groups_that_it_was_fitted_on() {
     assert_eq!((expected.dropped, expected.after.log_loss), (grouped_dropped, grouped_log_loss));
     for fold in folds {
         let groups_of = |rows: &[usize]| rows.iter().map(|&row| groups[row]).collect::<BTreeSet<_>>();
-        assert!(fold.held_out.len() == 32 && groups_of(&fold.fit).is_disjoint(&groups_of(&fold.held_out)));
+        assert!(fold.test.len() == 32 && groups_of(&fold.train).is_disjoint(&groups_of(&fold.test)));
     }
 }
 
@@ -241,10 +241,10 @@ fn few_groups_are_one_fold_each_and_a_single_group_does_not_calibrate() {
     let (logits, labels, groups) = groups_of_four(3);
     let temperature = CalibrationMethod::Temperature;
     let result = calibrate_on_held_out(temperature, Some(&logits), &labels, Some(&groups)).unwrap();
-    let folds: Vec<Fold> = (0..3)
+    let folds: Vec<SplitIndices> = (0..3)
         .map(|fold| {
-            let (held_out, fit) = (0..12).partition(|row| row / 4 == fold);
-            Fold { fit, held_out }
+            let (test, train) = (0..12).partition(|row| row / 4 == fold);
+            SplitIndices { train, test }
         })
         .collect();
     let expected = evaluate_calibration(temperature, &logits, &labels, &folds).unwrap().held_out.unwrap();

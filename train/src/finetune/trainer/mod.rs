@@ -10,7 +10,8 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use headstock_backbone::{FeatureLayer, StageActivations};
-use headstock_heads::{History, KeyedRng};
+use headstock_heads::History;
+use headstock_split::KeyedRng;
 
 pub(super) use self::checkpointing::has_checkpoint;
 use self::checkpointing::{BestEpoch, TrainState, initial_state};

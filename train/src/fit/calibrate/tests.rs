@@ -1,6 +1,6 @@
 //! How a calibration is evaluated, and when it is used.
 
-use headstock_heads::KeyedRng;
+use headstock_split::KeyedRng;
 
 use super::*;
 
@@ -20,11 +20,11 @@ fn synthetic_logits(seed: u64, samples: usize, classes: usize, margin: f64) -> (
 }
 
 /// Three folds: every third sample.
-fn three_folds(samples: usize) -> Vec<Fold> {
+fn three_folds(samples: usize) -> Vec<SplitIndices> {
     (0..3)
         .map(|third| {
-            let (held_out, fit) = (0..samples).partition(|sample| sample % 3 == third);
-            Fold { fit, held_out }
+            let (test, train) = (0..samples).partition(|sample| sample % 3 == third);
+            SplitIndices { train, test }
         })
         .collect()
 }
@@ -39,12 +39,12 @@ fn calibrated_by_others(
     method: CalibrationMethod,
     logits: &Logits,
     labels: &[u32],
-    folds: &[Fold],
+    folds: &[SplitIndices],
 ) -> Vec<f32> {
     let mut all = Vec::new();
     for sample in 0..labels.len() {
-        let fold = folds.iter().find(|fold| fold.held_out.contains(&sample)).unwrap();
-        let others: Vec<usize> = (0..labels.len()).filter(|i| !fold.held_out.contains(i)).collect();
+        let fold = folds.iter().find(|fold| fold.test.contains(&sample)).unwrap();
+        let others: Vec<usize> = (0..labels.len()).filter(|i| !fold.test.contains(i)).collect();
         let labels_of_others: Vec<u32> = others.iter().map(|&i| labels[i]).collect();
         let calibration =
             Calibration::fit(method, &select_samples(logits, &others), &labels_of_others).unwrap();
@@ -64,12 +64,11 @@ fn a_fold_is_calibrated_on_the_other_folds_alone() {
 
         // Changing the labels of the first fold affects every fold but the first.
         let mut relabeled = labels.clone();
-        folds[0].held_out.iter().for_each(|&sample| relabeled[sample] = (labels[sample] + 1) % 3);
+        folds[0].test.iter().for_each(|&sample| relabeled[sample] = (labels[sample] + 1) % 3);
         let changed = cross_calibrate(method, &logits, &relabeled, &folds).unwrap();
         for (number, fold) in folds.iter().enumerate() {
-            let rows_of_fold = |all: &[f32]| {
-                fold.held_out.iter().flat_map(|&i| all[3 * i..][..3].to_vec()).collect::<Vec<_>>()
-            };
+            let rows_of_fold =
+                |all: &[f32]| fold.test.iter().flat_map(|&i| all[3 * i..][..3].to_vec()).collect::<Vec<_>>();
             assert_eq!(
                 rows_of_fold(&found) == rows_of_fold(&changed),
                 number == 0,
@@ -134,7 +133,7 @@ fn a_calibration_is_used_if_it_lowers_log_loss_and_does_not_raise_calibration_er
 
 #[test]
 fn scatter_restores_the_order_of_the_samples() {
-    let fold = Fold { fit: vec![1], held_out: vec![3, 0, 2] };
+    let fold = SplitIndices { train: vec![1], test: vec![3, 0, 2] };
     let mut all = [0.0; 8];
     let rows: [&[f32]; 3] = [&[1.0, 2.0], &[3.0, 4.0], &[5.0, 6.0]];
     scatter(rows.into_iter(), &fold, &mut all);

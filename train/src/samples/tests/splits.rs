@@ -132,7 +132,7 @@ fn features_are_split_as_scikit_learn_splits_them() {
             rows.map(|j: usize| j.to_string()).min().unwrap()
         })
         .collect();
-    let expected = headstock_loader::hash_split(&keys, headstock_loader::TestSize::Fraction(0.3), 0).unwrap();
+    let expected = headstock_split::hash_split(&keys, headstock_split::TestSize::Fraction(0.3), 0).unwrap();
     assert_eq!(samples.rows_of(Subset::Test), expected.test);
     assert_eq!(samples.count_split_groups().0, 0);
 }

@@ -1,7 +1,10 @@
 //! Random split by group.
 
-use super::{SplitError, SplitIndices, SplitUnit, TestSize, samples_by_label, split_sizes};
-use crate::random::RandomState;
+use crate::error::{SplitError, SplitUnit};
+use crate::indices::SplitIndices;
+use crate::parts::{samples_by_label, split_sizes};
+use crate::random_state::RandomState;
+use crate::test_size::TestSize;
 
 /// Draws `n_splits` independent random splits that keep groups together: all samples of a group, such as the
 /// photos of one patient, are in the same set. `groups[i]` is the group of sample `i`. `test_size` is a
@@ -12,13 +15,13 @@ use crate::random::RandomState;
 /// `GroupShuffleSplit(n_splits, test_size=test_size, random_state=seed)`.
 ///
 /// ```
-/// use headstock_loader::split::{TestSize, group_shuffle_split};
+/// use headstock_split::{TestSize, group_shuffle_split};
 ///
 /// let patients = [7, 7, 7, 2, 2, 9];
 /// let splits = group_shuffle_split(&patients, 1, TestSize::Count(1), 0)?;
 /// assert_eq!(splits[0].train, [0, 1, 2, 3, 4]);
 /// assert_eq!(splits[0].test, [5]);
-/// # Ok::<(), headstock_loader::split::SplitError>(())
+/// # Ok::<(), headstock_split::SplitError>(())
 /// ```
 ///
 /// # Errors

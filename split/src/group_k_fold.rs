@@ -1,7 +1,9 @@
 //! Stratified group k-fold.
 
-use super::{SplitError, SplitIndices, SplitUnit, check_folds, samples_by_label, splits_from_folds};
-use crate::random::RandomState;
+use crate::error::{SplitError, SplitUnit};
+use crate::indices::SplitIndices;
+use crate::parts::{check_folds, samples_by_label, splits_from_folds};
+use crate::random_state::RandomState;
 
 /// Splits the samples into `n_splits` folds that keep groups together and roughly preserve the class
 /// proportions; each split tests on one fold and trains on the others. `groups[i]` is the group of sample
@@ -14,13 +16,13 @@ use crate::random::RandomState;
 /// logged as a warning.
 ///
 /// ```
-/// use headstock_loader::split::stratified_group_k_fold;
+/// use headstock_split::stratified_group_k_fold;
 ///
 /// let (labels, patients) = ([0, 0, 1, 1, 0, 1], [7, 7, 7, 2, 2, 9]);
 /// for split in stratified_group_k_fold(&labels, &patients, 2, 0)? {
 ///     assert!(split.test.iter().all(|&i| split.train.iter().all(|&j| patients[i] != patients[j])));
 /// }
-/// # Ok::<(), headstock_loader::split::SplitError>(())
+/// # Ok::<(), headstock_split::SplitError>(())
 /// ```
 ///
 /// # Errors

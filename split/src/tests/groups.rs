@@ -2,14 +2,13 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
-use super::{assert_splits_match, group};
-use crate::golden;
-use crate::split::*;
+use super::{assert_splits_match, golden, group};
+use crate::*;
 
 // effect: data.group, split.test_size, split.seed
 #[test]
 fn group_splits_match_scikit_learn_index_for_index() {
-    let golden = golden::json("split/group_shuffle.json");
+    let golden = golden("group_shuffle.json");
     let cases = golden["cases"].as_array().unwrap();
     assert!(cases.len() >= 16);
     for case in cases {
@@ -24,7 +23,7 @@ fn group_splits_match_scikit_learn_index_for_index() {
 
 #[test]
 fn group_splits_that_scikit_learn_refuses_are_errors() {
-    let golden = golden::json("split/group_shuffle.json");
+    let golden = golden("group_shuffle.json");
     for case in golden["refused"].as_array().unwrap() {
         let groups: Vec<u32> = serde_json::from_value(case["groups"].clone()).unwrap();
         let test_size: TestSize = serde_json::from_value(case["test_size"].clone()).unwrap();

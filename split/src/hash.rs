@@ -2,7 +2,9 @@
 
 use sha2::{Digest, Sha256};
 
-use super::{SplitError, SplitIndices, TestSize};
+use crate::error::SplitError;
+use crate::indices::SplitIndices;
+use crate::test_size::TestSize;
 
 /// A split in which the set of each sample depends only on its key and `seed`, so adding or removing samples
 /// does not move others. Indices are ascending.
@@ -13,14 +15,14 @@ use super::{SplitError, SplitIndices, TestSize};
 /// are not preserved. A larger `test_size` only adds samples to the test set.
 ///
 /// ```
-/// use headstock_loader::split::{TestSize, hash_split};
+/// use headstock_split::{TestSize, hash_split};
 ///
 /// let keys = ["dress/1.jpg", "dress/2.jpg", "dress/3.jpg", "hat/1.jpg"];
 /// let test_size = TestSize::Fraction(0.5);
 /// assert_eq!(hash_split(&keys, test_size, 0)?.test, [0, 1, 3]);
 /// let more = [keys.as_slice(), &["hat/2.jpg"]].concat();
 /// assert_eq!(hash_split(&more, test_size, 0)?.test, [0, 1, 3]);
-/// # Ok::<(), headstock_loader::split::SplitError>(())
+/// # Ok::<(), headstock_split::SplitError>(())
 /// ```
 ///
 /// # Errors

@@ -1,7 +1,10 @@
 //! Stratified shuffle split.
 
-use super::{SplitError, SplitIndices, SplitUnit, TestSize, samples_by_label, split_sizes};
-use crate::random::RandomState;
+use crate::error::{SplitError, SplitUnit};
+use crate::indices::SplitIndices;
+use crate::parts::{samples_by_label, split_sizes};
+use crate::random_state::RandomState;
+use crate::test_size::TestSize;
 
 /// Draws `n_splits` independent random splits that preserve the class proportions. Indices are in random
 /// order.
@@ -10,12 +13,12 @@ use crate::random::RandomState;
 /// `StratifiedShuffleSplit(n_splits, test_size=test_size, random_state=seed)`.
 ///
 /// ```
-/// use headstock_loader::split::{TestSize, stratified_shuffle_split};
+/// use headstock_split::{TestSize, stratified_shuffle_split};
 ///
 /// let labels = [0, 0, 0, 0, 1, 1, 1, 1];
 /// let splits = stratified_shuffle_split(&labels, 1, TestSize::Fraction(0.25), 0)?;
 /// assert_eq!(splits[0].test.len(), 2);
-/// # Ok::<(), headstock_loader::split::SplitError>(())
+/// # Ok::<(), headstock_split::SplitError>(())
 /// ```
 ///
 /// # Errors

@@ -6,28 +6,6 @@ use super::*;
 
 const CLASSES: u32 = 4;
 
-/// Labels and groups of several kinds: views of photos, pairs of copies, patients with several classes and
-/// unequal numbers of photos, and classes with one or two groups.
-pub(crate) fn example_groupings() -> [(&'static str, Vec<u32>, Vec<u32>); 4] {
-    let views = (0..60).map(|row| (u32::from(row / 3 % 7 == 0), row / 3)).unzip();
-    let copies = (0..40).map(|row| (row / 2 % 3, if row % 5 == 0 { row + 1 } else { row })).unzip();
-    let patients = (0..70)
-        .map(|row| (row * row % 5 % 3, [4, 4, 4, 4, 1, 1, 7][row as usize % 7] + row / 14 * 10))
-        .unzip();
-    let tiny = (0..30).map(|row| ([0, 0, 0, 1, 1, 2][row as usize / 5], 100 - row / 5)).unzip();
-    let named = |name, (labels, groups): (Vec<u32>, Vec<u32>)| (name, labels, groups);
-    [named("views", views), named("copies", copies), named("patients", patients), named("tiny", tiny)]
-}
-
-/// Asserts that two parts share no row and no group, and that every held-out class is also fitted on.
-pub(crate) fn assert_disjoint_groups(labels: &[u32], groups: &[u32], fit: &[usize], held_out: &[usize]) {
-    let select =
-        |values: &[u32], rows: &[usize]| rows.iter().map(|&row| values[row]).collect::<BTreeSet<_>>();
-    assert!(fit.iter().all(|row| !held_out.contains(row)), "{fit:?} {held_out:?}");
-    assert!(select(groups, fit).is_disjoint(&select(groups, held_out)), "{fit:?} {held_out:?}");
-    assert!(select(labels, held_out).is_subset(&select(labels, fit)), "{fit:?} {held_out:?}");
-}
-
 /// Strategy: labels and groups of rows, like photos of patients, some with several classes, of unequal sizes.
 fn rows() -> impl Strategy<Value = (Vec<u32>, Vec<u32>)> {
     prop::collection::vec((0..CLASSES, 0u32..25, any::<bool>()), 1..80).prop_map(|rows| {
@@ -78,12 +56,15 @@ fn toggled(held_out: &[usize], rows: &[usize]) -> Vec<usize> {
 }
 
 /// Asserts a valid split: no group on both sides, both sides sorted, every class fitted on.
-fn assert_valid_fold(labels: &[u32], groups: &[u32], Fold { fit, held_out }: &Fold) {
-    assert!(fit.is_sorted() && held_out.is_sorted());
-    let mut rows = [&fit[..], held_out].concat();
+fn assert_valid_fold(labels: &[u32], groups: &[u32], SplitIndices { train, test }: &SplitIndices) {
+    assert!(train.is_sorted() && test.is_sorted());
+    let mut rows = [&train[..], test].concat();
     rows.sort_unstable();
     assert!(rows.into_iter().eq(0..labels.len()));
-    assert_disjoint_groups(labels, groups, fit, held_out);
+    let select =
+        |values: &[u32], rows: &[usize]| rows.iter().map(|&row| values[row]).collect::<BTreeSet<_>>();
+    assert!(select(groups, train).is_disjoint(&select(groups, test)), "{train:?} {test:?}");
+    assert!(select(labels, test).is_subset(&select(labels, train)), "{train:?} {test:?}");
 }
 
 /// Whether each class of `rows` keeps a row outside `held_out` when `rows` join it.
@@ -102,7 +83,7 @@ proptest! {
         prop_assert_eq!(folds.len(), count);
         folds.iter().for_each(|fold| assert_valid_fold(&labels, &groups, fold));
         for rows in rows_by_group(&groups) {
-            let times = folds.iter().filter(|fold| fold.held_out.contains(&rows[0])).count();
+            let times = folds.iter().filter(|fold| fold.test.contains(&rows[0])).count();
             let classes: BTreeSet<u32> = rows.iter().map(|&row| labels[row]).collect();
             let others = |class| (0..labels.len()).any(|row| labels[row] == class && groups[row] != groups[rows[0]]);
             if !classes.iter().all(|&class| others(class)) {
@@ -111,7 +92,7 @@ proptest! {
                 prop_assert_eq!(times, 1);
             } else {
                 // Unassigned only if each fold would lose a class.
-                prop_assert!(times == 1 || folds.iter().all(|fold| !can_join(&labels, &fold.held_out, &rows)));
+                prop_assert!(times == 1 || folds.iter().all(|fold| !can_join(&labels, &fold.test, &rows)));
             }
         }
     }
@@ -123,10 +104,10 @@ proptest! {
         let folds = stratified_folds(&labels, Some(&groups), count);
         let uneven = |rows: &[usize]| unevenness(&labels, rows, 1.0 / count as f64);
         for from in &folds {
-            for rows in rows_by_group(&groups).iter().filter(|rows| from.held_out.contains(&rows[0])) {
-                for to in folds.iter().filter(|to| *to != from && can_join(&labels, &to.held_out, rows)) {
-                    let before = uneven(&from.held_out) + uneven(&to.held_out);
-                    let after = uneven(&toggled(&from.held_out, rows)) + uneven(&toggled(&to.held_out, rows));
+            for rows in rows_by_group(&groups).iter().filter(|rows| from.test.contains(&rows[0])) {
+                for to in folds.iter().filter(|to| *to != from && can_join(&labels, &to.test, rows)) {
+                    let before = uneven(&from.test) + uneven(&to.test);
+                    let after = uneven(&toggled(&from.test, rows)) + uneven(&toggled(&to.test, rows));
                     prop_assert!(after > before - 1e-9, "{rows:?} from {from:?} to {to:?}");
                 }
             }
@@ -148,9 +129,9 @@ proptest! {
             if sizes.iter().filter(|(label, _)| *label as usize == class).count() == 1 {
                 continue;
             }
-            let held_out_count = |fold: &Fold| counts(&labels, &fold.held_out)[class];
+            let held_out_count = |fold: &SplitIndices| counts(&labels, &fold.test)[class];
             for full in folds.iter().filter(|fold| held_out_count(fold) > 0.0) {
-                let own = full.held_out.iter().filter(|&&row| labels[row] as usize == class);
+                let own = full.test.iter().filter(|&&row| labels[row] as usize == class);
                 let smallest = own.map(|&row| sizes[groups[row] as usize].1).min().unwrap() as f64;
                 for other in &folds {
                     prop_assert!(held_out_count(full) - held_out_count(other) <= smallest);
@@ -178,7 +159,7 @@ proptest! {
         }
         for (number, fold) in stratified_folds(&labels, Some(&groups), count).iter().enumerate() {
             let expected = (0..groups.len()).filter(|&row| fold_of.get(&groups[row]) == Some(&number));
-            prop_assert!(fold.held_out.iter().copied().eq(expected));
+            prop_assert!(fold.test.iter().copied().eq(expected));
         }
     }
 
@@ -212,11 +193,11 @@ proptest! {
         let mut order: Vec<usize> = (0..labels.len()).collect();
         KeyedRng::new(&[seed]).shuffle(&mut order);
         let reorder = |values: &[u32]| order.iter().map(|&row| values[row]).collect::<Vec<_>>();
-        let original_rows = |fold: Fold| {
+        let original_rows = |fold: SplitIndices| {
             let to_original = |rows: Vec<usize>| rows.into_iter().map(|row| order[row]).collect::<BTreeSet<_>>();
-            [to_original(fold.fit), to_original(fold.held_out)]
+            [to_original(fold.train), to_original(fold.test)]
         };
-        let row_sets = |fold: Fold| [fold.fit, fold.held_out].map(BTreeSet::from_iter);
+        let row_sets = |fold: SplitIndices| [fold.train, fold.test].map(BTreeSet::from_iter);
         let before = stratified_folds(&labels, Some(&groups), count).into_iter().map(row_sets);
         let after = stratified_folds(&reorder(&labels), Some(&reorder(&groups)), count).into_iter().map(original_rows);
         prop_assert!(before.eq(after));
@@ -239,9 +220,9 @@ proptest! {
         assert_valid_fold(&labels, &groups, &parts);
         let uneven = |rows: &[usize]| unevenness(&labels, rows, fraction);
         for rows in rows_by_group(&groups) {
-            let held = parts.held_out.contains(&rows[0]);
-            if held || can_join(&labels, &parts.held_out, &rows) {
-                let (before, after) = (uneven(&parts.held_out), uneven(&toggled(&parts.held_out, &rows)));
+            let held = parts.test.contains(&rows[0]);
+            if held || can_join(&labels, &parts.test, &rows) {
+                let (before, after) = (uneven(&parts.test), uneven(&toggled(&parts.test, &rows)));
                 prop_assert!(after > before - 1e-9, "{rows:?} {parts:?}");
             }
         }
@@ -253,7 +234,7 @@ proptest! {
     ) {
         let (labels, groups) = equal_groups(&groups_per_class, size);
         let fraction = f64::from(tenths) / 10.0;
-        let held_out = hold_out(&labels, Some(&groups), fraction, seed).held_out;
+        let held_out = hold_out(&labels, Some(&groups), fraction, seed).test;
         for (class, &n) in (0u32..).zip(&groups_per_class) {
             let class_groups = labels.iter().zip(&groups).filter(|(label, _)| **label == class).map(|(_, &group)| group);
             let mut class_groups: Vec<u32> = class_groups.collect::<BTreeSet<_>>().into_iter().collect();
@@ -273,8 +254,8 @@ fn a_group_of_two_classes_is_held_out_whole() {
     for count in 2..5 {
         let folds = stratified_folds(&labels, Some(&groups), count);
         folds.iter().for_each(|fold| assert_valid_fold(&labels, &groups, fold));
-        let with = folds.iter().filter(|fold| fold.held_out.contains(&0));
-        assert_eq!(with.map(|fold| fold.held_out.contains(&5)).collect::<Vec<_>>(), [true], "{folds:?}");
+        let with = folds.iter().filter(|fold| fold.test.contains(&0));
+        assert_eq!(with.map(|fold| fold.test.contains(&5)).collect::<Vec<_>>(), [true], "{folds:?}");
     }
 }
 
@@ -282,8 +263,8 @@ fn a_group_of_two_classes_is_held_out_whole() {
 #[test]
 fn unequal_groups_make_folds_of_one_size() {
     let groups = [9, 1, 1, 9, 9, 2, 2, 9, 9, 3, 3, 9];
-    for Fold { fit, held_out } in stratified_folds(&[0; 12], Some(&groups), 2) {
-        assert_eq!((fit.len(), held_out.len()), (6, 6));
+    for SplitIndices { train, test } in stratified_folds(&[0; 12], Some(&groups), 2) {
+        assert_eq!((train.len(), test.len()), (6, 6));
     }
 }
 
@@ -291,17 +272,17 @@ fn unequal_groups_make_folds_of_one_size() {
 fn a_group_with_the_only_samples_of_a_class_is_always_fitted_on() {
     // Group 5 has the only photos of class 1.
     let (labels, groups) = ([0, 0, 1, 0, 0, 0], [5, 5, 5, 6, 7, 8]);
-    for Fold { fit, .. } in stratified_folds(&labels, Some(&groups), 3) {
-        assert_eq!(fit[..3], [0, 1, 2]);
+    for SplitIndices { train, .. } in stratified_folds(&labels, Some(&groups), 3) {
+        assert_eq!(train[..3], [0, 1, 2]);
     }
-    assert_eq!(hold_out(&labels, Some(&groups), 0.9, 3).fit[..3], [0, 1, 2]);
+    assert_eq!(hold_out(&labels, Some(&groups), 0.9, 3).train[..3], [0, 1, 2]);
 }
 
 #[test]
 fn another_seed_holds_out_other_groups() {
     let labels = [0; 100];
     let groups: Vec<u32> = (0..100).map(|row| row / 2).collect();
-    let held_out = |seed| hold_out(&labels, Some(&groups), 0.3, seed).held_out;
+    let held_out = |seed| hold_out(&labels, Some(&groups), 0.3, seed).test;
     assert_eq!((held_out(0).len(), held_out(1).len()), (30, 30));
     assert_ne!(held_out(0), held_out(1));
 }

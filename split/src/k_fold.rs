@@ -1,7 +1,9 @@
 //! Stratified k-fold.
 
-use super::{SplitError, SplitIndices, check_folds, samples_by_label, splits_from_folds};
-use crate::random::RandomState;
+use crate::error::SplitError;
+use crate::indices::SplitIndices;
+use crate::parts::{check_folds, samples_by_label, splits_from_folds};
+use crate::random_state::RandomState;
 
 /// Splits the samples into `n_splits` folds with the class proportions of the whole; each split tests on one
 /// fold and trains on the others. Indices are ascending.
@@ -11,11 +13,11 @@ use crate::random::RandomState;
 /// error only if no class has enough samples; otherwise it is logged as a warning.
 ///
 /// ```
-/// use headstock_loader::split::stratified_k_fold;
+/// use headstock_split::stratified_k_fold;
 ///
 /// let splits = stratified_k_fold(&[0, 0, 0, 1, 1, 1], 3, 0)?;
 /// assert_eq!((splits.len(), splits[0].train.len(), splits[0].test.len()), (3, 4, 2));
-/// # Ok::<(), headstock_loader::split::SplitError>(())
+/// # Ok::<(), headstock_split::SplitError>(())
 /// ```
 ///
 /// # Errors

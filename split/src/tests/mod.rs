@@ -1,11 +1,19 @@
-mod folds;
 mod groups;
 mod hash;
+mod k_folds;
 mod shuffle;
+
+use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use super::SplitIndices;
+use crate::SplitIndices;
+
+/// The test cases of the file `name` in `reference/split`.
+fn golden(name: &str) -> serde_json::Value {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../reference/split");
+    serde_json::from_slice(&std::fs::read(Path::new(folder).join(name)).unwrap()).unwrap()
+}
 
 /// `label` of `reference/split/make.py`.
 fn label(shape: &str, classes: u64, i: u64) -> u32 {

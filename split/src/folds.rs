@@ -1,11 +1,12 @@
 //! Cross-validation folds and hold-out splits.
 
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;
 
 use std::collections::BTreeMap;
 
-use crate::random::KeyedRng;
+use crate::indices::SplitIndices;
+use crate::keyed_rng::KeyedRng;
 
 /// Seed of the order in which groups are assigned to folds, so that the same groups get the same folds.
 const SEED: u64 = 0x666f_6c64;
@@ -13,16 +14,8 @@ const SEED: u64 = 0x666f_6c64;
 /// Smallest improvement, in squared shares, that counts; smaller ones are rounding.
 const MIN_GAIN: f64 = 1e-12;
 
-/// A split of the rows of a training set; both parts are ascending.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fold {
-    /// Rows to fit on.
-    pub fit: Vec<usize>,
-    /// Rows to evaluate on.
-    pub held_out: Vec<usize>,
-}
-
-/// `count` stratified folds: each holds out about the same share of the rows of each class.
+/// `count` stratified folds: each holds out about the same share of the rows of each class. Held out are the
+/// rows to test on; indices are ascending.
 ///
 /// `groups[i]` is the group of row `i`, such as the image it is a view of, or a patient. The rows of a group
 /// stay together, whatever their classes. Without groups each row is its own group. Shares are counted in
@@ -37,16 +30,16 @@ pub struct Fold {
 /// it as there are folds). Such groups are always fitted on, so that every class is in every training part.
 ///
 /// ```
-/// use headstock_heads::folds::stratified_folds;
+/// use headstock_split::stratified_folds;
 ///
 /// let folds = stratified_folds(&[0, 0, 0, 1, 1, 1], None, 3);
-/// assert!(folds.iter().all(|fold| fold.fit.len() == 4 && fold.held_out.len() == 2));
+/// assert!(folds.iter().all(|fold| fold.train.len() == 4 && fold.test.len() == 2));
 /// ```
 ///
 /// # Panics
 /// When `groups` has another length than `labels`, or `count` is 0.
 #[must_use]
-pub fn stratified_folds(labels: &[u32], groups: Option<&[u32]>, count: usize) -> Vec<Fold> {
+pub fn stratified_folds(labels: &[u32], groups: Option<&[u32]>, count: usize) -> Vec<SplitIndices> {
     assert!(count > 0, "at least one fold is required");
     let mut groups = build_groups(labels, groups, SEED);
     let first_class = |group: &Group| group.class_counts[0].0;
@@ -73,7 +66,7 @@ pub fn stratified_folds(labels: &[u32], groups: Option<&[u32]>, count: usize) ->
 /// # Panics
 /// When `groups` has another length than `labels`.
 #[must_use]
-pub fn hold_out(labels: &[u32], groups: Option<&[u32]>, fraction: f64, seed: u64) -> Fold {
+pub fn hold_out(labels: &[u32], groups: Option<&[u32]>, fraction: f64, seed: u64) -> SplitIndices {
     let groups = build_groups(labels, groups, seed);
     let mut assignment = FoldAssignment::new(&groups, 1, fraction);
     for group in 0..groups.len() {
@@ -251,14 +244,14 @@ impl<'a> FoldAssignment<'a> {
 
     /// The finished split of one fold, as row indices: the rows of the groups that are assigned to `fold` are
     /// held out, all others of the `n_rows` rows are fitted on.
-    fn to_fold(&self, fold: usize, n_rows: usize) -> Fold {
+    fn to_fold(&self, fold: usize, n_rows: usize) -> SplitIndices {
         let mut is_held_out = vec![false; n_rows];
         for (group, _) in
             self.groups.iter().zip(&self.fold_of).filter(|(_, group_fold)| **group_fold == Some(fold))
         {
             group.rows.iter().for_each(|&row| is_held_out[row] = true);
         }
-        let (held_out, fit) = (0..n_rows).partition(|&row| is_held_out[row]);
-        Fold { fit, held_out }
+        let (test, train) = (0..n_rows).partition(|&row| is_held_out[row]);
+        SplitIndices { train, test }
     }
 }

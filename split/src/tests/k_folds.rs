@@ -3,10 +3,9 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::{group, label};
-use crate::golden;
+use super::{golden, group, label};
 use crate::log_capture::capture_log;
-use crate::split::*;
+use crate::*;
 
 /// Stratified folds, by group if there are groups.
 fn split_folds(
@@ -36,7 +35,7 @@ fn folds_of(splits: &[SplitIndices], samples: usize) -> Vec<u8> {
 // effect: split.folds, split.seed
 #[test]
 fn folds_match_scikit_learn_index_for_index() {
-    let golden = golden::json("split/folds.json");
+    let golden = golden("folds.json");
     let cases = golden["cases"].as_array().unwrap();
     assert!(cases.len() >= 35);
     for case in cases {
@@ -69,7 +68,7 @@ fn folds_match_scikit_learn_index_for_index() {
 
 #[test]
 fn folds_that_scikit_learn_refuses_are_errors() {
-    let golden = golden::json("split/folds.json");
+    let golden = golden("folds.json");
     for case in golden["refused"].as_array().unwrap() {
         let labels: Vec<u32> = serde_json::from_value(case["labels"].clone()).unwrap();
         let groups: Option<Vec<u32>> = serde_json::from_value(case["groups"].clone()).unwrap();
