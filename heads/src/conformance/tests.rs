@@ -194,7 +194,7 @@ impl<const FAULT: u8> HeadConfig for FaultyConfig<FAULT> {
             THREADS => bias[0] += rayon::current_num_threads() as f64,
             WEIGHTS_SKEWED if self.class_weight == ClassWeight::Balanced => bias[0] -= 1.0,
             FAVORITE => bias[0] += 0.3,
-            SLIGHT_FAVORITE => bias[0] += 0.1,
+            SLIGHT_FAVORITE => bias[0] += 0.01,
             _ => {}
         }
         // With huge features the sums above are not finite, and the affine map refuses them.
