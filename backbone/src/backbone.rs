@@ -1,6 +1,6 @@
 //! Inference with a frozen backbone: pixels to features.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Device, Tensor};
 use headstock_engine::{ImageBatch, Isa, LayerTime, Normalization, OutputLayout, PixelValues, Session};
@@ -61,7 +61,8 @@ impl<'a> PixelBatch<'a> {
 
 /// A frozen ResNet on a device: headstock's engine on the CPU, candle on CUDA.
 ///
-/// The features of an image are bit-identical for any batch and any number of threads.
+/// The features of an image are bit-identical for any batch and any number of threads. A clone shares the
+/// weights.
 ///
 /// ```
 /// use std::path::Path;
@@ -82,9 +83,9 @@ impl<'a> PixelBatch<'a> {
 /// assert_eq!(backbone.activations_nchw(pixels, FeatureLayer::Layer3)?.dims(), [2, 1024, 4, 6]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Backbone {
-    backend: InferenceBackend,
+    backend: Arc<InferenceBackend>,
     architecture: Architecture,
     /// The number of threads that the engine uses, which is also the number of [`workers`](Self::workers).
     threads: usize,
@@ -112,8 +113,8 @@ enum InferenceBackend {
 
 /// Runs a [`Backbone`] concurrently with other workers, each on its own batches.
 #[derive(Debug)]
-pub struct InferenceWorker<'a> {
-    backbone: &'a Backbone,
+pub struct InferenceWorker {
+    backbone: Backbone,
     /// Runs on the calling thread; without it the worker uses the session of the backbone.
     session: Option<Session>,
 }
@@ -139,7 +140,7 @@ impl Backbone {
         // The tensor of zeros only tells `load` the device and the type.
         let network = CandleResNet::load(checkpoint, &Tensor::zeros(1, dtype, &device)?)?;
         let normalization = Box::new(normalization_tables(checkpoint.preprocessing()));
-        let backend = InferenceBackend::Candle { network, normalization, device, dtype };
+        let backend = Arc::new(InferenceBackend::Candle { network, normalization, device, dtype });
         Ok(Self { backend, architecture: checkpoint.architecture(), threads: 1 })
     }
 
@@ -153,7 +154,7 @@ impl Backbone {
         let normalization = normalization_tables(checkpoint.preprocessing());
         let compiled = CompiledBackbone::load(checkpoint, isa, precision.into(), normalization)?;
         let session = Mutex::new(Session::new(compiled.network.clone(), threads)?);
-        let backend = InferenceBackend::Engine { compiled, session };
+        let backend = Arc::new(InferenceBackend::Engine { compiled, session });
         Ok(Self { backend, architecture: checkpoint.architecture(), threads })
     }
 
@@ -173,7 +174,7 @@ impl Backbone {
     /// (`amx-bf16`, `avx512-bf16`, `avx512`, `avx2`, `portable`).
     #[must_use]
     pub fn isa(&self) -> &'static str {
-        match &self.backend {
+        match &*self.backend {
             InferenceBackend::Engine { compiled, .. } => compiled.network.isa().as_str(),
             InferenceBackend::Candle { .. } => "cuda",
         }
@@ -182,25 +183,35 @@ impl Backbone {
     /// Whether the backbone runs on the CPU.
     #[must_use]
     pub fn is_on_cpu(&self) -> bool {
-        matches!(self.backend, InferenceBackend::Engine { .. })
+        matches!(*self.backend, InferenceBackend::Engine { .. })
     }
 
     /// Workers, each of which runs inference on its own batches in a thread of the caller: on the CPU one per
-    /// thread, with its own memory for activations; on CUDA only one. So several batches run at once, while
-    /// [`features`](Self::features) splits one batch over all threads.
+    /// thread, on CUDA only one. So several batches run at once, while [`features`](Self::features) splits
+    /// one batch over all threads.
     ///
     /// # Errors
     /// [`BackboneError::Engine`] if the engine cannot start.
-    pub fn workers(&self) -> Result<Vec<InferenceWorker<'_>>, BackboneError> {
-        match &self.backend {
-            InferenceBackend::Engine { compiled, .. } => (0..self.threads)
-                .map(|_| {
-                    let session = Some(Session::new(compiled.network.clone(), 1)?);
-                    Ok(InferenceWorker { backbone: self, session })
-                })
-                .collect(),
-            InferenceBackend::Candle { .. } => Ok(vec![InferenceWorker { backbone: self, session: None }]),
-        }
+    pub fn workers(&self) -> Result<Vec<InferenceWorker>, BackboneError> {
+        (0..self.threads).map(|_| self.worker()).collect()
+    }
+
+    /// One more worker. On the CPU it has its own memory for activations, which it keeps between batches.
+    ///
+    /// # Errors
+    /// [`BackboneError::Engine`] if the engine cannot start.
+    pub fn worker(&self) -> Result<InferenceWorker, BackboneError> {
+        let session = match &*self.backend {
+            InferenceBackend::Engine { compiled, .. } => Some(Session::new(compiled.network.clone(), 1)?),
+            InferenceBackend::Candle { .. } => None,
+        };
+        Ok(InferenceWorker { backbone: self.clone(), session })
+    }
+
+    /// The number of workers that can run at once.
+    #[must_use]
+    pub fn n_workers(&self) -> usize {
+        self.threads
     }
 
     /// Activations of `layer` as a tensor on the device of the backbone, in PyTorch's layout, `f32`
@@ -214,7 +225,7 @@ impl Backbone {
         pixels: PixelBatch<'_>,
         layer: FeatureLayer,
     ) -> Result<Tensor, BackboneError> {
-        match &self.backend {
+        match &*self.backend {
             InferenceBackend::Engine { session, .. } => {
                 let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
                 let values = self.run_engine(&mut session, pixels, layer, OutputLayout::Nchw)?;
@@ -236,7 +247,7 @@ impl Backbone {
     /// # Errors
     /// The errors of [`activations_nchw`](Self::activations_nchw).
     pub fn features(&self, pixels: PixelBatch<'_>, layer: FeatureLayer) -> Result<Vec<f32>, BackboneError> {
-        match &self.backend {
+        match &*self.backend {
             InferenceBackend::Engine { session, .. } => {
                 let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
                 self.run_engine(&mut session, pixels, layer, OutputLayout::Pooled)
@@ -262,7 +273,7 @@ impl Backbone {
         pixels: PixelBatch<'_>,
         layer: FeatureLayer,
     ) -> Result<Vec<f32>, BackboneError> {
-        match &self.backend {
+        match &*self.backend {
             InferenceBackend::Engine { session, .. } => {
                 let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
                 self.run_engine(&mut session, pixels, layer, OutputLayout::Nhwc)
@@ -287,7 +298,7 @@ impl Backbone {
         pixels: PixelBatch<'_>,
         runs: usize,
     ) -> Result<Option<(Vec<LayerTime>, f64)>, BackboneError> {
-        let InferenceBackend::Engine { compiled, .. } = &self.backend else { return Ok(None) };
+        let InferenceBackend::Engine { compiled, .. } = &*self.backend else { return Ok(None) };
         let mut session = Session::new(compiled.network.clone(), 1)?;
         let layer = FeatureLayer::Avgpool;
         // The first run warms up the caches and is not timed.
@@ -312,7 +323,7 @@ impl Backbone {
         layer: FeatureLayer,
         layout: OutputLayout,
     ) -> Result<Vec<f32>, BackboneError> {
-        let InferenceBackend::Engine { compiled, .. } = &self.backend else {
+        let InferenceBackend::Engine { compiled, .. } = &*self.backend else {
             unreachable!("only the engine has sessions")
         };
         let layout = if layer == FeatureLayer::Avgpool { OutputLayout::Pooled } else { layout };
@@ -326,7 +337,7 @@ impl Backbone {
     }
 }
 
-impl InferenceWorker<'_> {
+impl InferenceWorker {
     /// Features of the images, `[N, F]` row-major: the activations of `layer`, averaged over all positions of
     /// an image. Unlike [`Backbone::features`], it computes on the calling thread only, so that several
     /// workers run at once; on CUDA the two do the same. Batch sizes that are multiples of eight run fastest,
@@ -408,7 +419,7 @@ mod tests {
         let (device, dtype) = (Device::Cpu, DType::F32);
         let network = CandleResNet::load(checkpoint, &Tensor::zeros(1, dtype, &device).unwrap()).unwrap();
         let normalization = Box::new(normalization_tables(checkpoint.preprocessing()));
-        let backend = InferenceBackend::Candle { network, normalization, device, dtype };
+        let backend = Arc::new(InferenceBackend::Candle { network, normalization, device, dtype });
         Backbone { backend, architecture: checkpoint.architecture(), threads: 1 }
     }
 

@@ -4,7 +4,8 @@ use std::fmt::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use headstock_train::{FailureKind, TrainError};
+use headstock_inference::{FailureKind, InferenceError};
+use headstock_train::TrainError;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
@@ -72,7 +73,8 @@ pub(crate) fn report_error(error: &anyhow::Error, bars: &ProgressBars) -> ExitCo
         return ExitCode::SUCCESS;
     }
     bars.print(&format_error(error));
-    ExitCode::from(match error.downcast_ref::<TrainError>().map(TrainError::kind) {
+    let train = error.downcast_ref().map(TrainError::kind);
+    ExitCode::from(match train.or_else(|| error.downcast_ref().map(InferenceError::kind)) {
         Some(FailureKind::Usage) => 2,
         Some(FailureKind::Data) => 3,
         Some(FailureKind::Hub) => 4,

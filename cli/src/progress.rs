@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use headstock_hub::DownloadProgress;
-use headstock_train::Progress;
+use headstock_inference::Progress;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::output::Escaped;

@@ -4,13 +4,14 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use headstock_backbone::Backbone;
+use headstock_inference::pipeline::BATCH_SIZE;
+use headstock_inference::{PretrainedBackbone, Progress};
 use headstock_loader::ImageRef;
 
 use crate::atomic_write::TEMP_PREFIX;
-use crate::config::{Options, Settings};
+use crate::config::Settings;
 use crate::error::TrainError;
-use crate::features::{BATCH_SIZE, ExtractedFeatures, PretrainedBackbone};
-use crate::progress::Progress;
+use crate::features::{ExtractOptions, ExtractedFeatures};
 use crate::samples::{SampleInputs, SampleSet};
 
 /// A throughput measurement.
@@ -42,14 +43,14 @@ pub fn measure_throughput(
                 .into(),
         ));
     };
-    let mut options = settings.options.clone();
-    let parent = options.features.cache.parent().unwrap_or(Path::new(".")).to_path_buf();
-    let folder = tempfile::Builder::new().prefix(TEMP_PREFIX).tempdir_in(&parent);
-    let folder = folder.map_err(TrainError::io("create a folder in", &parent))?;
-    options.features.cache = folder.path().to_path_buf();
+    let options = settings.options.extract_options();
+    let parent = options.cache.parent().unwrap_or(Path::new("."));
+    let folder = tempfile::Builder::new().prefix(TEMP_PREFIX).tempdir_in(parent);
+    let folder = folder.map_err(TrainError::io("create a folder in", parent))?;
+    let options = ExtractOptions { cache: folder.path(), ..options };
 
     let measure = |images: &[ImageRef]| -> Result<Throughput, TrainError> {
-        time_extraction(pretrained, backbone, &options, images, progress)
+        time_extraction(pretrained, backbone, options, images, progress)
     };
     // The speed on the first images determines how many more are measured; without more, it is the result.
     let (first_images, rest) =
@@ -67,7 +68,7 @@ pub fn measure_throughput(
 fn time_extraction(
     pretrained: &PretrainedBackbone,
     backbone: &Backbone,
-    options: &Options,
+    options: ExtractOptions<'_>,
     images: &[ImageRef],
     progress: &dyn Progress,
 ) -> Result<Throughput, TrainError> {
@@ -92,7 +93,9 @@ fn time_extraction(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixtures::{TestFolder, small_backbone};
+    use headstock_testing::small_backbone;
+
+    use crate::fixtures::TestFolder;
 
     #[test]
     fn at_least_two_batches_per_thread_are_measured_and_the_cache_stays_empty() {

@@ -4,9 +4,10 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use headstock_backbone::{BackboneError, ErrorKind};
+use headstock_backbone::BackboneError;
 use headstock_heads::HeadError;
 use headstock_hub::HubError;
+use headstock_inference::{FailureKind, FileError, InferenceError};
 use headstock_loader::{DatasetError, DecodeError, ImageRef};
 use thiserror::Error;
 
@@ -31,33 +32,12 @@ pub enum TrainError {
     /// Data that cannot be used for training or testing, in a complete sentence.
     #[error("{0}")]
     Data(String),
-    /// The backbone failed, or the download of its weights.
+    /// The backbone, the download of its weights, the head, a file or a trained model failed.
     #[error(transparent)]
-    Backbone(#[from] BackboneError),
+    Inference(#[from] InferenceError),
     /// The download of a data set failed.
     #[error(transparent)]
     Hub(#[from] HubError),
-    /// The head failed.
-    #[error(transparent)]
-    Head(#[from] HeadError),
-    /// A file or folder cannot be read or written.
-    #[error("failed to {action} {}", path.display())]
-    Io {
-        /// `read`, `write` and the like.
-        action: &'static str,
-        /// The file or folder.
-        path: PathBuf,
-        /// The cause.
-        source: io::Error,
-    },
-    /// A file has invalid contents.
-    #[error("{}: {problem}", path.display())]
-    Format {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        problem: String,
-    },
     /// The feature cache failed.
     #[error("failed to read or write the cache {}{}", path.display(), cache_advice(source))]
     Cache {
@@ -96,51 +76,48 @@ pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
     text.replace('\n', " ")
 }
 
-/// The class of an error; the program's exit code depends on it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FailureKind {
-    /// Any other failure.
-    Failed,
-    /// Invalid usage or an invalid config.
-    Usage,
-    /// Invalid data.
-    Data,
-    /// A failure of the hub or the network.
-    Hub,
-}
-
 impl TrainError {
     /// The class of the error, which determines the program's exit code.
     #[must_use]
     pub fn kind(&self) -> FailureKind {
         match self {
             Self::Config(_) | Self::Usage(_) => FailureKind::Usage,
-            Self::Head(HeadError::Parameter { .. } | HeadError::Config { .. }) => FailureKind::Usage,
             Self::Dataset(_) | Self::Unreadable(_) | Self::Data(_) => FailureKind::Data,
-            Self::Head(HeadError::Data(_) | HeadError::NotFinite { .. } | HeadError::Width { .. }) => {
-                FailureKind::Data
-            }
-            Self::Backbone(error) => match error.kind() {
-                ErrorKind::Config => FailureKind::Usage,
-                ErrorKind::Hub => FailureKind::Hub,
-                ErrorKind::Failed => FailureKind::Failed,
-            },
+            Self::Inference(error) => error.kind(),
             Self::Hub(error) if error.is_name_error() => FailureKind::Usage,
             Self::Hub(_) => FailureKind::Hub,
-            Self::Head(_) | Self::Io { .. } | Self::Format { .. } | Self::Cache { .. } => FailureKind::Failed,
+            Self::Cache { .. } => FailureKind::Failed,
         }
     }
 
     /// For `map_err`: the error that `action` (a verb such as `read`) on `path` failed.
-    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        let path = path.to_path_buf();
-        move |source| Self::Io { action, path, source }
+    pub fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let error = FileError::io(action, path);
+        move |source| error(source).into()
     }
 
     /// For `map_err`: the error that the file `path` has invalid contents.
     pub(crate) fn format<E: fmt::Display>(path: &Path) -> impl FnOnce(E) -> Self {
-        let path = path.to_path_buf();
-        move |error| Self::Format { path, problem: error.to_string() }
+        let error = FileError::format(path);
+        move |problem| error(problem).into()
+    }
+}
+
+impl From<FileError> for TrainError {
+    fn from(error: FileError) -> Self {
+        InferenceError::from(error).into()
+    }
+}
+
+impl From<BackboneError> for TrainError {
+    fn from(error: BackboneError) -> Self {
+        InferenceError::from(error).into()
+    }
+}
+
+impl From<HeadError> for TrainError {
+    fn from(error: HeadError) -> Self {
+        InferenceError::from(error).into()
     }
 }
 

@@ -4,13 +4,13 @@ use std::fs;
 use std::path::Path;
 
 use headstock_heads::Registry;
+use headstock_inference::Progress;
 
 use crate::atomic_write;
 use crate::config::{DataSourceConfig, Settings};
 use crate::error::TrainError;
 use crate::fit::eval_logits;
 use crate::metrics::Metrics;
-use crate::progress::Progress;
 use crate::run::{ConformalMetrics, Run, TrainTestOverlap};
 use crate::sample_features::SampleFeatures;
 use crate::samples::{SampleInputs, SampleSet, Subset};
@@ -55,23 +55,25 @@ pub fn evaluate(
         read_other_test_data(settings, &model.record.classes, progress)?
     };
 
-    let pretrained = model.open_backbone(settings, progress)?;
-    let mut options = settings.options.clone();
-    let mut temp_dir = None;
-    if inputs.images().is_some() && !is_writable(&options.features.cache) {
+    let pretrained = match &settings.options.backbone {
+        Some(options) if model.record.backbone.is_some() => Some(model.open_backbone(options, progress)?),
+        _ => None,
+    };
+    let mut options = settings.options.extract_options();
+    let temp_dir;
+    if inputs.images().is_some() && !is_writable(options.cache) {
         tracing::info!(
             "the feature cache {} is not writable, so features are computed again in each evaluation: allow \
              writing to it, or choose a different folder with `features.cache`",
-            options.features.cache.display()
+            options.cache.display()
         );
-        let dir = tempfile::tempdir().map_err(TrainError::io("create", Path::new("a temporary folder")))?;
-        options.features.cache = dir.path().to_path_buf();
-        temp_dir = Some(dir);
+        temp_dir = tempfile::tempdir().map_err(TrainError::io("create", Path::new("a temporary folder")))?;
+        options.cache = temp_dir.path();
     }
     let n_samples = samples.rows.len();
     // Only the evaluation view: the number of augmented views of each sample is 0.
     let features =
-        SampleFeatures::prepare(inputs, pretrained.as_ref(), &options, &vec![0; n_samples], progress)?;
+        SampleFeatures::prepare(inputs, pretrained.as_ref(), options, &vec![0; n_samples], progress)?;
     let present = features.readable_rows((0..n_samples).collect());
     if present.is_empty() {
         let problem = "no photo of the test set can be read: find out why with `headstock doctor`";
@@ -99,9 +101,9 @@ pub fn evaluate(
         );
     }
     // The cache is closed before its temporary folder is removed.
-    drop((features, temp_dir));
+    drop(features);
     Ok(Evaluation {
-        metrics: predictions.metrics(&labels),
+        metrics: Metrics::from_predictions(&predictions, &labels),
         conformal: ConformalMetrics::from_predictions(model, &predictions, &labels)?,
         samples: present.len(),
         skipped: n_samples - present.len(),

@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
+use headstock_inference::{PretrainedBackbone, Progress};
+
 use crate::config::Settings;
 use crate::error::TrainError;
 use crate::feature_file::{FeatureFileWriter, SampleInfo};
-use crate::features::{ExtractedFeatures, PretrainedBackbone};
-use crate::progress::Progress;
+use crate::features::ExtractedFeatures;
 use crate::run::Run;
 use crate::samples::{SampleInputs, SampleSet};
 
@@ -44,15 +45,15 @@ pub fn extract(
                 .into(),
         ));
     };
-    let run_backbone =
-        run.map(|run| run.model.open_backbone_any_layer(settings, progress)).transpose()?.flatten();
-    let pretrained = match run_backbone {
-        Some(pretrained) => pretrained,
-        None => PretrainedBackbone::open(options, progress)?,
+    let pretrained = match run {
+        Some(run) if run.model.record.backbone.is_some() => {
+            run.model.open_backbone_any_layer(options, progress)?
+        }
+        _ => PretrainedBackbone::open(options, progress)?,
     };
     let features = ExtractedFeatures::prepare(
         &pretrained,
-        &settings.options,
+        settings.options.extract_options(),
         &images,
         // No augmented views.
         &vec![0; images.len()],
@@ -91,10 +92,11 @@ pub fn extract(
 mod tests {
     use headstock_backbone::{FeatureLayer, PixelBatch};
     use headstock_loader::{EvalTransform, Resampling, decode};
+    use headstock_testing::small_backbone;
 
     use super::*;
     use crate::feature_file::read_features;
-    use crate::fixtures::{TestFolder, small_backbone};
+    use crate::fixtures::TestFolder;
 
     /// The CSV lists the photos in another order.
     #[test]

@@ -1,72 +1,16 @@
-//! Test fixtures: small data sets, and the bundled backbone for small images.
+//! Test fixtures: small data sets.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::path::PathBuf;
 
-use headstock_backbone::{
-    Backbone, Checkpoint, DeviceChoice, Interpolation, Precision, Preprocessing, WeightsSource,
-};
 use headstock_heads::Registry;
-use headstock_hub::WeightFiles;
 use headstock_loader::encode::png;
-use image::imageops::{FilterType, resize};
+use headstock_testing::{bundled_weights, reference_path, synthetic_image};
 use image::{Rgb, RgbImage};
 use tempfile::TempDir;
 
 use crate::config::{Config, ConfigError, Settings};
 use crate::samples::{SampleInputs, SampleSet, Subset};
-
-/// The path of a file in `reference`.
-pub(crate) fn reference_path(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../reference").join(name)
-}
-
-/// The files of the bundled weights.
-pub(crate) fn bundled_weights() -> WeightFiles {
-    let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    WeightsSource::parse("demo/backbone", &project).unwrap().fetch(&()).unwrap()
-}
-
-/// Preprocessing to 32 x 32 pixels, the smallest input of the backbone.
-pub(crate) fn small_preprocessing() -> Preprocessing {
-    Preprocessing {
-        resize: 36,
-        crop: [32, 32],
-        interpolation: Interpolation::Bilinear,
-        mean: [0.0; 3],
-        std: [1.0; 3],
-    }
-}
-
-/// The bundled backbone, loaded once for all tests.
-pub(crate) fn small_backbone() -> &'static Backbone {
-    static BACKBONE: OnceLock<Backbone> = OnceLock::new();
-    BACKBONE.get_or_init(|| {
-        let checkpoint = Checkpoint::open_with(&bundled_weights(), &small_preprocessing()).unwrap();
-        Backbone::new(&checkpoint, DeviceChoice::Cpu, Precision::F32).unwrap()
-    })
-}
-
-/// A synthetic image, different for each `number`, with as many colors and edges as a photo.
-pub(crate) fn synthetic_image(number: u64, width: u32, height: u32) -> RgbImage {
-    let mut state = number.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(1);
-    let mut byte = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 56) as u8
-    };
-    let coarse = RgbImage::from_fn(6, 6, |_, _| Rgb([byte(), byte(), byte()]));
-    resize(&coarse, width, height, FilterType::Triangle)
-}
-
-/// A reproducible source of numbers from -0.5 to 0.5.
-pub(crate) fn noise(seed: u64) -> impl FnMut() -> f32 {
-    let mut state = seed;
-    move || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
-    }
-}
 
 /// The temporary folder of a test.
 pub(crate) struct TestFolder(TempDir);

@@ -1,9 +1,9 @@
-//! Training, evaluation and prediction: from settings to a run, and from a run to predictions.
+//! Training and evaluation: from settings to a run, and from a run to its metrics.
 //!
 //! [`config`] reads `headstock.toml` into [`Settings`](config::Settings). [`train`] reads the data set,
 //! computes the features that are not cached yet, fits the head, calibrates and tests it, and writes a run.
-//! [`Run::open`] opens a run; [`evaluate()`] tests it again and [`Predictor`] applies it to new images.
-//! [`extract()`] writes features for other tools.
+//! [`Run::open`] opens a run and [`evaluate()`] tests it again; `headstock_inference` applies it to new
+//! images. [`extract()`] writes features for other tools.
 //!
 //! ```
 //! use std::path::Path;
@@ -26,6 +26,7 @@ mod atomic_write;
 mod benchmark;
 pub mod compare;
 pub mod config;
+mod csv_table;
 pub mod doctor;
 mod error;
 mod evaluate;
@@ -38,9 +39,7 @@ mod fit;
 mod fixtures;
 mod in_memory_features;
 pub mod metrics;
-mod predict;
 mod prepared_data;
-mod progress;
 #[cfg(test)]
 mod recording_head;
 mod report;
@@ -50,14 +49,14 @@ mod sample_scores;
 pub mod samples;
 mod signature_cache;
 mod trained_on;
+mod training;
 
 pub use benchmark::{Throughput, measure_throughput};
-pub use error::{FailureKind, TrainError, UnreadableImages};
+pub use error::{TrainError, UnreadableImages};
 pub use evaluate::{Evaluation, evaluate};
 pub use extract::{ExtractSummary, extract};
 pub use finetune::{FinetuneSpeed, LrCurve, LrPoint, find_lr, measure_finetune_speed, resume};
-pub use fit::{TrainOutcome, train};
-pub use predict::{OnPredictions, Prediction, Predictor};
+pub use fit::TrainOutcome;
 pub use prepared_data::PreparedData;
-pub use progress::Progress;
 pub use run::{Run, RunDir, RunReservation};
+pub use training::train;

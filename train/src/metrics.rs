@@ -1,9 +1,9 @@
-//! Predictions and their metrics.
+//! Metrics of predictions.
 
-use headstock_heads::{Calibration, HeadError, Logits};
+use headstock_inference::Predictions;
 use serde::{Deserialize, Serialize};
 
-use crate::sample_scores::{SampleScore, WeightedMetrics};
+use crate::sample_scores::{WeightedMetrics, sample_scores};
 
 /// Metrics of predictions on labeled samples.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,6 +33,24 @@ pub struct ProbabilityMetrics {
 }
 
 impl Metrics {
+    /// Computes accuracy, top-5 accuracy, macro F1, log-loss and calibration error of the predictions by
+    /// comparing them with the true `labels` `[N]`; `N` must be at least 1.
+    ///
+    /// # Panics
+    /// If the numbers of labels and samples differ, or a label is not below `C`.
+    #[must_use]
+    pub fn from_predictions(predictions: &Predictions, labels: &[u32]) -> Self {
+        assert_eq!(labels.len(), predictions.predicted.len(), "one label per sample");
+        let rows = predictions.rows().zip(&predictions.predicted).zip(labels);
+        // A predicted class is first even if others have the same probability, which `rank` does not know.
+        let top5 =
+            rows.filter(|&((row, &predicted), &label)| predicted == label || rank(row, label) < 5).count();
+        // `|_| 1`: each sample counts once.
+        let WeightedMetrics { accuracy, macro_f1, log_loss, ece } =
+            WeightedMetrics::from_scores(&sample_scores(predictions, labels), predictions.classes, |_| 1);
+        Self { top1: accuracy, top5: top5 as f64 / labels.len() as f64, macro_f1, log_loss, ece }
+    }
+
     /// The metrics that measure the quality of the probabilities.
     #[must_use]
     pub fn probability_metrics(&self) -> ProbabilityMetrics {
@@ -40,95 +58,15 @@ impl Metrics {
     }
 }
 
-/// Class probabilities of samples, and the predicted classes.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Predictions {
-    /// Probabilities `[N, C]`, row-major.
-    pub probabilities: Vec<f32>,
-    /// The most probable class of each sample, `[N]`. Ties go to the highest logit, then to the lowest class
-    /// number.
-    pub predicted: Vec<u32>,
-    /// The number of classes, `C`.
-    pub classes: usize,
-}
-
-impl Predictions {
-    /// The predictions by the softmax of `logits`, without calibration.
-    #[must_use]
-    pub fn new(logits: &Logits) -> Self {
-        Self::from_probabilities(logits.softmax(), logits)
+/// The confusion matrix `[C][C]` of predictions for the true `labels` `[N]`: rows are labels, columns
+/// predicted classes.
+#[must_use]
+pub fn confusion_matrix(predictions: &Predictions, labels: &[u32]) -> Vec<Vec<usize>> {
+    let mut counts = vec![vec![0; predictions.classes]; predictions.classes];
+    for (&label, &predicted) in labels.iter().zip(&predictions.predicted) {
+        counts[label as usize][predicted as usize] += 1;
     }
-
-    /// The predictions by the calibrated probabilities of `logits`.
-    ///
-    /// # Errors
-    /// The errors of [`Calibration::probabilities`].
-    pub fn with_calibration(logits: &Logits, calibration: &Calibration) -> Result<Self, HeadError> {
-        Ok(Self::from_probabilities(calibration.probabilities(logits)?, logits))
-    }
-
-    /// Predicts the most probable class of each sample from `probabilities` `[N, C]`, which were computed
-    /// from `logits` `[N, C]`. The logits decide between equal probabilities: a softmax that saturates, or
-    /// isotonic calibration, gives several classes the same one.
-    pub(crate) fn from_probabilities(probabilities: Vec<f32>, logits: &Logits) -> Self {
-        let classes = logits.classes();
-        let rows = probabilities.chunks_exact(classes).zip(logits.rows());
-        let predicted = rows.map(|(row, logits)| {
-            let is_better = |a: usize, b: usize| (row[a], logits[a]) > (row[b], logits[b]);
-            (1..classes).fold(0, |best, class| if is_better(class, best) { class } else { best }) as u32
-        });
-        Self { predicted: predicted.collect(), probabilities, classes }
-    }
-
-    /// The predictions of the samples with the indices `samples`, in that order: metrics of a part of the
-    /// samples are computed from them.
-    pub(crate) fn select(&self, samples: &[usize]) -> Self {
-        let row = |&sample: &usize| &self.probabilities[sample * self.classes..][..self.classes];
-        Self {
-            probabilities: samples.iter().flat_map(row).copied().collect(),
-            predicted: samples.iter().map(|&sample| self.predicted[sample]).collect(),
-            classes: self.classes,
-        }
-    }
-
-    /// The probabilities `[C]` of each sample.
-    pub fn rows(&self) -> impl ExactSizeIterator<Item = &[f32]> {
-        self.probabilities.chunks_exact(self.classes)
-    }
-
-    /// Computes accuracy, top-5 accuracy, macro F1, log-loss and calibration error of the predictions by
-    /// comparing them with the true `labels` `[N]`; `N` must be at least 1.
-    ///
-    /// # Panics
-    /// If the numbers of labels and samples differ, or a label is not below `C`.
-    #[must_use]
-    pub fn metrics(&self, labels: &[u32]) -> Metrics {
-        assert_eq!(labels.len(), self.predicted.len(), "one label per sample");
-        let rows = self.rows().zip(&self.predicted).zip(labels);
-        // A predicted class is first even if others have the same probability, which `rank` does not know.
-        let top5 =
-            rows.filter(|&((row, &predicted), &label)| predicted == label || rank(row, label) < 5).count();
-        // `|_| 1`: each sample counts once.
-        let WeightedMetrics { accuracy, macro_f1, log_loss, ece } =
-            WeightedMetrics::from_scores(&self.scores(labels), self.classes, |_| 1);
-        Metrics { top1: accuracy, top5: top5 as f64 / labels.len() as f64, macro_f1, log_loss, ece }
-    }
-
-    /// The score of each sample, `[N]`, given the true labels `[N]`: all that a metric needs to know of it.
-    pub(crate) fn scores<'a>(&'a self, labels: &'a [u32]) -> Vec<SampleScore> {
-        let rows = self.rows().zip(&self.predicted).zip(labels);
-        rows.map(|((row, &predicted), &label)| SampleScore::new(row, predicted, label)).collect()
-    }
-
-    /// The confusion matrix `[C][C]` for true `labels` `[N]`: rows are labels, columns predicted classes.
-    #[must_use]
-    pub fn confusion(&self, labels: &[u32]) -> Vec<Vec<usize>> {
-        let mut counts = vec![vec![0; self.classes]; self.classes];
-        for (&label, &predicted) in labels.iter().zip(&self.predicted) {
-            counts[label as usize][predicted as usize] += 1;
-        }
-        counts
-    }
+    counts
 }
 
 /// The number of classes that rank before `label`, for the top-5 accuracy: those with a higher probability in
@@ -145,6 +83,7 @@ fn rank(row: &[f32], label: u32) -> usize {
 mod tests {
     use std::collections::BTreeMap;
 
+    use headstock_heads::Logits;
     use serde::Deserialize;
 
     use super::*;
@@ -169,8 +108,8 @@ mod tests {
             let logits = Logits::new(case.probabilities.clone(), case.classes).unwrap();
             let predictions = Predictions::from_probabilities(case.probabilities, &logits);
             assert_eq!(predictions.predicted, case.predicted, "{name}");
-            assert_eq!(predictions.confusion(&case.labels), case.confusion, "{name}");
-            let (found, expected) = (predictions.metrics(&case.labels), case.metrics);
+            assert_eq!(confusion_matrix(&predictions, &case.labels), case.confusion, "{name}");
+            let (found, expected) = (Metrics::from_predictions(&predictions, &case.labels), case.metrics);
             for (metric, found, expected) in [
                 ("top1", found.top1, expected.top1),
                 ("top5", found.top5, expected.top5),
@@ -189,7 +128,7 @@ mod tests {
         // Class 7 is the most probable; then come 1, 2 and 3, which are equal, and then 0, 4, 5 and 6.
         let row = vec![0.05, 0.15, 0.15, 0.15, 0.05, 0.05, 0.05, 0.35];
         let predictions = Predictions::from_probabilities(row.clone(), &Logits::new(row, 8).unwrap());
-        let top5 = |label: u32| predictions.metrics(&[label]).top5;
+        let top5 = |label: u32| Metrics::from_predictions(&predictions, &[label]).top5;
         assert_eq!([7, 1, 2, 3, 0].map(top5), [1.0; 5]);
         assert_eq!([4, 5, 6].map(top5), [0.0; 3]);
     }
@@ -200,29 +139,13 @@ mod tests {
         let logits = Logits::new(vec![0.1, 0.0, 0.0, 0.0, 0.0, 0.0, 0.3], 7).unwrap();
         let predictions = Predictions::from_probabilities(vec![1.0 / 7.0; 7], &logits);
         assert_eq!(predictions.predicted, [6]);
-        let top1_and_top5 =
-            |label: u32| (predictions.metrics(&[label]).top1, predictions.metrics(&[label]).top5);
+        let top1_and_top5 = |label: u32| {
+            (
+                Metrics::from_predictions(&predictions, &[label]).top1,
+                Metrics::from_predictions(&predictions, &[label]).top5,
+            )
+        };
         assert_eq!(top1_and_top5(6), (1.0, 1.0));
         assert_eq!(top1_and_top5(5), (0.0, 0.0));
-    }
-
-    #[test]
-    fn selected_samples_keep_their_predictions() {
-        let logits = |rows: &[[f32; 2]]| Logits::new(rows.concat(), 2).unwrap();
-        let predictions = Predictions::new(&logits(&[[0.0, 1.0], [2.0, 0.0], [0.0, 3.0]]));
-        assert_eq!(predictions.select(&[2, 0]), Predictions::new(&logits(&[[0.0, 3.0], [0.0, 1.0]])));
-        assert_eq!(predictions.select(&[2, 0]).predicted, [1, 1]);
-    }
-
-    #[test]
-    fn calibrated_predictions_are_the_calibrations_probabilities() {
-        let logits = Logits::new(vec![2.0, 0.0, 0.0, 4.0], 2).unwrap();
-        let found = Predictions::with_calibration(&logits, &Calibration::Temperature(2.0)).unwrap();
-        let sigmoid = |x: f64| (1.0 / (1.0 + (-x).exp())) as f32;
-        for (found, expected) in found.probabilities.iter().zip([1.0, -1.0, -2.0, 2.0].map(sigmoid)) {
-            assert!((found - expected).abs() < 1e-7, "{found} {expected}");
-        }
-        assert_eq!(found.metrics(&[0, 1]).probability_metrics().log_loss, found.metrics(&[0, 1]).log_loss);
-        assert_eq!(found.metrics(&[0, 1]).probability_metrics().ece, found.metrics(&[0, 1]).ece);
     }
 }

@@ -2,12 +2,11 @@
 
 use std::time::Instant;
 
+use headstock_inference::{PretrainedBackbone, Progress};
 use headstock_loader::ImageRef;
 
 use crate::config::Settings;
 use crate::error::TrainError;
-use crate::features::PretrainedBackbone;
-use crate::progress::Progress;
 use crate::run::Run;
 use crate::sample_features::SampleFeatures;
 use crate::samples::{SampleSet, Subset};
@@ -73,8 +72,13 @@ impl PreparedData {
             .map(|row| if row.subset == Subset::Train { n_augmented } else { 0 })
             .collect();
         let images = inputs.images().map(<[ImageRef]>::to_vec);
-        let features =
-            SampleFeatures::prepare(inputs, pretrained.as_ref(), options, &n_augmented_per_sample, progress)?;
+        let features = SampleFeatures::prepare(
+            inputs,
+            pretrained.as_ref(),
+            options.extract_options(),
+            &n_augmented_per_sample,
+            progress,
+        )?;
         let readable = features.readable_rows((0..samples.rows.len()).collect());
         let rows_of =
             |subset| readable.iter().copied().filter(|&i| samples.rows[i].subset == subset).collect();

@@ -4,9 +4,10 @@ use std::cmp::Reverse;
 use std::fmt::Write;
 
 use headstock_heads::ConformalMethod;
+use headstock_inference::{ModelRecord, Predictions};
 
-use crate::metrics::Predictions;
-use crate::run::{CalibrationEffect, ModelRecord, RunMetrics, SetMetrics, TestSample};
+use crate::metrics::confusion_matrix;
+use crate::run::{CalibrationEffect, RunMetrics, SetMetrics, TestSample};
 
 /// Maximum number of mistakes, and of pairs of confused classes, that the report lists.
 const MAX_LISTED: usize = 50;
@@ -30,7 +31,7 @@ pub(crate) fn render(
     predictions: &Predictions,
 ) -> String {
     let labels: Vec<u32> = rows.iter().map(|row| row.label).collect();
-    let confusion = predictions.confusion(&labels);
+    let confusion = confusion_matrix(predictions, &labels);
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<title>headstock: {head}</title>\n\
          <style>{STYLE}</style>\n<h1>Head <code>{head}</code></h1>\n{}\n",

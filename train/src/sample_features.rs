@@ -2,11 +2,11 @@
 
 use std::borrow::Cow;
 
-use crate::config::Options;
+use headstock_inference::{PretrainedBackbone, Progress};
+
 use crate::error::TrainError;
-use crate::features::{ExtractedFeatures, PretrainedBackbone, ViewIndex};
+use crate::features::{ExtractOptions, ExtractedFeatures, ViewIndex};
 use crate::in_memory_features::InMemoryFeatures;
-use crate::progress::Progress;
 use crate::samples::SampleInputs;
 use crate::trained_on::{ContentHash, hash_features};
 
@@ -29,7 +29,7 @@ impl SampleFeatures {
     pub(crate) fn prepare(
         inputs: SampleInputs,
         pretrained: Option<&PretrainedBackbone>,
-        options: &Options,
+        options: ExtractOptions<'_>,
         n_augmented: &[u32],
         progress: &dyn Progress,
     ) -> Result<Self, TrainError> {

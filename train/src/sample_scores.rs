@@ -1,5 +1,7 @@
 //! Per-sample scores and the metrics computed from them, with sample weights.
 
+use headstock_inference::Predictions;
+
 /// Number of bins of equal width that the expected calibration error (ECE) sorts confidences into.
 const N_BINS: usize = 15;
 
@@ -26,6 +28,12 @@ impl SampleScore {
         let confidence = probabilities[predicted as usize];
         Self { label, predicted, loss, confidence, bin: confidence_bin(confidence) as u8 }
     }
+}
+
+/// The score of each sample, `[N]`, given its true label in `labels` `[N]`.
+pub(crate) fn sample_scores(predictions: &Predictions, labels: &[u32]) -> Vec<SampleScore> {
+    let rows = predictions.rows().zip(&predictions.predicted).zip(labels);
+    rows.map(|((row, &predicted), &label)| SampleScore::new(row, predicted, label)).collect()
 }
 
 /// The index of the bin of the calibration error that a confidence, the probability of the predicted class,

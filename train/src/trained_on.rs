@@ -5,6 +5,7 @@ use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
+use headstock_inference::Progress;
 use headstock_loader::ImageRef;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
@@ -12,9 +13,7 @@ use sha2::{Digest, Sha256};
 use crate::config::{DataSourceConfig, Settings};
 use crate::error::TrainError;
 use crate::feature_file::read_features;
-use crate::progress::Progress;
-use crate::run::SplitRow;
-use crate::samples::{DatasetListing, Subset, image_files_root};
+use crate::samples::{DatasetListing, SplitRow, Subset, image_files_root};
 
 /// The SHA-256 of an image's bytes, or of a row of precomputed features as little-endian `f32`.
 pub(crate) type ContentHash = [u8; 32];

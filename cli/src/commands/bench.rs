@@ -6,8 +6,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use headstock_backbone::{Backbone, FeatureLayer, PixelBatch};
+use headstock_inference::PretrainedBackbone;
 use headstock_train::config::{Config, Settings, TuneFrom};
-use headstock_train::features::PretrainedBackbone;
 use headstock_train::{FinetuneSpeed, TrainError, measure_finetune_speed, measure_throughput};
 use serde::Serialize;
 

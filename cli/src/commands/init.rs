@@ -67,7 +67,7 @@ struct InitJson<'a> {
 pub(crate) fn run(args: &InitArgs, context: &mut CommandContext<'_>) -> anyhow::Result<()> {
     context.note_unused_overrides("init");
     let config = context.config_path();
-    let absolute = std::path::absolute(&config).map_err(|error| io_error("find", &config, error))?;
+    let absolute = std::path::absolute(&config).map_err(TrainError::io("find", &config))?;
     let config_folder = absolute.parent().unwrap_or(Path::new("/"));
     let detected = detect(args)?;
     let opened = detected.location.open(context.bars)?;
@@ -401,14 +401,9 @@ fn write_new_config(config: &Path, text: &str) -> Result<(), TrainError> {
                 "{name} already exists: remove it, or choose a different file name with --config"
             ));
         }
-        io_error("write", config, error)
+        TrainError::io("write", config)(error)
     })?;
-    file.write_all(text.as_bytes()).map_err(|error| io_error("write", config, error))
-}
-
-/// The error of a failed `action` on `path`, such as `write`.
-fn io_error(action: &'static str, path: &Path, source: std::io::Error) -> TrainError {
-    TrainError::Io { action, path: path.into(), source }
+    file.write_all(text.as_bytes()).map_err(TrainError::io("write", config))
 }
 
 /// The text of the config file for the data: the keys that differ between data sets, and constant sections

@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use headstock_heads::SetPredictor;
+use headstock_inference::{InferenceError, Prediction, Predictor};
 use headstock_loader::source::find_image_files;
 use headstock_loader::{DecodeError, ImageRef};
-use headstock_train::{Prediction, Predictor, TrainError};
+use headstock_train::TrainError;
 use serde_json::json;
 
 use super::{CommandContext, pluralize};
@@ -21,13 +22,15 @@ pub(crate) fn run(args: &PredictArgs, context: &mut CommandContext<'_>) -> anyho
     let images = list_images(&args.images)?;
     let (run, settings) = context.open_run(&args.run)?;
     let sets = args.coverage.map(|coverage| run.model.sets(coverage, args.sets.into())).transpose()?;
-    let predictor = Predictor::new(&run.model, &settings, context.bars)?;
-    let classes = &run.model.record.classes;
+    let options = settings.options.backbone.as_ref().ok_or(InferenceError::NoBackbone)?;
+    let decode = settings.options.data.decode_options();
     let bars = context.bars;
-    let mut printer = Printer { format: args.format, classes, sets, out: context.output };
+    let predictor = Predictor::new(run.model, options, decode, bars)?;
+    let mut printer =
+        Printer { format: args.format, classes: predictor.classes(), sets, out: context.output };
     let mut unreadable = 0;
     printer.print_header()?;
-    predictor.predict::<anyhow::Error>(&images, bars, &mut |batch, results| {
+    predictor.predict_images::<anyhow::Error>(&images, bars, &mut |batch, results| {
         for (image, error) in
             batch.iter().zip(&results).filter_map(|(image, result)| Some((image, result.as_ref().err()?)))
         {
@@ -37,7 +40,7 @@ pub(crate) fn run(args: &PredictArgs, context: &mut CommandContext<'_>) -> anyho
         bars.suspend(|| {
             for (image, result) in batch.iter().zip(&results) {
                 match result {
-                    Ok(prediction) => printer.print_row(image, *prediction)?,
+                    Ok(prediction) => printer.print_row(image, prediction)?,
                     Err(error) => printer.print_unreadable(image, error)?,
                 }
             }
@@ -103,9 +106,9 @@ impl Printer<'_> {
     /// Prints the prediction of an image in the chosen format: the probabilities of the classes and the
     /// predicted class. With `--coverage P` it includes the conformal set of the image: classes that include
     /// the true one with probability `P`.
-    fn print_row(&mut self, image: &ImageRef, prediction: Prediction<'_>) -> Result<(), StdoutError> {
+    fn print_row(&mut self, image: &ImageRef, prediction: &Prediction) -> Result<(), StdoutError> {
         let Prediction { probabilities, predicted } = prediction;
-        let best = predicted as usize;
+        let best = *predicted as usize;
         let classes = self.classes;
         let set: Option<Vec<&str>> = self.sets.map(|sets| {
             sets.predict(probabilities).into_iter().map(|class| &*classes[class as usize]).collect()
@@ -178,9 +181,8 @@ mod tests {
             let mut printer = Printer { format, classes: &classes, sets, out };
             printer.print_header().unwrap();
             for &(probabilities, predicted) in rows {
-                printer
-                    .print_row(&PathBuf::from("x.jpg").into(), Prediction { probabilities, predicted })
-                    .unwrap();
+                let prediction = Prediction { probabilities: probabilities.to_vec(), predicted };
+                printer.print_row(&PathBuf::from("x.jpg").into(), &prediction).unwrap();
             }
         })
     }

@@ -2,8 +2,7 @@
 
 use std::path::Path;
 
-use headstock_train::run::write_split;
-use headstock_train::samples::{SampleSet, Subset};
+use headstock_train::samples::{SampleSet, Subset, write_split};
 use serde::Serialize;
 
 use super::{CommandContext, pluralize};

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use headstock_backbone::BackboneError;
 use headstock_heads::HeadError;
+use headstock_inference::FileError;
 use headstock_loader::DecodeError;
 use headstock_train::UnreadableImages;
 use headstock_train::config::ConfigError;
@@ -18,7 +19,7 @@ fn exit_code(error: impl Into<anyhow::Error>) -> ExitCode {
 fn a_broken_pipe_is_ignored_only_on_stdout() {
     let broken = || io::Error::from(io::ErrorKind::BrokenPipe);
     assert_eq!(exit_code(StdoutError::from(broken())), ExitCode::SUCCESS);
-    let socket = TrainError::Io { action: "read", path: "x.npz".into(), source: broken() };
+    let socket = FileError::Io { action: "read", path: "x.npz".into(), source: broken() };
     assert_eq!(exit_code(socket), ExitCode::from(1));
     let full = io::Error::from(io::ErrorKind::StorageFull);
     assert_eq!(exit_code(StdoutError::from(full)), ExitCode::from(1));
@@ -27,11 +28,11 @@ fn a_broken_pipe_is_ignored_only_on_stdout() {
 #[test]
 fn each_kind_of_error_has_the_exit_status_that_help_names() {
     let denied = || io::Error::from(io::ErrorKind::PermissionDenied);
-    let io = TrainError::Io { action: "write", path: "x".into(), source: denied() };
+    let io = FileError::Io { action: "write", path: "x".into(), source: denied() };
     let cache = redb::Error::Io(denied());
     let failed = vec![
-        io,
-        TrainError::Format { path: "x".into(), problem: "cut off".into() },
+        io.into(),
+        FileError::Format { path: "x".into(), problem: "cut off".into() }.into(),
         TrainError::Cache { path: "x".into(), source: Box::new(cache) },
         HeadError::Diverged("the loss is NaN".into()).into(),
         HeadError::Tensor { name: "weight".into(), problem: "is missing".into() }.into(),
@@ -66,7 +67,7 @@ fn each_kind_of_error_has_the_exit_status_that_help_names() {
 #[test]
 fn an_error_lists_its_causes_and_repeats_nothing() {
     let source = || io::Error::other("the disk is gone");
-    let error = TrainError::Io { action: "read", path: "x.npz".into(), source: source() };
+    let error = FileError::Io { action: "read", path: "x.npz".into(), source: source() };
     assert_eq!(format_error(&error.into()), "error: failed to read x.npz\n  because: the disk is gone");
     // A transparent error prints as its source.
     let transparent = TrainError::from(HeadError::Data("no row".into()));

@@ -10,9 +10,10 @@ use std::time::Duration;
 use crate::support::{Project, run_command};
 use headstock_heads::Registry;
 use headstock_hub::DownloadProgress;
+use headstock_inference::{Predictor, Progress};
 use headstock_loader::ImageRef;
 use headstock_loader::source::find_image_files;
-use headstock_train::{Predictor, Progress, Run, TrainError};
+use headstock_train::TrainError;
 
 /// The line below "next:" that contains `word`.
 fn next_command(stdout: &str, word: &str) -> String {
@@ -242,15 +243,12 @@ impl Progress for Recorder {
 fn predict_reports_progress() {
     let project = Project::new(10);
     project.run(&["train"]).ok();
-    let heads = Registry::builtin();
-    let run = Run::open(&project.path("runs/linear-1"), &heads).unwrap();
-    let settings = run.settings(&[], &heads).unwrap();
-    let predictor = Predictor::new(&run.model, &settings, &()).unwrap();
+    let predictor = Predictor::open(&project.path("runs/linear-1"), &Registry::builtin()).unwrap();
     let images: Vec<ImageRef> =
         find_image_files(&project.path("photos")).unwrap().into_iter().map(ImageRef::from).collect();
     let (progress, mut reported) = (Recorder::default(), Vec::new());
     predictor
-        .predict::<TrainError>(&images, &progress, &mut |batch, predicted| {
+        .predict_images::<TrainError>(&images, &progress, &mut |batch, predicted| {
             assert!(predicted.len() == batch.len() && predicted.iter().all(Result::is_ok));
             reported.extend_from_slice(batch);
             Ok(())
@@ -264,7 +262,7 @@ fn predict_reports_progress() {
 
     // An error of the callback stops the prediction and ends the phase.
     let stop = || TrainError::Usage("enough".into());
-    let stopped = predictor.predict::<TrainError>(&images, &progress, &mut |_, _| Err(stop()));
+    let stopped = predictor.predict_images::<TrainError>(&images, &progress, &mut |_, _| Err(stop()));
     assert_eq!(stopped.unwrap_err().to_string(), "enough");
     assert_eq!(*progress.ended.lock().unwrap(), 2);
 }

@@ -19,15 +19,15 @@ mod record_store;
 use std::sync::OnceLock;
 
 use headstock_backbone::{Backbone, FeatureLayer, InferenceWorker, PixelBatch};
+use headstock_inference::pipeline::{BATCH_SIZE, BatchInference};
+use headstock_inference::{PretrainedBackbone, Progress};
 use headstock_loader::ImageRef;
 
-use crate::config::{CacheDtype, OnError, Options};
+use crate::config::{CacheDtype, OnError};
 use crate::error::{TrainError, UnreadableImages};
 use crate::features::{
-    BATCH_SIZE, BatchInference, CacheKeyBuilder, ExtractJob, MissingView, PretrainedBackbone, Renderer,
-    ViewId, find_missing_views,
+    CacheKeyBuilder, ExtractJob, ExtractOptions, MissingView, Renderer, ViewId, find_missing_views,
 };
-use crate::progress::Progress;
 use disk_budget::DiskBudget;
 pub(crate) use prefetch::OnBatch;
 use record_store::RecordStore;
@@ -47,7 +47,7 @@ pub(crate) struct ActivationSource<'a> {
     pub(crate) pretrained: &'a PretrainedBackbone,
     /// An already loaded backbone; without one the weights are loaded when they are needed.
     pub(crate) backbone: Option<&'a Backbone>,
-    pub(crate) options: &'a Options,
+    pub(crate) options: ExtractOptions<'a>,
     pub(crate) images: &'a [ImageRef],
     /// SHA-256 of each image's bytes; `None` for an image that cannot be read, which must not be requested.
     pub(crate) hashes: &'a [Option<[u8; 32]>],
@@ -101,9 +101,9 @@ impl<'a> ActivationCache<'a> {
     /// nothing is added. Without a split point nothing is frozen and nothing is cached.
     ///
     /// # Errors
-    /// [`TrainError::Unreadable`] and [`TrainError::Format`] for an image that cannot be read any more or has
+    /// [`TrainError::Unreadable`] and [`TrainError::Inference`] for an image that cannot be read any more or has
     /// changed; [`TrainError::Usage`] for activations beyond the range of the cache's format;
-    /// [`TrainError::Backbone`], [`TrainError::Cache`], [`TrainError::Io`].
+    /// [`TrainError::Inference`], [`TrainError::Cache`].
     pub(crate) fn prepare(
         source: ActivationSource<'a>,
         split_point: Option<SplitPoint>,
@@ -111,7 +111,7 @@ impl<'a> ActivationCache<'a> {
         progress: &dyn Progress,
     ) -> Result<Self, TrainError> {
         let ActivationSource { pretrained, options, .. } = source;
-        let renderer = Renderer::new(pretrained.transform(), options.augment.clone(), &options.data);
+        let renderer = Renderer::new(pretrained.transform(), options.augment.clone(), options.decode);
         let frozen = split_point.map(|split_point| FrozenStages::open(source, split_point)).transpose()?;
         let mut cache = Self { source, renderer, frozen, loaded_backbone: OnceLock::new(), computed: 0 };
         if let (Some(split_point), Some(frozen)) = (split_point, &cache.frozen) {
@@ -172,11 +172,10 @@ impl<'a> ActivationCache<'a> {
         progress: &dyn Progress,
     ) -> Result<usize, TrainError> {
         let FrozenStages { layer, dtype, store, .. } = frozen;
-        let infer = |worker: &mut InferenceWorker<'_>, pixels: PixelBatch<'_>| {
+        let infer = |worker: &mut InferenceWorker, pixels: PixelBatch<'_>| {
             dtype.to_half(&worker.activations_nhwc(pixels, *layer)?, *layer)
         };
         let inference = BatchInference {
-            backbone: self.backbone()?,
             infer: Box::new(infer),
             image_size: self.source.pretrained.transform().crop,
             queue_capacity: (QUEUE_BYTES / (BATCH_SIZE as u64 * store.record_bytes())).max(1) as usize,
@@ -192,7 +191,8 @@ impl<'a> ActivationCache<'a> {
         let store_batch = &mut |records: &[(&MissingView, &[u16])]| {
             store.insert(records.iter().map(|(view, values)| (&view.key, *values)))
         };
-        let outcome = job.run(&inference, &self.renderer, store_batch, progress)?;
+        let outcome =
+            job.run(&inference, &mut self.backbone()?.workers()?, &self.renderer, store_batch, progress)?;
         if outcome.unreadable.is_empty() {
             return Ok(outcome.n_views);
         }
@@ -215,7 +215,7 @@ impl FrozenStages {
         // 16 hexadecimal digits are enough to tell the files apart: each record repeats its complete key.
         let hash_prefix: String = keys.shared_hash()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
         let name = format!("{layer}-{}-{hash_prefix}", dtype.as_str());
-        let store = RecordStore::open(&options.features.cache.join(CACHE_FOLDER), &name, values_per_view)?;
+        let store = RecordStore::open(&options.cache.join(CACHE_FOLDER), &name, values_per_view)?;
         Ok(Self { layer, dtype, keys, store })
     }
 
@@ -244,7 +244,7 @@ impl FrozenStages {
                 missing.push(view);
             }
         }
-        let folder = &source.options.features.cache.join(CACHE_FOLDER);
+        let folder = &source.options.cache.join(CACHE_FOLDER);
         let record_bytes = self.store.record_bytes();
         let other_bytes = disk_budget::bytes_of_other_records(self.store.records_path())?;
         let budget = DiskBudget {

@@ -151,7 +151,7 @@ impl RecordReader<'_> {
     /// bits. `slot` is the position of its record in the records file, counted in records; the index has it.
     ///
     /// # Errors
-    /// [`TrainError::Format`] if the slot holds a different key, [`TrainError::Io`].
+    /// [`TrainError::Inference`] if the slot cannot be read or holds a different key.
     pub(super) fn read(&mut self, slot: u64, key: &CacheKey, values: &mut [u16]) -> Result<(), TrainError> {
         let path = &self.store.records_path;
         let read_error = |error| TrainError::io("read", path)(error);
@@ -163,7 +163,7 @@ impl RecordReader<'_> {
             let problem = format!(
                 "the file does not match its index {index}: delete both files; their activations are then computed again"
             );
-            return Err(TrainError::Format { path: path.clone(), problem });
+            return Err(TrainError::format(path)(problem));
         }
         self.file.read_exact(bytemuck::cast_slice_mut(values)).map_err(read_error)
     }

@@ -5,6 +5,7 @@ use std::sync::{LazyLock, OnceLock};
 
 use half::{bf16, f16};
 use headstock_backbone::{DeviceChoice, Precision, Preprocessing};
+use headstock_inference::BackboneOptions;
 use headstock_loader::{Augment, ImageRef};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -13,7 +14,7 @@ use tracing::{Dispatch, Level};
 
 use super::*;
 use crate::compare::log_capture;
-use crate::config::BackboneOptions;
+use crate::config::Options;
 
 const SIDE: u32 = 64;
 
@@ -71,6 +72,7 @@ impl ActivationFixture {
     fn source(&self) -> ActivationSource<'_> {
         let (pretrained, backbone) = demo_backbone();
         let Self { options, images, hashes, .. } = self;
+        let options = options.extract_options();
         ActivationSource { pretrained, backbone: Some(backbone), options, images, hashes }
     }
 
@@ -199,7 +201,7 @@ fn only_settings_that_change_activations_recompute_them() {
     let written: toml::Table = fixture.options.to_toml().parse().unwrap();
     // The evaluation view and two augmented ones.
     let computed = |options: Options, source: ActivationSource<'_>| {
-        let source = ActivationSource { options: &options, ..source };
+        let source = ActivationSource { options: options.extract_options(), ..source };
         ActivationCache::prepare(source, Some(SPLIT), &[Some(2), None, None, None], &()).unwrap().computed()
     };
     assert_eq!(computed(fixture.options.clone(), fixture.source()), 3);

@@ -140,7 +140,9 @@ mod tests {
     use serde::Deserialize;
 
     use super::*;
-    use crate::metrics::Predictions;
+    use headstock_inference::Predictions;
+
+    use crate::sample_scores::sample_scores;
 
     #[derive(Deserialize)]
     struct BootstrapReference {
@@ -163,7 +165,7 @@ mod tests {
             .iter()
             .map(|logits| {
                 let logits = Logits::new(logits.clone(), reference.classes).unwrap();
-                Predictions::new(&logits).scores(&reference.labels)
+                sample_scores(&Predictions::new(&logits), &reference.labels)
             })
             .collect();
         let scores: Vec<&[SampleScore]> = scores.iter().map(Vec::as_slice).collect();

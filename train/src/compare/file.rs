@@ -88,7 +88,7 @@ impl ComparisonFile {
     /// partly written file.
     ///
     /// # Errors
-    /// [`TrainError::Io`].
+    /// [`TrainError::Inference`].
     pub fn write(&self, comparison: &Comparison) -> Result<(), TrainError> {
         let bytes = match self.format {
             ComparisonFormat::Csv => to_csv(&comparison.candidates),
@@ -204,7 +204,7 @@ mod tests {
         fs::write(&path, "head,parameters\n").unwrap();
         let error = ComparisonFile::new(&path).unwrap_err();
         assert!(error.to_string().contains("exists and is not"), "{error}");
-        assert_eq!(error.kind(), crate::FailureKind::Usage);
+        assert_eq!(error.kind(), headstock_inference::FailureKind::Usage);
     }
 
     // effect: compare --out
@@ -231,7 +231,7 @@ mod tests {
         assert_eq!(left_out["state"], "left-out");
         ComparisonFile::new(&path).unwrap();
         fs::write(&path, "{}").unwrap();
-        assert_eq!(ComparisonFile::new(&path).unwrap_err().kind(), crate::FailureKind::Usage);
+        assert_eq!(ComparisonFile::new(&path).unwrap_err().kind(), headstock_inference::FailureKind::Usage);
         for name in ["all.txt", "all", "csv"] {
             let error = ComparisonFile::new(&folder.path().join(name)).unwrap_err().to_string();
             assert!(error.contains("ends in .csv or .json"), "{error}");

@@ -42,6 +42,7 @@ mod trial;
 use std::time::{Duration, Instant};
 
 use headstock_heads::HeadShape;
+use headstock_inference::Progress;
 use headstock_split::{SplitIndices, stratified_group_k_fold, stratified_k_fold};
 use rayon::prelude::*;
 
@@ -54,7 +55,6 @@ pub use results::{
 
 use crate::error::TrainError;
 use crate::prepared_data::PreparedData;
-use crate::progress::Progress;
 use bootstrap::{BootstrapUnits, COVERAGE, N_RESAMPLES, compare_to_best};
 use fold_data::TrainingFeatures;
 use parallel::run_parallel;

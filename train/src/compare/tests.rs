@@ -268,6 +268,6 @@ fn impossible_folds_are_refused() {
             compare(&prepared, &candidates, &CompareOptions { folds, ..CompareOptions::default() }, &())
                 .unwrap_err();
         assert!(error.to_string().contains(reason), "{error}");
-        assert_eq!(error.kind(), crate::FailureKind::Data);
+        assert_eq!(error.kind(), headstock_inference::FailureKind::Data);
     }
 }

@@ -7,13 +7,13 @@ use headstock_heads::{
     Calibration, CalibrationMethod, ConfiguredHead, FeatureMatrix, FitContext, Fitted, HeadError, Logits,
     Tensors, TrainingSet,
 };
+use headstock_inference::Predictions;
 use headstock_split::SplitIndices;
 
 use super::bootstrap::CandidateMetrics;
 use super::log_capture::capture_warnings;
 use super::results::{CandidateScores, ChosenParameter, RankingMetric};
-use crate::metrics::Predictions;
-use crate::sample_scores::{SampleScore, WeightedMetrics};
+use crate::sample_scores::{SampleScore, WeightedMetrics, sample_scores};
 
 /// The outcome of fitting and scoring a candidate (a head with hyperparameters), in one fold or in all.
 pub(super) enum TrialOutcome<T> {
@@ -137,9 +137,9 @@ impl CvScores {
                 .and_then(|logits| Calibration::fit(CalibrationMethod::Temperature, &logits, &other_labels))
                 .expect("logits are finite, and each row has a label");
             temperatures.push(calibration.temperature().unwrap_or(1.0));
-            let fold_scores = Predictions::with_calibration(&trial.logits, &calibration)
-                .expect("logits are finite, and have the same number of classes")
-                .scores(&test_labels[fold]);
+            let predictions = Predictions::with_calibration(&trial.logits, &calibration)
+                .expect("logits are finite, and have the same number of classes");
+            let fold_scores = sample_scores(&predictions, &test_labels[fold]);
             for (&sample, score) in splits[fold].test.iter().zip(fold_scores) {
                 scores[sample] = score;
             }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use headstock_loader::{CsvSource, FieldNames};
 
-use super::settings::Validator;
+use super::validator::Validator;
 use super::{ConfigError, DataOptions, SplitMethod, SplitOptions};
 
 /// Where the samples come from: exactly one of the keys of `[data]` that name a source is set.

@@ -7,6 +7,7 @@ mod options;
 mod schema;
 mod settings;
 mod tune;
+mod validator;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,9 +19,7 @@ pub use data_source::{DataLocation, DataSourceConfig};
 pub use error::ConfigError;
 pub use keys::known_keys;
 pub(crate) use options::DEFAULT_FOLDS;
-pub use options::{
-    BackboneOptions, DataOptions, FeatureOptions, OnError, Options, SplitMethod, SplitOptions, VERSION,
-};
+pub use options::{DataOptions, FeatureOptions, OnError, Options, SplitMethod, SplitOptions, VERSION};
 pub use schema::json_schema;
 pub use settings::Settings;
 use settings::{BackboneRequirement, DEFAULT_HEAD};

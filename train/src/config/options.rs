@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use headstock_backbone::{DeviceChoice, FeatureLayer, Precision};
 use headstock_heads::CalibrationMethod;
+use headstock_inference::{BackboneOptions, DecodeOptions};
 use headstock_loader::{Augment, ClassOrder, DecodeMode};
 use headstock_split::TestSize;
 use schemars::JsonSchema;
@@ -157,6 +157,7 @@ impl Default for DataOptions {
     /// The values of the keys that `[data]` of the config does not set. The source of the images has no
     /// default.
     fn default() -> Self {
+        let decode_options = DecodeOptions::default();
         Self {
             folder: None,
             csv: None,
@@ -174,10 +175,17 @@ impl Default for DataOptions {
             test_webdataset: None,
             class_order: ClassOrder::default(),
             on_error: OnError::default(),
-            // Twice the largest sensor of a phone; 600 MB when decoded.
-            max_pixels: 200_000_000,
-            decode: DecodeMode::default(),
+            max_pixels: decode_options.max_pixels,
+            decode: decode_options.decode,
         }
+    }
+}
+
+impl DataOptions {
+    /// How images are decoded.
+    #[must_use]
+    pub fn decode_options(&self) -> DecodeOptions {
+        DecodeOptions { max_pixels: self.max_pixels, decode: self.decode }
     }
 }
 
@@ -265,36 +273,6 @@ pub enum SplitMethod {
     /// Each photo by a hash of `seed` and its id, or of its group's name: adding or removing photos does not
     /// move others.
     Hash,
-}
-
-/// The pretrained network that computes features from photos.
-///
-/// How photos are preprocessed (size, crop, filter, mean, std) is read from `config.json` or
-/// `preprocessor_config.json` beside the weights, as timm and transformers write them. Without either,
-/// ImageNet's defaults are used, with a message.
-///
-/// Files of the hub are stored in the cache of Python's `huggingface_hub`, whose environment variables are
-/// followed (`HF_HOME`, `HF_HUB_CACHE`, `HF_ENDPOINT`, `HF_TOKEN`, `HF_TOKEN_PATH`, `HF_HUB_OFFLINE`), and
-/// checked against their hashes. The config of a run names the commit that was used.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct BackboneOptions {
-    /// The weights: a folder with a `.safetensors` file, such a file, or a repository of the Hugging Face hub
-    /// as `hf://owner/name`, `hf://owner/name@REVISION` or `hf://owner/name/FILE`.
-    pub weights: String,
-    /// The layer whose output is used as features: `"stem"`, `"layer1"` to `"layer4"` or `"avgpool"`. Layers
-    /// before the last are averaged over their positions.
-    #[serde(default)]
-    pub layer: FeatureLayer,
-    /// The device that the network runs on: `"cpu"`, `"cuda"`, `"cuda:1"`, or `"auto"`, the first GPU of a
-    /// CUDA build if there is one, otherwise the CPU.
-    #[serde(default)]
-    pub device: DeviceChoice,
-    /// Number format of the computation: `"f32"`, or `"bf16"` on CUDA and on CPUs with AVX512-BF16 or
-    /// AMX-BF16; on other CPUs it is an error. With `"bf16"` the stem and the first block are still computed
-    /// in `f32`. Features are `f32` numbers with both formats; they are cached separately.
-    #[serde(default)]
-    pub precision: Precision,
 }
 
 /// The feature cache, and the number of augmented views.

@@ -12,6 +12,7 @@ use super::data_source::{DataLocation, DataSourceConfig};
 use super::keys::nearest_key;
 use super::options::DEFAULT_FOLDS;
 use super::tune::{AugmentMode, TuneOptions};
+use super::validator::Validator;
 use super::{ConfigError, Options, SplitMethod, SplitOptions};
 
 /// The default of `head.kind`.
@@ -52,7 +53,7 @@ impl Settings {
         heads: &Registry,
         requirement: BackboneRequirement,
     ) -> Result<Self, ConfigError> {
-        let validator = Validator { origin };
+        let validator = Validator::new(origin);
         if options.split.method == SplitMethod::Predefined {
             options.split.column.get_or_insert_with(|| "split".to_owned());
         }
@@ -158,35 +159,7 @@ fn complete_head_table(head: &dyn ConfiguredHead) -> toml::Table {
     table
 }
 
-/// Checks the sections of a config; its errors name the config file `origin`.
-pub(super) struct Validator<'a> {
-    origin: &'a str,
-}
-
 impl Validator<'_> {
-    /// The error that `key` has an invalid value or is missing; `problem` is a fragment such as "is 0: ...".
-    pub(super) fn key_error(&self, key: &str, problem: impl Into<String>) -> ConfigError {
-        ConfigError::Key { origin: self.origin.into(), key: key.into(), problem: problem.into() }
-    }
-
-    /// The error with a complete `message`, which names the key itself.
-    fn value_error(&self, message: String) -> ConfigError {
-        ConfigError::Value { origin: self.origin.into(), message }
-    }
-
-    /// The absolute path of `path`, which is the value of the config key `key` and may be relative to `base`.
-    /// It must be UTF-8, because runs write it into their config.
-    pub(super) fn absolute_path(&self, key: &str, path: &Path, base: &Path) -> Result<String, ConfigError> {
-        if path.as_os_str().is_empty() {
-            return Err(self.key_error(key, "is empty: it must be a path"));
-        }
-        let absolute = base.join(path);
-        absolute.to_str().map(str::to_owned).ok_or_else(|| {
-            let shown = absolute.display();
-            self.key_error(key, format!("leads to {shown}, which is not UTF-8: rename the file or folder"))
-        })
-    }
-
     /// Checks the config section `[split]`, which says how the test set is chosen: values in range, keys that
     /// fit the method, and a method that is possible for the `source` of the data.
     fn check_split(&self, split: &SplitOptions, source: &DataSourceConfig) -> Result<(), ConfigError> {

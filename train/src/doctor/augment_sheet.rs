@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use headstock_inference::{PretrainedBackbone, Progress};
 use headstock_loader::augment::contact_sheet;
 use headstock_loader::encode::png;
 use headstock_loader::{EvalTransform, Resampling, decode};
@@ -10,8 +11,6 @@ use sha2::{Digest, Sha256};
 use crate::atomic_write::write_atomically;
 use crate::config::{DataSourceConfig, Settings};
 use crate::error::TrainError;
-use crate::features::PretrainedBackbone;
-use crate::progress::Progress;
 use crate::samples::{DatasetListing, Subset};
 
 /// Number of images on a sheet, of as many classes as possible.

@@ -85,7 +85,7 @@ impl CleanTable {
     /// table itself, its rows keep all their columns.
     ///
     /// # Errors
-    /// [`TrainError::Io`], [`TrainError::Dataset`] if the data set's own table cannot be read.
+    /// [`TrainError::Inference`], [`TrainError::Dataset`] if the data set's own table cannot be read.
     pub fn write(&self, diagnosis: &Diagnosis) -> Result<CleanSummary, TrainError> {
         let removed = samples_to_remove(&diagnosis.findings);
         let listing = &diagnosis.listing;

@@ -1,5 +1,6 @@
 //! Inspects single images.
 
+use headstock_inference::Progress;
 use headstock_loader::DecodeError;
 use headstock_loader::checks::{Inspection, SizeStats, inspect};
 use headstock_loader::duplicates::Signature;
@@ -8,7 +9,6 @@ use sha2::{Digest, Sha256};
 
 use super::findings::{Finding, FindingItem, FindingKind};
 use super::{DatasetView, sample_ref};
-use crate::progress::Progress;
 use crate::samples::ListedSample;
 use crate::signature_cache::SignatureCache;
 

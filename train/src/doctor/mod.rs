@@ -24,6 +24,7 @@ mod report_page;
 mod tests;
 
 use headstock_heads::{ConfiguredHead, FeatureMatrix, Registry};
+use headstock_inference::{PretrainedBackbone, Progress};
 use headstock_loader::dataset::join_groups;
 use serde::Serialize;
 
@@ -36,8 +37,7 @@ pub use report_page::ReportPage;
 
 use crate::config::{DataSourceConfig, OnError, Settings};
 use crate::error::{TrainError, error_chain};
-use crate::features::{ExtractedFeatures, PretrainedBackbone};
-use crate::progress::Progress;
+use crate::features::{ExtractOptions, ExtractedFeatures};
 use crate::samples::{DatasetListing, ListedSample, Subset};
 use crate::signature_cache::SignatureCache;
 use duplicates::DuplicateGroups;
@@ -127,7 +127,7 @@ pub enum DoctorChecks {
 ///
 /// # Errors
 /// [`TrainError::Dataset`] for data that cannot be listed, [`TrainError::Usage`] for precomputed features,
-/// and [`TrainError::Backbone`] for a failure of the hub.
+/// and [`TrainError::Inference`] for a failure of the hub.
 pub fn examine(
     settings: &Settings,
     checks: DoctorChecks,
@@ -231,13 +231,12 @@ fn inspect_features(
     if readable.is_empty() {
         return Err("no photo can be read".into());
     }
-    let mut options = settings.options.clone();
-    options.data.on_error = OnError::Skip;
+    let options = ExtractOptions { on_error: OnError::Skip, ..settings.options.extract_options() };
     let images: Vec<_> = readable.iter().map(|&sample| dataset.samples[sample].image.clone()).collect();
     let read_features = || -> Result<(Vec<f32>, usize, Vec<usize>), TrainError> {
         let pretrained = PretrainedBackbone::open(backbone, progress)?;
         let features =
-            ExtractedFeatures::prepare(&pretrained, &options, &images, &vec![0; images.len()], progress)?;
+            ExtractedFeatures::prepare(&pretrained, options, &images, &vec![0; images.len()], progress)?;
         let present: Vec<usize> = (0..images.len()).filter(|&image| features.is_readable(image)).collect();
         let mut values = Vec::new();
         features.append(&present, 0, &mut values)?;

@@ -4,12 +4,12 @@
 use headstock_heads::{
     CalibrationMethod, ConfiguredHead, FeatureMatrix, FitContext, HeadError, Logits, TrainingSet,
 };
+use headstock_inference::Progress;
 use headstock_split::{SplitIndices, stratified_group_k_fold};
 
 use crate::compare::fold_data::number_by_appearance;
 use crate::error::TrainError;
 use crate::fit::cross_calibrate;
-use crate::progress::Progress;
 
 /// Number of folds, if the classes have enough groups.
 const MAX_FOLDS: usize = 5;

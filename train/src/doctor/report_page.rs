@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use headstock_inference::Progress;
 use headstock_loader::decode;
 use headstock_loader::encode::thumbnail;
 use rayon::prelude::*;
@@ -13,7 +14,6 @@ use super::{Diagnosis, Finding, FindingItem, SampleRef};
 use crate::atomic_write::{refuse_to_overwrite_unless, write_atomically};
 use crate::config::Settings;
 use crate::error::TrainError;
-use crate::progress::Progress;
 use crate::report::{escape_html, push_fmt};
 
 /// Maximum number of items that are shown per finding.
@@ -62,7 +62,7 @@ impl ReportPage {
     /// again, with the limit of pixels in `settings`.
     ///
     /// # Errors
-    /// [`TrainError::Io`].
+    /// [`TrainError::Inference`].
     pub fn write(
         &self,
         diagnosis: &Diagnosis,

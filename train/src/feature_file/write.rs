@@ -55,7 +55,7 @@ impl FeatureFileWriter {
     ///
     /// # Errors
     /// [`TrainError::Usage`] for an unknown extension, a folder of that name, or a CSV with other contents;
-    /// [`TrainError::Io`] if the folder is not writable.
+    /// [`TrainError::Inference`] if the folder is not writable.
     pub fn create(path: &Path) -> Result<Self, TrainError> {
         let format = FeatureFormat::from_path(path)?;
         if path.is_dir() {
@@ -82,7 +82,7 @@ impl FeatureFileWriter {
     /// memory does not grow with the number of rows.
     ///
     /// # Errors
-    /// [`TrainError::Io`] if a file cannot be written, and the errors of `read`.
+    /// [`TrainError::Inference`] if a file cannot be written, and the errors of `read`.
     pub fn write(
         mut self,
         rows: &[SampleInfo],

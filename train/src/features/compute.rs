@@ -4,40 +4,29 @@ use std::collections::HashSet;
 use std::iter;
 use std::ops::ControlFlow;
 
+use headstock_backbone::InferenceWorker;
+use headstock_inference::pipeline::{BatchInference, ImageJob, JobResult, run_pipeline};
+use headstock_inference::{DecodeOptions, FileError, Progress};
 use headstock_loader::dataset::find_unreadable;
-use headstock_loader::{Augment, DecodeError, DecodeMode, EvalTransform, ImageRef, LazyImage};
+use headstock_loader::{Augment, DecodeError, EvalTransform, ImageRef, LazyImage};
 use image::RgbImage;
 use sha2::{Digest, Sha256};
 
-use super::pipeline::{self, BatchInference, ImageJob, JobResult};
 use super::{MissingView, ViewIndex};
-use crate::config::{DataOptions, OnError};
+use crate::config::OnError;
 use crate::error::{TrainError, UnreadableImages};
-use crate::progress::Progress;
 
 /// Decodes and renders views of an image from its bytes.
 pub(crate) struct Renderer {
     transform: EvalTransform,
     augment: Augment,
-    max_pixels: u64,
-    decode: DecodeMode,
+    decode: DecodeOptions,
 }
 
 impl Renderer {
     /// A renderer of the evaluation view (by `transform`) and of augmented views (as `augment` says).
-    pub(crate) fn new(transform: EvalTransform, augment: Augment, data: &DataOptions) -> Self {
-        Self { transform, augment, max_pixels: data.max_pixels, decode: data.decode }
-    }
-
-    /// A renderer of the evaluation view only.
-    pub(crate) fn eval_only(transform: EvalTransform, data: &DataOptions) -> Self {
-        Self::new(transform, Augment::default(), data)
-    }
-
-    /// Renders the evaluation view of the image encoded in `bytes`: the input of the backbone, `[H, W, 3]`.
-    pub(crate) fn eval_view(&self, bytes: &[u8]) -> Result<Vec<u8>, DecodeError> {
-        let image = LazyImage::open(bytes, self.max_pixels)?;
-        Ok(image.render(self.decode, &[self.transform.render_spec()])?.swap_remove(0).into_raw())
+    pub(crate) fn new(transform: EvalTransform, augment: Augment, decode: DecodeOptions) -> Self {
+        Self { transform, augment, decode }
     }
 
     /// Renders `views` of the image encoded in `bytes`, for the network: the evaluation view (resized and
@@ -49,14 +38,14 @@ impl Renderer {
         hash: &[u8; 32],
         views: impl Iterator<Item = ViewId>,
     ) -> Result<Vec<Vec<u8>>, DecodeError> {
-        let image = LazyImage::open(bytes, self.max_pixels)?;
+        let image = LazyImage::open(bytes, self.decode.max_pixels)?;
         let (size, eval, augment) = (image.size(), &self.transform, &self.augment);
         let specs = views.map(|view| match view {
             ViewId::Numbered(EVAL_VIEW) => eval.render_spec(),
             ViewId::Numbered(index) => augment.render_spec(size, eval, index, hash),
             ViewId::PerEpoch { epoch } => augment.epoch_render_spec(size, eval, epoch, hash),
         });
-        let rendered = image.render(self.decode, &specs.collect::<Vec<_>>())?;
+        let rendered = image.render(self.decode.decode, &specs.collect::<Vec<_>>())?;
         Ok(rendered.into_iter().map(RgbImage::into_raw).collect())
     }
 
@@ -64,7 +53,7 @@ impl Renderer {
     /// the data set was read, to notice a file that has changed since.
     ///
     /// # Errors
-    /// [`TrainError::Unreadable`] if the file is gone or cannot be decoded, [`TrainError::Format`] if its
+    /// [`TrainError::Unreadable`] if the file is gone or cannot be decoded, [`TrainError::Inference`] if its
     /// bytes have changed.
     pub(crate) fn render_view(
         &self,
@@ -94,7 +83,7 @@ pub(crate) enum ViewId {
 /// The error for an image whose bytes have changed since it was hashed.
 fn file_changed_error(image: &ImageRef) -> TrainError {
     let problem = "the file changed while in use: run the command again".into();
-    TrainError::Format { path: image.to_string().into(), problem }
+    FileError::Format { path: image.to_string().into(), problem }.into()
 }
 
 /// The evaluation view, which is not augmented.
@@ -147,16 +136,17 @@ pub(crate) struct ExtractOutcome {
 
 impl ExtractJob<'_> {
     /// Computes the views that a cache lacks: renders them with `renderer`, runs the network on them by
-    /// `inference`, and calls `store` with the outputs as they complete. Unreadable images are part of the
+    /// `inference` and `workers`, and calls `store` with the outputs as they complete. Unreadable images are part of the
     /// outcome; with [`OnError::Stop`] the first one ends the work, and outputs computed until then are still
     /// stored.
     ///
     /// # Errors
-    /// [`TrainError::Format`] for an image whose bytes have changed, [`TrainError::Backbone`], and the errors
+    /// [`TrainError::Inference`], and the errors
     /// of `store`.
     pub(crate) fn run<T: Send>(
         &self,
-        inference: &BatchInference<'_, T>,
+        inference: &BatchInference<'_, T, TrainError>,
+        workers: &mut [InferenceWorker],
         renderer: &Renderer,
         store: &mut StoreBatch<'_, T>,
         progress: &dyn Progress,
@@ -181,8 +171,12 @@ impl ExtractJob<'_> {
         };
         let mut outcome = ExtractOutcome::default();
         progress.begin(&format!("computing {}", self.output_name), self.views.len() as u64, "photos");
-        let result =
-            pipeline::run_pipeline::<T, ReadFailure, TrainError>(inference, &jobs, &render, &mut |results| {
+        let result = run_pipeline::<T, _, ReadFailure, TrainError>(
+            inference,
+            workers,
+            &jobs,
+            &render,
+            &mut |results| {
                 let mut outputs = Vec::new();
                 for result in &results {
                     if let JobResult::Outputs { views, values } = result {
@@ -204,7 +198,8 @@ impl ExtractJob<'_> {
                 }
                 let should_stop = self.on_error == OnError::Stop && !outcome.unreadable.is_empty();
                 Ok(if should_stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
-            });
+            },
+        );
         progress.end();
         result.map(|()| outcome)
     }

@@ -3,26 +3,22 @@
 
 pub(crate) mod cache;
 mod compute;
-mod pipeline;
 
 use std::collections::HashSet;
 use std::ops::Range;
 use std::path::Path;
 
-use headstock_backbone::{
-    Backbone, BackboneError, Checkpoint, FeatureLayer, Interpolation, Preprocessing, WeightsSource,
-};
-use headstock_heads::Tensors;
-use headstock_loader::{DecodeError, EvalTransform, ImageRef, probe};
+use headstock_backbone::{Backbone, FeatureLayer};
+use headstock_inference::pipeline::BatchInference;
+use headstock_inference::{DecodeOptions, PretrainedBackbone, Progress};
+use headstock_loader::{Augment, DecodeError, ImageRef, probe};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use crate::config::{BackboneOptions, DataOptions, OnError, Options};
+use crate::config::{OnError, Options};
 use crate::error::{TrainError, UnreadableImages};
-use crate::progress::Progress;
 use cache::{CacheKey, FeatureCache};
 pub(crate) use compute::{ExtractJob, Renderer, ViewId};
-pub(crate) use pipeline::{BATCH_SIZE, BatchInference, ImageJob, JobResult, run_pipeline};
 
 /// Cache format version; bump when feature values change.
 const CACHE_FORMAT: &str = "headstock features 2";
@@ -30,89 +26,29 @@ const CACHE_FORMAT: &str = "headstock features 2";
 /// Index of a view of an image: 0 is the evaluation view, higher indices are augmented views.
 pub type ViewIndex = u32;
 
-/// A pretrained checkpoint and the `[backbone]` options, opened but not loaded onto a device yet.
-pub struct PretrainedBackbone {
-    checkpoint: Checkpoint,
-    options: BackboneOptions,
+/// What the features of images depend on besides the backbone, and where they are cached.
+#[derive(Clone, Copy)]
+pub struct ExtractOptions<'a> {
+    /// How images are decoded.
+    pub decode: DecodeOptions,
+    /// What happens if an image cannot be read.
+    pub on_error: OnError,
+    /// The augmentation of views other than the evaluation view.
+    pub augment: &'a Augment,
+    /// Folder of the cache.
+    pub cache: &'a Path,
 }
 
-impl PretrainedBackbone {
-    /// Finds the weights that `backbone.weights` names, downloads them if necessary, and checks them.
-    ///
-    /// # Errors
-    /// [`TrainError::Backbone`].
-    pub fn open(options: &BackboneOptions, progress: &dyn Progress) -> Result<Self, TrainError> {
-        Self::open_with_preprocessing(options, None, progress)
-    }
-
-    /// Finds the weights that `backbone.weights` names, downloads them if necessary, and checks them. A
-    /// `preprocessing` replaces the preprocessing config next to the weights: a trained run passes the one
-    /// that it has stored, so that it always renders images as in its training.
-    ///
-    /// # Errors
-    /// [`TrainError::Backbone`].
-    pub fn open_with_preprocessing(
-        options: &BackboneOptions,
-        preprocessing: Option<&Preprocessing>,
-        progress: &dyn Progress,
-    ) -> Result<Self, TrainError> {
-        let source = WeightsSource::parse(&options.weights, Path::new("")).map_err(BackboneError::from)?;
-        let files = source.fetch(progress).map_err(BackboneError::from)?;
-        let checkpoint = match preprocessing {
-            Some(preprocessing) => Checkpoint::open_with(&files, preprocessing),
-            None => Checkpoint::open(&files),
-        };
-        Ok(Self { checkpoint: checkpoint.map_err(BackboneError::from)?, options: options.clone() })
-    }
-
-    /// The same checkpoint with fine-tuned `tensors` in place of the original ones.
-    ///
-    /// # Errors
-    /// [`TrainError::Backbone`] for tensors that do not belong to this architecture.
-    pub(crate) fn with_tensors(self, tensors: &Tensors) -> Result<Self, TrainError> {
-        let checkpoint = self.checkpoint.with_tensors(tensors).map_err(BackboneError::from)?;
-        Ok(Self { checkpoint, ..self })
-    }
-
-    /// The opened checkpoint.
+impl Options {
+    /// The options for extracting features.
     #[must_use]
-    pub fn checkpoint(&self) -> &Checkpoint {
-        &self.checkpoint
-    }
-
-    /// The `[backbone]` options that the checkpoint was opened with.
-    #[must_use]
-    pub fn options(&self) -> &BackboneOptions {
-        &self.options
-    }
-
-    /// Number of features at the configured layer, `F`.
-    #[must_use]
-    pub fn width(&self) -> usize {
-        self.options.layer.channels(self.checkpoint.architecture())
-    }
-
-    /// Loads the backbone onto its device.
-    ///
-    /// # Errors
-    /// [`TrainError::Backbone`].
-    pub fn load(&self) -> Result<Backbone, TrainError> {
-        Ok(Backbone::new(&self.checkpoint, self.options.device, self.options.precision)?)
-    }
-
-    /// How the loader renders an image for the backbone without augmentation: the resize, center crop and
-    /// interpolation of the preprocessing that belongs to the weights, in the types of the loader.
-    #[must_use]
-    pub fn transform(&self) -> EvalTransform {
-        let Preprocessing { resize, crop: [height, width], interpolation, .. } =
-            *self.checkpoint.preprocessing();
-        let interpolation = match interpolation {
-            Interpolation::Nearest => headstock_loader::Resampling::Nearest,
-            Interpolation::Bilinear => headstock_loader::Resampling::Bilinear,
-            Interpolation::Bicubic => headstock_loader::Resampling::Bicubic,
-            Interpolation::Lanczos => headstock_loader::Resampling::Lanczos,
-        };
-        EvalTransform { resize, crop: (height, width), interpolation }
+    pub fn extract_options(&self) -> ExtractOptions<'_> {
+        ExtractOptions {
+            decode: self.data.decode_options(),
+            on_error: self.data.on_error,
+            augment: &self.augment,
+            cache: &self.features.cache,
+        }
     }
 }
 
@@ -130,16 +66,16 @@ pub struct ExtractedFeatures {
 impl ExtractedFeatures {
     /// Makes sure that the cache has the features of the evaluation view of every image and of
     /// `n_augmented[i]` augmented views of image `i`, computes those that it lacks, and returns access to
-    /// them. Images that cannot be read stop the work or are skipped, as `data.on_error` says. Most of them
+    /// them. Images that cannot be read stop the work or are skipped, as [`ExtractOptions::on_error`] says. Most of them
     /// (not an image, truncated, too many pixels) are found before the network runs; corrupt pixel data is
     /// found on decoding. Features computed before an error stay in the cache.
     ///
     /// # Errors
-    /// [`TrainError::Unreadable`] with all images that cannot be read; [`TrainError::Backbone`],
+    /// [`TrainError::Unreadable`] with all images that cannot be read; [`TrainError::Inference`],
     /// [`TrainError::Cache`].
     pub fn prepare(
         pretrained: &PretrainedBackbone,
-        options: &Options,
+        options: ExtractOptions<'_>,
         images: &[ImageRef],
         n_augmented: &[u32],
         progress: &dyn Progress,
@@ -154,16 +90,17 @@ impl ExtractedFeatures {
     pub(crate) fn prepare_with(
         backbone: Option<&Backbone>,
         pretrained: &PretrainedBackbone,
-        options: &Options,
+        options: ExtractOptions<'_>,
         images: &[ImageRef],
         n_augmented: &[u32],
         progress: &dyn Progress,
     ) -> Result<Self, TrainError> {
         let layer = pretrained.options().layer;
         let keys = CacheKeyBuilder::new(&[CACHE_FORMAT], pretrained, layer, options);
-        let DataOptions { max_pixels, on_error, .. } = options.data;
+        let ExtractOptions { decode, on_error, augment, cache } = options;
+        let max_pixels = decode.max_pixels;
         let width = pretrained.width();
-        let cache = FeatureCache::open(&options.features.cache)?;
+        let cache = FeatureCache::open(cache)?;
 
         // `unreadable` holds the index of each image that cannot be read, with the reason.
         let (mut hashes, mut unreadable) =
@@ -181,14 +118,14 @@ impl ExtractedFeatures {
             let mut undecoded = missing.images;
             if on_error == OnError::Skip || unreadable.is_empty() {
                 let transform = pretrained.transform();
-                let inference = BatchInference::for_features(backbone, layer, transform.crop);
-                let renderer = Renderer::new(transform, options.augment.clone(), &options.data);
+                let inference = BatchInference::for_features(layer, transform.crop);
+                let renderer = Renderer::new(transform, augment.clone(), decode);
                 let (hashes, views) = (&hashes, &missing.views);
                 let job = ExtractJob { output_name: "features", images, hashes, views, on_error };
                 let store = &mut |vectors: &[(&MissingView, &[f32])]| {
                     cache.store(vectors.iter().map(|(view, values)| (&view.key, *values)))
                 };
-                let outcome = job.run(&inference, &renderer, store, progress)?;
+                let outcome = job.run(&inference, &mut backbone.workers()?, &renderer, store, progress)?;
                 computed = outcome.n_views;
                 let failed: HashSet<usize> = outcome.unreadable.iter().map(|(image, _)| *image).collect();
                 let failed_hashes: HashSet<_> = failed.iter().map(|&image| hashes[image]).collect();
@@ -302,20 +239,20 @@ impl CacheKeyBuilder {
         format_parts: &[&str],
         pretrained: &PretrainedBackbone,
         layer: FeatureLayer,
-        options: &Options,
+        options: ExtractOptions<'_>,
     ) -> Self {
         let precision = pretrained.options().precision;
         let preprocessing_json = serde_json::to_string(pretrained.checkpoint().preprocessing())
             .expect("preprocessing serializes to JSON");
         let weights_fingerprint = pretrained.checkpoint().fingerprint();
         let backbone_parts = [weights_fingerprint, &preprocessing_json, layer.as_str(), precision.as_str()];
-        let decode_part = (!options.data.decode.is_exact()).then_some("decode scaled");
+        let decode_part = (!options.decode.decode.is_exact()).then_some("decode scaled");
         let mut shared_hasher = Sha256::new();
         for part in format_parts.iter().copied().chain(backbone_parts).chain(decode_part) {
             shared_hasher.update(part);
             shared_hasher.update([0]);
         }
-        let augment_json = serde_json::to_string(&options.augment).expect("[augment] serializes to JSON");
+        let augment_json = serde_json::to_string(options.augment).expect("[augment] serializes to JSON");
         Self { shared_hasher, augment_json }
     }
 

@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::path::Path;
 
+use headstock_inference::tensors::StoredTensors;
 use safetensors::{Dtype, View, serialize_to_file};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::atomic_write::TEMP_PREFIX;
 use crate::error::TrainError;
-use crate::run::tensors::StoredTensors;
 
 /// Key of the state in the metadata of the safetensors file.
 const METADATA_KEY: &str = "headstock";
@@ -27,7 +27,7 @@ pub(super) type StoredCheckpoint<P> = (P, BTreeMap<String, Vec<f32>>);
 /// on disk.
 ///
 /// # Errors
-/// [`TrainError::Io`], [`TrainError::Format`].
+/// [`TrainError::Inference`].
 pub(super) fn save(path: &Path, state: &impl Serialize, arrays: &NamedArrays<'_>) -> Result<(), TrainError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temp_path = path.with_file_name(format!("{TEMP_PREFIX}{name}"));
@@ -43,7 +43,7 @@ pub(super) fn save(path: &Path, state: &impl Serialize, arrays: &NamedArrays<'_>
 /// and the arrays by name. `None` if there is no file, because nothing has been saved yet.
 ///
 /// # Errors
-/// [`TrainError::Io`], and [`TrainError::Format`] for a damaged file.
+/// [`TrainError::Inference`] for a file that cannot be read or is damaged.
 pub(super) fn load<P: DeserializeOwned>(path: &Path) -> Result<Option<StoredCheckpoint<P>>, TrainError> {
     if !path.exists() {
         return Ok(None);

@@ -1,12 +1,12 @@
 //! The learning-rate range test (Smith, WACV 2017), as fastai's `lr_find`.
 
+use headstock_inference::Progress;
 use serde::Serialize;
 
 use super::trainer::Trainer;
 use super::{PreparedFinetune, with_trainer_config};
 use crate::config::{Settings, TuneOptions};
 use crate::error::TrainError;
-use crate::progress::Progress;
 
 /// Number of steps, each with a higher learning rate than the one before.
 const STEPS: u64 = 100;

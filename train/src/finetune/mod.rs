@@ -28,6 +28,7 @@ use std::time::Instant;
 
 use headstock_backbone::{FeatureLayer, TrainableBackbone};
 use headstock_heads::{CalibrationMethod, Differentiable, Logits, Registry, Tensors};
+use headstock_inference::{BackboneOptions, BackboneRecord, CONFIG_FILE, PretrainedBackbone, Progress};
 use headstock_loader::ImageRef;
 use headstock_split::{SplitIndices, hold_out, stratified_folds, stratified_group_k_fold};
 use sha2::{Digest, Sha256};
@@ -37,18 +38,17 @@ use self::model::FinetuneModel;
 pub use self::speed::{FinetuneSpeed, measure_finetune_speed};
 use self::trainer::{FinetuneResult, HoldoutSplit, Trainer, TrainerConfig};
 use crate::activations::{ActivationCache, ActivationSource, SplitPoint};
-use crate::config::{AugmentMode, BackboneOptions, Config, Settings, TuneOptions};
+use crate::config::{AugmentMode, Config, Settings, TuneOptions};
 use crate::error::TrainError;
-use crate::features::{ExtractedFeatures, PretrainedBackbone};
+use crate::features::ExtractedFeatures;
 use crate::fit::{
-    CalibrationResult, HeadFitter, MAX_FOLDS, TrainOutcome, TrainedModel, backbone_record, eval_logits,
-    evaluate_calibration, owned_params, resolved_config,
+    CalibrationResult, HeadFitter, MAX_FOLDS, TrainOutcome, TrainedModel, eval_logits, evaluate_calibration,
+    owned_params, resolved_config,
 };
 use crate::prepared_data::PreparedData;
-use crate::progress::Progress;
-use crate::run::{BackboneRecord, CONFIG, PhaseSeconds, ResumeState, RunDir, RunInProgress, split_csv};
+use crate::run::{PhaseSeconds, ResumeState, RunDir, RunInProgress};
 use crate::sample_features::SampleFeatures;
-use crate::samples::SampleSet;
+use crate::samples::{SampleSet, split_csv};
 
 /// Values per parallel block of elementwise operations.
 const BLOCK_LEN: usize = 1 << 14;
@@ -81,7 +81,7 @@ pub fn resume(
     progress: &dyn Progress,
 ) -> Result<(Settings, TrainOutcome), TrainError> {
     let resumed = RunInProgress::resume(folder)?;
-    let settings = Config::read(&folder.join(CONFIG))?.with_overrides_from_cwd().resolve(heads)?;
+    let settings = Config::read(&folder.join(CONFIG_FILE))?.with_overrides_from_cwd().resolve(heads)?;
     let outcome = match resumed {
         ResumeState::Finished(metrics) => {
             tracing::info!(
@@ -213,7 +213,7 @@ fn with_trainer_config<R>(
     let source = ActivationSource {
         pretrained,
         backbone: None,
-        options: &settings.options,
+        options: settings.options.extract_options(),
         images,
         hashes: features.hashes(),
     };
@@ -269,7 +269,7 @@ fn train_and_test(
     let images: Vec<ImageRef> = rows.iter().map(|&row| images[row].clone()).collect();
     let features = ExtractedFeatures::prepare(
         &pretrained,
-        &settings.options,
+        settings.options.extract_options(),
         &images,
         &vec![0; images.len()],
         progress,
@@ -293,9 +293,9 @@ fn train_and_test(
     let groups = sample_groups(&prepared.samples, held_out);
     let calibration = calibrate_on_held_out(method, held_out_logits.as_ref(), &labels, groups.as_deref())?;
     let calibration_seconds = started.elapsed().as_secs_f64();
-    let (preprocessing, record) = backbone_record(&pretrained);
     let tuned = settings.options.tune.first_stage();
-    let backbone = Some((preprocessing, BackboneRecord { tuned, ..record }));
+    let record = BackboneRecord { tuned, ..BackboneRecord::new(&pretrained) };
+    let backbone = Some((pretrained.checkpoint().preprocessing().clone(), record));
     prepared.pretrained = Some(pretrained);
     let trained = TrainedModel {
         head,

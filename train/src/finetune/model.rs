@@ -112,7 +112,7 @@ impl<'a> FinetuneModel<'a> {
     /// parameters start as `initial_head` (tensors by parameter name); their gradients start at 0.
     ///
     /// # Errors
-    /// [`TrainError::Head`] if a tensor is not `f32`.
+    /// [`TrainError::Inference`] if a tensor is not `f32`.
     pub(super) fn new(
         backbone: impl FinetuneBackbone + 'static,
         head: &'a dyn Differentiable,
@@ -139,7 +139,7 @@ impl<'a> FinetuneModel<'a> {
     /// is the number of the step; it seeds the head's dropout.
     ///
     /// # Errors
-    /// [`TrainError::Backbone`], [`TrainError::Head`].
+    /// [`TrainError::Inference`].
     pub(super) fn forward_backward(
         &mut self,
         batch: StageActivations<'_>,
@@ -203,7 +203,7 @@ impl<'a> FinetuneModel<'a> {
     /// is the input of the first loaded stage: activations of the frozen stages before it, or pixels.
     ///
     /// # Errors
-    /// [`TrainError::Backbone`], [`TrainError::Head`].
+    /// [`TrainError::Inference`].
     pub(super) fn logits(&mut self, batch: StageActivations<'_>) -> Result<Vec<f32>, TrainError> {
         let n_images = batch.images;
         let features = self.backbone.forward(batch)?;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use headstock_backbone::{FeatureLayer, StageActivations, TrainableBackbone};
 use headstock_heads::Differentiable;
 use headstock_heads::linear::LinearConfig;
+use headstock_inference::PretrainedBackbone;
 use headstock_split::KeyedRng;
 
 use super::loss::CrossEntropy;
@@ -14,7 +15,6 @@ use super::optimizer::Optimizer;
 use super::trainer::step_parameters;
 use crate::config::{TuneFrom, TuneOptions};
 use crate::error::TrainError;
-use crate::features::PretrainedBackbone;
 
 /// Number of classes of the head that is trained.
 const N_CLASSES: usize = 10;
@@ -36,7 +36,7 @@ pub struct FinetuneSpeed {
 /// measured.
 ///
 /// # Errors
-/// [`TrainError::Backbone`]; [`TrainError::Usage`] if `from` is the head.
+/// [`TrainError::Inference`]; [`TrainError::Usage`] if `from` is the head.
 pub fn measure_finetune_speed(
     pretrained: &PretrainedBackbone,
     from: TuneFrom,

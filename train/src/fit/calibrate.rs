@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 
 use headstock_heads::{Calibration, CalibrationMethod, ConfiguredHead, ConformalScores, Logits};
+use headstock_inference::Predictions;
 use headstock_split::{SplitIndices, stratified_folds};
 
 use super::head_fitter::{HeadFitter, eval_logits};
 use crate::error::TrainError;
-use crate::metrics::{Predictions, ProbabilityMetrics};
+use crate::metrics::{Metrics, ProbabilityMetrics};
 
 /// Number of folds, if every class has at least as many samples or groups.
 pub(crate) const MAX_FOLDS: usize = 5;
@@ -117,8 +118,8 @@ pub(crate) fn evaluate_calibration(
 ) -> Result<CalibrationResult, TrainError> {
     let uncalibrated = Predictions::new(logits);
     let calibrated = Predictions::from_probabilities(cross_calibrate(method, logits, labels, folds)?, logits);
-    let before = uncalibrated.metrics(labels).probability_metrics();
-    let after = calibrated.metrics(labels).probability_metrics();
+    let before = Metrics::from_predictions(&uncalibrated, labels).probability_metrics();
+    let after = Metrics::from_predictions(&calibrated, labels).probability_metrics();
     let improves = after.log_loss < before.log_loss && after.ece <= before.ece;
     let (calibration, after, predictions) = if improves {
         (Calibration::fit(method, logits, labels)?, after, calibrated)

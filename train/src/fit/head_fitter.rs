@@ -6,9 +6,9 @@ use headstock_heads::{
     ConfiguredHead, FeatureMatrix, FitContext, Fitted, Head, HeadError, HeadShape, Logits, Tensors,
     TrainingSet,
 };
+use headstock_inference::Progress;
 
 use crate::error::TrainError;
-use crate::progress::Progress;
 use crate::sample_features::SampleFeatures;
 use crate::samples::SampleSet;
 

@@ -1,4 +1,4 @@
-//! Training: features, fit, calibration, test, and writing the run.
+//! Fits a head on frozen features, calibrates and tests it, and writes the run.
 
 mod calibrate;
 mod head_fitter;
@@ -10,18 +10,17 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use headstock_heads::{Fitted, Tensors};
+use headstock_inference::{BackboneRecord, Model, Progress};
 
 use self::calibrate::calibrate_by_folds;
 pub(crate) use self::calibrate::{CalibrationResult, MAX_FOLDS, cross_calibrate, evaluate_calibration};
 pub(crate) use self::head_fitter::{HeadFitter, eval_logits, owned_params};
-pub(crate) use self::record::{backbone_record, resolved_config};
+pub(crate) use self::record::resolved_config;
 pub(crate) use self::test_and_write::TrainedModel;
 use crate::config::Settings;
 use crate::error::TrainError;
-use crate::finetune;
 use crate::prepared_data::PreparedData;
-use crate::progress::Progress;
-use crate::run::{Model, PhaseSeconds, Run, RunDir, RunMetrics, RunReservation};
+use crate::run::{PhaseSeconds, Run, RunMetrics, RunReservation};
 
 /// The result of training.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,37 +33,11 @@ pub struct TrainOutcome {
     pub example: Option<PathBuf>,
 }
 
-/// Trains as `settings` say and writes a run. With a `warm_run` (warm start), the classes of that run keep
-/// their labels and new classes come after them; a head of the same kind on the same features starts from the
-/// run's weights, if the head supports it.
-///
-/// # Errors
-/// [`TrainError`]; no run is written then, but computed features stay in the cache.
-pub fn train(
-    settings: &Settings,
-    warm_run: Option<&Run>,
-    run_dir: &RunDir,
-    progress: &dyn Progress,
-) -> Result<TrainOutcome, TrainError> {
-    if !settings.options.tune.is_off() {
-        if warm_run.is_some() {
-            return Err(TrainError::Usage(
-                "`--warm` works only without fine-tuning of the backbone: leave `--warm` out, or set `tune.from = \"head\"`"
-                    .into(),
-            ));
-        }
-        return finetune::start_finetune(settings, run_dir, progress);
-    }
-    let reservation = run_dir.reserve(&settings.source)?;
-    let mut prepared = PreparedData::prepare_with_classes_of(warm_run, settings, progress)?;
-    prepared.train(settings, warm_run, reservation, progress)
-}
-
 impl PreparedData {
     /// Fits the head of `settings` on the prepared training samples, calibrates and tests it, and writes a
     /// run into the reserved folder. `settings` may differ only in the head from those that this data was
     /// prepared with. `warm_run` is the run that the data was prepared with, from which the head starts (see
-    /// [`train`](fn@train)).
+    /// [`train`](fn@crate::train)).
     ///
     /// # Errors
     /// [`TrainError`]; no run is written then.
@@ -75,7 +48,9 @@ impl PreparedData {
         reservation: RunReservation<'_>,
         progress: &dyn Progress,
     ) -> Result<TrainOutcome, TrainError> {
-        let backbone = self.pretrained.as_ref().map(backbone_record);
+        let backbone = self.pretrained.as_ref().map(|pretrained| {
+            (pretrained.checkpoint().preprocessing().clone(), BackboneRecord::new(pretrained))
+        });
         let (mut tensors, mut previously_trained_on) = (None, None);
         if let Some(run) = warm_run {
             let record = backbone.as_ref().map(|(_, record)| record);

@@ -6,19 +6,20 @@ use std::time::Instant;
 
 use headstock_backbone::Preprocessing;
 use headstock_heads::{FittedHead, History, Logits, Tensors};
+use headstock_inference::{BackboneRecord, Model, ModelRecord, Predictions};
 
 use super::calibrate::CalibrationResult;
 use super::{TrainOutcome, record};
 use crate::config::Settings;
 use crate::error::TrainError;
-use crate::metrics::Predictions;
+use crate::metrics::Metrics;
 use crate::prepared_data::PreparedData;
 use crate::report;
 use crate::run::{
-    BackboneRecord, CalibrationEffect, CalibrationMetrics, ConformalMetrics, Model, ModelRecord,
-    PhaseSeconds, RunFiles, RunMetrics, SampleCounts, TestSample, TrainTestOverlap, history_csv,
-    predictions_csv, split_csv,
+    CalibrationEffect, CalibrationMetrics, ConformalMetrics, PhaseSeconds, RunFiles, RunMetrics,
+    SampleCounts, TestSample, TrainTestOverlap, history_csv, predictions_csv,
 };
+use crate::samples::split_csv;
 use crate::trained_on::{self, ContentHash};
 
 /// A trained model and what the run records of its training.
@@ -86,7 +87,7 @@ impl PreparedData {
             self.train.iter().filter_map(|&row| self.features.content_hash(row)).collect();
         trained_hashes.extend(trained.previously_trained_on.iter().flatten());
         let metrics = RunMetrics {
-            test: test_predictions.metrics(&labels),
+            test: Metrics::from_predictions(&test_predictions, &labels),
             counts: SampleCounts {
                 classes: self.samples.classes.len(),
                 train: trained.n_train_samples,
@@ -139,8 +140,8 @@ fn calibration_metrics(
         folds: held_out.n_folds,
         samples: held_out.n_samples,
         test: CalibrationEffect {
-            before: Predictions::new(logits).metrics(labels).probability_metrics(),
-            after: test_predictions.metrics(labels).probability_metrics(),
+            before: Metrics::from_predictions(&Predictions::new(logits), labels).probability_metrics(),
+            after: Metrics::from_predictions(test_predictions, labels).probability_metrics(),
         },
         out_of_fold: CalibrationEffect { before: held_out.before, after: held_out.after },
     })

@@ -1,11 +1,12 @@
 //! Warm start from an earlier run.
 
 use headstock_heads::Tensors;
+use headstock_inference::BackboneRecord;
 
 use crate::config::Settings;
 use crate::error::TrainError;
 use crate::prepared_data::PreparedData;
-use crate::run::{BackboneRecord, Run};
+use crate::run::Run;
 
 /// Checks that the head of `run` fits the data and the `settings`, and returns its tensors, from which the
 /// fit of the new head starts. `None`, with a log message, if that kind of head does not support a warm

@@ -3,21 +3,15 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use super::{CONFIG, METRICS, MODEL, RunFiles, RunMetrics, RunReservation};
+use headstock_inference::{CONFIG_FILE, MODEL_FILE};
+
+use super::{CHECKPOINTS, METRICS, RunFiles, RunMetrics, RunReservation};
 use crate::atomic_write::{TEMP_PREFIX, write_atomically};
 use crate::error::TrainError;
-
-/// The folder of the checkpoints. A run is in progress as long as it exists.
-const CHECKPOINTS: &str = "checkpoints";
 
 /// The name of the file in the folder of checkpoints that the program that trains holds a lock on, so that no
 /// two programs train the same run.
 const LOCK: &str = "lock";
-
-/// Whether `folder` is a run whose training has not finished, and can be resumed.
-pub(crate) fn is_in_progress(folder: &Path) -> bool {
-    folder.join(CHECKPOINTS).is_dir()
-}
 
 /// The folder of a run whose training has not finished, locked by this program.
 pub(crate) struct RunInProgress {
@@ -40,13 +34,13 @@ impl RunInProgress {
     /// folder, and moves it into place. `head` is the name of the head, for a numbered folder.
     ///
     /// # Errors
-    /// [`TrainError::Usage`] if the run's folder exists by now, [`TrainError::Io`].
+    /// [`TrainError::Usage`] if the run's folder exists by now, [`TrainError::Inference`].
     pub(crate) fn begin(
         reservation: RunReservation<'_>,
         head: &str,
         config: &str,
     ) -> Result<Self, TrainError> {
-        let path = reservation.temp_folder().join(CONFIG);
+        let path = reservation.temp_folder().join(CONFIG_FILE);
         write_atomically(&path, config.as_bytes()).map_err(TrainError::io("write", &path))?;
         let path = reservation.temp_folder().join(CHECKPOINTS);
         fs::create_dir(&path).map_err(TrainError::io("create", &path))?;
@@ -58,11 +52,10 @@ impl RunInProgress {
     /// program left. A run that already has its model is finished: only its checkpoints are removed.
     ///
     /// # Errors
-    /// [`TrainError::Usage`] if there is no run or another program trains it; [`TrainError::Io`],
-    /// [`TrainError::Format`].
+    /// [`TrainError::Usage`] if there is no run or another program trains it; [`TrainError::Inference`].
     pub(crate) fn resume(folder: &Path) -> Result<ResumeState, TrainError> {
         let checkpoints = folder.join(CHECKPOINTS);
-        let has_model = folder.join(MODEL).is_file();
+        let has_model = folder.join(MODEL_FILE).is_file();
         if !checkpoints.is_dir() && !has_model {
             return Err(TrainError::Usage(format!(
                 "{} has no training to resume: only fine-tuning (with `tune.from` in the config) can be \
@@ -103,7 +96,7 @@ impl RunInProgress {
     /// Replaces the run's config by the text `config`, which names the exact weights: they are known only
     /// after the backbone was opened, when the folder already exists.
     pub(crate) fn write_config(&self, config: &str) -> Result<(), TrainError> {
-        let path = self.folder.join(CONFIG);
+        let path = self.folder.join(CONFIG_FILE);
         write_atomically(&path, config.as_bytes()).map_err(TrainError::io("write", &path))
     }
 
@@ -112,7 +105,7 @@ impl RunInProgress {
     pub(crate) fn finish(self, files: &RunFiles<'_>) -> Result<PathBuf, TrainError> {
         files.write_all_but_model(&self.folder)?;
         // Renamed from the folder of checkpoints, so that the model is never there in part.
-        let (temp_model, model) = (self.checkpoint_path(MODEL), self.folder.join(MODEL));
+        let (temp_model, model) = (self.checkpoint_path(MODEL_FILE), self.folder.join(MODEL_FILE));
         files.model.write(&temp_model)?;
         fs::rename(&temp_model, &model).map_err(TrainError::io("write", &model))?;
         let folder = self.folder.clone();
@@ -144,7 +137,7 @@ impl RunInProgress {
 /// Locks the folder of checkpoints `folder` against other programs for as long as the returned file is open.
 ///
 /// # Errors
-/// [`TrainError::Usage`] if another program holds the lock, [`TrainError::Io`].
+/// [`TrainError::Usage`] if another program holds the lock, [`TrainError::Inference`].
 fn lock_checkpoints(folder: &Path) -> Result<File, TrainError> {
     let path = folder.join(LOCK);
     let file = File::create(&path).map_err(TrainError::io("write", &path))?;
@@ -176,7 +169,7 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
-    use crate::run::RunDir;
+    use crate::run::{RunDir, is_in_progress};
 
     fn begin_run(folder: &Path) -> RunInProgress {
         let text = "version = 1\n[data]\nfolder = \"photos\"\n[backbone]\nweights = \"backbone\"\n";
@@ -221,9 +214,9 @@ mod tests {
             names.sort();
             names
         };
-        assert_eq!(names(&run), [CHECKPOINTS, CONFIG]);
+        assert_eq!(names(&run), [CHECKPOINTS, CONFIG_FILE]);
         assert_eq!(names(&run.join(CHECKPOINTS)), ["last", LOCK]);
-        assert_eq!(fs::read_to_string(run.join(CONFIG)).unwrap(), "second");
+        assert_eq!(fs::read_to_string(run.join(CONFIG_FILE)).unwrap(), "second");
         in_progress.discard();
         assert_eq!(names(folder.path()), Vec::<String>::new());
     }
@@ -233,11 +226,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         drop(begin_run(folder.path()));
         let run = folder.path().join("run");
-        fs::write(run.join(MODEL), "a model").unwrap();
+        fs::write(run.join(MODEL_FILE), "a model").unwrap();
         // The model is written last: a run with a model but without metrics is damaged, and the missing file
         // is named.
         let damaged = RunInProgress::resume(&run).err().unwrap().to_string();
         assert!(damaged.contains(METRICS), "{damaged}");
-        assert!(!is_in_progress(&run) && run.join(MODEL).exists());
+        assert!(!is_in_progress(&run) && run.join(MODEL_FILE).exists());
     }
 }

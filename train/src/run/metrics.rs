@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use headstock_heads::{CalibrationMethod, ConformalMethod, SetPredictor};
+use headstock_inference::{Model, Predictions};
 use serde::{Deserialize, Serialize};
 
-use super::Model;
 use crate::error::TrainError;
-use crate::metrics::{Metrics, Predictions, ProbabilityMetrics};
+use crate::metrics::{Metrics, ProbabilityMetrics};
 use crate::trained_on::ContentHash;
 
 /// Target coverage of the conformal sets that are tested.
@@ -173,7 +173,7 @@ impl TrainTestOverlap {
         let labels: Vec<u32> = unseen_rows.iter().map(|&row| labels[row]).collect();
         let unseen = UnseenMetrics {
             samples: unseen_rows.len(),
-            test: predictions.metrics(&labels),
+            test: Metrics::from_predictions(&predictions, &labels),
             conformal: ConformalMetrics::from_predictions(model, &predictions, &labels)?,
         };
         Ok(Self { samples: n_seen, unseen: Some(unseen) })

@@ -2,9 +2,9 @@
 
 mod in_progress;
 mod metrics;
-mod model;
+#[cfg(test)]
+mod predictor_tests;
 mod tables;
-pub(crate) mod tensors;
 #[cfg(test)]
 mod tests;
 mod write;
@@ -13,30 +13,35 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use headstock_heads::Registry;
+use headstock_inference::{CONFIG_FILE, FileError, InferenceError, MODEL_FILE, Model, Progress};
 
 use crate::config::{Config, Settings};
 use crate::error::TrainError;
-use crate::progress::Progress;
+use crate::samples::{SplitRow, read_split};
 use crate::trained_on::{self, ContentHash};
 pub(crate) use in_progress::{ResumeState, RunInProgress};
 pub use metrics::{
     CalibrationEffect, CalibrationMetrics, ConformalMetrics, PhaseSeconds, RunMetrics, SampleCounts,
     SetMetrics, TrainTestOverlap, UnseenMetrics,
 };
-pub use model::{BackboneRecord, HeadRecord, Model, ModelRecord};
-pub use tables::{SplitRow, write_split};
-pub(crate) use tables::{TestSample, history_csv, predictions_csv, split_csv};
+pub(crate) use tables::{TestSample, history_csv, predictions_csv};
 pub(crate) use write::RunFiles;
 pub use write::{RunDir, RunReservation};
 
-pub(crate) const CONFIG: &str = "headstock.toml";
-const MODEL: &str = "model.safetensors";
 const METRICS: &str = "metrics.json";
 const HISTORY: &str = "history.csv";
 const SPLIT: &str = "split.csv";
 pub(crate) const TRAINED_ON: &str = "trained_on.csv";
 const PREDICTIONS: &str = "predictions.csv";
 const REPORT: &str = "report.html";
+
+/// The folder of the checkpoints. A run is in progress as long as it exists.
+const CHECKPOINTS: &str = "checkpoints";
+
+/// Whether `folder` is a run whose training has not finished, and can be resumed.
+fn is_in_progress(folder: &Path) -> bool {
+    folder.join(CHECKPOINTS).is_dir()
+}
 
 /// A finished run.
 pub struct Run {
@@ -53,28 +58,23 @@ impl Run {
     /// Opens the run in `folder`, whose head must be one of `heads`.
     ///
     /// # Errors
-    /// [`TrainError::Usage`] if it is not a run, [`TrainError::Format`] if a file is damaged.
+    /// [`TrainError::Usage`] if it is not a run, [`TrainError::Inference`] if a file is damaged.
     pub fn open(folder: &Path, heads: &Registry) -> Result<Self, TrainError> {
-        if in_progress::is_in_progress(folder) {
+        if is_in_progress(folder) {
             return Err(TrainError::Usage(format!(
                 "the training of {} has not finished: continue it with `headstock train --resume {}`",
                 folder.display(),
                 folder.display()
             )));
         }
-        let model = folder.join(MODEL);
+        let model = folder.join(MODEL_FILE);
         if !model.is_file() {
-            return Err(TrainError::Usage(format!(
-                "{} is not a run: it has no {MODEL}; give a folder that `headstock train` has written",
-                folder.display()
-            )));
+            return Err(InferenceError::NotARun { folder: folder.into(), file: MODEL_FILE }.into());
         }
-        let config = folder.join(CONFIG);
+        let config = folder.join(CONFIG_FILE);
         if !config.is_file() {
-            return Err(TrainError::Format {
-                path: config,
-                problem: "the file is missing, so that the run is incomplete: train again".into(),
-            });
+            let problem = "the file is missing, so that the run is incomplete: train again";
+            return Err(FileError::format(&config)(problem).into());
         }
         let config = Config::read(&config)?.with_overrides_from_cwd();
         let original_settings = config.clone().resolve(heads).ok();
@@ -94,9 +94,9 @@ impl Run {
     /// The rows of `split.csv`: the split that training used.
     ///
     /// # Errors
-    /// [`TrainError::Io`], [`TrainError::Format`].
+    /// [`TrainError::Inference`].
     pub fn split(&self) -> Result<Vec<SplitRow>, TrainError> {
-        tables::read_split(&self.folder.join(SPLIT))
+        read_split(&self.folder.join(SPLIT))
     }
 
     /// The content hashes of the samples that the run was trained on. Runs of earlier versions do not store
@@ -104,7 +104,7 @@ impl Run {
     /// if the run's data cannot be listed or no sample is left.
     ///
     /// # Errors
-    /// [`TrainError::Io`], [`TrainError::Format`] for the run's files.
+    /// [`TrainError::Inference`] for the run's files.
     pub(crate) fn trained_on_hashes(
         &self,
         progress: &dyn Progress,

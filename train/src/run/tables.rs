@@ -1,58 +1,9 @@
 //! The CSV files of a run.
 
-use std::fs;
-use std::path::Path;
-
 use headstock_heads::History;
-use serde::Deserialize;
+use headstock_inference::Predictions;
 
-use crate::atomic_write::{refuse_to_overwrite, write_atomically};
-use crate::error::TrainError;
-use crate::metrics::Predictions;
-use crate::samples::SampleSet;
-
-/// The columns of `split.csv`.
-const SPLIT_HEADER: [&str; 3] = ["path", "label", "split"];
-
-/// A row of `split.csv`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub struct SplitRow {
-    /// The image's path relative to the data root, or the row number of precomputed features.
-    pub path: String,
-    /// The class name.
-    pub label: String,
-    /// `train` or `test`.
-    pub split: String,
-}
-
-/// The contents of `split.csv`, which says for each sample with an index in `rows` whether it is in the
-/// training or test set: the columns `path,label,split`. A run is tested on the same samples again by it.
-pub(crate) fn split_csv(samples: &SampleSet, rows: &[usize]) -> Vec<u8> {
-    let rows = rows.iter().map(|&i| &samples.rows[i]).map(|row| {
-        [row.id.clone(), samples.classes.name(row.label).to_owned(), row.subset.as_str().to_owned()]
-    });
-    to_csv(&SPLIT_HEADER, rows)
-}
-
-/// Writes the split of `samples` to `path` in the format of a run's `split.csv`. A file that is not a split
-/// is not replaced.
-///
-/// # Errors
-/// [`TrainError::Usage`] for such a file, [`TrainError::Io`].
-pub fn write_split(samples: &SampleSet, path: &Path) -> Result<(), TrainError> {
-    refuse_to_overwrite(path, &SPLIT_HEADER)?;
-    write_atomically(path, &split_csv(samples, &(0..samples.rows.len()).collect::<Vec<_>>()))
-        .map_err(TrainError::io("write", path))
-}
-
-/// Reads the `split.csv` of a run at `path`, written by [`split_csv`]: one [`SplitRow`] per sample.
-pub(super) fn read_split(path: &Path) -> Result<Vec<SplitRow>, TrainError> {
-    let bytes = fs::read(path).map_err(TrainError::io("read", path))?;
-    csv::Reader::from_reader(bytes.as_slice())
-        .deserialize()
-        .collect::<Result<_, _>>()
-        .map_err(TrainError::format(path))
-}
+use crate::csv_table::to_csv;
 
 /// The contents of `history.csv`, the progress of a fit: one row per epoch or iteration, with columns such as
 /// the loss.
@@ -87,14 +38,4 @@ pub(crate) fn predictions_csv(
         },
     );
     to_csv(&header, rows)
-}
-
-/// The bytes of a CSV file with the columns `header`; each of `rows` must have as many fields.
-fn to_csv<R: IntoIterator<Item = String>>(header: &[&str], rows: impl Iterator<Item = R>) -> Vec<u8> {
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    writer.write_record(header).expect("writing to a vector does not fail");
-    for row in rows {
-        writer.write_record(row).expect("all rows have the length of the header");
-    }
-    writer.into_inner().expect("writing to a vector does not fail")
 }

@@ -8,8 +8,11 @@ use headstock_heads::{
     Calibration, CalibrationMethod, ConformalMethod, FeatureMatrix, FitContext, Tensors, TrainingSet,
 };
 
+use headstock_inference::tensors::StoredTensors;
+use headstock_inference::{FailureKind, Predictions};
+
 use super::*;
-use crate::metrics::Predictions;
+use crate::metrics::Metrics;
 use crate::recording_head::{FeatureRow, features_settings, registry_with_recording, write_features};
 use crate::samples::{SampleSet, Subset};
 use crate::{train, trained_on};
@@ -81,7 +84,7 @@ fn all_files_of_a_run_agree_with_its_model() {
     assert_eq!(read_csv(&run_dir, "predictions.csv"), expected);
 
     // The metrics at the top level are those after calibration.
-    assert_eq!(metrics.test, predictions.metrics(&labels));
+    assert_eq!(metrics.test, Metrics::from_predictions(&predictions, &labels));
     let counts = SampleCounts {
         classes: 3,
         train: train_rows.len(),
@@ -93,7 +96,10 @@ fn all_files_of_a_run_agree_with_its_model() {
     assert_eq!((metrics.counts, counts.train), (counts, 54));
     let calibration = metrics.calibration.clone().unwrap();
     assert_eq!(calibration.dropped, None, "calibration helps here");
-    assert_eq!(calibration.test.before, Predictions::new(&logits).metrics(&labels).probability_metrics());
+    assert_eq!(
+        calibration.test.before,
+        Metrics::from_predictions(&Predictions::new(&logits), &labels).probability_metrics()
+    );
     assert_eq!(calibration.test.after, metrics.test.probability_metrics());
     assert_ne!(calibration.test.before, calibration.test.after);
     assert_eq!((calibration.samples, calibration.folds, calibration.temperature), (54, 5, None));
@@ -292,14 +298,14 @@ fn a_damaged_model_or_an_unknown_format_is_refused_with_the_reason() {
     train(&settings, None, &RunDir::Named(run_dir.clone()), &()).unwrap();
     let path = run_dir.join("model.safetensors");
     let original = fs::read(&path).unwrap();
-    let stored = tensors::StoredTensors::open(&path).unwrap();
+    let stored = StoredTensors::open(&path).unwrap();
     let entry: serde_json::Value = serde_json::from_str(stored.metadata_entry("headstock").unwrap()).unwrap();
     let saved_tensors = stored.tensors().unwrap();
     let open_error = |change: &Damage| {
         let (mut entry, mut tensors) = (entry.clone(), saved_tensors.clone());
         change(&mut entry, &mut tensors);
         let metadata = std::collections::HashMap::from([("headstock".to_owned(), entry.to_string())]);
-        tensors::write(&path, &tensors, metadata).unwrap();
+        headstock_inference::tensors::write(&path, &tensors, metadata).unwrap();
         Run::open(&run_dir, &registry_with_recording())
             .err()
             .map(|error| error.to_string())
@@ -339,8 +345,8 @@ fn a_damaged_model_or_an_unknown_format_is_refused_with_the_reason() {
     let run = Run::open(&run_dir, &registry_with_recording()).unwrap();
     let error = run.model.sets(0.9, ConformalMethod::Lac).unwrap_err();
     assert!(
-        error.to_string().contains("the run has not saved the scores that `--coverage` needs")
-            && error.kind() == crate::FailureKind::Usage
+        error.to_string().contains("it has not saved the scores that they need")
+            && error.kind() == FailureKind::Usage
     );
     fs::write(&path, original).unwrap();
     fs::remove_file(run_dir.join("headstock.toml")).unwrap();

@@ -3,10 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use headstock_inference::{CONFIG_FILE, MODEL_FILE, Model};
 use tempfile::TempDir;
 
-use super::in_progress::is_in_progress;
-use super::{CONFIG, HISTORY, METRICS, MODEL, Model, PREDICTIONS, REPORT, SPLIT, TRAINED_ON};
+use super::{HISTORY, METRICS, PREDICTIONS, REPORT, SPLIT, TRAINED_ON, is_in_progress};
 use crate::atomic_write::{TEMP_PREFIX, write_atomically};
 use crate::config::{DataLocation, DataSourceConfig};
 use crate::error::TrainError;
@@ -41,7 +41,7 @@ impl RunDir {
     /// is not writable or is inside the image folder of `source` is refused.
     ///
     /// # Errors
-    /// [`TrainError::Usage`] for such a folder, [`TrainError::Io`].
+    /// [`TrainError::Usage`] for such a folder, [`TrainError::Inference`].
     pub fn reserve(&self, source: &DataSourceConfig) -> Result<RunReservation<'_>, TrainError> {
         if let Self::Named(folder) = self {
             if folder.to_str().is_none() || folder.file_name().is_none() {
@@ -87,7 +87,7 @@ impl RunReservation<'_> {
     /// Writes the files of a finished run and returns its folder. `head` is the name of the head, for a
     /// numbered folder.
     pub(crate) fn write(self, head: &str, files: &RunFiles<'_>) -> Result<PathBuf, TrainError> {
-        let model = self.temp_dir.path().join(MODEL);
+        let model = self.temp_dir.path().join(MODEL_FILE);
         files.model.write(&model)?;
         files.write_all_but_model(self.temp_dir.path())?;
         self.move_into_place(head)
@@ -98,7 +98,7 @@ impl RunReservation<'_> {
     /// numbered folder.
     ///
     /// # Errors
-    /// [`TrainError::Usage`] if the folder exists by now, [`TrainError::Io`].
+    /// [`TrainError::Usage`] if the folder exists by now, [`TrainError::Inference`].
     pub(super) fn move_into_place(self, head: &str) -> Result<PathBuf, TrainError> {
         let folder = match self.run_dir {
             RunDir::Named(folder) if fs::symlink_metadata(folder).is_ok() => {
@@ -126,7 +126,7 @@ impl RunFiles<'_> {
     /// it marks a folder as a run.
     pub(super) fn write_all_but_model(&self, folder: &Path) -> Result<(), TrainError> {
         for (name, bytes) in [
-            (CONFIG, self.config.as_bytes()),
+            (CONFIG_FILE, self.config.as_bytes()),
             (METRICS, self.metrics.as_bytes()),
             (HISTORY, &self.history),
             (SPLIT, &self.split),

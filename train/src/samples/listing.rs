@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use headstock_inference::Progress;
 use headstock_loader::dataset::{join_groups, number_groups};
 use headstock_loader::source::{RawDataset, RawSample};
 use headstock_loader::{ClassMap, ClassOrder, DatasetError, ImageRef};
@@ -12,7 +13,6 @@ use super::splitter::SampleSplitter;
 use super::{Subset, assign_given_subsets};
 use crate::config::{DataLocation, Settings, SplitMethod};
 use crate::error::TrainError;
-use crate::progress::Progress;
 
 /// The samples and errors of a data set. Unlike reading for training, which stops at the first error, a
 /// listing has all errors, and the samples that are not affected.

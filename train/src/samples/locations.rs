@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use headstock_hub::{DatasetFiles, fetch_dataset};
+use headstock_inference::Progress;
 use headstock_loader::source::common_folder;
 use headstock_loader::{DataSource, FolderSource, ParquetSource, WebDatasetSource, find_shards};
 
 use crate::config::{DataLocation, DataSourceConfig};
 use crate::error::TrainError;
-use crate::progress::Progress;
 
 /// An opened location of images: its shards, the Parquet or tar files, have been found.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ impl DataLocation {
     /// later.
     ///
     /// # Errors
-    /// [`TrainError::Dataset`] for a pattern without matches, [`TrainError::Backbone`] for the hub.
+    /// [`TrainError::Dataset`] for a pattern without matches, [`TrainError::Inference`] for the hub.
     pub fn open(&self, progress: &dyn Progress) -> Result<OpenDataSource, TrainError> {
         Ok(match self {
             Self::Folder(root) => {

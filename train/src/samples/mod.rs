@@ -2,11 +2,13 @@
 
 mod listing;
 mod locations;
+mod split_file;
 mod splitter;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
+use headstock_inference::Progress;
 use headstock_loader::dataset::join_groups;
 use headstock_loader::duplicates::{DEFAULT_SIMILARITY, find_near_duplicates};
 use headstock_loader::source::RawDataset;
@@ -17,13 +19,13 @@ use serde::Serialize;
 use crate::config::{DataLocation, DataSourceConfig, Settings, SplitMethod};
 use crate::error::TrainError;
 use crate::feature_file::{FeatureArchive, FeatureTable, read_features};
-use crate::progress::Progress;
-use crate::run::SplitRow;
 use crate::signature_cache::SignatureCache;
 pub(crate) use listing::{DatasetListing, ListedSample};
 pub use locations::OpenDataSource;
 use locations::id_prefixes;
 pub(crate) use locations::image_files_root;
+pub use split_file::{SplitRow, write_split};
+pub(crate) use split_file::{read_split, split_csv};
 use splitter::SampleSplitter;
 
 /// The subset of the split that a sample is in.
@@ -94,7 +96,7 @@ impl SampleSet {
     ///
     /// # Errors
     /// [`TrainError::Dataset`]; [`TrainError::Data`] for data that cannot be split and for invalid features;
-    /// [`TrainError::Backbone`] for the hub.
+    /// [`TrainError::Inference`] for the hub.
     pub fn read(settings: &Settings, progress: &dyn Progress) -> Result<(Self, SampleInputs), TrainError> {
         Self::read_with_split_mode(settings, SplitMode::FromSettings, progress)
     }

@@ -50,7 +50,7 @@ fn metrics_of_rows(run: &Run, data: &[FeatureRow], rows: &BTreeSet<usize>) -> Me
     let features = headstock_heads::FeatureMatrix::new(&values, 3).unwrap();
     let logits = run.model.head.logits(features).unwrap();
     let labels: Vec<u32> = rows.iter().map(|&row| u32::from(data[row].class == "b")).collect();
-    run.model.predictions(&logits).unwrap().metrics(&labels)
+    Metrics::from_predictions(&run.model.predictions(&logits).unwrap(), &labels)
 }
 
 /// Sums of the same numbers in another order can differ in the last digit.

@@ -1,7 +1,8 @@
 //! Metrics, compared with scikit-learn's.
 
 use headstock_heads::Logits;
-use headstock_train::metrics::Predictions;
+use headstock_inference::Predictions;
+use headstock_train::metrics::{Metrics, confusion_matrix};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -22,7 +23,7 @@ fn metrics_match_scikit_learn() {
     let cases: Vec<Case> = serde_json::from_str(text).unwrap();
     for (number, case) in cases.into_iter().enumerate() {
         let logits = Logits::new(case.logits, case.classes).unwrap();
-        let found = Predictions::new(&logits).metrics(&case.labels);
+        let found = Metrics::from_predictions(&Predictions::new(&logits), &case.labels);
         for (name, found, expected) in [
             ("top1", found.top1, case.top1),
             ("top5", found.top5, case.top5),
@@ -40,5 +41,5 @@ fn metrics_match_scikit_learn() {
 fn a_tie_goes_to_the_lower_number_and_confusion_counts_every_sample() {
     let predictions = Predictions::new(&Logits::new(vec![1.0, 1.0, 0.0, 0.0, 2.0, 2.0], 3).unwrap());
     assert_eq!(predictions.predicted, [0, 1]);
-    assert_eq!(predictions.confusion(&[0, 2]), [[1, 0, 0], [0, 0, 0], [0, 1, 0]]);
+    assert_eq!(confusion_matrix(&predictions, &[0, 2]), [[1, 0, 0], [0, 0, 0], [0, 1, 0]]);
 }

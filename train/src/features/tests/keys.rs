@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use headstock_backbone::Preprocessing;
-use headstock_heads::{Hyperparameter, Registry};
+use headstock_backbone::{Interpolation, Preprocessing, WeightsSource};
+use headstock_heads::{Hyperparameter, Registry, Tensors};
+use headstock_inference::BackboneOptions;
 
 use super::*;
 use crate::config;
@@ -148,7 +149,12 @@ const WITH_TUNING: &[&str] = &["tune.from=layer4"];
 
 /// Cache keys of the evaluation view and of two augmented views of two images.
 fn cache_keys(pretrained: &PretrainedBackbone, options: &Options) -> ([CacheKey; 2], [CacheKey; 4]) {
-    let keys = CacheKeyBuilder::new(&[CACHE_FORMAT], pretrained, pretrained.options.layer, options);
+    let keys = CacheKeyBuilder::new(
+        &[CACHE_FORMAT],
+        pretrained,
+        pretrained.options().layer,
+        options.extract_options(),
+    );
     let key = |image: u8, view| keys.key(&[image; 32], view);
     ([key(1, 0), key(2, 0)], [key(1, 1), key(2, 1), key(1, 2), key(2, 2)])
 }
@@ -158,7 +164,7 @@ fn cache_effect(pretrained: &mut PretrainedBackbone, before: &Options, after: &O
     let mut keys = |options: &Options| {
         // Precomputed features have no backbone.
         if let Some(backbone) = &options.backbone {
-            pretrained.options = backbone.clone();
+            pretrained.set_options(backbone.clone());
         }
         cache_keys(pretrained, options)
     };
@@ -226,14 +232,13 @@ fn every_image_view_layer_and_precision_has_its_own_key() {
     let folder = TestFolder::new();
     let mut keys = BTreeSet::new();
     let mut count = 0;
-    let mut pretrained = pretrained(&folder.settings(FOLDER, &[] as &[&str]).options);
     for layer in FeatureLayer::ALL {
         for precision in [Precision::F32, Precision::Bf16] {
             for decode in ["exact", "scaled"] {
-                let options = folder.settings(FOLDER, &[format!("data.decode={decode}")]).options;
-                pretrained.options.layer = layer;
-                pretrained.options.precision = precision;
-                let (eval, augmented) = cache_keys(&pretrained, &options);
+                let mut options = folder.settings(FOLDER, &[format!("data.decode={decode}")]).options;
+                options.backbone =
+                    options.backbone.map(|backbone| BackboneOptions { layer, precision, ..backbone });
+                let (eval, augmented) = cache_keys(&pretrained(&options), &options);
                 count += eval.len() + augmented.len();
                 keys.extend(eval.into_iter().chain(augmented));
             }
@@ -241,9 +246,8 @@ fn every_image_view_layer_and_precision_has_its_own_key() {
     }
     assert_eq!((keys.len(), count), (6 * 2 * 2 * 6, 6 * 2 * 2 * 6));
     // The device does not change features.
-    pretrained.options.device = DeviceChoice::Cuda(3);
-    let options = folder.settings(FOLDER, &["data.decode=scaled"]).options;
-    assert!(keys.contains(&cache_keys(&pretrained, &options).0[0]));
+    let options = folder.settings(FOLDER, &["data.decode=scaled", "backbone.device=cuda:3"]).options;
+    assert!(keys.contains(&cache_keys(&pretrained(&options), &options).0[0]));
 }
 
 #[test]
@@ -261,7 +265,7 @@ fn each_field_of_the_preprocessing_changes_the_keys() {
     ];
     let keys = variants.map(|preprocessing| {
         let checkpoint = Checkpoint::open_with(&bundled_weights(), &preprocessing).unwrap();
-        cache_keys(&PretrainedBackbone { checkpoint, options: backbone.clone() }, &options)
+        cache_keys(&PretrainedBackbone::from_checkpoint(checkpoint, backbone.clone()), &options)
     });
     let eval: BTreeSet<CacheKey> = keys.iter().map(|(eval, _)| eval[0]).collect();
     let augmented: BTreeSet<CacheKey> = keys.iter().map(|(_, augmented)| augmented[0]).collect();
@@ -291,7 +295,7 @@ fn the_bytes_of_the_weights_matter_and_not_their_path() {
     let files = WeightsSource::parse("one", &folder.path("")).unwrap().fetch(&()).unwrap();
     let options = folder.settings(FOLDER, &[] as &[&str]).options;
     let backbone = options.backbone.clone().unwrap();
-    let pretrained = PretrainedBackbone { checkpoint: Checkpoint::open(&files).unwrap(), options: backbone };
+    let pretrained = PretrainedBackbone::from_checkpoint(Checkpoint::open(&files).unwrap(), backbone);
     let bias = candle_core::Tensor::zeros(64, candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
     let tuned = pretrained.with_tensors(&Tensors::from([("bn1.bias".to_owned(), bias)])).unwrap();
     assert_ne!(cache_keys(&tuned, &options).0[0], one.0[0]);

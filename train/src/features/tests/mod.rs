@@ -1,12 +1,13 @@
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use headstock_backbone::{DeviceChoice, PixelBatch, Precision};
-use headstock_loader::decode;
+use headstock_backbone::{Checkpoint, DeviceChoice, PixelBatch, Precision};
+use headstock_loader::{EvalTransform, decode};
+use headstock_testing::{bundled_weights, small_backbone, small_preprocessing, synthetic_image};
 
 use super::*;
 use crate::config::Settings;
-use crate::fixtures::{TestFolder, bundled_weights, small_backbone, small_preprocessing, synthetic_image};
+use crate::fixtures::TestFolder;
 
 mod keys;
 mod unreadable;
@@ -19,10 +20,10 @@ fn pretrained(options: &Options) -> MutexGuard<'static, PretrainedBackbone> {
     let backbone = options.backbone.clone().unwrap();
     let shared = PRETRAINED.get_or_init(|| {
         let checkpoint = Checkpoint::open_with(&bundled_weights(), &small_preprocessing()).unwrap();
-        Mutex::new(PretrainedBackbone { checkpoint, options: backbone.clone() })
+        Mutex::new(PretrainedBackbone::from_checkpoint(checkpoint, backbone.clone()))
     });
     let mut pretrained = shared.lock().unwrap_or_else(PoisonError::into_inner);
-    pretrained.options = backbone;
+    pretrained.set_options(backbone);
     pretrained
 }
 
@@ -56,7 +57,7 @@ impl Project {
         ExtractedFeatures::prepare_with(
             Some(small_backbone()),
             &pretrained(&options),
-            &options,
+            options.extract_options(),
             &self.images,
             &n_augmented,
             &(),

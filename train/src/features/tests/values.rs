@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use headstock_backbone::{Interpolation, Preprocessing};
 use headstock_loader::encode::thumbnail;
 use headstock_loader::{DecodeMode, LazyImage};
 use sha2::{Digest, Sha256};
@@ -53,7 +54,7 @@ fn the_random_draws_of_a_view_depend_on_the_image_bytes() {
     second_file.splice(end..end, *b"\0\0\0\0teSt\x37\xfb\xbd\x1d");
     assert_eq!(decode(&first_file, 10_000).unwrap(), decode(&second_file, 10_000).unwrap());
     let options = folder.settings(STEM, &AUGMENTED).options;
-    let renderer = Renderer::new(eval_transform(), options.augment.clone(), &options.data);
+    let renderer = Renderer::new(eval_transform(), options.augment.clone(), options.data.decode_options());
     let checked_view = |bytes: &[u8], view_id| {
         let hash: [u8; 32] = Sha256::digest(bytes).into();
         let image_ref = ImageRef::from(folder.write("photo.png", bytes));
@@ -115,7 +116,7 @@ fn the_number_of_views_is_set_per_image() {
         ExtractedFeatures::prepare_with(
             Some(small_backbone()),
             &pretrained(&options),
-            &options,
+            options.extract_options(),
             &project.images,
             n_augmented,
             &(),
@@ -157,20 +158,15 @@ fn exact_and_scaled_decoding_are_never_mixed() {
     }
     // Augmented views use the decode mode, too.
     let options = project.settings(&["data.decode=scaled", "augment.random_resized_crop={}"]).options;
-    let augmented = Renderer::new(eval_transform(), options.augment.clone(), &options.data);
+    let augmented = Renderer::new(eval_transform(), options.augment.clone(), options.data.decode_options());
     let hash: [u8; 32] = Sha256::digest(&jpeg).into();
     let found = augmented.render_view(&project.images[0], &hash, ViewId::Numbered(1)).unwrap();
     let view = options.augment.render_spec((400, 300), &eval_transform(), 1, &hash);
     let decoder = LazyImage::open(&jpeg, 200_000).unwrap();
     let expected = decoder.render(DecodeMode::Scaled, &[view]).unwrap().swap_remove(0).into_raw();
     assert!(found == expected);
-    assert_eq!(
-        expected_features(
-            &Renderer::eval_only(eval_transform(), &options.data).eval_view(&jpeg).unwrap(),
-            FeatureLayer::Stem
-        ),
-        scaled
-    );
+    let eval_view = options.data.decode_options().eval_view(eval_transform(), &jpeg).unwrap();
+    assert_eq!(expected_features(eval_view.as_raw(), FeatureLayer::Stem), scaled);
 }
 
 // effect: backbone.layer
@@ -224,7 +220,7 @@ fn images_are_rendered_with_the_preprocessing_of_the_weights() {
         let preprocessing =
             Preprocessing { resize: 50, crop: [33, 44], interpolation, ..small_preprocessing() };
         let checkpoint = Checkpoint::open_with(&bundled_weights(), &preprocessing).unwrap();
-        let pretrained = PretrainedBackbone { checkpoint, options: options.backbone.clone().unwrap() };
+        let pretrained = PretrainedBackbone::from_checkpoint(checkpoint, options.backbone.clone().unwrap());
         let expected = EvalTransform { resize: 50, crop: (33, 44), interpolation: resampling };
         assert_eq!(pretrained.transform(), expected);
     }

@@ -139,7 +139,7 @@ fn a_run_resumes_only_with_unchanged_images_groups_labels_weights_and_settings()
     let last = bytes.len() - 2;
     bytes[last] ^= 1;
     swapped(&weights, bytes, "other weights");
-    let config_path = run.join(CONFIG);
+    let config_path = run.join(CONFIG_FILE);
     let config_text = fs::read_to_string(&config_path).unwrap();
     swapped(
         &config_path,

@@ -110,7 +110,7 @@ impl Trainer<'_> {
     /// into the model, the optimizer, the EMA and the state. Does nothing if there is no checkpoint.
     ///
     /// # Errors
-    /// [`TrainError::Usage`] if the inputs of the training have changed; [`TrainError::Format`] and
+    /// [`TrainError::Usage`] if the inputs of the training have changed; [`TrainError::Inference`] and
     /// [`TrainError::Data`] if the checkpoint is damaged or belongs to a different model.
     pub(super) fn load_checkpoint(&mut self) -> Result<(), TrainError> {
         let Some(run) = self.config.run else { return Ok(()) };

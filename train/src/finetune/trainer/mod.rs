@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use headstock_backbone::{FeatureLayer, StageActivations};
 use headstock_heads::History;
+use headstock_inference::Progress;
 use headstock_split::KeyedRng;
 
 pub(super) use self::checkpointing::has_checkpoint;
@@ -26,7 +27,6 @@ use crate::activations::{ActivationCache, BatchItem, OnBatch};
 use crate::config::{AugmentMode, OptimizerKind, ScheduleKind, TuneOptions};
 use crate::error::TrainError;
 use crate::features::{ViewId, ViewIndex};
-use crate::progress::Progress;
 use crate::run::RunInProgress;
 
 /// Time between checkpoints within an epoch.
@@ -131,7 +131,7 @@ impl<'a> Trainer<'a> {
     ///
     /// # Errors
     /// [`TrainError::Usage`] if the checkpoint belongs to other settings, images or weights;
-    /// [`TrainError::Format`] if it is damaged.
+    /// [`TrainError::Inference`] if it is damaged.
     pub(super) fn new(config: TrainerConfig<'a>, mut model: FinetuneModel<'a>) -> Result<Self, TrainError> {
         let options = config.options;
         let optimizer = match options.optimizer {
@@ -188,7 +188,7 @@ impl<'a> Trainer<'a> {
     /// if none are held out.
     ///
     /// # Errors
-    /// [`TrainError::Head`] if the loss diverges; [`TrainError`] of activations and checkpoints. The latest
+    /// [`TrainError::Inference`] if the loss diverges; [`TrainError`] of activations and checkpoints. The latest
     /// checkpoint stays.
     pub(super) fn run(mut self, progress: &dyn Progress) -> Result<FinetuneResult<'a>, TrainError> {
         let TrainerConfig { options, split, .. } = &self.config;

@@ -97,7 +97,7 @@ fn a_calibration_is_used_if_it_lowers_log_loss_and_does_not_raise_calibration_er
                 &logits,
             );
             let [before, after] = [&uncalibrated, &calibrated]
-                .map(|predictions| predictions.metrics(&labels).probability_metrics());
+                .map(|predictions| Metrics::from_predictions(predictions, &labels).probability_metrics());
             let (loss_falls, error_falls) = (after.log_loss < before.log_loss, after.ece <= before.ece);
             counts[usize::from(loss_falls)][usize::from(error_falls)] += 1;
 

@@ -216,7 +216,7 @@ fn near_duplicates_stay_together_in_every_fold() {
     for number in 0..16u8 {
         for copy in 0..2 {
             // The same picture at another brightness: its features differ.
-            let mut image = crate::fixtures::synthetic_image(number.into(), 48, 40);
+            let mut image = headstock_testing::synthetic_image(number.into(), 48, 40);
             image
                 .pixels_mut()
                 .for_each(|pixel| pixel.0.iter_mut().for_each(|v| *v = (*v / 8 * 7) + 6 * copy));

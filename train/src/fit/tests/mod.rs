@@ -1,10 +1,14 @@
+use headstock_testing::noise;
+
 use crate::config::Settings;
-use crate::fixtures::{TestFolder, noise};
+use crate::fixtures::TestFolder;
 use crate::in_memory_features::InMemoryFeatures;
 use crate::sample_features::SampleFeatures;
 use crate::samples::{SampleInputs, SampleSet};
 
 use super::*;
+use crate::run::RunDir;
+use crate::train;
 
 mod invariance;
 mod leaks;
@@ -28,7 +32,7 @@ fn a_feature_that_is_not_finite_is_reported_with_its_sample() {
     let mut features = SampleFeatures::InMemory(InMemoryFeatures::new(table));
     let mut fitter = HeadFitter { samples: &samples, features: &mut features, n_augmented: 0, progress: &() };
     let error = fitter.fit(settings.head.as_ref(), None, &[3, 2, 1], "").err().unwrap();
-    assert_eq!(error.kind(), crate::FailureKind::Data);
+    assert_eq!(error.kind(), headstock_inference::FailureKind::Data);
     let message = error.to_string();
     assert!(message.starts_with("feature 1 of `2` is inf: features must be finite; "), "{message}");
 }

@@ -3,7 +3,9 @@ use std::fs;
 use serde::Deserialize;
 
 use super::*;
-use crate::fixtures::{TestFolder, reference_path};
+use headstock_testing::reference_path;
+
+use crate::fixtures::TestFolder;
 
 mod data;
 mod splits;

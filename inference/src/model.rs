@@ -12,12 +12,11 @@ use headstock_heads::{
 use safetensors::SafeTensorError;
 use serde::{Deserialize, Serialize};
 
-use super::tensors::{self, StoredTensors};
-use crate::config::Settings;
-use crate::error::TrainError;
-use crate::features::PretrainedBackbone;
-use crate::metrics::Predictions;
+use crate::error::{FileError, InferenceError};
+use crate::predictions::Predictions;
+use crate::pretrained::{BackboneOptions, PretrainedBackbone};
 use crate::progress::Progress;
+use crate::tensors::{self, StoredTensors};
 
 /// The only key of the metadata. safetensors stores its metadata in a hash map, whose order varies: with a
 /// single key equal models are equal bytes.
@@ -82,11 +81,36 @@ pub struct BackboneRecord {
     pub tuned: Option<FeatureLayer>,
 }
 
+impl BackboneRecord {
+    /// Describes the backbone `pretrained`, which is frozen; fine-tuning sets `tuned` afterwards.
+    #[must_use]
+    pub fn new(pretrained: &PretrainedBackbone) -> Self {
+        let (checkpoint, options) = (pretrained.checkpoint(), pretrained.options());
+        let file_name = Path::new(&options.weights).file_name();
+        // Only the name of a local file or folder, so that the same training in a different place writes the
+        // same bytes.
+        let source = if options.weights.starts_with("hf://") {
+            checkpoint.origin().into()
+        } else {
+            file_name.map_or_else(|| options.weights.clone(), |name| name.to_string_lossy().into_owned())
+        };
+        Self {
+            architecture: checkpoint.architecture().to_string(),
+            source,
+            sha256: checkpoint.sha256().into(),
+            layer: options.layer,
+            precision: options.precision,
+            tuned: None,
+        }
+    }
+}
+
 impl ModelRecord {
     /// Describes a model whose head has these classes, in the order of their labels, and expects `width`
     /// features. `pretrained` is the preprocessing and the backbone that compute the features; `None` with
     /// precomputed features.
-    pub(crate) fn new(
+    #[must_use]
+    pub fn new(
         head: HeadRecord,
         classes: Vec<String>,
         width: usize,
@@ -113,9 +137,13 @@ pub struct Model {
 impl Model {
     /// Writes the model to the file `path`: the tensors of the head, the fine-tuned tensors of the backbone
     /// and the conformal scores by prefixed names, and the record as JSON in the metadata.
-    pub(super) fn write(&self, path: &Path) -> Result<(), TrainError> {
-        let cannot_save = |error: &dyn fmt::Display| {
-            TrainError::Data(format!("the head `{}` cannot be saved: {error}", self.record.head.kind))
+    ///
+    /// # Errors
+    /// [`InferenceError::UnsavableHead`], [`InferenceError::File`].
+    pub fn write(&self, path: &Path) -> Result<(), InferenceError> {
+        let cannot_save = |problem: &dyn fmt::Display| InferenceError::UnsavableHead {
+            kind: self.record.head.kind.clone(),
+            problem: problem.to_string(),
         };
         let mut tensors = self.head.tensors()?;
         let is_reserved = |name: &&String| {
@@ -142,7 +170,7 @@ impl Model {
         let metadata = serde_json::to_string(&self.record).expect("a record is JSON");
         let metadata = HashMap::from([(METADATA_KEY.to_owned(), metadata)]);
         tensors::write(path, &tensors, metadata).map_err(|error| match error {
-            SafeTensorError::IoError(error) => TrainError::io("write", path)(error),
+            SafeTensorError::IoError(error) => FileError::io("write", path)(error).into(),
             error => cannot_save(&error),
         })
     }
@@ -151,37 +179,32 @@ impl Model {
     /// heads that the program knows.
     ///
     /// # Errors
-    /// [`TrainError::Format`] for a damaged file or one of a different format version, [`TrainError::Usage`]
-    /// for an unknown kind of head, [`TrainError::Io`].
-    pub(super) fn read(path: &Path, heads: &Registry) -> Result<Self, TrainError> {
+    /// [`InferenceError::File`] for a file that cannot be read, is damaged or has a different format version;
+    /// [`InferenceError::UnknownHead`].
+    pub fn read(path: &Path, heads: &Registry) -> Result<Self, InferenceError> {
         let stored = StoredTensors::open(path)?;
         let metadata = stored
             .metadata_entry(METADATA_KEY)
-            .ok_or_else(|| TrainError::format(path)("the file was not written by headstock"))?;
-        let version: FormatVersion = serde_json::from_str(metadata).map_err(TrainError::format(path))?;
+            .ok_or_else(|| FileError::format(path)("the file was not written by headstock"))?;
+        let version: FormatVersion = serde_json::from_str(metadata).map_err(FileError::format(path))?;
         if version.format != FORMAT_VERSION {
             let problem = format!(
                 "the format of the file is {}, but this headstock reads version {FORMAT_VERSION}: use the \
                  version of headstock that wrote the file",
                 version.format
             );
-            return Err(TrainError::format(path)(problem));
+            return Err(FileError::format(path)(problem).into());
         }
-        let record: ModelRecord = serde_json::from_str(metadata).map_err(TrainError::format(path))?;
-        record.calibration.check(record.classes.len()).map_err(TrainError::format(path))?;
+        let record: ModelRecord = serde_json::from_str(metadata).map_err(FileError::format(path))?;
+        record.calibration.check(record.classes.len()).map_err(FileError::format(path))?;
         let mut tensors = stored.tensors()?;
-        let conformal = take_scores(&mut tensors).map_err(TrainError::format(path))?;
+        let conformal = take_scores(&mut tensors).map_err(FileError::format(path))?;
         let tuned_weights = take_tuned_weights(&mut tensors);
-        let kind = heads.get(&record.head.kind).map_err(|_| {
-            TrainError::Usage(format!(
-                "{} has the head `{}`, which this program does not have: use the program that trained the \
-                 run, or train a new run",
-                path.display(),
-                record.head.kind
-            ))
-        })?;
-        let configured = kind.configure(record.head.parameters.clone()).map_err(TrainError::format(path))?;
-        let head = configured.load(&tensors).map_err(TrainError::format(path))?;
+        let kind = heads
+            .get(&record.head.kind)
+            .map_err(|_| InferenceError::UnknownHead { path: path.into(), kind: record.head.kind.clone() })?;
+        let configured = kind.configure(record.head.parameters.clone()).map_err(FileError::format(path))?;
+        let head = configured.load(&tensors).map_err(FileError::format(path))?;
         if head.classes() != record.classes.len() || head.width() != record.width {
             let problem = format!(
                 "the file is damaged: its head has {} features and {} classes, but its metadata has {} and \
@@ -191,7 +214,7 @@ impl Model {
                 record.width,
                 record.classes.len()
             );
-            return Err(TrainError::format(path)(problem));
+            return Err(FileError::format(path)(problem).into());
         }
         Ok(Self { record, head, tuned_weights, conformal })
     }
@@ -199,81 +222,67 @@ impl Model {
     /// The predictions from the logits of the head, with the calibration of this model.
     ///
     /// # Errors
-    /// [`TrainError::Data`] for logits that are not finite.
-    pub fn predictions(&self, logits: &Logits) -> Result<Predictions, TrainError> {
-        Predictions::with_calibration(logits, &self.record.calibration).map_err(|error| {
-            TrainError::Data(format!(
-                "the head of the run gives invalid results ({error}): the model file may be damaged; train \
-                 again"
-            ))
-        })
+    /// [`InferenceError::Logits`] for logits that are not finite.
+    pub fn predictions(&self, logits: &Logits) -> Result<Predictions, InferenceError> {
+        Predictions::with_calibration(logits, &self.record.calibration)
+            .map_err(|error| InferenceError::Logits(error.to_string()))
     }
 
     /// A predictor of conformal sets: for the probabilities of an image it gives a set of classes that
     /// contains the true class with probability `coverage`. `method` decides how the sets are chosen.
     ///
     /// # Errors
-    /// [`TrainError::Usage`] if the model has no conformal scores, or `coverage` is not between 0 and 1.
-    pub fn sets(&self, coverage: f64, method: ConformalMethod) -> Result<SetPredictor, TrainError> {
-        let conformal = self.conformal.as_ref().ok_or_else(|| {
-            TrainError::Usage(
-                "`--coverage` cannot be used with this run, because the run has not saved the scores that \
-                 `--coverage` needs: it was trained with `calibration = \"none\"` at the top of the config, \
-                 with only one photo of a class, or by an earlier version of headstock; train again with \
-                 `calibration = \"temperature\"` and at least two photos of each class"
-                    .into(),
-            )
-        })?;
-        conformal.set_predictor(coverage, method).map_err(|error| TrainError::Usage(error.to_string()))
+    /// [`InferenceError::NoConformalScores`], and [`InferenceError::Coverage`] if `coverage` is not between 0
+    /// and 1.
+    pub fn sets(&self, coverage: f64, method: ConformalMethod) -> Result<SetPredictor, InferenceError> {
+        let conformal = self.conformal.as_ref().ok_or(InferenceError::NoConformalScores)?;
+        conformal.set_predictor(coverage, method).map_err(|error| InferenceError::Coverage(error.to_string()))
     }
 
-    /// Opens the backbone that the head was fitted on, with the fine-tuned tensors of the run and the other
-    /// weights from the file that `settings` name; `None` with precomputed features. Weights, layer and
-    /// precision must be those of the run, because the head understands no other features.
-    pub(crate) fn open_backbone(
+    /// Opens the backbone that the head was fitted on: the fine-tuned tensors of the run, and the other
+    /// weights from the file that `options` name, which must be those of the run. The layer and the precision
+    /// must be those of the run, because the head understands no other features.
+    ///
+    /// # Errors
+    /// [`InferenceError::NoBackbone`] if the head was fitted on precomputed features,
+    /// [`InferenceError::OtherFeatures`], [`InferenceError::OtherWeights`], [`InferenceError::Backbone`].
+    pub fn open_backbone(
         &self,
-        settings: &Settings,
+        options: &BackboneOptions,
         progress: &dyn Progress,
-    ) -> Result<Option<PretrainedBackbone>, TrainError> {
-        if let (Some(record), Some(options)) = (&self.record.backbone, &settings.options.backbone)
-            && (options.layer, options.precision) != (record.layer, record.precision)
+    ) -> Result<PretrainedBackbone, InferenceError> {
+        if let Some(BackboneRecord { layer, precision, .. }) = self.record.backbone
+            && (options.layer, options.precision) != (layer, precision)
         {
-            return Err(TrainError::Usage(format!(
-                "the head was fitted on features of the layer `{}` with the precision {}; `backbone.layer` \
-                 and `backbone.precision` cannot be changed afterwards: leave them unchanged, or train again",
-                record.layer, record.precision
-            )));
+            return Err(InferenceError::OtherFeatures { layer, precision });
         }
-        self.open_backbone_any_layer(settings, progress)
+        self.open_backbone_any_layer(options, progress)
     }
 
-    /// Opens the backbone with the fine-tuned tensors of the run and the other weights from the file that
-    /// `settings` name, which must be those of the run; `None` with precomputed features. Unlike in
-    /// [`open_backbone`](Self::open_backbone), layer and precision of `settings` may differ from those of the
-    /// run: for `extract`, whose features are for other tools and not for the head.
-    pub(crate) fn open_backbone_any_layer(
+    /// Opens the backbone as [`open_backbone`](Self::open_backbone) does, but any layer and precision are
+    /// allowed: for features that are not for the head.
+    ///
+    /// # Errors
+    /// The other errors of [`open_backbone`](Self::open_backbone).
+    pub fn open_backbone_any_layer(
         &self,
-        settings: &Settings,
+        options: &BackboneOptions,
         progress: &dyn Progress,
-    ) -> Result<Option<PretrainedBackbone>, TrainError> {
-        let (Some(record), Some(options)) = (&self.record.backbone, &settings.options.backbone) else {
-            return Ok(None);
-        };
+    ) -> Result<PretrainedBackbone, InferenceError> {
+        let record = self.record.backbone.as_ref().ok_or(InferenceError::NoBackbone)?;
         // The preprocessing is that of the run, not that of the config beside the weights.
-        let pretrained = PretrainedBackbone::open_with_preprocessing(
-            options,
-            self.record.preprocessing.as_ref(),
-            progress,
-        )?;
+        let preprocessing = self.record.preprocessing.as_ref();
+        let pretrained = PretrainedBackbone::open_with_preprocessing(options, preprocessing, progress)?;
         let sha256 = pretrained.checkpoint().sha256();
         if sha256 != record.sha256 {
-            return Err(TrainError::Usage(format!(
-                "the weights {} are not those that the head was fitted on (they were at {}): their sha256 is \
-                 {sha256} instead of {}; give the original weights with --set backbone.weights=PATH",
-                options.weights, record.source, record.sha256
-            )));
+            return Err(InferenceError::OtherWeights {
+                weights: options.weights.clone(),
+                original: record.source.clone(),
+                found: sha256.into(),
+                expected: record.sha256.clone(),
+            });
         }
-        Ok(Some(pretrained.with_tensors(&self.tuned_weights)?))
+        pretrained.with_tensors(&self.tuned_weights)
     }
 }
 

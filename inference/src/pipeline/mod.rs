@@ -11,14 +11,12 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use headstock_backbone::{Backbone, FeatureLayer, InferenceWorker, PixelBatch};
+use headstock_backbone::{BackboneError, FeatureLayer, InferenceWorker, PixelBatch};
 use headstock_loader::{DecodeError, ImageRef};
-
-use crate::error::TrainError;
 
 /// Images per batch of a worker: large enough for wide matrix products, small enough that a killed run loses
 /// seconds.
-pub(crate) const BATCH_SIZE: usize = 8;
+pub const BATCH_SIZE: usize = 8;
 
 /// Batches rendered ahead by threads that do not run the network.
 const BATCHES_AHEAD: usize = 4;
@@ -29,80 +27,92 @@ const FILES_AHEAD: usize = 4;
 /// Batches of features queued for the caller before the workers block.
 const FEATURE_QUEUE_CAPACITY: usize = 64;
 
-/// What [`run_pipeline`] computes from each batch of views: the backbone, the function that runs it on a
-/// batch, and the size of its input. `T` is the type of an output value.
-pub(crate) struct BatchInference<'a, T> {
-    pub(crate) backbone: &'a Backbone,
+/// What [`run_pipeline`] computes from each batch of views: the function that runs the backbone on a batch,
+/// and the size of its input. `T` is the type of an output value, `W` the error of the function.
+pub struct BatchInference<'a, T, W = BackboneError> {
     /// Computes a batch's values; every view must give the same number.
-    pub(crate) infer: Box<InferFn<'a, T>>,
+    pub infer: Box<InferFn<'a, T, W>>,
     /// Height and width of a rendered view.
-    pub(crate) image_size: (u32, u32),
+    pub image_size: (u32, u32),
     /// Batches queued for the caller before the workers block.
-    pub(crate) queue_capacity: usize,
+    pub queue_capacity: usize,
 }
 
 /// Computes the output of a batch of pixels with a worker of the backbone, all views one after another.
-pub(crate) type InferFn<'a, T> =
-    dyn Fn(&mut InferenceWorker<'_>, PixelBatch<'_>) -> Result<Vec<T>, TrainError> + Sync + 'a;
+pub type InferFn<'a, T, W> = dyn Fn(&mut InferenceWorker, PixelBatch<'_>) -> Result<Vec<T>, W> + Sync + 'a;
 
-impl<'a> BatchInference<'a, f32> {
+impl<W: From<BackboneError> + 'static> BatchInference<'_, f32, W> {
     /// Configures a pipeline to compute the features of each view at `layer`, `F` values per view.
     /// `image_size` is the height and width of a rendered view.
-    pub(crate) fn for_features(backbone: &'a Backbone, layer: FeatureLayer, image_size: (u32, u32)) -> Self {
-        let infer = move |worker: &mut InferenceWorker<'_>, pixels: PixelBatch<'_>| {
-            Ok(worker.features(pixels, layer)?)
-        };
-        Self { backbone, infer: Box::new(infer), image_size, queue_capacity: FEATURE_QUEUE_CAPACITY }
+    #[must_use]
+    pub fn for_features(layer: FeatureLayer, image_size: (u32, u32)) -> Self {
+        let infer =
+            move |worker: &mut InferenceWorker, pixels: PixelBatch<'_>| Ok(worker.features(pixels, layer)?);
+        Self { infer: Box::new(infer), image_size, queue_capacity: FEATURE_QUEUE_CAPACITY }
     }
 }
 
 /// A job of the pipeline: an image to render in one or more views. `views` are their indices among the views
 /// of all jobs.
-pub(crate) struct ImageJob<'a> {
-    pub(crate) image: &'a ImageRef,
-    pub(crate) views: Range<usize>,
+pub struct ImageJob<'a> {
+    /// The image.
+    pub image: &'a ImageRef,
+    /// Indices of its views.
+    pub views: Range<usize>,
 }
 
 /// What the pipeline hands to the caller: a completed batch or a failed image.
-pub(crate) enum JobResult<T, E> {
+pub enum JobResult<T, E> {
     /// The network's outputs for these views, one after another.
-    Outputs { views: Vec<usize>, values: Vec<T> },
+    Outputs {
+        /// Indices of the views.
+        views: Vec<usize>,
+        /// The outputs; each view has the same number.
+        values: Vec<T>,
+    },
     /// The image of this job could not be read or rendered.
-    Failed { job: usize, error: E },
+    Failed {
+        /// Index of the job.
+        job: usize,
+        /// Why.
+        error: E,
+    },
 }
 
 /// Renders the views of a job, given the job's index and the bytes of its image; each view is `[H, W, 3]`.
-pub(crate) type RenderFn<'a, E> = dyn Fn(usize, &[u8]) -> Result<Vec<Vec<u8>>, E> + Sync + 'a;
+pub type RenderFn<'a, E> = dyn Fn(usize, &[u8]) -> Result<Vec<Vec<u8>>, E> + Sync + 'a;
 
 /// Called with the results since the last call. `Break` stops scheduling; batches in flight are still
 /// delivered.
-pub(crate) type OnResults<'a, T, E, F> = dyn FnMut(Vec<JobResult<T, E>>) -> Result<ControlFlow<()>, F> + 'a;
+pub type OnResults<'a, T, E, F> = dyn FnMut(Vec<JobResult<T, E>>) -> Result<ControlFlow<()>, F> + 'a;
 
 /// Reads, renders (with `render`) and computes (with `inference`) the views of all `jobs` on all cores, and
-/// calls `on_results` with the outputs on the calling thread as batches complete. `T` is an output value of
-/// the network, `E` the reason why an image failed, and `F` the caller's error.
+/// calls `on_results` with the outputs on the calling thread as batches complete. `workers` run the network;
+/// there must be at least one. `T` is an output value of the network, `W` the error of `inference`, `E` the
+/// reason why an image failed, and `F` the caller's error.
 ///
 /// # Errors
-/// [`TrainError::Backbone`] from the network, or the error of `on_results`; either stops the work.
-pub(crate) fn run_pipeline<T, E, F>(
-    inference: &BatchInference<'_, T>,
+/// The error of `inference` or of `on_results`; either stops the work.
+pub fn run_pipeline<T, W, E, F>(
+    inference: &BatchInference<'_, T, W>,
+    workers: &mut [InferenceWorker],
     jobs: &[ImageJob<'_>],
     render: &RenderFn<'_, E>,
     on_results: &mut OnResults<'_, T, E, F>,
 ) -> Result<(), F>
 where
     T: Send,
+    W: From<BackboneError> + Send,
     E: From<DecodeError> + Send,
-    F: From<TrainError>,
+    F: From<W>,
 {
     let n_threads = rayon::current_num_threads();
-    let workers = inference.backbone.workers().map_err(TrainError::from)?;
     let n_views = jobs.iter().map(|job| job.views.len()).sum();
     let shared = SharedQueue::new(n_views, workers.len());
     let (file_sender, files) = sync_channel(FILES_AHEAD * n_threads);
     let (result_sender, results) = sync_channel(inference.queue_capacity);
     // One entry per thread; threads without a worker only render.
-    let mut workers: Vec<Option<InferenceWorker<'_>>> = workers.into_iter().map(Some).collect();
+    let mut workers: Vec<Option<&mut InferenceWorker>> = workers.iter_mut().map(Some).collect();
     workers.resize_with(n_threads.max(workers.len()), || None);
     thread::scope(|scope| {
         let _stop_on_panic = StopOnPanic(&shared);
@@ -136,9 +146,9 @@ where
 /// Receives the results of the threads and passes them to `on_results`, all that are ready at once, until the
 /// threads have ended. An error of the network stops the scheduling and is returned at the end; an error of
 /// `on_results` is returned at once.
-fn drain_results<T, E, F: From<TrainError>>(
+fn drain_results<T, W, E, F: From<W>>(
     shared: &SharedQueue,
-    receiver: &Receiver<Result<JobResult<T, E>, TrainError>>,
+    receiver: &Receiver<Result<JobResult<T, E>, W>>,
     on_results: &mut OnResults<'_, T, E, F>,
 ) -> Result<(), F> {
     let mut outcome = Ok(());
@@ -166,22 +176,22 @@ fn drain_results<T, E, F: From<TrainError>>(
 }
 
 /// A thread of [`run_pipeline`], which renders images and, if it has a worker, runs the network.
-struct PipelineWorker<'a, T, E> {
-    inference: &'a BatchInference<'a, T>,
+struct PipelineWorker<'a, T, W, E> {
+    inference: &'a BatchInference<'a, T, W>,
     jobs: &'a [ImageJob<'a>],
     render: &'a RenderFn<'a, E>,
     shared: &'a SharedQueue,
     files: Arc<Mutex<Receiver<LoadedFile>>>,
-    results: SyncSender<Result<JobResult<T, E>, TrainError>>,
+    results: SyncSender<Result<JobResult<T, E>, W>>,
 }
 
 /// Index of a job, and the bytes of its image.
 type LoadedFile = (usize, Result<Vec<u8>, DecodeError>);
 
-impl<T, E: From<DecodeError>> PipelineWorker<'_, T, E> {
+impl<T, W: From<BackboneError>, E: From<DecodeError>> PipelineWorker<'_, T, W, E> {
     /// The thread's main loop: renders images and, with a `worker`, runs the network on batches of them,
     /// until no tasks are left. Sends results and errors to the caller.
-    fn run_until_done(self, mut worker: Option<InferenceWorker<'_>>) {
+    fn run_until_done(self, mut worker: Option<&mut InferenceWorker>) {
         let _stop_on_panic = StopOnPanic(self.shared);
         let role = if worker.is_some() { ThreadRole::Infer } else { ThreadRole::RenderOnly };
         loop {
@@ -201,9 +211,9 @@ impl<T, E: From<DecodeError>> PipelineWorker<'_, T, E> {
     /// Runs the network on a batch of rendered views; returns their outputs as [`JobResult::Outputs`].
     fn run_batch(
         &self,
-        worker: &mut InferenceWorker<'_>,
+        worker: &mut InferenceWorker,
         batch: Vec<RenderedView>,
-    ) -> Result<JobResult<T, E>, TrainError> {
+    ) -> Result<JobResult<T, E>, W> {
         let (views, pixels): (Vec<usize>, Vec<Vec<u8>>) = batch.into_iter().unzip();
         let (height, width) = self.inference.image_size;
         let data = pixels.concat();

@@ -1,15 +1,20 @@
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use headstock_testing::small_backbone;
 use tempfile::TempDir;
 
 use super::*;
-use crate::fixtures;
+use crate::error::InferenceError;
 
 const SIDE: usize = 32;
 
-fn stem_inference() -> BatchInference<'static, f32> {
-    BatchInference::for_features(fixtures::small_backbone(), FeatureLayer::Stem, (SIDE as u32, SIDE as u32))
+fn stem_inference() -> BatchInference<'static, f32, InferenceError> {
+    BatchInference::for_features(FeatureLayer::Stem, (SIDE as u32, SIDE as u32))
+}
+
+fn workers() -> Vec<InferenceWorker> {
+    small_backbone().workers().unwrap()
 }
 
 /// Files whose only byte is their number.
@@ -50,22 +55,31 @@ fn collect_results(
     render: &RenderFn<'_, DecodeError>,
 ) -> (BTreeMap<usize, Vec<f32>>, BTreeMap<usize, String>) {
     let (mut features, mut failed) = (BTreeMap::new(), BTreeMap::new());
-    run_pipeline::<_, DecodeError, TrainError>(&stem_inference(), jobs, render, &mut |results| {
-        for result in results {
-            match result {
-                JobResult::Outputs { views, values } => {
-                    let width = values.len() / views.len();
-                    for (view, values) in views.into_iter().zip(values.chunks_exact(width)) {
-                        assert!(features.insert(view, values.to_vec()).is_none(), "view {view} came twice");
+    run_pipeline::<_, _, DecodeError, InferenceError>(
+        &stem_inference(),
+        &mut workers(),
+        jobs,
+        render,
+        &mut |results| {
+            for result in results {
+                match result {
+                    JobResult::Outputs { views, values } => {
+                        let width = values.len() / views.len();
+                        for (view, values) in views.into_iter().zip(values.chunks_exact(width)) {
+                            assert!(
+                                features.insert(view, values.to_vec()).is_none(),
+                                "view {view} came twice"
+                            );
+                        }
+                    }
+                    JobResult::Failed { job, error } => {
+                        assert!(failed.insert(job, error.to_string()).is_none(), "job {job} failed twice");
                     }
                 }
-                JobResult::Failed { job, error } => {
-                    assert!(failed.insert(job, error.to_string()).is_none(), "job {job} failed twice");
-                }
             }
-        }
-        Ok(ControlFlow::Continue(()))
-    })
+            Ok(ControlFlow::Continue(()))
+        },
+    )
     .unwrap();
     (features, failed)
 }
@@ -91,7 +105,7 @@ fn each_view_comes_once_with_the_same_bits_on_any_number_of_threads() {
             views.clone().enumerate().map(move |(k, view)| {
                 let pixels = gray_pixels(job, k);
                 let pixels = PixelBatch::new(&pixels, 1, SIDE, SIDE).unwrap();
-                (view, stem_inference().backbone.features(pixels, FeatureLayer::Stem).unwrap())
+                (view, small_backbone().features(pixels, FeatureLayer::Stem).unwrap())
             })
         })
         .collect();
@@ -117,16 +131,26 @@ fn break_stops_scheduling_and_an_error_is_returned() {
     for threads in [1, 3] {
         let mut count = 0;
         let interrupted = on_threads(threads, || {
-            run_pipeline::<_, _, TrainError>(&stem_inference(), &jobs, &render, &mut |results| {
-                count += results.len();
-                Ok(ControlFlow::Break(()))
-            })
+            run_pipeline::<_, _, _, InferenceError>(
+                &stem_inference(),
+                &mut workers(),
+                &jobs,
+                &render,
+                &mut |results| {
+                    count += results.len();
+                    Ok(ControlFlow::Break(()))
+                },
+            )
         });
         assert!(interrupted.is_ok() && (1..200 / BATCH_SIZE).contains(&count), "{count} batches");
         let failed = on_threads(threads, || {
-            run_pipeline::<_, _, TrainError>(&stem_inference(), &jobs, &render, &mut |_| {
-                Err(TrainError::Data("stop here".into()))
-            })
+            run_pipeline::<_, _, _, InferenceError>(
+                &stem_inference(),
+                &mut workers(),
+                &jobs,
+                &render,
+                &mut |_| Err(InferenceError::Coverage("stop here".into())),
+            )
         });
         assert_eq!(failed.unwrap_err().to_string(), "stop here");
     }
@@ -141,11 +165,15 @@ fn a_network_error_stops_the_work() {
     };
     for threads in [1, 3] {
         let failed = on_threads(threads, || {
-            run_pipeline::<_, _, TrainError>(&stem_inference(), &jobs, &short, &mut |_| {
-                Ok(ControlFlow::Continue(()))
-            })
+            run_pipeline::<_, _, _, InferenceError>(
+                &stem_inference(),
+                &mut workers(),
+                &jobs,
+                &short,
+                &mut |_| Ok(ControlFlow::Continue(())),
+            )
         });
-        assert!(matches!(failed, Err(TrainError::Backbone(_))), "{failed:?}");
+        assert!(matches!(failed, Err(InferenceError::Backbone(_))), "{failed:?}");
     }
 }
 
@@ -159,9 +187,13 @@ fn a_panic_stops_all_threads() {
     };
     for threads in [1, 3] {
         let work = || {
-            run_pipeline::<_, _, TrainError>(&stem_inference(), &jobs, &render, &mut |_| {
-                Ok(ControlFlow::Continue(()))
-            })
+            run_pipeline::<_, _, _, InferenceError>(
+                &stem_inference(),
+                &mut workers(),
+                &jobs,
+                &render,
+                &mut |_| Ok(ControlFlow::Continue(())),
+            )
         };
         assert!(catch_unwind(AssertUnwindSafe(|| on_threads(threads, work))).is_err());
     }

@@ -14,11 +14,11 @@ use headstock_heads::Tensors;
 use safetensors::tensor::{Metadata, TensorInfo, TensorView};
 use safetensors::{Dtype, SafeTensorError, View, serialize_to_file};
 
-use crate::error::TrainError;
+use crate::error::FileError;
 
 /// Writes `tensors` and `metadata` to the file `path` in the safetensors format. Unlike candle's
 /// `safetensors::save`, it does not copy `f32` tensors in memory.
-pub(super) fn write(
+pub fn write(
     path: &Path,
     tensors: &Tensors,
     metadata: HashMap<String, String>,
@@ -77,7 +77,7 @@ impl<S: Deref<Target = Storage>> View for TensorBytes<'_, S> {
 }
 
 /// An open `.safetensors` file whose header has been read.
-pub(crate) struct StoredTensors<'a> {
+pub struct StoredTensors<'a> {
     path: &'a Path,
     file: File,
     header: Metadata,
@@ -86,19 +86,19 @@ pub(crate) struct StoredTensors<'a> {
 impl<'a> StoredTensors<'a> {
     /// Opens the `.safetensors` file `path` and reads its header, which must match the length of the file.
     /// Tensors are read later by [`tensors`](Self::tensors).
-    pub(crate) fn open(path: &'a Path) -> Result<Self, TrainError> {
-        let mut file = File::open(path).map_err(TrainError::io("read", path))?;
+    pub fn open(path: &'a Path) -> Result<Self, FileError> {
+        let mut file = File::open(path).map_err(FileError::io("read", path))?;
         let header = read_header(&mut file).map_err(|error| read_error(path, error))?;
         Ok(Self { path, file, header })
     }
 
     /// The value of `key` in the metadata of the file; `None` if there is none.
-    pub(crate) fn metadata_entry(&self, key: &str) -> Option<&str> {
+    pub fn metadata_entry(&self, key: &str) -> Option<&str> {
         self.header.metadata().as_ref()?.get(key).map(String::as_str)
     }
 
     /// Reads all tensors of the file, one at a time, and returns them by name.
-    pub(crate) fn tensors(mut self) -> Result<Tensors, TrainError> {
+    pub fn tensors(mut self) -> Result<Tensors, FileError> {
         // `offset_keys` are in the order of the tensors in the file, which `read_tensor` relies on.
         let read = |name: String| {
             let info = self.header.info(&name).expect("it is a name of the header");
@@ -145,12 +145,12 @@ fn read_tensor(file: &mut File, info: &TensorInfo) -> candle_core::Result<Tensor
     }
 }
 
-/// Converts an error of reading the file `path`: [`TrainError::Io`] if it cannot be read,
-/// [`TrainError::Format`] if its contents are invalid.
-fn read_error(path: &Path, error: candle_core::Error) -> TrainError {
+/// Converts an error of reading the file `path`: [`FileError::Io`] if it cannot be read,
+/// [`FileError::Format`] if its contents are invalid.
+fn read_error(path: &Path, error: candle_core::Error) -> FileError {
     match error {
-        candle_core::Error::Io(error) => TrainError::io("read", path)(error),
-        error => TrainError::format(path)(error),
+        candle_core::Error::Io(error) => FileError::io("read", path)(error),
+        error => FileError::format(path)(error),
     }
 }
 

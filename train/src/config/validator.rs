@@ -1,0 +1,40 @@
+//! Errors and paths of a config file.
+
+use std::path::Path;
+
+use super::ConfigError;
+
+/// Checks the sections of a config; its errors name the config file `origin`.
+pub(super) struct Validator<'a> {
+    pub(super) origin: &'a str,
+}
+
+impl<'a> Validator<'a> {
+    /// A validator of the config file `origin`.
+    pub(super) fn new(origin: &'a str) -> Self {
+        Self { origin }
+    }
+
+    /// The error that `key` has an invalid value or is missing; `problem` is a fragment such as "is 0: ...".
+    pub(super) fn key_error(&self, key: &str, problem: impl Into<String>) -> ConfigError {
+        ConfigError::Key { origin: self.origin.into(), key: key.into(), problem: problem.into() }
+    }
+
+    /// The error with a complete `message`, which names the key itself.
+    pub(super) fn value_error(&self, message: String) -> ConfigError {
+        ConfigError::Value { origin: self.origin.into(), message }
+    }
+
+    /// The absolute path of `path`, which is the value of the config key `key` and may be relative to `base`.
+    /// It must be UTF-8, because runs write it into their config.
+    pub(super) fn absolute_path(&self, key: &str, path: &Path, base: &Path) -> Result<String, ConfigError> {
+        if path.as_os_str().is_empty() {
+            return Err(self.key_error(key, "is empty: it must be a path"));
+        }
+        let absolute = base.join(path);
+        absolute.to_str().map(str::to_owned).ok_or_else(|| {
+            let shown = absolute.display();
+            self.key_error(key, format!("leads to {shown}, which is not UTF-8: rename the file or folder"))
+        })
+    }
+}

@@ -1,0 +1,36 @@
+//! Training: a fit of a head on frozen features, or fine-tuning.
+
+use headstock_inference::Progress;
+
+use crate::config::Settings;
+use crate::error::TrainError;
+use crate::finetune;
+use crate::fit::TrainOutcome;
+use crate::prepared_data::PreparedData;
+use crate::run::{Run, RunDir};
+
+/// Trains as `settings` say and writes a run. With a `warm_run` (warm start), the classes of that run keep
+/// their labels and new classes come after them; a head of the same kind on the same features starts from the
+/// run's weights, if the head supports it.
+///
+/// # Errors
+/// [`TrainError`]; no run is written then, but computed features stay in the cache.
+pub fn train(
+    settings: &Settings,
+    warm_run: Option<&Run>,
+    run_dir: &RunDir,
+    progress: &dyn Progress,
+) -> Result<TrainOutcome, TrainError> {
+    if !settings.options.tune.is_off() {
+        if warm_run.is_some() {
+            return Err(TrainError::Usage(
+                "`--warm` works only without fine-tuning of the backbone: leave `--warm` out, or set `tune.from = \"head\"`"
+                    .into(),
+            ));
+        }
+        return finetune::start_finetune(settings, run_dir, progress);
+    }
+    let reservation = run_dir.reserve(&settings.source)?;
+    let mut prepared = PreparedData::prepare_with_classes_of(warm_run, settings, progress)?;
+    prepared.train(settings, warm_run, reservation, progress)
+}
