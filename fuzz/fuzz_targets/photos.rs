@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use headstock_loader::{Crop, DecodeMode, EvalTransform, LazyImage, Resampling, decode, probe};
+use headstock_loader::{Crop, DecodeMode, EvalTransform, LazyImage, Resampling, decode, probe, render_views};
 use libfuzzer_sys::fuzz_target;
 
 const MAX_PIXELS: u64 = 1 << 16;
@@ -21,7 +21,7 @@ fuzz_target!(|bytes: &[u8]| {
     let interpolation = Resampling::ALL[chosen as usize / 4 % 4];
     let transform = EvalTransform { resize, crop: (resize - 1, resize - 1), interpolation };
     let reduced = LazyImage::open(bytes, MAX_PIXELS)
-        .and_then(|image| image.render(DecodeMode::Scaled, &[transform.render_spec()]));
+        .and_then(|image| render_views(image, DecodeMode::Scaled, &[transform.render_spec()]));
     if let Err(error) = &reduced {
         assert!(!error.to_string().contains("panicked"), "{error}");
     }

@@ -7,7 +7,9 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use headstock_backbone::{Backbone, BackboneError, FeatureLayer, InferenceWorker, PixelBatch};
-use headstock_loader::{DecodeError, DecodeMode, EvalTransform, ImageRef, LazyImage};
+use headstock_loader::{
+    DecodeError, DecodeMode, EvalTransform, ImageRef, LazyImage, ReadError, render_views,
+};
 use image::RgbImage;
 use serde::Deserialize;
 
@@ -42,7 +44,7 @@ impl DecodeOptions {
     /// [`DecodeError`].
     pub fn eval_view(self, transform: EvalTransform, bytes: &[u8]) -> Result<RgbImage, DecodeError> {
         let image = LazyImage::open(bytes, self.max_pixels)?;
-        Ok(image.render(self.decode, &[transform.render_spec()])?.swap_remove(0))
+        Ok(render_views(image, self.decode, &[transform.render_spec()])?.swap_remove(0))
     }
 }
 
@@ -107,7 +109,7 @@ impl FeatureExtractor {
     /// # Errors
     /// [`InferenceError::Image`] if the file cannot be read or decoded, [`InferenceError::Backbone`].
     pub fn features_of_file(&self, path: &Path) -> Result<Vec<f32>, InferenceError> {
-        self.features_of_bytes(&fs::read(path).map_err(DecodeError::from)?)
+        self.features_of_bytes(&fs::read(path).map_err(|error| DecodeError::from(ReadError::from(error)))?)
     }
 
     /// The features `[F]` of an image file in memory.

@@ -16,7 +16,9 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use headstock_loader::source::is_image_file;
-use headstock_loader::{Crop, DecodeError, DecodeMode, EvalTransform, ImageRef, LazyImage, Resampling};
+use headstock_loader::{
+    Crop, DecodeError, DecodeMode, EvalTransform, ImageRef, LazyImage, Resampling, render_views,
+};
 use image::RgbImage;
 use serde_json::{from_value, json};
 
@@ -61,7 +63,7 @@ fn preparation(
     let mode = if variant == "quarter" { None } else { Some(from_value::<DecodeMode>(variant.into())?) };
     let eval = EvalTransform { resize: 256, crop: (224, 224), interpolation: Resampling::Bilinear };
     Ok(move |image: LazyImage<'_>| match mode {
-        Some(mode) => Ok(image.render(mode, &[eval.render_spec()])?.remove(0)),
+        Some(mode) => Ok(render_views(image, mode, &[eval.render_spec()])?.remove(0)),
         None => {
             let (width, height) = image.size();
             let part = Crop { top: height / 4, left: width / 4, height: height / 2, width: width / 2 };

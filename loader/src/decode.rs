@@ -16,7 +16,7 @@
 //! or arithmetically coded are not supported; the error says so.
 //!
 //! A [`LazyImage`] has an image's size before the pixels are decoded, and decodes only the region that is
-//! needed, at a reduced scale if [`DecodeMode`] allows it.
+//! needed, a JPEG also at a reduced scale.
 
 mod chunks;
 mod jpeg;
@@ -31,22 +31,16 @@ use image::error::UnsupportedErrorKind;
 use image::{DynamicImage, ImageError, ImageFormat, RgbImage};
 use thiserror::Error;
 
-pub(crate) use self::lazy_image::DecodedRegion;
-pub use self::lazy_image::{Crop, DecodeMode, LazyImage};
+pub use self::lazy_image::LazyImage;
+use crate::image_ref::ReadError;
 
 /// Why an image cannot be read or decoded.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum DecodeError {
-    /// The file cannot be read.
-    #[error("{0}")]
-    Io(#[from] io::Error),
-    /// The shard that holds the image is damaged.
-    #[error("{0}")]
-    Shard(String),
-    /// The file has no bytes.
-    #[error("the file is empty: copy or download the photo again")]
-    Empty,
+    /// The bytes cannot be read, or there are none.
+    #[error(transparent)]
+    Read(#[from] ReadError),
     /// The content is not in a supported format.
     #[error(
         "not a photo in a supported format (JPEG, PNG, WebP, GIF, BMP or TIFF): convert the file or leave it out"
@@ -136,7 +130,7 @@ pub fn probe(bytes: &[u8], max_pixels: u64) -> Result<(), DecodeError> {
 /// supported.
 fn require_known_format(bytes: &[u8]) -> Result<ImageFormat, DecodeError> {
     if bytes.is_empty() {
-        Err(DecodeError::Empty)
+        Err(ReadError::Empty.into())
     } else {
         detect_format(bytes).ok_or(DecodeError::UnknownFormat)
     }

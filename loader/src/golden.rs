@@ -60,3 +60,14 @@ pub(crate) fn pixel_difference(ours: &RgbImage, theirs: &RgbImage) -> PixelDiffe
         equal_fraction: per_value(differences.iter().filter(|&&d| d == 0).count() as f64),
     }
 }
+
+/// The files of a folder of `reference/decode`, by name.
+pub(crate) fn decode_files(folder: &str) -> BTreeMap<String, Vec<u8>> {
+    let entries = fs::read_dir(reference_path("decode").join(folder)).unwrap();
+    entries
+        .map(|entry| {
+            let entry = entry.unwrap();
+            (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap())
+        })
+        .collect()
+}

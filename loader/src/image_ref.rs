@@ -1,14 +1,46 @@
-//! References to images that have not been read.
+//! References to images that have not been read, and reading them.
 
 use std::cmp::Ordering;
 use std::fmt;
 use std::fs;
 use std::hash::{Hash, Hasher};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::decode::DecodeError;
-use crate::shard::RecordReader;
+use thiserror::Error;
+
+/// Why the bytes of an image cannot be read.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// The file cannot be read.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// The file that holds the image and others is damaged; the message says what is wrong and what to do.
+    #[error("{0}")]
+    Record(String),
+    /// The file has no bytes.
+    #[error("the file is empty: copy or download the photo again")]
+    Empty,
+}
+
+/// Reads the images of a file that holds many, such as a Parquet file or a tar archive, by their index. It is
+/// called from several threads at a time.
+pub trait RecordReader: fmt::Debug + Send + Sync {
+    /// Path of the file. Together with the index it identifies a record.
+    fn path(&self) -> &Path;
+
+    /// Name of the record `index` within the file for messages, such as `row 5`.
+    fn name(&self, index: usize) -> String;
+
+    /// Reads the record `index`: the bytes of an encoded image. Every call with an index gives the same
+    /// bytes; indices are mostly read in ascending order.
+    ///
+    /// # Errors
+    /// [`ReadError`] if the file cannot be read or is damaged.
+    fn read(&self, index: usize) -> Result<Vec<u8>, ReadError>;
+}
 
 /// An image that has not been read: a file of its own, or one record of a shard.
 ///
@@ -36,22 +68,23 @@ enum ImageLocation {
 }
 
 impl ImageRef {
-    /// Record `index` of a shard.
-    pub(crate) fn from_record(shard: Arc<dyn RecordReader>, index: usize) -> Self {
+    /// The image in record `index` of a shard.
+    #[must_use]
+    pub fn from_record(shard: Arc<dyn RecordReader>, index: usize) -> Self {
         Self(ImageLocation::Record { shard, index })
     }
 
     /// Reads the bytes of the encoded image file. Records are read fastest in ascending order.
     ///
     /// # Errors
-    /// [`DecodeError::Io`] for a system error, [`DecodeError::Empty`] for an empty file,
-    /// [`DecodeError::Shard`] for a damaged shard.
-    pub fn read(&self) -> Result<Vec<u8>, DecodeError> {
+    /// [`ReadError::Io`] for a system error, [`ReadError::Empty`] for an empty file, [`ReadError::Record`]
+    /// for a damaged shard.
+    pub fn read(&self) -> Result<Vec<u8>, ReadError> {
         let bytes = match &self.0 {
             ImageLocation::File(path) => fs::read(path)?,
             ImageLocation::Record { shard, index } => shard.read(*index)?,
         };
-        if bytes.is_empty() { Err(DecodeError::Empty) } else { Ok(bytes) }
+        if bytes.is_empty() { Err(ReadError::Empty) } else { Ok(bytes) }
     }
 
     /// What identifies the image: the path of the file that holds it, and the index of its record if that
@@ -127,9 +160,9 @@ mod tests {
     fn unreadable_files_are_errors() {
         let folder = tempfile::tempdir().unwrap();
         let read = |name: &str| ImageRef::from(folder.path().join(name)).read();
-        assert!(matches!(read("none.jpg"), Err(DecodeError::Io(_))));
+        assert!(matches!(read("none.jpg"), Err(ReadError::Io(_))));
         fs::write(folder.path().join("empty.jpg"), []).unwrap();
-        assert!(matches!(read("empty.jpg"), Err(DecodeError::Empty)));
+        assert!(matches!(read("empty.jpg"), Err(ReadError::Empty)));
         fs::write(folder.path().join("some.jpg"), [1, 2]).unwrap();
         assert_eq!(read("some.jpg").unwrap(), [1, 2]);
     }

@@ -4,7 +4,7 @@
 //! Transforms match torchvision on PIL images pixel for pixel.
 //!
 //! ```
-//! use headstock_loader::{ClassOrder, Dataset, EvalTransform, FolderSource, Resampling, decode};
+//! use headstock_loader::{ClassOrder, DataSource, Dataset, EvalTransform, FolderSource, Resampling, decode};
 //! use headstock_split::{TestSize, stratified_shuffle_split};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -17,7 +17,7 @@
 //! #     }
 //! # }
 //! # let root = folder.path();
-//! let data = Dataset::read(&FolderSource { root: root.into() }, ClassOrder::Sorted)?;
+//! let data = Dataset::from_raw(FolderSource { root: root.into() }.list()?, ClassOrder::Sorted)?;
 //! assert_eq!(data.classes.names(), ["dress", "shirt"]);
 //! assert_eq!(data.samples[1].id, "dress/2.jpg");
 //!
@@ -39,21 +39,25 @@ pub mod dataset;
 pub mod decode;
 pub mod duplicates;
 pub mod encode;
+mod geometry;
 #[cfg(test)]
 mod golden;
 mod image_ref;
 #[cfg(test)]
 #[path = "../../split/src/log_capture.rs"]
 mod log_capture;
+mod render;
 mod shard;
 pub mod source;
-pub mod transform;
+mod transform;
 
 pub use augment::{Augment, AugmentError, RandomResizedCrop};
-pub use dataset::{ClassMap, ClassOrder, Dataset, DatasetError, Sample};
-pub use decode::{Crop, DecodeError, DecodeMode, LazyImage, decode, probe};
-pub use image_ref::ImageRef;
+pub use dataset::{ClassMap, ClassOrder, Dataset, DatasetError, RawDataset, RawSample, Sample, Split};
+pub use decode::{DecodeError, LazyImage, decode, probe};
+pub use geometry::Crop;
+pub use image_ref::{ImageRef, ReadError, RecordReader};
+pub use render::{DecodeMode, EvalTransform, RenderSpec, contact_sheet, render_views};
 pub use shard::find_shards;
 pub use shard::parquet::{ParquetTable, ParquetValue};
-pub use source::{CsvSource, DataSource, FieldNames, FolderSource, ParquetSource, Split, WebDatasetSource};
-pub use transform::{EvalTransform, RenderSpec, Resampling};
+pub use source::{CsvSource, DataSource, FieldNames, FolderSource, ParquetSource, WebDatasetSource};
+pub use transform::Resampling;

@@ -71,12 +71,18 @@ pub(crate) fn run(args: &InitArgs, context: &mut CommandContext<'_>) -> anyhow::
     let config_folder = absolute.parent().unwrap_or(Path::new("/"));
     let detected = detect(args)?;
     let opened = detected.location.open(context.bars)?;
-    let dataset = Dataset::read(opened.source.as_ref(), ClassOrder::Sorted).map_err(TrainError::from)?;
+    let dataset = opened
+        .source
+        .list()
+        .and_then(|raw| Dataset::from_raw(raw, ClassOrder::Sorted))
+        .map_err(TrainError::from)?;
     let test_dataset = match &detected.test {
         Some(location) => {
             let opened = location.open(context.bars)?;
+            let listed = opened.source.list();
             Some(
-                Dataset::read_with_classes(opened.source.as_ref(), &dataset.classes)
+                listed
+                    .and_then(|raw| Dataset::from_raw_with_classes(raw, &dataset.classes))
                     .map_err(TrainError::from)?,
             )
         }

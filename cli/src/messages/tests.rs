@@ -5,7 +5,7 @@ use anyhow::Context as _;
 use headstock_backbone::BackboneError;
 use headstock_heads::HeadError;
 use headstock_inference::FileError;
-use headstock_loader::DecodeError;
+use headstock_loader::ReadError;
 use headstock_train::UnreadableImages;
 use headstock_train::config::ConfigError;
 
@@ -45,7 +45,7 @@ fn each_kind_of_error_has_the_exit_status_that_help_names() {
         HeadError::Parameter { parameter: "C", value: value(), expected: "must be above 0" }.into(),
         HeadError::Config { kind: "svm", message: "unknown key".into() }.into(),
     ];
-    let unreadable = UnreadableImages(vec![(PathBuf::from("a.jpg").into(), DecodeError::Io(denied()))]);
+    let unreadable = UnreadableImages(vec![(PathBuf::from("a.jpg").into(), ReadError::Io(denied()).into())]);
     let data = vec![
         TrainError::Unreadable(unreadable),
         TrainError::Data("one class only".into()),

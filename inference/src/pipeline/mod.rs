@@ -12,7 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use headstock_backbone::{BackboneError, FeatureLayer, InferenceWorker, PixelBatch};
-use headstock_loader::{DecodeError, ImageRef};
+use headstock_loader::{DecodeError, ImageRef, ReadError};
 
 /// Images per batch of a worker: large enough for wide matrix products, small enough that a killed run loses
 /// seconds.
@@ -186,7 +186,7 @@ struct PipelineWorker<'a, T, W, E> {
 }
 
 /// Index of a job, and the bytes of its image.
-type LoadedFile = (usize, Result<Vec<u8>, DecodeError>);
+type LoadedFile = (usize, Result<Vec<u8>, ReadError>);
 
 impl<T, W: From<BackboneError>, E: From<DecodeError>> PipelineWorker<'_, T, W, E> {
     /// The thread's main loop: renders images and, with a `worker`, runs the network on batches of them,
@@ -234,7 +234,8 @@ impl<T, W: From<BackboneError>, E: From<DecodeError>> PipelineWorker<'_, T, W, E
             });
             return None;
         };
-        let rendered = bytes.map_err(E::from).and_then(|bytes| (self.render)(job, &bytes));
+        let rendered =
+            bytes.map_err(|error| E::from(error.into())).and_then(|bytes| (self.render)(job, &bytes));
         let views = self.jobs[job].views.clone();
         self.shared.update(|state| {
             state.n_rendering -= 1;

@@ -6,6 +6,8 @@ use std::ops::RangeInclusive;
 
 use thiserror::Error;
 
+use crate::transform::Resampling;
+
 /// A value of `[augment]` that is out of range.
 #[derive(Clone, Debug, Error, PartialEq)]
 #[error("`augment.{key}` is {value}: {expected}")]
@@ -34,11 +36,6 @@ pub(super) fn check_probability(key: &'static str, p: f64) -> Result<(), Augment
     require((0.0..=1.0).contains(&p), key, p, "must be a probability from 0 to 1")
 }
 
-/// An error if `p` is given and not a probability.
-pub(super) fn check_optional_probability(key: &'static str, p: Option<f64>) -> Result<(), AugmentError> {
-    p.map_or(Ok(()), |p| check_probability(key, p))
-}
-
 /// Whether a range is ascending and within `bounds`.
 pub(super) fn is_range_within([low, high]: [f64; 2], bounds: &RangeInclusive<f64>) -> bool {
     low <= high && bounds.contains(&low) && bounds.contains(&high)
@@ -47,4 +44,9 @@ pub(super) fn is_range_within([low, high]: [f64; 2], bounds: &RangeInclusive<f64
 /// Whether a range is ascending, above 0 and finite.
 pub(super) fn is_positive_range([low, high]: [f64; 2]) -> bool {
     low > 0.0 && low <= high && high.is_finite()
+}
+
+/// An error for `lanczos`, which geometric maps do not support, as in torchvision.
+pub(super) fn check_interpolation(key: &'static str, interpolation: Resampling) -> Result<(), AugmentError> {
+    require(interpolation != Resampling::Lanczos, key, "lanczos", "must be nearest, bilinear or bicubic")
 }

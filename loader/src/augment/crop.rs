@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::check::{AugmentError, is_positive_range, require};
-use crate::decode::Crop;
+use crate::geometry::Crop;
 
 /// The parameters of torchvision's `RandomResizedCrop`: a crop of random area and aspect ratio, resized.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

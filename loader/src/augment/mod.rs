@@ -25,32 +25,53 @@
 //! Noise in an erased rectangle is drawn by our own generator, with ImageNet's mean and standard deviation.
 //! torchvision's noise has the same distribution when it erases after normalizing.
 
+mod affine;
+mod autocontrast;
 mod check;
+mod color_jitter;
 mod crop;
+mod equalize;
+mod erasing;
+mod flip;
+mod gaussian_blur;
+mod grayscale;
+mod invert;
 mod number_or_list;
-mod ops;
+mod perspective;
 mod policy;
-mod sheet;
-mod steps;
+mod posterize;
+mod rotation;
+mod sharpness;
+mod solarize;
+mod step;
+mod view_rng;
 
-use image::RgbImage;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use check::AugmentError;
-pub use crop::RandomResizedCrop;
-pub use number_or_list::{ErasingValue, NumberOrList};
-pub use policy::{AugMix, AutoAugment, Policy, RandAugment, TrivialAugmentWide};
-pub use sheet::contact_sheet;
-pub use steps::{
-    ColorJitter, GaussianBlur, RandomAdjustSharpness, RandomAffine, RandomErasing, RandomPerspective,
-    RandomPosterize, RandomSolarize,
-};
+pub use self::affine::RandomAffine;
+pub use self::check::AugmentError;
+pub use self::color_jitter::ColorJitter;
+pub use self::crop::RandomResizedCrop;
+pub use self::erasing::RandomErasing;
+pub use self::gaussian_blur::GaussianBlur;
+pub use self::number_or_list::{ErasingValue, NumberOrList};
+pub use self::perspective::RandomPerspective;
+pub use self::policy::{AugMix, AutoAugment, Policy, RandAugment, TrivialAugmentWide};
+pub use self::posterize::RandomPosterize;
+pub use self::sharpness::RandomAdjustSharpness;
+pub use self::solarize::RandomSolarize;
 
-use self::check::{check_optional_probability, require};
-pub(crate) use self::ops::ImageOp;
+use self::autocontrast::Autocontrast;
+use self::equalize::Equalize;
+use self::flip::{FlipHorizontal, FlipVertical};
+use self::grayscale::Grayscale;
+use self::invert::Invert;
+use self::rotation::RandomRotation;
+pub(crate) use self::step::ImageOps;
+use self::step::{KeyedStep, chance, keyed};
 use self::view_rng::{step_rng, view_rng};
-use crate::transform::{EvalTransform, RenderSpec, Resampling};
+use crate::geometry::Crop;
 
 /// The table `[augment]`: random transforms of the augmented views of training photos.
 ///
@@ -122,8 +143,20 @@ pub struct Augment {
     pub seed: u64,
 }
 
+/// What the steps have drawn for a view.
+#[derive(Debug)]
+pub(crate) struct DrawnParameters {
+    /// The region of the image that the view shows; `None` without a random resized crop.
+    pub(crate) crop: Option<Crop>,
+    /// The operations on the resized view, in the order in which they are applied.
+    pub(crate) ops: ImageOps,
+}
+
 /// The view index of epoch 0. Cached views have lower indices, so that their random streams differ.
 const FIRST_EPOCH_VIEW: u64 = 1 << 32;
+
+/// The steps that share the random stream of the crop. Each of the others has its own.
+const STEPS_WITH_SHARED_STREAM: [&str; 2] = ["horizontal_flip", "rotation"];
 
 impl Augment {
     /// Whether no step is set.
@@ -138,142 +171,80 @@ impl Augment {
     /// [`AugmentError`] names the first key whose value is out of range.
     pub fn check(&self) -> Result<(), AugmentError> {
         self.random_resized_crop.as_ref().map_or(Ok(()), RandomResizedCrop::check)?;
-        check_optional_probability("horizontal_flip", self.horizontal_flip)?;
-        if let Some(degrees) = self.rotation {
-            let is_valid = (0.0..=180.0).contains(&degrees);
-            require(is_valid, "rotation", degrees, "must be an angle in degrees from 0 to 180")?;
-        }
-        check_optional_probability("vertical_flip", self.vertical_flip)?;
-        self.policy.as_ref().map_or(Ok(()), Policy::check)?;
-        self.affine.as_ref().map_or(Ok(()), RandomAffine::check)?;
-        self.perspective.as_ref().map_or(Ok(()), RandomPerspective::check)?;
-        self.color_jitter.as_ref().map_or(Ok(()), ColorJitter::check)?;
-        check_optional_probability("grayscale", self.grayscale)?;
-        self.gaussian_blur.as_ref().map_or(Ok(()), GaussianBlur::check)?;
-        self.sharpness.as_ref().map_or(Ok(()), RandomAdjustSharpness::check)?;
-        self.posterize.as_ref().map_or(Ok(()), RandomPosterize::check)?;
-        self.solarize.as_ref().map_or(Ok(()), RandomSolarize::check)?;
-        check_optional_probability("equalize", self.equalize)?;
-        check_optional_probability("autocontrast", self.autocontrast)?;
-        check_optional_probability("invert", self.invert)?;
-        self.erasing.as_ref().map_or(Ok(()), RandomErasing::check)
+        self.steps().try_for_each(|(_, step)| step.check())
     }
 
-    /// Renders the augmented view with index `view` of `image`, of the size of `eval`'s crop. The view
-    /// depends on the seed, its index, `hash` (the hash of the image file's bytes) and the settings, and on
-    /// nothing else. Settings that [`Augment::check`] rejects give an arbitrary view and do not panic.
-    ///
-    /// ```
-    /// use headstock_loader::augment::{Augment, ColorJitter, Policy, RandomResizedCrop, TrivialAugmentWide};
-    /// use headstock_loader::{EvalTransform, Resampling};
-    ///
-    /// let augment = Augment {
-    ///     random_resized_crop: Some(RandomResizedCrop::default()),
-    ///     horizontal_flip: Some(0.5),
-    ///     policy: Some(Policy::TrivialAugmentWide(TrivialAugmentWide::default())),
-    ///     color_jitter: Some(ColorJitter { hue: Some(0.1.into()), ..ColorJitter::default() }),
-    ///     ..Augment::default()
-    /// };
-    /// augment.check()?;
-    /// let eval = EvalTransform { resize: 32, crop: (28, 28), interpolation: Resampling::Bilinear };
-    /// let image = image::RgbImage::new(60, 40);
-    /// let first = augment.view(&image, &eval, 1, &[7; 32]);
-    /// assert_eq!(first, augment.view(&image, &eval, 1, &[7; 32]));
-    /// assert_eq!(first.dimensions(), (28, 28));
-    /// # Ok::<(), headstock_loader::AugmentError>(())
-    /// ```
-    #[must_use]
-    pub fn view(&self, image: &RgbImage, eval: &EvalTransform, view: u32, hash: &[u8; 32]) -> RgbImage {
-        self.render_spec(image.dimensions(), eval, view, hash).render(image)
+    /// The steps after the crop that are set, in the order in which they are applied.
+    fn steps(&self) -> impl Iterator<Item = KeyedStep<'_>> {
+        let steps = [
+            chance("horizontal_flip", self.horizontal_flip, FlipHorizontal),
+            chance("vertical_flip", self.vertical_flip, FlipVertical),
+            keyed("policy", self.policy.as_ref()),
+            keyed("rotation", self.rotation.map(RandomRotation)),
+            keyed("affine", self.affine.as_ref()),
+            keyed("perspective", self.perspective.as_ref()),
+            keyed("color_jitter", self.color_jitter.as_ref()),
+            chance("grayscale", self.grayscale, Grayscale),
+            keyed("gaussian_blur", self.gaussian_blur.as_ref()),
+            keyed("sharpness", self.sharpness.as_ref()),
+            keyed("posterize", self.posterize.as_ref()),
+            keyed("solarize", self.solarize.as_ref()),
+            chance("equalize", self.equalize, Equalize),
+            chance("autocontrast", self.autocontrast, Autocontrast),
+            chance("invert", self.invert, Invert),
+            keyed("erasing", self.erasing.as_ref()),
+        ];
+        steps.into_iter().flatten()
     }
 
-    /// Renders the augmented view of `image` for the training epoch `epoch`, of the size of `eval`'s crop,
-    /// for a training that draws a new view in each epoch instead of caching a few. Its random numbers differ
-    /// from those of every cached [`view`](Self::view). `hash` is the hash of the image file's bytes.
-    #[must_use]
-    pub fn epoch_view(
-        &self,
-        image: &RgbImage,
-        eval: &EvalTransform,
-        epoch: u64,
-        hash: &[u8; 32],
-    ) -> RgbImage {
-        self.epoch_render_spec(image.dimensions(), eval, epoch, hash).render(image)
-    }
-
-    /// Draws the random parameters of the cached [`view`](Self::view) with index `view`, for an image of
-    /// `size` (width, height) that is not decoded yet, so that only the region that the view needs is
-    /// decoded. `hash` is the hash of the image file's bytes.
-    #[must_use]
-    pub fn render_spec(
+    /// Draws the parameters of the view with index `view` of an image of `size`. Both sizes are (width,
+    /// height); `view_size` is that of the view. `hash` is the hash of the image file's bytes.
+    pub(crate) fn draw_view(
         &self,
         size: (u32, u32),
-        eval: &EvalTransform,
+        view_size: (u32, u32),
         view: u32,
         hash: &[u8; 32],
-    ) -> RenderSpec {
-        self.draw(size, eval, view.into(), hash)
+    ) -> DrawnParameters {
+        self.draw(size, view_size, view.into(), hash)
     }
 
-    /// Draws the random parameters of the [`epoch_view`](Self::epoch_view) for `epoch`, for an image of
-    /// `size` (width, height) that is not decoded yet, so that only the region that the view needs is
-    /// decoded. `hash` is the hash of the image file's bytes.
-    #[must_use]
-    pub fn epoch_render_spec(
+    /// Draws the parameters of the view for the training epoch `epoch`; the others are those of
+    /// [`draw_view`](Self::draw_view), from whose draws these differ.
+    pub(crate) fn draw_epoch_view(
         &self,
         size: (u32, u32),
-        eval: &EvalTransform,
+        view_size: (u32, u32),
         epoch: u64,
         hash: &[u8; 32],
-    ) -> RenderSpec {
-        self.draw(size, eval, epoch.wrapping_add(FIRST_EPOCH_VIEW), hash)
+    ) -> DrawnParameters {
+        self.draw(size, view_size, epoch.wrapping_add(FIRST_EPOCH_VIEW), hash)
     }
 
-    /// Draws the random parameters of all configured steps for a view of an image of `size` (width, height).
-    /// The draws depend only on the seed, `view_index` (a cached view's number, or [`FIRST_EPOCH_VIEW`] plus
-    /// the epoch) and `hash`, the hash of the image file's bytes. In the result, the operations are in the
-    /// order in which they are applied; `eval` gives the size of the view.
-    fn draw(&self, size: (u32, u32), eval: &EvalTransform, view_index: u64, hash: &[u8; 32]) -> RenderSpec {
-        // The stream that the crop, the horizontal flip and the rotation share.
-        let mut random = view_rng(self.seed, view_index, hash);
-        let crop = self.random_resized_crop.map(|crop| crop.draw(size, &mut random));
-        let flips = self.horizontal_flip.is_some_and(|p| random.bernoulli(p));
-        let degrees = self.rotation.map(|max_degrees| random.uniform_between(-max_degrees, max_degrees));
-
-        // Each of the other steps has its own stream.
-        let random_for = |step: &str| step_rng(self.seed, view_index, hash, step);
-        let occurs = |step: &str, p: Option<f64>| p.is_some_and(|p| random_for(step).bernoulli(p));
-        let output_size = view_size(eval);
+    /// Draws the parameters of all configured steps for a view of `view_size` of an image of `size`, both
+    /// (width, height). The draws depend only on the seed, `view_index` (a cached view's number, or
+    /// [`FIRST_EPOCH_VIEW`] plus the epoch) and `hash`, the hash of the image file's bytes.
+    fn draw(
+        &self,
+        size: (u32, u32),
+        view_size: (u32, u32),
+        view_index: u64,
+        hash: &[u8; 32],
+    ) -> DrawnParameters {
+        let mut shared = view_rng(self.seed, view_index, hash);
+        let crop = self.random_resized_crop.map(|crop| crop.draw(size, &mut shared));
         let mut ops = Vec::new();
-        ops.extend(flips.then_some(ImageOp::FlipHorizontal));
-        ops.extend(occurs("vertical_flip", self.vertical_flip).then_some(ImageOp::FlipVertical));
-        if let Some(policy) = &self.policy {
-            ops.extend(policy.draw(output_size, &mut random_for("policy")));
+        for (key, step) in self.steps() {
+            if STEPS_WITH_SHARED_STREAM.contains(&key) {
+                ops.extend(step.draw(view_size, &mut shared));
+            } else {
+                let mut random = step_rng(self.seed, view_index, hash, key);
+                ops.extend(step.draw(view_size, &mut random));
+            }
         }
-        ops.extend(degrees.map(|degrees| ImageOp::Rotate { degrees, interpolation: Resampling::Nearest }));
-        ops.extend(self.affine.as_ref().map(|step| step.draw(output_size, &mut random_for("affine"))));
-        ops.extend(self.perspective.and_then(|step| step.draw(output_size, &mut random_for("perspective"))));
-        if let Some(step) = &self.color_jitter {
-            ops.extend(step.draw(&mut random_for("color_jitter")));
-        }
-        ops.extend(occurs("grayscale", self.grayscale).then_some(ImageOp::Grayscale));
-        ops.extend(self.gaussian_blur.as_ref().and_then(|step| step.draw(&mut random_for("gaussian_blur"))));
-        ops.extend(self.sharpness.and_then(|step| step.draw(&mut random_for("sharpness"))));
-        ops.extend(self.posterize.and_then(|step| step.draw(&mut random_for("posterize"))));
-        ops.extend(self.solarize.and_then(|step| step.draw(&mut random_for("solarize"))));
-        ops.extend(occurs("equalize", self.equalize).then_some(ImageOp::Equalize));
-        ops.extend(occurs("autocontrast", self.autocontrast).then_some(ImageOp::Autocontrast));
-        ops.extend(occurs("invert", self.invert).then_some(ImageOp::Invert));
-        ops.extend(self.erasing.as_ref().and_then(|step| step.draw(output_size, &mut random_for("erasing"))));
-        RenderSpec { eval: *eval, crop, ops }
+        DrawnParameters { crop, ops }
     }
-}
-
-/// Width and height of a view: those of the evaluation crop, whose size is (height, width).
-fn view_size(eval: &EvalTransform) -> (u32, u32) {
-    (eval.crop.1.max(1), eval.crop.0.max(1))
 }
 
 #[cfg(test)]
 mod tests;
-mod view_rng;

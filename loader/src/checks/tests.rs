@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::golden;
-use crate::{DecodeError, decode};
+use crate::{DecodeError, ReadError, decode};
 
 #[test]
 fn inspections_match_pillow() {
@@ -64,7 +64,7 @@ fn truncated_images_are_distinguished_from_damaged_ones() {
         }
     }
     let text = decode(b"This is a text.", 10_000).unwrap_err();
-    assert!(!text.is_truncated() && !DecodeError::Empty.is_truncated());
+    assert!(!text.is_truncated() && !DecodeError::from(ReadError::Empty).is_truncated());
 }
 
 proptest! {

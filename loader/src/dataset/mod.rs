@@ -3,6 +3,8 @@
 mod class_map;
 mod error;
 mod groups;
+mod raw;
+mod split;
 mod unreadable;
 
 use std::collections::BTreeSet;
@@ -13,10 +15,11 @@ pub use class_map::{ClassMap, ClassOrder};
 pub use error::DatasetError;
 pub(crate) use error::{did_you_mean, no_column_message};
 pub use groups::{join_groups, number_groups};
+pub use raw::{RawDataset, RawSample};
+pub use split::Split;
 pub use unreadable::find_unreadable;
 
 use crate::image_ref::ImageRef;
-use crate::source::{DataSource, RawDataset, Split};
 
 /// An image and its label.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,14 +48,6 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Lists the samples of `source` for training and numbers their classes in `class_order`.
-    ///
-    /// # Errors
-    /// [`DatasetError`] of the source, or of [`Dataset::from_raw`].
-    pub fn read(source: &dyn DataSource, class_order: ClassOrder) -> Result<Self, DatasetError> {
-        Self::from_raw(source.list()?, class_order)
-    }
-
     /// The training data set of the listed samples `raw`, with the classes numbered in `class_order`.
     ///
     /// # Errors
@@ -72,14 +67,13 @@ impl Dataset {
         Ok(Self::with_classes(raw, classes))
     }
 
-    /// Lists test samples of `source` and labels them with the indices of the training classes `classes`, so
-    /// that a trained model can be tested on them. A class may have no samples.
+    /// The test data set of the listed samples `raw`, labeled with the indices of the training classes
+    /// `classes`, so that a trained model can be tested on them. A class may have no samples.
     ///
     /// # Errors
-    /// [`DatasetError`] of the source, the first of its [`RawDataset::errors`] except for empty classes, no
-    /// samples, or a class that is not in `classes`.
-    pub fn read_with_classes(source: &dyn DataSource, classes: &ClassMap) -> Result<Self, DatasetError> {
-        let mut raw = source.list()?;
+    /// [`DatasetError`]: the first of `raw.errors` except for empty classes, no samples, or a class that is
+    /// not in `classes`.
+    pub fn from_raw_with_classes(mut raw: RawDataset, classes: &ClassMap) -> Result<Self, DatasetError> {
         raw.errors.retain(|error| !matches!(error, DatasetError::EmptyClass { .. }));
         if !raw.errors.is_empty() {
             return Err(raw.errors.swap_remove(0));

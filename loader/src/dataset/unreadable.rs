@@ -31,7 +31,8 @@ pub fn find_unreadable(
         .par_iter()
         .enumerate()
         .filter_map(|(index, image)| {
-            let decoded = image.read().and_then(|bytes| decode(&bytes, max_pixels));
+            let decoded =
+                image.read().map_err(DecodeError::from).and_then(|bytes| decode(&bytes, max_pixels));
             on_image_done();
             decoded.err().map(|error| (index, error))
         })

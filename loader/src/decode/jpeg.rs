@@ -19,7 +19,8 @@ use zune_jpeg::JpegDecoder;
 use zune_jpeg::errors::DecodeErrors;
 
 use self::planes::PixelArea;
-use super::{Crop, DecodeError, TRUNCATED, check_size};
+use super::{DecodeError, TRUNCATED, check_size};
+use crate::geometry::Crop;
 
 const JPEG: &str = "JPEG";
 

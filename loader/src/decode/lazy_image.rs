@@ -4,93 +4,12 @@ use std::io::Cursor;
 
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage, imageops};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
 use super::{
     DecodeError, TRUNCATED, check_size, chunks, damaged, format_name, into_rgb, jpeg, require_known_format,
     without_panic,
 };
-use crate::transform::RenderSpec;
-
-/// The size at which photos are decoded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum DecodeMode {
-    /// Photos are decoded at full size.
-    #[default]
-    Exact,
-    /// JPEGs are decoded at 1/2, 1/4 or 1/8 of their size: the smallest at which the decoded region is still
-    /// at least as wide and as high as the size that it is then resized to (as in Pillow's `draft`). A photo
-    /// of 12 megapixels takes a fraction of the time. Pixels differ slightly, so features are cached
-    /// separately.
-    Scaled,
-}
-
-impl DecodeMode {
-    /// Whether this is the default mode, which written configs and cache keys leave out.
-    #[must_use]
-    pub fn is_exact(&self) -> bool {
-        *self == Self::Exact
-    }
-}
-
-/// A rectangle of an upright image, in pixels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Crop {
-    /// Rows above the rectangle.
-    pub top: u32,
-    /// Columns left of the rectangle.
-    pub left: u32,
-    /// Number of rows.
-    pub height: u32,
-    /// Number of columns.
-    pub width: u32,
-}
-
-impl Crop {
-    /// The whole of an image of `size` (width, height).
-    pub(crate) fn whole((width, height): (u32, u32)) -> Self {
-        Self { top: 0, left: 0, height, width }
-    }
-
-    /// The part of the rectangle within an image of `size` (width, height); may be empty.
-    pub(crate) fn clipped_to(self, (width, height): (u32, u32)) -> Self {
-        let (left, top) = (self.left.min(width), self.top.min(height));
-        Self { top, left, height: self.height.min(height - top), width: self.width.min(width - left) }
-    }
-
-    /// The smallest rectangle that contains `self` and `other`, for decoding the regions of several views at
-    /// once.
-    pub(crate) fn union(self, other: Self) -> Self {
-        let (left, top) = (self.left.min(other.left), self.top.min(other.top));
-        let bottom = (self.top + self.height).max(other.top + other.height);
-        let right = (self.left + self.width).max(other.left + other.width);
-        Self { top, left, height: bottom - top, width: right - left }
-    }
-}
-
-/// Position and scale of decoded pixels within the full image.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct DecodedRegion {
-    /// The factor by which the image is reduced.
-    pub(crate) scale: u32,
-    /// Width and height of the upright, reduced image.
-    pub(crate) image_size: (u32, u32),
-    /// Position of the first decoded pixel in the reduced image (x, y).
-    pub(crate) origin: (u32, u32),
-    /// The fraction (x, y) of the first column and row of the reduced image that lies outside the full image.
-    /// It is not 0 if the EXIF orientation flips an image whose size is not a multiple of `scale`: the
-    /// incomplete last column is then the first.
-    pub(crate) shift: (f64, f64),
-}
-
-impl DecodedRegion {
-    /// The region of a whole image of `size` (width, height) that is not reduced.
-    pub(crate) fn whole(size: (u32, u32)) -> Self {
-        Self { scale: 1, image_size: size, origin: (0, 0), shift: (0.0, 0.0) }
-    }
-}
+use crate::geometry::{Crop, DecodedRegion};
 
 /// An image whose header was read; its pixels are decoded on demand, only where they are needed.
 ///
@@ -109,7 +28,8 @@ pub struct LazyImage<'a> {
     bytes: &'a [u8],
     max_pixels: u64,
     format: ImageFormat,
-    decoder: FormatDecoder<'a>,
+    /// `None` once it was used: decoding consumes it.
+    decoder: Option<FormatDecoder<'a>>,
     orientation: ExifOrientation,
     /// Width and height of the upright image.
     size: (u32, u32),
@@ -119,6 +39,25 @@ pub struct LazyImage<'a> {
 enum FormatDecoder<'a> {
     Jpeg(Box<jpeg::OpenedJpeg<'a>>),
     Other(Box<dyn ImageDecoder + 'a>),
+}
+
+impl<'a> FormatDecoder<'a> {
+    /// Opens the image file with the contents `bytes`, which are in `format`: reads the header. Returns the
+    /// decoder, and the size (width, height) and the EXIF orientation of the stored image.
+    fn open(
+        bytes: &'a [u8],
+        format: ImageFormat,
+        max_pixels: u64,
+    ) -> Result<(Self, (u32, u32), Orientation), DecodeError> {
+        if format == ImageFormat::Jpeg {
+            let opened = jpeg::open(bytes, max_pixels)?;
+            let (size, orientation) = (opened.size, opened.orientation);
+            return Ok((Self::Jpeg(Box::new(opened)), size, orientation));
+        }
+        let (decoder, orientation) = open_other(bytes, format, max_pixels)?;
+        let size = decoder.dimensions();
+        Ok((Self::Other(Box::new(decoder)), size, orientation))
+    }
 }
 
 impl<'a> LazyImage<'a> {
@@ -131,21 +70,10 @@ impl<'a> LazyImage<'a> {
     pub fn open(bytes: &'a [u8], max_pixels: u64) -> Result<Self, DecodeError> {
         let format = require_known_format(bytes)?;
         without_panic(format_name(format), || {
-            let (decoder, stored_size, orientation) = match format {
-                ImageFormat::Jpeg => {
-                    let opened = jpeg::open(bytes, max_pixels)?;
-                    let (size, orientation) = (opened.size, opened.orientation);
-                    (FormatDecoder::Jpeg(Box::new(opened)), size, orientation)
-                }
-                _ => {
-                    let (decoder, orientation) = open_other(bytes, format, max_pixels)?;
-                    let size = decoder.dimensions();
-                    (FormatDecoder::Other(Box::new(decoder)), size, orientation)
-                }
-            };
+            let (decoder, stored_size, orientation) = FormatDecoder::open(bytes, format, max_pixels)?;
             let orientation = ExifOrientation(orientation);
             let size = orientation.upright_size(stored_size);
-            Ok(Self { bytes, max_pixels, format, decoder, orientation, size })
+            Ok(Self { bytes, max_pixels, format, decoder: Some(decoder), orientation, size })
         })
     }
 
@@ -171,7 +99,7 @@ impl<'a> LazyImage<'a> {
     ///
     /// # Errors
     /// [`DecodeError::Damaged`] if the pixels cannot be decoded.
-    pub fn decode_window(self, window: Crop) -> Result<RgbImage, DecodeError> {
+    pub fn decode_window(mut self, window: Crop) -> Result<RgbImage, DecodeError> {
         let window = window.clipped_to(self.size);
         let (pixels, DecodedRegion { origin, .. }) = self.decode_region(1, window)?;
         let (x, y) = (window.left - origin.0, window.top - origin.1);
@@ -181,54 +109,14 @@ impl<'a> LazyImage<'a> {
         Ok(imageops::crop_imm(&pixels, x, y, window.width, window.height).to_image())
     }
 
-    /// Renders the views described by `specs`, each `[H, W, 3]`; a view does not depend on the other specs.
-    /// The image is decoded once for each scale that a view uses, and only in the region that the views of
-    /// this scale need.
-    ///
-    /// ```
-    /// use headstock_loader::{Augment, DecodeMode, EvalTransform, LazyImage, RandomResizedCrop, Resampling};
-    ///
-    /// let mut file = std::io::Cursor::new(Vec::new()); image::RgbImage::new(400, 300).write_to(&mut file,
-    /// image::ImageFormat::Jpeg)?; let image = LazyImage::open(file.get_ref(), 1_000_000)?; let eval =
-    /// EvalTransform { resize: 64, crop: (56, 56), interpolation: Resampling::Bilinear }; let augment =
-    /// Augment { random_resized_crop: Some(RandomResizedCrop::default()), ..Augment::default() }; let specs =
-    /// [eval.render_spec(), augment.render_spec(image.size(), &eval, 1, &[7; 32])]; let pixels =
-    /// image.render(DecodeMode::Scaled, &specs)?; assert_eq!(pixels[1].dimensions(), (56, 56));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// # Errors
-    /// [`DecodeError::Damaged`] if the pixels cannot be decoded.
-    pub fn render(self, mode: DecodeMode, specs: &[RenderSpec]) -> Result<Vec<RgbImage>, DecodeError> {
-        let Self { bytes, max_pixels, size, .. } = self;
-        let may_reduce = mode == DecodeMode::Scaled && matches!(self.decoder, FormatDecoder::Jpeg(_));
-        let scale_for = |spec: &RenderSpec| if may_reduce { spec.max_reduction(size) } else { 1 };
-        let mut opened = Some(self);
-        let mut rendered = vec![RgbImage::default(); specs.len()];
-        for scale in [1, 2, 4, 8] {
-            let specs_at_scale = || specs.iter().enumerate().filter(|(_, spec)| scale_for(spec) == scale);
-            if specs_at_scale().next().is_none() {
-                continue;
-            }
-            // Decoding consumes the opened image, so every further scale opens the bytes again.
-            let image = match opened.take() {
-                Some(image) => image,
-                None => Self::open(bytes, max_pixels)?,
-            };
-            let full_region = image.region_at_scale(scale);
-            let needed =
-                specs_at_scale().map(|(_, spec)| spec.needed_region(size, full_region)).reduce(Crop::union);
-            let (pixels, region) = image.decode_region(scale, needed.expect("a spec has this scale"))?;
-            for (index, spec) in specs_at_scale() {
-                rendered[index] = spec.render_region(&pixels, size, region);
-            }
-        }
-        Ok(rendered)
+    /// Whether the decoder can reduce the image, which is then faster to decode.
+    pub(crate) fn is_reducible(&self) -> bool {
+        self.format == ImageFormat::Jpeg
     }
 
     /// Describes the whole image when it is decoded at 1 / `scale` of its size: its size, and how a flip
     /// shifts it.
-    fn region_at_scale(&self, scale: u32) -> DecodedRegion {
+    pub(crate) fn region_at_scale(&self, scale: u32) -> DecodedRegion {
         let (width, height) = self.size;
         let (flips_x, flips_y) = self.orientation.flips();
         // A flip moves the incomplete last column or row to the front, so the image starts within it.
@@ -247,13 +135,18 @@ impl<'a> LazyImage<'a> {
     /// pixels and where they lie. Formats that cannot be reduced or decoded in part give the whole image at
     /// full size.
     pub(crate) fn decode_region(
-        self,
+        &mut self,
         scale: u32,
         needed: Crop,
     ) -> Result<(RgbImage, DecodedRegion), DecodeError> {
         let region = self.region_at_scale(scale);
-        let Self { format, decoder, orientation, size, .. } = self;
+        let Self { bytes, max_pixels, format, orientation, size, .. } = *self;
+        let opened = self.decoder.take();
         without_panic(format_name(format), || {
+            let decoder = match opened {
+                Some(decoder) => decoder,
+                None => FormatDecoder::open(bytes, format, max_pixels)?.0,
+            };
             let (mut image, region) = match decoder {
                 FormatDecoder::Jpeg(opened) => {
                     match opened.decode(scale, orientation.stored_crop(needed, region.image_size))? {

@@ -1,26 +1,13 @@
-use std::collections::BTreeMap;
-use std::fs;
 use std::io::Cursor;
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::golden::{self, pixel_difference};
-use crate::{EvalTransform, RenderSpec, Resampling};
+use crate::geometry::Crop;
+use crate::golden::{self, decode_files, pixel_difference};
 
 /// More pixels than any image of `reference/decode/photos` has.
 const MAX_PIXELS: u64 = 10_000;
-
-/// The files of a folder of `reference/decode`, by name.
-fn files(folder: &str) -> BTreeMap<String, Vec<u8>> {
-    let entries = fs::read_dir(golden::reference_path("decode").join(folder)).unwrap();
-    entries
-        .map(|entry| {
-            let entry = entry.unwrap();
-            (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap())
-        })
-        .collect()
-}
 
 fn extension(name: &str) -> &str {
     name.rsplit_once('.').unwrap().1
@@ -29,7 +16,7 @@ fn extension(name: &str) -> &str {
 #[test]
 fn decoded_pixels_match_pillow() {
     let expected = golden::images("decode/expected.safetensors");
-    let files = files("photos");
+    let files = decode_files("photos");
     assert!(expected.len() == files.len() && files.len() > 100);
     for (name, bytes) in files {
         let ours = decode(&bytes, MAX_PIXELS).unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -48,66 +35,18 @@ fn decoded_pixels_match_pillow() {
 
 #[test]
 fn reduced_jpegs_match_pillow_draft() {
-    let files = files("photos");
+    let files = decode_files("photos");
     let expected = golden::images("decode/reduced.safetensors");
     assert!(expected.len() > 90);
     for (key, expected) in expected {
         let (name, scale) = key.rsplit_once('/').unwrap();
         let scale = scale.parse().unwrap();
-        let image = LazyImage::open(&files[name], MAX_PIXELS).unwrap();
+        let mut image = LazyImage::open(&files[name], MAX_PIXELS).unwrap();
         let (width, height) = image.size();
         let whole = Crop { top: 0, left: 0, height: height.div_ceil(scale), width: width.div_ceil(scale) };
         let (ours, region) = image.decode_region(scale, whole).unwrap();
         assert_eq!((region.scale, region.origin), (scale, (0, 0)), "{key}");
         assert!(ours == expected, "{key}: {:?}", pixel_difference(&ours, &expected));
-    }
-}
-
-// effect: data.decode
-#[test]
-fn views_of_reduced_jpegs_match_pillow() {
-    let (cases, results) =
-        (golden::json("decode/rendered.json"), golden::images("decode/rendered.safetensors"));
-    let (files, max_pixels) = (files("larger"), 1 << 16);
-    for case in cases.as_array().unwrap() {
-        let bytes = &files[case["photo"].as_str().unwrap()];
-        let crop = serde_json::from_value::<Option<[u32; 4]>>(case["crop"].clone()).unwrap();
-        let size = serde_json::from_value(case["size"].clone()).unwrap();
-        let eval = EvalTransform {
-            resize: case["resize"].as_u64().unwrap_or(1) as u32,
-            crop: size,
-            interpolation: serde_json::from_value(case["filter"].clone()).unwrap(),
-        };
-        let crop = crop.map(|[top, left, height, width]| Crop { top, left, height, width });
-        let spec = RenderSpec { crop, ..eval.render_spec() };
-        let image = LazyImage::open(bytes, max_pixels).unwrap();
-        assert_eq!(u64::from(spec.max_reduction(image.size())), case["factor"].as_u64().unwrap(), "{case}");
-        let ours = image.render(DecodeMode::Scaled, std::slice::from_ref(&spec)).unwrap();
-        let difference = pixel_difference(&ours[0], &results[case["result"].as_str().unwrap()]);
-        assert!(difference.max <= 1 && difference.equal_fraction >= 0.99, "{case}: {difference:?}");
-    }
-}
-
-// effect: data.decode
-#[test]
-fn rendered_regions_match_the_whole_image() {
-    let eval = EvalTransform { resize: 40, crop: (32, 30), interpolation: Resampling::Bicubic };
-    let crops = [(5, 7, 100, 60), (90, 33, 17, 101), (0, 0, 151, 203)];
-    for (name, bytes) in files("larger").into_iter().chain(files("photos")) {
-        let whole = decode(&bytes, 1 << 16).unwrap();
-        let crops = crops.map(|(top, left, height, width)| {
-            let Crop { top, left, height, width } =
-                Crop { top, left, height, width }.clipped_to(whole.dimensions());
-            (height > 0 && width > 0).then_some(Crop { top, left, height, width })
-        });
-        let specs = crops.map(|crop| RenderSpec { crop, ..eval.render_spec() });
-        let expected: Vec<RgbImage> = specs.iter().map(|spec| spec.render(&whole)).collect();
-        let open = || LazyImage::open(&bytes, 1 << 16).unwrap();
-        assert!(open().render(DecodeMode::Exact, &specs).unwrap() == expected, "{name}: all at once");
-        for (spec, expected) in specs.iter().zip(&expected) {
-            let ours = open().render(DecodeMode::Exact, std::slice::from_ref(spec)).unwrap();
-            assert!(ours[0] == *expected, "{name}: {spec:?}");
-        }
     }
 }
 
@@ -132,7 +71,7 @@ fn windows((width, height): (u32, u32)) -> Vec<Crop> {
 
 #[test]
 fn a_window_has_the_pixels_of_the_whole_image() {
-    for (name, bytes) in files("photos") {
+    for (name, bytes) in decode_files("photos") {
         let open = || LazyImage::open(&bytes, MAX_PIXELS).unwrap();
         let whole = decode(&bytes, MAX_PIXELS).unwrap();
         assert_eq!(open().size(), whole.dimensions(), "{name}");
@@ -164,7 +103,7 @@ fn a_window_has_the_pixels_of_the_whole_image() {
 
 #[test]
 fn a_window_is_clipped_to_the_image() {
-    let bytes = &files("photos")["baseline_420.jpg"];
+    let bytes = &decode_files("photos")["baseline_420.jpg"];
     let part = |top, left, height, width| {
         let window = Crop { top, left, height, width };
         LazyImage::open(bytes, MAX_PIXELS).unwrap().decode_window(window).unwrap().dimensions()
@@ -210,7 +149,7 @@ fn floating_point_is_clamped() {
 
 #[test]
 fn a_truncated_image_is_an_error_or_has_all_its_pixels() {
-    for (name, bytes) in files("photos") {
+    for (name, bytes) in decode_files("photos") {
         let whole = decode(&bytes, MAX_PIXELS).unwrap();
         for end in 0..bytes.len() {
             if let Ok(truncated) = decode(&bytes[..end], MAX_PIXELS) {
@@ -226,7 +165,7 @@ fn a_truncated_image_is_an_error_or_has_all_its_pixels() {
 
 #[test]
 fn a_truncated_jpeg_png_or_webp_is_an_error() {
-    for (name, bytes) in files("photos") {
+    for (name, bytes) in decode_files("photos") {
         // These two files have bytes after the image.
         if matches!(extension(&name), "jpg" | "png" | "webp")
             && !["bytes_behind_the_end.jpg", "two_pictures.jpg"].contains(&&*name)
@@ -247,7 +186,7 @@ fn a_truncated_jpeg_png_or_webp_is_an_error() {
 
 #[test]
 fn probe_accepts_what_can_be_decoded() {
-    for (name, bytes) in files("photos") {
+    for (name, bytes) in decode_files("photos") {
         probe(&bytes, MAX_PIXELS).unwrap_or_else(|error| panic!("{name}: {error}"));
     }
 }
@@ -256,7 +195,7 @@ fn probe_accepts_what_can_be_decoded() {
 fn every_refusal_says_why() {
     let message = |name: &str, bytes: &[u8]| decode(bytes, MAX_PIXELS).expect_err(name).to_string();
     assert_eq!(message("no bytes", b""), "the file is empty: copy or download the photo again");
-    for (name, bytes) in files("refused") {
+    for (name, bytes) in decode_files("refused") {
         let message = message(&name, &bytes);
         let expected = match name.as_str() {
             "text.jpg" | "page.png" | "drawing.webp" | "sound.webp" | "icon.bmp" => {
@@ -283,7 +222,7 @@ fn every_refusal_says_why() {
 
 #[test]
 fn a_header_with_too_many_pixels_is_refused_in_every_format() {
-    let too_large = files("refused").into_iter().filter(|(name, _)| name.starts_with("too_large"));
+    let too_large = decode_files("refused").into_iter().filter(|(name, _)| name.starts_with("too_large"));
     let mut formats = Vec::new();
     for (name, bytes) in too_large {
         let side = if name == "too_large.webp" { 16_384 } else { 65_535 };
@@ -314,7 +253,7 @@ fn a_header_with_too_many_pixels_allocates_nothing_for_them() {
 
 #[test]
 fn a_jpeg_of_a_hundred_scans_is_decoded_and_one_of_more_is_refused() {
-    let bytes = &files("photos")["grey_progressive.jpg"];
+    let bytes = &decode_files("photos")["grey_progressive.jpg"];
     let marker_offsets = |marker: u8| {
         let matches = bytes.windows(2).enumerate().filter(move |(_, two)| *two == [0xFF, marker]);
         matches.map(|(at, _)| at).collect::<Vec<_>>()
@@ -335,7 +274,7 @@ fn a_jpeg_of_a_hundred_scans_is_decoded_and_one_of_more_is_refused() {
 // effect: data.max_pixels
 #[test]
 fn the_limit_counts_pixels() {
-    let bytes = &files("photos")["rgb.png"];
+    let bytes = &decode_files("photos")["rgb.png"];
     assert!(decode(bytes, 37 * 29).is_ok());
     assert!(matches!(decode(bytes, 37 * 29 - 1), Err(DecodeError::TooLarge { width: 37, height: 29, .. })));
 }
@@ -376,7 +315,7 @@ proptest! {
 
     #[test]
     fn damaged_images_give_errors_or_images_within_the_limit(changes in prop::collection::vec(byte_change(), 1..6)) {
-        for (name, bytes) in files("photos") {
+        for (name, bytes) in decode_files("photos") {
             let bytes = apply_changes(bytes, &changes);
             let outcome = decode(&bytes, MAX_PIXELS);
             if let Err(error) = probe(&bytes, MAX_PIXELS) {

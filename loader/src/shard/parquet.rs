@@ -16,9 +16,9 @@ use parquet::schema::types::SchemaDescriptor;
 
 use self::pages::{CheckedPages, ReopeningFile};
 use super::cursor_pool::{Cursor, CursorPool};
-use super::{MAX_RECORD_BYTES, RecordReader, record_error, too_large_message};
+use super::{MAX_RECORD_BYTES, record_error, too_large_message};
 use crate::dataset::{DatasetError, did_you_mean};
-use crate::decode::DecodeError;
+use crate::image_ref::{ReadError, RecordReader};
 
 /// Rows per read when a whole column is read.
 const ROWS_PER_READ: usize = 4096;
@@ -482,7 +482,7 @@ impl RecordReader for ParquetShard {
 
     /// Reads the bytes of the image in row `index`, from the nearest pooled reader before it in its row
     /// group; rows between are skipped.
-    fn read(&self, index: usize) -> Result<Vec<u8>, DecodeError> {
+    fn read(&self, index: usize) -> Result<Vec<u8>, ReadError> {
         let read_row = |cursor: &mut RowCursor| {
             let n_skipped = index - cursor.next_row;
             if n_skipped > 0 && cursor.reader.skip_records(n_skipped).map_err(error_message)? != n_skipped {

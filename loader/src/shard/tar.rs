@@ -9,8 +9,8 @@ use flate2::read::MultiGzDecoder;
 use tar::{Archive, Entries, EntryType};
 
 use super::cursor_pool::{Cursor, CursorPool};
-use super::{MAX_RECORD_BYTES, RecordReader, record_error, too_large_message};
-use crate::decode::DecodeError;
+use super::{MAX_RECORD_BYTES, record_error, too_large_message};
+use crate::image_ref::{ReadError, RecordReader};
 
 /// A file in a tar archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -178,14 +178,14 @@ impl RecordReader for TarShard {
 
     /// The bytes of the image file `members[index]`. A plain archive is read at the file's offset. A gzipped
     /// one can only be read forward: the pooled reader that stopped nearest before the file skips to it.
-    fn read(&self, index: usize) -> Result<Vec<u8>, DecodeError> {
+    fn read(&self, index: usize) -> Result<Vec<u8>, ReadError> {
         let TarMember { offset, size, .. } = self.members[index];
         if !self.is_gzip {
             let mut file = File::open(&self.path)?;
             file.seek(SeekFrom::Start(offset))?;
             return read_exact_size(&mut file, size);
         }
-        let open = || -> Result<GzipCursor, DecodeError> {
+        let open = || -> Result<GzipCursor, ReadError> {
             let reader = MultiGzDecoder::new(BufReader::new(File::open(&self.path)?));
             Ok(GzipCursor { reader, position: 0, next_member: 0 })
         };
@@ -204,7 +204,7 @@ impl RecordReader for TarShard {
 
 /// Reads exactly `size` bytes, the data of one image; an error if there are fewer, or if `size` exceeds the
 /// limit for an image.
-fn read_exact_size(reader: &mut impl Read, size: u64) -> Result<Vec<u8>, DecodeError> {
+fn read_exact_size(reader: &mut impl Read, size: u64) -> Result<Vec<u8>, ReadError> {
     if size > MAX_RECORD_BYTES {
         return Err(record_error(too_large_message(size)));
     }

@@ -2,14 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io::ErrorKind;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use headstock_split::words::{NameList, counted};
 
+use super::paths::{relative_path, slash_path};
 use super::seen_paths::{SeenPaths, canonical_path};
-use super::webdataset::parse_split;
-use super::{DataSource, FieldNames, RawDataset, RawSample, Split, find_image_files};
-use crate::dataset::DatasetError;
+use super::{DataSource, FieldNames, find_image_files};
+use crate::dataset::{DatasetError, RawDataset, RawSample, Split};
 
 /// A CSV with a header line and one image per row. Samples are in the order of the rows. Whitespace around a
 /// field is ignored. The delimiter is a tab if the file name ends in `.tsv`, otherwise the most frequent of
@@ -118,13 +118,7 @@ impl DataSource for CsvSource {
             .filter_map(|row| relative_path(&with_extension(&row.id, &self.extension)))
             .map(|id| self.images.join(id))
             .collect();
-        let relative_id = |file: &PathBuf| {
-            let path = file.strip_prefix(&self.images).unwrap_or(file);
-            path.components()
-                .map(|component| component.as_os_str().to_string_lossy())
-                .collect::<Vec<_>>()
-                .join("/")
-        };
+        let relative_id = |file: &PathBuf| slash_path(file.strip_prefix(&self.images).unwrap_or(file));
         let files = find_image_files(&self.images)?;
         Ok(files.iter().filter(|file| !listed.contains(*file)).map(relative_id).collect())
     }
@@ -185,20 +179,6 @@ fn with_extension(id: &str, extension: &str) -> String {
     }
 }
 
-/// `id` as a relative path with `/` as separator and without `.` components; `None` if it is absolute or has
-/// `..` or NUL, because data must not name files outside the image folder.
-pub(super) fn relative_path(id: &str) -> Option<String> {
-    let mut components = Vec::new();
-    for component in Path::new(id).components() {
-        match component {
-            Component::Normal(part) => components.push(part.to_str()?),
-            Component::CurDir => {}
-            Component::ParentDir | Component::RootDir | Component::Prefix(_) => return None,
-        }
-    }
-    (!id.contains('\0')).then(|| components.join("/"))
-}
-
 /// The fields of a row that are used.
 struct CsvRow {
     /// The line of the file, counted from 1, for messages.
@@ -239,7 +219,7 @@ fn read_rows(source: &CsvSource) -> Result<(Vec<CsvRow>, Vec<DatasetError>), Dat
                 }
             };
             let split = split_column.map(|column| {
-                parse_split(&header[column], &field(column)?).map_err(|problem| DatasetError::Csv {
+                Split::parse(&header[column], &field(column)?).map_err(|problem| DatasetError::Csv {
                     path: source.csv.clone(),
                     message: format!("line {line}: {problem}"),
                 })

@@ -6,24 +6,10 @@ use std::path::{Path, PathBuf};
 
 use headstock_split::words::{NameList, counted};
 
+use super::DataSource;
+use super::paths::{is_image_file, lowercase_extension};
 use super::seen_paths::{SeenPaths, canonical_path};
-use super::{DataSource, RawDataset, RawSample, Split};
-use crate::dataset::DatasetError;
-
-/// File extensions of images, in lower case.
-const IMAGE_EXTENSIONS: [&str; 10] =
-    ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff"];
-
-/// Whether a path has the extension of an image file, ignoring case.
-#[must_use]
-pub fn is_image_file(path: &Path) -> bool {
-    lowercase_extension(path).is_some_and(|extension| IMAGE_EXTENSIONS.contains(&extension.as_str()))
-}
-
-/// The file extension in lower case, without the dot; `None` if there is none or it is not UTF-8.
-fn lowercase_extension(path: &Path) -> Option<String> {
-    Some(path.extension()?.to_str()?.to_ascii_lowercase())
-}
+use crate::dataset::{DatasetError, RawDataset, RawSample, Split};
 
 /// One folder per class, with images at any depth; or one folder per split (`train`, `val`, `test` and the
 /// other names of [`Split`]) that contains one folder per class.

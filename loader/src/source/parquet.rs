@@ -7,9 +7,8 @@ use headstock_split::words::{NameList, counted};
 use serde::Deserialize;
 
 use super::shard_contents::ShardContents;
-use super::webdataset::parse_split;
-use super::{DataSource, FieldNames, RawDataset, RawSample, Split};
-use crate::dataset::{DatasetError, no_column_message};
+use super::{DataSource, FieldNames};
+use crate::dataset::{DatasetError, RawDataset, RawSample, Split, no_column_message};
 use crate::image_ref::ImageRef;
 use crate::shard::parquet::{ParquetShard, ParquetTable, ParquetValue};
 
@@ -107,7 +106,7 @@ impl ParquetSource {
             let split = match (&splits, &self.fields.split) {
                 (Some(splits), Some(column)) => {
                     let name = value_text(&splits[row]).ok_or_else(|| empty_error(column))?;
-                    Some(parse_split(column, &name).map_err(row_error)?)
+                    Some(Split::parse(column, &name).map_err(row_error)?)
                 }
                 _ => shard_split,
             };

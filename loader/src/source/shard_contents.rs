@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use headstock_split::words::counted;
 use rayon::prelude::*;
 
-use super::{RawDataset, RawSample, common_folder};
-use crate::dataset::DatasetError;
+use super::paths::{common_folder, slash_path};
+use crate::dataset::{DatasetError, RawDataset, RawSample};
 
 /// The samples of one shard, or of all shards.
 #[derive(Default)]
@@ -29,9 +29,7 @@ impl ShardContents {
         let root = common_folder(shards);
         let read_named = |shard: &PathBuf| {
             let relative = shard.strip_prefix(&root).unwrap_or(shard);
-            let parts: Vec<_> =
-                relative.components().map(|component| component.as_os_str().to_string_lossy()).collect();
-            read_shard(shard, &parts.join("/"))
+            read_shard(shard, &slash_path(relative))
         };
         let contents: Vec<Result<Self, DatasetError>> = shards.par_iter().map(read_named).collect();
         let mut merged = Self::default();

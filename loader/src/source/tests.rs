@@ -5,17 +5,18 @@ mod unreadable;
 mod webdataset;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::*;
-use crate::dataset::{ClassMap, ClassOrder, Dataset};
+use crate::dataset::{ClassMap, ClassOrder, Dataset, Split};
+use crate::image_ref::ImageRef;
 
 fn read_sorted(source: &dyn DataSource) -> Result<Dataset, DatasetError> {
-    Dataset::read(source, ClassOrder::Sorted)
+    Dataset::from_raw(source.list()?, ClassOrder::Sorted)
 }
 
 fn read_folder_with_classes(root: &Path, classes: &ClassMap) -> Result<Dataset, DatasetError> {
-    Dataset::read_with_classes(&FolderSource { root: root.into() }, classes)
+    Dataset::from_raw_with_classes(FolderSource { root: root.into() }.list()?, classes)
 }
 
 fn read_folder(root: &Path) -> Result<Dataset, DatasetError> {

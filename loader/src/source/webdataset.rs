@@ -8,11 +8,10 @@ use std::sync::Arc;
 use headstock_split::words::NameList;
 use serde_json::Value;
 
-use super::csv::relative_path;
-use super::folder::is_image_file;
+use super::paths::{is_image_file, relative_path};
 use super::shard_contents::ShardContents;
-use super::{DataSource, FieldNames, RawDataset, RawSample, Split};
-use crate::dataset::DatasetError;
+use super::{DataSource, FieldNames};
+use crate::dataset::{DatasetError, RawDataset, RawSample, Split};
 use crate::image_ref::ImageRef;
 use crate::shard::tar::{TarMember, TarShard, visit_members};
 
@@ -231,7 +230,7 @@ impl SampleFiles {
                 }
                 if let Some(field) = &fields.split {
                     annotations.split =
-                        text_field(&record, field)?.map(|name| parse_split(field, &name)).transpose()?;
+                        text_field(&record, field)?.map(|name| Split::parse(field, &name)).transpose()?;
                 }
                 text_field(&record, &fields.label)?
             } else {
@@ -263,10 +262,4 @@ fn text_field(record: &Value, field: &str) -> Result<Option<String>, String> {
         Some(Value::Number(number)) if !number.is_f64() => Ok(Some(number.to_string())),
         Some(other) => Err(format!("`{field}` in the .json file is {other}: write text or a whole number")),
     }
-}
-
-/// Parses the split name `name`; `field` is the field or column that it was read from, for the error.
-pub(super) fn parse_split(field: &str, name: &str) -> Result<Split, String> {
-    Split::from_name(name)
-        .ok_or_else(|| format!("`{field}` is `{}`: write train, validation or test", name.escape_debug()))
 }

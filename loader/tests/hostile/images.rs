@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use headstock_loader::{Crop, DecodeError, DecodeMode, EvalTransform, LazyImage, Resampling, decode, probe};
+use headstock_loader::{
+    Crop, DecodeError, DecodeMode, EvalTransform, LazyImage, Resampling, decode, probe, render_views,
+};
 
 use crate::generator;
 use crate::limits::{rerun_with_little_memory, run_with_timeout};
@@ -40,7 +42,7 @@ fn check_decoding(name: &str, number: usize, bytes: &[u8]) -> bool {
     }
     let eval = EvalTransform { resize: 9, crop: (8, 8), interpolation: Resampling::Bilinear };
     let reduced = LazyImage::open(bytes, MAX_PIXELS)
-        .and_then(|image| image.render(DecodeMode::Scaled, &[eval.render_spec()]))
+        .and_then(|image| render_views(image, DecodeMode::Scaled, &[eval.render_spec()]))
         .map_err(message_of);
     let part = LazyImage::open(bytes, MAX_PIXELS).and_then(|image| {
         let (width, height) = image.size();

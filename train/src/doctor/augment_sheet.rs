@@ -3,9 +3,8 @@
 use std::path::Path;
 
 use headstock_inference::{PretrainedBackbone, Progress};
-use headstock_loader::augment::contact_sheet;
 use headstock_loader::encode::png;
-use headstock_loader::{EvalTransform, Resampling, decode};
+use headstock_loader::{EvalTransform, Resampling, contact_sheet, decode};
 use sha2::{Digest, Sha256};
 
 use crate::atomic_write::write_atomically;

@@ -49,7 +49,7 @@ pub(super) fn inspect_images(
 fn inspect_image(sample: &ListedSample, signatures: &SignatureCache) -> ImageInspection {
     let bytes = match sample.image.read() {
         Ok(bytes) => bytes,
-        Err(error) => return ImageInspection { error: Some(error), ..ImageInspection::default() },
+        Err(error) => return ImageInspection { error: Some(error.into()), ..ImageInspection::default() },
     };
     let inspection = ImageInspection {
         hash: Some(Sha256::digest(&bytes).into()),

@@ -193,7 +193,7 @@ fn make_thumbnails(
     let shown: Vec<usize> = shown.into_iter().collect();
     let thumbnails = shown.into_par_iter().filter_map(|number| {
         let image = &diagnosis.listing.samples[number].image;
-        let pixels = image.read().and_then(|bytes| decode(&bytes, max_pixels)).ok();
+        let pixels = image.read().ok().and_then(|bytes| decode(&bytes, max_pixels).ok());
         progress.step(1);
         Some((number, STANDARD.encode(thumbnail(&pixels?, THUMBNAIL_SIDE))))
     });

@@ -8,7 +8,7 @@ use headstock_backbone::InferenceWorker;
 use headstock_inference::pipeline::{BatchInference, ImageJob, JobResult, run_pipeline};
 use headstock_inference::{DecodeOptions, FileError, Progress};
 use headstock_loader::dataset::find_unreadable;
-use headstock_loader::{Augment, DecodeError, EvalTransform, ImageRef, LazyImage};
+use headstock_loader::{Augment, DecodeError, EvalTransform, ImageRef, LazyImage, RenderSpec, render_views};
 use image::RgbImage;
 use sha2::{Digest, Sha256};
 
@@ -42,10 +42,10 @@ impl Renderer {
         let (size, eval, augment) = (image.size(), &self.transform, &self.augment);
         let specs = views.map(|view| match view {
             ViewId::Numbered(EVAL_VIEW) => eval.render_spec(),
-            ViewId::Numbered(index) => augment.render_spec(size, eval, index, hash),
-            ViewId::PerEpoch { epoch } => augment.epoch_render_spec(size, eval, epoch, hash),
+            ViewId::Numbered(index) => RenderSpec::augmented(augment, eval, size, index, hash),
+            ViewId::PerEpoch { epoch } => RenderSpec::augmented_in_epoch(augment, eval, size, epoch, hash),
         });
-        let rendered = image.render(self.decode.decode, &specs.collect::<Vec<_>>())?;
+        let rendered = render_views(image, self.decode.decode, &specs.collect::<Vec<_>>())?;
         Ok(rendered.into_iter().map(RgbImage::into_raw).collect())
     }
 
@@ -62,7 +62,7 @@ impl Renderer {
         view: ViewId,
     ) -> Result<Vec<u8>, TrainError> {
         let unreadable_error = |error| TrainError::Unreadable(UnreadableImages(vec![(image.clone(), error)]));
-        let bytes = image.read().map_err(unreadable_error)?;
+        let bytes = image.read().map_err(|error| unreadable_error(error.into()))?;
         if Sha256::digest(&bytes)[..] != hash[..] {
             return Err(file_changed_error(image));
         }

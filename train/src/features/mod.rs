@@ -294,7 +294,7 @@ fn hash_and_probe(
     let hash_one = |image: &ImageRef| -> Result<Result<[u8; 32], DecodeError>, TrainError> {
         let bytes = match image.read() {
             Ok(bytes) => bytes,
-            Err(error) => return Ok(Err(error)),
+            Err(error) => return Ok(Err(error.into())),
         };
         let hash = Sha256::digest(&bytes).into();
         // View 0 is the evaluation view.

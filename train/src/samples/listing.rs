@@ -4,8 +4,7 @@ use std::collections::BTreeSet;
 
 use headstock_inference::Progress;
 use headstock_loader::dataset::{join_groups, number_groups};
-use headstock_loader::source::{RawDataset, RawSample};
-use headstock_loader::{ClassMap, ClassOrder, DatasetError, ImageRef};
+use headstock_loader::{ClassMap, ClassOrder, DatasetError, ImageRef, RawDataset, RawSample};
 use headstock_split::words::NameList;
 
 use super::locations::{OpenDataSource, id_prefixes};

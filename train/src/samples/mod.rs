@@ -11,8 +11,7 @@ use std::path::{Path, PathBuf};
 use headstock_inference::Progress;
 use headstock_loader::dataset::join_groups;
 use headstock_loader::duplicates::{DEFAULT_SIMILARITY, find_near_duplicates};
-use headstock_loader::source::RawDataset;
-use headstock_loader::{ClassMap, ClassOrder, Dataset, ImageRef, Sample, Split};
+use headstock_loader::{ClassMap, ClassOrder, Dataset, ImageRef, RawDataset, Sample, Split};
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -323,7 +322,7 @@ impl SampleSet {
         progress: &dyn Progress,
     ) -> Result<(Self, SampleInputs), TrainError> {
         let classes = ClassMap::new(classes.iter().map(String::as_str), ClassOrder::Appearance);
-        let dataset = Dataset::read_with_classes(test.open(progress)?.source.as_ref(), &classes)?;
+        let dataset = Dataset::from_raw_with_classes(test.open(progress)?.source.list()?, &classes)?;
         let subsets = vec![Subset::Test; dataset.samples.len()];
         Ok(Self::from_dataset(dataset, subsets))
     }
@@ -438,7 +437,7 @@ fn read_images(
     let Some(test_location) = test_location else { return Ok((dataset, given_subsets)) };
     let opened_test = test_location.open(progress)?;
     let (main_prefix, test_prefix) = id_prefixes(&opened, &opened_test, test_location)?;
-    let mut test_dataset = Dataset::read_with_classes(opened_test.source.as_ref(), &dataset.classes)?;
+    let mut test_dataset = Dataset::from_raw_with_classes(opened_test.source.list()?, &dataset.classes)?;
     dataset.prefix_ids(&main_prefix);
     test_dataset.prefix_ids(&test_prefix);
     let mut locations = CanonicalLocations::default();
@@ -498,9 +497,9 @@ fn find_duplicates(settings: &Settings, dataset: &Dataset, progress: &dyn Progre
     let cache = SignatureCache::open(&settings.options.features.cache, settings.options.data.max_pixels);
     progress.begin("looking for near-duplicates", dataset.samples.len() as u64, "photos");
     let image_signature = |sample: &Sample| {
-        let signature = sample.image.read().and_then(|bytes| cache.signature(&bytes));
+        let signature = sample.image.read().ok().and_then(|bytes| cache.signature(&bytes).ok());
         progress.step(1);
-        signature.ok()
+        signature
     };
     let signatures: Vec<_> = dataset.samples.par_iter().map(image_signature).collect();
     progress.end();

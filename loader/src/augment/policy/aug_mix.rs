@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::operation::{MagnitudeScale, PolicyOp};
 use super::{DrawnOp, MAX_OPS, tensor};
 use crate::augment::check::{AugmentError, require};
+use crate::transform::ImageOp;
 
 /// The parameters of torchvision's `AugMix` (Hendrycks et al. 2019), with bilinear interpolation.
 ///
@@ -39,7 +40,7 @@ const N_BINS: u32 = 10;
 
 /// The drawn weights and chains of AugMix.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct AugMixDraw {
+pub(super) struct AugMixDraw {
     /// Weight of the unchanged image.
     pub(super) original_weight: f32,
     /// Weight and operations of each chain.
@@ -105,10 +106,10 @@ impl AugMix {
     }
 }
 
-impl AugMixDraw {
+impl ImageOp for AugMixDraw {
     /// Mixes `image` with augmented versions of it: the weighted sum of the image and of the result of each
     /// drawn chain of operations, which starts from the image. Truncated and not rounded, as in torchvision.
-    pub(crate) fn apply(&self, image: &RgbImage) -> RgbImage {
+    fn apply(&self, image: RgbImage) -> RgbImage {
         let mut sums: Vec<f32> = image.iter().map(|&value| self.original_weight * f32::from(value)).collect();
         for (weight, chain) in &self.chains {
             let augmented = chain

@@ -10,14 +10,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use aug_mix::AugMix;
-pub(super) use aug_mix::AugMixDraw;
 pub use auto_augment::AutoAugment;
 use operation::{MagnitudeScale, PolicyOp};
 
-use super::check::{AugmentError, require};
-use super::ops::ImageOp;
-use super::steps::check_interpolation;
-use crate::transform::Resampling;
+use super::check::{AugmentError, check_interpolation, require};
+use super::step::{ImageOps, Step};
+use crate::transform::{ImageOp, Resampling};
 
 /// `augment.policy`: one of torchvision's automatic augmentation policies, chosen by `kind`.
 ///
@@ -43,9 +41,8 @@ pub enum Policy {
     AutoAugment(AutoAugment),
 }
 
-impl Policy {
-    /// Checks the config of this policy; the error names the first value that is out of range.
-    pub(super) fn check(&self) -> Result<(), AugmentError> {
+impl Step for Policy {
+    fn check(&self) -> Result<(), AugmentError> {
         match self {
             Self::RandAugment(policy) => policy.check(),
             Self::TrivialAugmentWide(policy) => policy.check(),
@@ -54,14 +51,13 @@ impl Policy {
         }
     }
 
-    /// Draws the operations that this policy applies to one view of `size` (width, height), in order. The
-    /// mixed chains of `AugMix` are one operation.
-    pub(super) fn draw(&self, size: (u32, u32), random: &mut KeyedRng) -> Vec<ImageOp> {
+    /// The mixed chains of `AugMix` are one operation.
+    fn draw(&self, view_size: (u32, u32), random: &mut KeyedRng) -> ImageOps {
         let (chain, interpolation) = match self {
-            Self::RandAugment(policy) => (policy.draw(size, random), policy.interpolation),
+            Self::RandAugment(policy) => (policy.draw(view_size, random), policy.interpolation),
             Self::TrivialAugmentWide(policy) => (vec![policy.draw(random)], policy.interpolation),
-            Self::AutoAugment(policy) => (policy.draw(size, random), policy.interpolation),
-            Self::AugMix(policy) => return vec![ImageOp::Mix(policy.draw(size, random))],
+            Self::AutoAugment(policy) => (policy.draw(view_size, random), policy.interpolation),
+            Self::AugMix(policy) => return vec![Box::new(policy.draw(view_size, random))],
         };
         chain.into_iter().filter_map(|operation| operation.to_image_op(interpolation)).collect()
     }
@@ -175,7 +171,7 @@ impl TrivialAugmentWide {
 
 /// A drawn operation with its magnitude, in the unit of the operation.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct DrawnOp {
+struct DrawnOp {
     operation: PolicyOp,
     magnitude: f64,
 }
@@ -188,7 +184,7 @@ impl DrawnOp {
     }
 
     /// The operation on the pixels of a view, as torchvision's on PIL images; `None` for the identity.
-    fn to_image_op(self, interpolation: Resampling) -> Option<ImageOp> {
+    fn to_image_op(self, interpolation: Resampling) -> Option<Box<dyn ImageOp>> {
         self.operation.to_image_op(self.magnitude, interpolation)
     }
 }

@@ -2,8 +2,16 @@
 //!
 //! Source: torchvision 0.29.2's `_auto_augment.py`.
 
-use crate::augment::ops::{ImageOp, geometry::AffineMap};
-use crate::transform::Resampling;
+use crate::augment::affine::{Affine, AffineMap};
+use crate::augment::autocontrast::Autocontrast;
+use crate::augment::color_jitter::{Brightness, Contrast, Saturation};
+use crate::augment::equalize::Equalize;
+use crate::augment::invert::Invert;
+use crate::augment::posterize::Posterize;
+use crate::augment::rotation::Rotate;
+use crate::augment::sharpness::Sharpness;
+use crate::augment::solarize::Solarize;
+use crate::transform::{ImageOp, Resampling};
 
 /// An operation of a policy, with torchvision's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,22 +74,22 @@ impl PolicyOp {
     /// The operation on the pixels of a view that equals torchvision's on a PIL image; `None` for the
     /// identity. `magnitude` is in the unit of the operation, from [`MagnitudeScale::magnitude`]: for a color
     /// factor it is the distance from 1.
-    pub(super) fn to_image_op(self, magnitude: f64, interpolation: Resampling) -> Option<ImageOp> {
+    pub(super) fn to_image_op(self, magnitude: f64, interpolation: Resampling) -> Option<Box<dyn ImageOp>> {
         Some(match self {
             Self::Identity => return None,
             Self::ShearX | Self::ShearY | Self::TranslateX | Self::TranslateY => {
-                ImageOp::Affine { map: self.affine_map(magnitude)?, interpolation }
+                Box::new(Affine { map: self.affine_map(magnitude)?, interpolation })
             }
-            Self::Rotate => ImageOp::Rotate { degrees: magnitude, interpolation },
-            Self::Brightness => ImageOp::Brightness(1.0 + magnitude),
-            Self::Color => ImageOp::Saturation(1.0 + magnitude),
-            Self::Contrast => ImageOp::Contrast(1.0 + magnitude),
-            Self::Sharpness => ImageOp::Sharpness(1.0 + magnitude),
-            Self::Posterize => ImageOp::Posterize { bits: magnitude as u8 },
-            Self::Solarize => ImageOp::Solarize { threshold: 255.0 * magnitude },
-            Self::AutoContrast => ImageOp::Autocontrast,
-            Self::Equalize => ImageOp::Equalize,
-            Self::Invert => ImageOp::Invert,
+            Self::Rotate => Box::new(Rotate { degrees: magnitude, interpolation }),
+            Self::Brightness => Box::new(Brightness(1.0 + magnitude)),
+            Self::Color => Box::new(Saturation(1.0 + magnitude)),
+            Self::Contrast => Box::new(Contrast(1.0 + magnitude)),
+            Self::Sharpness => Box::new(Sharpness(1.0 + magnitude)),
+            Self::Posterize => Box::new(Posterize { bits: magnitude as u8 }),
+            Self::Solarize => Box::new(Solarize { threshold: 255.0 * magnitude }),
+            Self::AutoContrast => Box::new(Autocontrast),
+            Self::Equalize => Box::new(Equalize),
+            Self::Invert => Box::new(Invert),
         })
     }
 }

@@ -6,36 +6,40 @@
 use image::{Rgb, RgbImage, imageops};
 
 use super::operation::PolicyOp;
-use crate::augment::ops::color::filter_3x3;
-use crate::augment::ops::geometry::AffineMap;
-use crate::augment::ops::tone::{self, apply_channel_tables, apply_table, lookup_table, value_range};
+use crate::augment::affine::AffineMap;
+use crate::augment::autocontrast::value_range;
+use crate::augment::equalize::Equalize;
+use crate::augment::invert::Invert;
+use crate::augment::posterize::Posterize;
+use crate::augment::solarize::Solarize;
+use crate::transform::ImageOp;
+use crate::transform::enhance::filter_3x3;
+use crate::transform::lookup_table::{lookup_table, map_channels, map_values};
 
 /// Applies `operation` with `magnitude` (in the unit of the operation) as torchvision does on a tensor.
 /// `AugMix` needs this; the other policies use [`PolicyOp::to_image_op`], which equals torchvision on PIL
 /// images.
-pub(super) fn apply(mut image: RgbImage, operation: PolicyOp, magnitude: f64) -> RgbImage {
+pub(super) fn apply(image: RgbImage, operation: PolicyOp, magnitude: f64) -> RgbImage {
     let factor = 1.0 + magnitude;
     match operation {
-        PolicyOp::Identity => {}
+        PolicyOp::Identity => image,
         PolicyOp::ShearX | PolicyOp::ShearY | PolicyOp::TranslateX | PolicyOp::TranslateY => {
-            return operation
-                .affine_map(magnitude)
-                .map_or_else(|| image.clone(), |map| warp_bilinear(&image, &map));
+            match operation.affine_map(magnitude) {
+                Some(map) => warp_bilinear(&image, &map),
+                None => image,
+            }
         }
-        PolicyOp::Rotate => return rotate(&image, magnitude),
-        PolicyOp::Brightness => {
-            apply_table(&mut image, &lookup_table(|value| (f32::from(value) * factor as f32) as u8));
-        }
-        PolicyOp::Color => saturation(&mut image, factor),
-        PolicyOp::Contrast => contrast(&mut image, factor),
-        PolicyOp::Sharpness => return sharpness(&image, factor),
-        PolicyOp::AutoContrast => autocontrast(&mut image),
-        PolicyOp::Posterize => tone::posterize(&mut image, magnitude as u8),
-        PolicyOp::Solarize => tone::solarize(&mut image, 255.0 * magnitude),
-        PolicyOp::Equalize => tone::equalize(&mut image),
-        PolicyOp::Invert => tone::invert(&mut image),
+        PolicyOp::Rotate => rotate(&image, magnitude),
+        PolicyOp::Brightness => map_values(image, |value| (f32::from(value) * factor as f32) as u8),
+        PolicyOp::Color => saturation(image, factor),
+        PolicyOp::Contrast => contrast(image, factor),
+        PolicyOp::Sharpness => sharpness(&image, factor),
+        PolicyOp::AutoContrast => autocontrast(image),
+        PolicyOp::Posterize => Posterize { bits: magnitude as u8 }.apply(image),
+        PolicyOp::Solarize => Solarize { threshold: 255.0 * magnitude }.apply(image),
+        PolicyOp::Equalize => Equalize.apply(image),
+        PolicyOp::Invert => Invert.apply(image),
     }
-    image
 }
 
 /// torchvision's `_blend`: `value * factor + degenerate * (1 - factor)`, where `degenerate` is the value at
@@ -53,19 +57,20 @@ fn luma([r, g, b]: [u8; 3]) -> f32 {
 
 /// torchvision's `adjust_saturation` on a tensor: blends between grayscale at factor 0 and the image at
 /// factor 1.
-fn saturation(image: &mut RgbImage, factor: f64) {
+fn saturation(mut image: RgbImage, factor: f64) -> RgbImage {
     for pixel in image.pixels_mut() {
         let gray = luma(pixel.0);
         pixel.0 = pixel.0.map(|value| blend(value, gray, factor));
     }
+    image
 }
 
 /// torchvision's `adjust_contrast` on a tensor: blends between the mean gray at factor 0 and the image at
 /// factor 1.
-fn contrast(image: &mut RgbImage, factor: f64) {
+fn contrast(image: RgbImage, factor: f64) -> RgbImage {
     let sum: f64 = image.pixels().map(|pixel| f64::from(luma(pixel.0))).sum();
     let mean = (sum / (f64::from(image.width()) * f64::from(image.height())).max(1.0)) as f32;
-    apply_table(image, &lookup_table(|value| blend(value, mean, factor)));
+    map_values(image, |value| blend(value, mean, factor))
 }
 
 /// torchvision's `adjust_sharpness` on a tensor, which `AugMix` applies: blends between the smoothed image at
@@ -84,14 +89,14 @@ fn sharpness(image: &RgbImage, factor: f64) -> RgbImage {
 
 /// torchvision's `autocontrast` on a tensor, which `AugMix` applies: stretches the values of each channel,
 /// from its darkest to its brightest, to the range from 0 to 255. A channel with a single value stays.
-fn autocontrast(image: &mut RgbImage) {
-    apply_channel_tables(image, |histogram| match value_range(histogram) {
+fn autocontrast(image: RgbImage) -> RgbImage {
+    map_channels(image, |histogram| match value_range(histogram) {
         Some((darkest, brightest)) => {
             let scale = f32::from(brightest - darkest) * (1.0_f64 / 255.0) as f32;
             lookup_table(|value| ((f32::from(value) - f32::from(darkest)) / scale) as u8)
         }
         None => lookup_table(|value| value),
-    });
+    })
 }
 
 /// torchvision's `rotate` on a tensor, which `AugMix` applies: rotates by `degrees` counterclockwise around

@@ -1,5 +1,6 @@
 use serde_json::Value;
 
+use super::aug_mix::AugMixDraw;
 use super::*;
 use crate::augment::tests::oracle::{self, assert_distribution, assert_frequencies};
 use crate::augment::tests::test_hash;
@@ -67,7 +68,7 @@ fn policies_with_given_draws_match_torchvision() {
         let ours = if is_aug_mix {
             let chains: Vec<(f32, Value)> = read(&case["chains"]);
             let chains = chains.into_iter().map(|(weight, drawn)| (weight, chain(&drawn))).collect();
-            AugMixDraw { original_weight: read(&case["original"]), chains }.apply(&image)
+            AugMixDraw { original_weight: read(&case["original"]), chains }.apply(image)
         } else {
             let interpolation = read(&case["interpolation"]);
             let ops = chain(&case["chain"]).into_iter().filter_map(|drawn| drawn.to_image_op(interpolation));

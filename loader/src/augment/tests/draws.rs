@@ -1,18 +1,28 @@
 //! Compares the distributions of drawn parameters with torchvision's.
 
 use super::oracle::{assert_distribution, assert_frequencies};
-use super::{EVAL, test_hash};
-use crate::augment::ops::{ImageOp, erase::Erasure};
-use crate::augment::{Augment, EvalTransform};
+use super::{downcast, only_op, test_hash};
+use crate::augment::affine::{Affine, AffineMap};
+use crate::augment::color_jitter::{Brightness, Contrast, Hue, Saturation};
+use crate::augment::erasing::Erase;
+use crate::augment::gaussian_blur::Blur;
+use crate::augment::perspective::Perspective;
+use crate::augment::{Augment, ImageOps};
+use crate::transform::ImageOp;
 
 const DRAWS: u64 = 20_000;
 
 /// The operations drawn for a view of 40 x 30 of each of [`DRAWS`] images.
-fn draw_ops(settings: serde_json::Value) -> Vec<Vec<ImageOp>> {
+fn draw_ops(settings: serde_json::Value) -> Vec<ImageOps> {
     let augment: Augment = serde_json::from_value(settings).unwrap();
     augment.check().unwrap();
-    let eval = EvalTransform { crop: (30, 40), ..EVAL };
-    (0..DRAWS).map(|number| augment.draw((61, 47), &eval, 1, &test_hash(number)).ops).collect()
+    (0..DRAWS).map(|number| augment.draw((61, 47), (40, 30), 1, &test_hash(number)).ops).collect()
+}
+
+/// The maps that an affine step with the settings `table` draws.
+fn draw_maps(table: &serde_json::Value) -> Vec<AffineMap> {
+    let drawn = draw_ops(serde_json::json!({ "affine": table }));
+    drawn.iter().map(|ops| only_op::<Affine>(ops).map).collect()
 }
 
 // effect: augment.affine.degrees, augment.affine.translate, augment.affine.scale, augment.affine.shear
@@ -21,13 +31,7 @@ fn affine_maps_are_distributed_as_in_torchvision() {
     let table = serde_json::json!({
         "degrees": 25, "translate": [0.2, 0.4], "scale": [0.6, 1.5], "shear": [-10, 5, -3, 8]
     });
-    let maps: Vec<_> = draw_ops(serde_json::json!({ "affine": table }))
-        .into_iter()
-        .map(|ops| match ops[..] {
-            [ImageOp::Affine { map, .. }] => map,
-            _ => panic!("{ops:?}"),
-        })
-        .collect();
+    let maps = draw_maps(&table);
     let spread = |name: &str, values: Vec<f64>| assert_distribution(&format!("affine.{name}"), &values);
     spread("degrees", maps.iter().map(|map| map.degrees).collect());
     spread("translate_x", maps.iter().map(|map| map.translate[0]).collect());
@@ -44,13 +48,7 @@ fn angle_ranges_are_distributed_as_in_torchvision() {
         ("number", serde_json::json!({ "degrees": 30, "shear": 12 })),
         ("range", serde_json::json!({ "degrees": [10, 40], "shear": [-5, 15] })),
     ] {
-        let maps: Vec<_> = draw_ops(serde_json::json!({ "affine": table }))
-            .into_iter()
-            .map(|ops| match ops[..] {
-                [ImageOp::Affine { map, .. }] => map,
-                _ => panic!("{ops:?}"),
-            })
-            .collect();
+        let maps = draw_maps(&table);
         assert!(maps.iter().all(|map| map.shear[1] == 0.0));
         let degrees: Vec<f64> = maps.iter().map(|map| map.degrees).collect();
         assert_distribution(&format!("affine.{name}.degrees"), &degrees);
@@ -66,10 +64,7 @@ fn corners_are_distributed_as_in_torchvision() {
     let drawn = draw_ops(settings);
     for corner in 0..4 {
         for (axis, name) in ["x", "y"].into_iter().enumerate() {
-            let coordinate = |ops: &Vec<ImageOp>| match ops[..] {
-                [ImageOp::Perspective { corners, .. }] => f64::from(corners[corner][axis]),
-                _ => panic!("{ops:?}"),
-            };
+            let coordinate = |ops: &ImageOps| f64::from(only_op::<Perspective>(ops).corners[corner][axis]);
             let coordinates: Vec<f64> = drawn.iter().map(coordinate).collect();
             assert_distribution(&format!("perspective.{corner}.{name}"), &coordinates);
         }
@@ -83,43 +78,45 @@ fn color_jitter_is_distributed_as_in_torchvision() {
     let table =
         serde_json::json!({ "brightness": 0.4, "contrast": [0.2, 1.1], "saturation": 1.5, "hue": 0.3 });
     let drawn = draw_ops(serde_json::json!({ "color_jitter": table }));
-    let index_and_value = |op: &ImageOp| match *op {
-        ImageOp::Brightness(factor) => (0, factor),
-        ImageOp::Contrast(factor) => (1, factor),
-        ImageOp::Saturation(factor) => (2, factor),
-        ImageOp::Hue(turns) => (3, turns),
-        _ => panic!("{op:?}"),
+    let index_and_value = |op: &dyn ImageOp| {
+        let values = [
+            downcast(op).map(|&Brightness(factor)| factor),
+            downcast(op).map(|&Contrast(factor)| factor),
+            downcast(op).map(|&Saturation(factor)| factor),
+            downcast(op).map(|&Hue(turns)| turns),
+        ];
+        let index = values.iter().position(Option::is_some).unwrap();
+        (index, values[index].unwrap())
     };
     for (number, name) in ["brightness", "contrast", "saturation", "hue"].into_iter().enumerate() {
         let factors: Vec<f64> = drawn
             .iter()
             .flatten()
-            .map(index_and_value)
+            .map(|op| index_and_value(&**op))
             .filter(|indexed| indexed.0 == number)
             .map(|indexed| indexed.1)
             .collect();
         assert_eq!(factors.len(), drawn.len());
         assert_distribution(&format!("color_jitter.{name}"), &factors);
     }
-    let order = |ops: &Vec<ImageOp>| ops.iter().map(|op| index_and_value(op).0.to_string()).collect();
+    let order = |ops: &ImageOps| ops.iter().map(|op| index_and_value(&**op).0.to_string()).collect();
     assert_frequencies("color_jitter.order", drawn.iter().map(order));
 }
 
 #[test]
 fn a_factor_that_is_left_out_is_not_drawn() {
     let drawn = draw_ops(serde_json::json!({ "color_jitter": { "hue": 0.1 } }));
-    assert!(drawn.iter().all(|ops| matches!(ops[..], [ImageOp::Hue(turns)] if turns.abs() <= 0.1)));
+    assert!(drawn.iter().all(|ops| only_op::<Hue>(ops).0.abs() <= 0.1));
 }
 
 // effect: augment.gaussian_blur.sigma
 #[test]
 fn blur_is_distributed_as_in_torchvision() {
-    let sigma = |ops: Vec<ImageOp>| match ops[..] {
-        [ImageOp::GaussianBlur { kernel_size: [3, 3], sigma }] => sigma,
-        _ => panic!("{ops:?}"),
-    };
     let drawn = draw_ops(serde_json::json!({ "gaussian_blur": { "kernel_size": 3 } }));
-    assert_distribution("gaussian_blur.sigma", &drawn.into_iter().map(sigma).collect::<Vec<f64>>());
+    let blurs: Vec<&Blur> = drawn.iter().map(only_op).collect();
+    assert!(blurs.iter().all(|blur| blur.kernel_size == [3, 3]));
+    let sigmas: Vec<f64> = blurs.iter().map(|blur| blur.sigma).collect();
+    assert_distribution("gaussian_blur.sigma", &sigmas);
 }
 
 // effect: augment.erasing.scale, augment.erasing.ratio
@@ -131,17 +128,10 @@ fn erased_rectangles_are_distributed_as_in_torchvision() {
     ] {
         let drawn = draw_ops(serde_json::json!({ "erasing": table }));
         if name == "erasing" {
-            let found = |ops: &Vec<ImageOp>| if ops.is_empty() { "no" } else { "yes" }.to_owned();
+            let found = |ops: &ImageOps| if ops.is_empty() { "no" } else { "yes" }.to_owned();
             assert_frequencies("erasing.found", drawn.iter().map(found));
         }
-        let areas: Vec<_> = drawn
-            .iter()
-            .flatten()
-            .map(|op| match op {
-                ImageOp::Erase(Erasure { area, .. }) => area,
-                _ => panic!("{op:?}"),
-            })
-            .collect();
+        let areas: Vec<_> = drawn.iter().flatten().map(|op| downcast::<Erase>(&**op).unwrap().area).collect();
         let spread = |side: &str, values: Vec<u32>| {
             let values: Vec<f64> = values.into_iter().map(f64::from).collect();
             assert_distribution(&format!("{name}.{side}"), &values);
@@ -161,7 +151,7 @@ fn erased_rectangles_are_distributed_as_in_torchvision() {
 #[test]
 fn a_step_happens_as_often_as_its_probability_says() {
     let inverted = draw_ops(serde_json::json!({ "invert": 0.3 }));
-    let occurred = |ops: &Vec<ImageOp>| if ops.is_empty() { "no" } else { "yes" }.to_owned();
+    let occurred = |ops: &ImageOps| if ops.is_empty() { "no" } else { "yes" }.to_owned();
     assert_frequencies("invert", inverted.iter().map(occurred));
     for settings in [
         serde_json::json!({ "vertical_flip": 0.3 }),

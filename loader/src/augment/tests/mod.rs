@@ -6,17 +6,50 @@ pub(super) mod oracle;
 mod ranges;
 mod steps;
 
+use std::any::Any;
 use std::collections::HashSet;
 
-use image::imageops;
+use image::{RgbImage, imageops};
 use proptest::prelude::*;
 use sha2::Digest;
 
+use super::rotation::Rotate;
 use super::*;
-use crate::decode::Crop;
+use crate::geometry::Crop;
 use crate::golden::{self, pixel_difference, synthetic_image};
+use crate::render::{EvalTransform, RenderSpec, contact_sheet};
+use crate::transform::{ImageOp, Resampling};
 
 const EVAL: EvalTransform = EvalTransform { resize: 28, crop: (26, 24), interpolation: Resampling::Bilinear };
+
+/// Width and height of the views of [`EVAL`].
+const VIEW_SIZE: (u32, u32) = (24, 26);
+
+/// `op` as an operation of type `T`, if it is one.
+fn downcast<T: ImageOp>(op: &dyn ImageOp) -> Option<&T> {
+    (op as &dyn Any).downcast_ref()
+}
+
+/// The operation of `ops`, which has this one only, of type `T`.
+fn only_op<T: ImageOp>(ops: &ImageOps) -> &T {
+    match &ops[..] {
+        [op] => downcast(&**op).unwrap_or_else(|| panic!("{op:?}")),
+        ops => panic!("{ops:?}"),
+    }
+}
+
+/// The operations as text, with the values of their parameters.
+fn texts(ops: &ImageOps) -> Vec<String> {
+    ops.iter().map(|op| format!("{op:?}")).collect()
+}
+
+fn augmented_view(augment: &Augment, image: &RgbImage, view: u32, hash: &[u8; 32]) -> RgbImage {
+    RenderSpec::augmented(augment, &EVAL, image.dimensions(), view, hash).render(image)
+}
+
+fn augmented_epoch_view(augment: &Augment, image: &RgbImage, epoch: u64, hash: &[u8; 32]) -> RgbImage {
+    RenderSpec::augmented_in_epoch(augment, &EVAL, image.dimensions(), epoch, hash).render(image)
+}
 
 /// Settings with the three steps that share one random stream.
 fn crop_flip_rotation() -> Augment {
@@ -78,9 +111,13 @@ fn a_view_with_given_draws_matches_torchvision() {
     let (cases, results) =
         (golden::json("transform/cases.json"), golden::images("transform/results.safetensors"));
     for case in cases["view"].as_array().unwrap() {
-        let rotate = |degrees| ImageOp::Rotate { degrees, interpolation: Resampling::Nearest };
-        let mirrored = case["mirrored"].as_bool().unwrap().then_some(ImageOp::FlipHorizontal);
-        let ops = mirrored.into_iter().chain(case["degrees"].as_f64().map(rotate)).collect();
+        let mut ops = ImageOps::new();
+        if case["mirrored"].as_bool().unwrap() {
+            ops.push(Box::new(FlipHorizontal));
+        }
+        if let Some(degrees) = case["degrees"].as_f64() {
+            ops.push(Box::new(Rotate { degrees, interpolation: Resampling::Nearest }));
+        }
         let eval =
             EvalTransform { interpolation: serde_json::from_value(case["filter"].clone()).unwrap(), ..EVAL };
         let spec = RenderSpec { eval, crop: crop(&case["crop"]), ops };
@@ -98,7 +135,7 @@ fn the_fallback_crop_matches_torchvision() {
     for case in golden::json("transform/cases.json")["fallback"].as_array().unwrap() {
         let settings = RandomResizedCrop { scale: range(&case["scale"]), ratio: range(&case["ratio"]) };
         let augment = Augment { random_resized_crop: Some(settings), ..Augment::default() };
-        assert_eq!(augment.draw(size(case), &EVAL, 1, &test_hash(0)).crop, crop(&case["crop"]), "{case}");
+        assert_eq!(augment.draw(size(case), VIEW_SIZE, 1, &test_hash(0)).crop, crop(&case["crop"]), "{case}");
     }
 }
 
@@ -111,7 +148,7 @@ fn crops_are_distributed_as_in_torchvision() {
         let augment = Augment { random_resized_crop: Some(settings), ..Augment::default() };
         let (width, height) = size(case);
         let crops: Vec<Crop> = (0..DRAWS)
-            .map(|number| augment.draw((width, height), &EVAL, 1, &test_hash(number)).crop.unwrap())
+            .map(|number| augment.draw((width, height), VIEW_SIZE, 1, &test_hash(number)).crop.unwrap())
             .collect();
         let assert_distribution = |name: &str, value: &dyn Fn(&Crop) -> f64| {
             let mean = crops.iter().map(value).sum::<f64>() / DRAWS as f64;
@@ -141,17 +178,14 @@ fn crops_are_distributed_as_in_torchvision() {
 fn flips_and_angles_follow_their_settings() {
     const DRAWS: u64 = 20_000;
     let augment = Augment { horizontal_flip: Some(0.3), rotation: Some(20.0), ..Augment::default() };
-    let drawn: Vec<Vec<ImageOp>> =
-        (0..DRAWS).map(|number| augment.draw((40, 30), &EVAL, 2, &test_hash(number)).ops).collect();
-    let mirrored =
-        drawn.iter().filter(|ops| ops.contains(&ImageOp::FlipHorizontal)).count() as f64 / DRAWS as f64;
+    let drawn: Vec<ImageOps> =
+        (0..DRAWS).map(|number| augment.draw((40, 30), VIEW_SIZE, 2, &test_hash(number)).ops).collect();
+    let mirrored = drawn.iter().filter(|ops| downcast::<FlipHorizontal>(&*ops[0]).is_some()).count() as f64
+        / DRAWS as f64;
     assert!((mirrored - 0.3).abs() < 0.015, "{mirrored}");
     let degrees: Vec<f64> = drawn
         .iter()
-        .filter_map(|ops| match ops.last() {
-            Some(&ImageOp::Rotate { degrees, .. }) => Some(degrees),
-            _ => None,
-        })
+        .filter_map(|ops| downcast::<Rotate>(&**ops.last()?).map(|rotate| rotate.degrees))
         .collect();
     assert!(degrees.len() == drawn.len() && degrees.iter().all(|degrees| (-20.0..=20.0).contains(degrees)));
     let mean = degrees.iter().sum::<f64>() / DRAWS as f64;
@@ -166,10 +200,10 @@ fn crops_flips_and_rotations_are_unchanged() {
     for number in 0..20 {
         for view in 1..4 {
             let image = synthetic_image(61, 47);
-            hash.update(crop_flip_rotation().view(&image, &EVAL, view, &test_hash(number)).into_raw());
+            hash.update(augmented_view(&crop_flip_rotation(), &image, view, &test_hash(number)).into_raw());
             let rotated = Augment { rotation: Some(12.0), seed: 5, ..Augment::default() };
-            hash.update(rotated.view(&image, &EVAL, view, &test_hash(number)).into_raw());
-            hash.update(rotated.epoch_view(&image, &EVAL, view.into(), &test_hash(number)).into_raw());
+            hash.update(augmented_view(&rotated, &image, view, &test_hash(number)).into_raw());
+            hash.update(augmented_epoch_view(&rotated, &image, view.into(), &test_hash(number)).into_raw());
         }
     }
     // Cached features depend on these views and on this JSON.
@@ -184,7 +218,7 @@ fn crops_flips_and_rotations_are_unchanged() {
 #[test]
 fn the_draws_of_a_step_do_not_depend_on_other_steps() {
     let all = serde_json::to_value(all_steps()).unwrap();
-    let draw = |augment: &Augment| augment.draw((61, 47), &EVAL, 1, &test_hash(5));
+    let draw = |augment: &Augment| augment.draw((61, 47), VIEW_SIZE, 1, &test_hash(5));
     let whole = draw(&all_steps());
     for step in all.as_object().unwrap().keys() {
         if ["random_resized_crop", "horizontal_flip", "rotation", "seed"].contains(&step.as_str()) {
@@ -193,12 +227,13 @@ fn the_draws_of_a_step_do_not_depend_on_other_steps() {
         let alone: Augment = serde_json::from_value(serde_json::json!({ step: all[step] })).unwrap();
         let alone = draw(&alone);
         assert_eq!(alone.crop, None);
-        assert!(alone.ops.iter().all(|op| whole.ops.contains(op)), "{step}: {alone:?}, {whole:?}");
+        let whole_ops = texts(&whole.ops);
+        assert!(texts(&alone.ops).iter().all(|op| whole_ops.contains(op)), "{step}: {alone:?}, {whole:?}");
         let mut other_steps = all.clone();
         other_steps.as_object_mut().unwrap().remove(step);
         let without_step = draw(&serde_json::from_value(other_steps).unwrap());
         assert_eq!(without_step.crop, whole.crop);
-        assert!(without_step.ops.iter().all(|op| whole.ops.contains(op)), "without {step}");
+        assert!(texts(&without_step.ops).iter().all(|op| whole_ops.contains(op)), "without {step}");
         assert_eq!(without_step.ops.len() + alone.ops.len(), whole.ops.len(), "{step}");
     }
 }
@@ -207,7 +242,7 @@ fn the_draws_of_a_step_do_not_depend_on_other_steps() {
 fn a_view_depends_on_seed_index_and_image() {
     let image = synthetic_image(61, 47);
     let view = |seed, number, image_key| {
-        Augment { seed, ..all_steps() }.view(&image, &EVAL, number, &test_hash(image_key))
+        augmented_view(&Augment { seed, ..all_steps() }, &image, number, &test_hash(image_key))
     };
     let mut seen = HashSet::new();
     for seed in [0, 1, u64::MAX] {
@@ -225,7 +260,7 @@ fn a_view_depends_on_seed_index_and_image() {
 fn a_view_does_not_depend_on_earlier_draws() {
     let image = synthetic_image(61, 47);
     let augment = all_steps();
-    let view = |number| augment.view(&image, &EVAL, number, &test_hash(3));
+    let view = |number| augmented_view(&augment, &image, number, &test_hash(3));
     let forwards: Vec<RgbImage> = (0..4).map(view).collect();
     let backwards: Vec<RgbImage> = (0..4).rev().map(view).collect();
     assert!(forwards.iter().eq(backwards.iter().rev()));
@@ -235,20 +270,23 @@ fn a_view_does_not_depend_on_earlier_draws() {
 fn epoch_views_differ_from_each_other_and_from_numbered_views() {
     let image = synthetic_image(50, 40);
     let augment = all_steps();
-    let epoch_view = |epoch| augment.epoch_view(&image, &EVAL, epoch, &test_hash(3));
-    let views: Vec<RgbImage> = (0..4).map(|view| augment.view(&image, &EVAL, view, &test_hash(3))).collect();
+    let epoch_view = |epoch| augmented_epoch_view(&augment, &image, epoch, &test_hash(3));
+    let views: Vec<RgbImage> =
+        (0..4).map(|view| augmented_view(&augment, &image, view, &test_hash(3))).collect();
     let epochs: Vec<RgbImage> = (0..4).map(epoch_view).collect();
     assert!(
         epochs.iter().enumerate().all(|(i, epoch)| !views.contains(epoch) && !epochs[..i].contains(epoch))
     );
-    assert!(epoch_view(2) == epochs[2] && augment.epoch_view(&image, &EVAL, 2, &test_hash(4)) != epochs[2]);
+    assert!(
+        epoch_view(2) == epochs[2] && augmented_epoch_view(&augment, &image, 2, &test_hash(4)) != epochs[2]
+    );
 }
 
 #[test]
 fn empty_settings_give_the_eval_view() {
     let image = synthetic_image(61, 47);
     assert!(Augment::default().is_empty() && Augment { seed: 7, ..Augment::default() }.is_empty());
-    assert!(Augment::default().view(&image, &EVAL, 1, &test_hash(0)) == EVAL.apply(&image));
+    assert!(augmented_view(&Augment::default(), &image, 1, &test_hash(0)) == EVAL.apply(&image));
 }
 
 #[test]
@@ -346,7 +384,8 @@ fn a_contact_sheet_has_a_row_for_each_image() {
         assert!(part(0, row as u32) == EVAL.apply(image));
         for view in 1..=2 {
             assert!(
-                part(view, row as u32) == all_steps().view(image, &EVAL, view, &test_hash(row as u64 + 1))
+                part(view, row as u32)
+                    == augmented_view(&all_steps(), image, view, &test_hash(row as u64 + 1))
             );
         }
     }
@@ -376,14 +415,14 @@ proptest! {
         let settings = RandomResizedCrop { scale: ordered(scale), ratio: ordered(ratio) };
         let augment = Augment { random_resized_crop: Some(settings), seed, ..Augment::default() };
         prop_assert_eq!(augment.check(), Ok(()));
-        let crop = augment.draw((width, height), &EVAL, 1, &test_hash(0)).crop.unwrap();
+        let crop = augment.draw((width, height), VIEW_SIZE, 1, &test_hash(0)).crop.unwrap();
         prop_assert!(crop.width >= 1 && crop.height >= 1);
         prop_assert!(crop.left + crop.width <= width && crop.top + crop.height <= height);
     }
 
     #[test]
     fn a_view_has_the_size_of_the_eval_view(width in 1u32..80, height in 1u32..80, seed: u64) {
-        let view = Augment { seed, ..all_steps() }.view(&RgbImage::new(width, height), &EVAL, 1, &test_hash(0));
+        let view = augmented_view(&Augment { seed, ..all_steps() }, &RgbImage::new(width, height), 1, &test_hash(0));
         prop_assert_eq!(view.dimensions(), (24, 26));
     }
 
@@ -425,7 +464,7 @@ proptest! {
             erasing: Some(RandomErasing { p: 1.0, scale: range, ratio: other, value: ErasingValue::Color(number.into()) }),
             seed,
         };
-        let view = augment.view(&synthetic_image(9, 7), &EVAL, 1, &test_hash(0));
+        let view = augmented_view(&augment, &synthetic_image(9, 7), 1, &test_hash(0));
         prop_assert_eq!(view.dimensions(), (24, 26));
     }
 }

@@ -5,35 +5,45 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::oracle;
-use crate::augment::ops::{
-    ImageOp,
-    erase::{EraseFill, Erasure},
-    geometry::AffineMap,
-};
-use crate::decode::Crop;
+use crate::augment::affine::{Affine, AffineMap};
+use crate::augment::autocontrast::Autocontrast;
+use crate::augment::color_jitter::{Brightness, Contrast, Hue, Saturation};
+use crate::augment::equalize::Equalize;
+use crate::augment::erasing::{Erase, EraseFill};
+use crate::augment::flip::{FlipHorizontal, FlipVertical};
+use crate::augment::gaussian_blur::Blur;
+use crate::augment::grayscale::Grayscale;
+use crate::augment::invert::Invert;
+use crate::augment::perspective::Perspective;
+use crate::augment::posterize::Posterize;
+use crate::augment::rotation::Rotate;
+use crate::augment::sharpness::Sharpness;
+use crate::augment::solarize::Solarize;
+use crate::geometry::Crop;
 use crate::golden::{self, pixel_difference};
+use crate::transform::ImageOp;
 
 fn read<T: serde::de::DeserializeOwned>(value: &Value) -> T {
     serde_json::from_value(value.clone()).unwrap()
 }
 
 /// The operation of a case of `cases.json`.
-fn op(case: &Value) -> ImageOp {
+fn op(case: &Value) -> Box<dyn ImageOp> {
     let factor = || case["factor"].as_f64().unwrap();
     match case["name"].as_str().unwrap() {
-        "flip_horizontal" => ImageOp::FlipHorizontal,
-        "flip_vertical" => ImageOp::FlipVertical,
-        "grayscale" => ImageOp::Grayscale,
-        "equalize" => ImageOp::Equalize,
-        "autocontrast" => ImageOp::Autocontrast,
-        "invert" => ImageOp::Invert,
-        "posterize" => ImageOp::Posterize { bits: read(&case["bits"]) },
-        "solarize" => ImageOp::Solarize { threshold: read(&case["threshold"]) },
-        "brightness" => ImageOp::Brightness(factor()),
-        "contrast" => ImageOp::Contrast(factor()),
-        "saturation" => ImageOp::Saturation(factor()),
-        "sharpness" => ImageOp::Sharpness(factor()),
-        "hue" => ImageOp::Hue(read(&case["turns"])),
+        "flip_horizontal" => Box::new(FlipHorizontal),
+        "flip_vertical" => Box::new(FlipVertical),
+        "grayscale" => Box::new(Grayscale),
+        "equalize" => Box::new(Equalize),
+        "autocontrast" => Box::new(Autocontrast),
+        "invert" => Box::new(Invert),
+        "posterize" => Box::new(Posterize { bits: read(&case["bits"]) }),
+        "solarize" => Box::new(Solarize { threshold: read(&case["threshold"]) }),
+        "brightness" => Box::new(Brightness(factor())),
+        "contrast" => Box::new(Contrast(factor())),
+        "saturation" => Box::new(Saturation(factor())),
+        "sharpness" => Box::new(Sharpness(factor())),
+        "hue" => Box::new(Hue(read(&case["turns"]))),
         "affine" => {
             let map = AffineMap {
                 degrees: read(&case["degrees"]),
@@ -42,22 +52,20 @@ fn op(case: &Value) -> ImageOp {
                 shear: read(&case["shear"]),
                 center: None,
             };
-            ImageOp::Affine { map, interpolation: read(&case["interpolation"]) }
+            Box::new(Affine { map, interpolation: read(&case["interpolation"]) })
         }
         "rotate" => {
-            ImageOp::Rotate { degrees: read(&case["degrees"]), interpolation: read(&case["interpolation"]) }
+            Box::new(Rotate { degrees: read(&case["degrees"]), interpolation: read(&case["interpolation"]) })
         }
-        "perspective" => ImageOp::Perspective {
+        "perspective" => Box::new(Perspective {
             corners: read(&case["corners"]),
             interpolation: read(&case["interpolation"]),
-        },
-        "gaussian_blur" => {
-            ImageOp::GaussianBlur { kernel_size: read(&case["kernel"]), sigma: read(&case["sigma"]) }
-        }
+        }),
+        "gaussian_blur" => Box::new(Blur { kernel_size: read(&case["kernel"]), sigma: read(&case["sigma"]) }),
         "erase" => {
             let [top, left, height, width] = read(&case["area"]);
             let fill = EraseFill::Color(read(&case["value"]));
-            ImageOp::Erase(Erasure { area: Crop { top, left, height, width }, fill })
+            Box::new(Erase { area: Crop { top, left, height, width }, fill })
         }
         name => panic!("{name}"),
     }
@@ -87,7 +95,7 @@ fn operations_match_torchvision() {
 fn noise_is_normal_and_determined_by_its_seed() {
     let noise = |state| {
         let area = Crop { top: 10, left: 20, height: 180, width: 200 };
-        let op = ImageOp::Erase(Erasure { area, fill: EraseFill::Noise(state) });
+        let op = Erase { area, fill: EraseFill::Noise(state) };
         op.apply(image::RgbImage::new(300, 200))
     };
     let erased = noise(3);
@@ -114,5 +122,5 @@ fn noise_is_normal_and_determined_by_its_seed() {
 #[test]
 fn an_image_smaller_than_the_kernel_is_blurred_too() {
     let flat = image::RgbImage::from_pixel(2, 1, image::Rgb([200, 90, 17]));
-    assert!(ImageOp::GaussianBlur { kernel_size: [9, 5], sigma: 2.0 }.apply(flat.clone()) == flat);
+    assert!(Blur { kernel_size: [9, 5], sigma: 2.0 }.apply(flat.clone()) == flat);
 }

@@ -2,16 +2,14 @@
 
 use serde_json::{Value, json};
 
-use super::{EVAL, all_steps, test_hash};
-use crate::augment::ops::{
-    ImageOp,
-    erase::{EraseFill, Erasure},
-};
-use crate::augment::{Augment, EvalTransform, Resampling};
-use crate::golden::synthetic_image;
-
-/// The evaluation transform for views of 40 x 30.
-const EVAL_40X30: EvalTransform = EvalTransform { crop: (30, 40), ..EVAL };
+use super::{VIEW_SIZE, all_steps, downcast, only_op, test_hash, texts};
+use crate::augment::affine::Affine;
+use crate::augment::color_jitter::Brightness;
+use crate::augment::erasing::{Erase, EraseFill};
+use crate::augment::perspective::Perspective;
+use crate::augment::rotation::Rotate;
+use crate::augment::{Augment, ImageOps};
+use crate::transform::Resampling;
 
 /// Valid settings from JSON.
 fn parse(settings: Value) -> Augment {
@@ -21,9 +19,9 @@ fn parse(settings: Value) -> Augment {
 }
 
 /// The operations on view 1 of each of `count` images.
-fn draw_ops(settings: Value, count: u64) -> Vec<Vec<ImageOp>> {
+fn draw_ops(settings: Value, count: u64) -> Vec<ImageOps> {
     let augment = parse(settings);
-    (0..count).map(|number| augment.draw((61, 47), &EVAL_40X30, 1, &test_hash(number)).ops).collect()
+    (0..count).map(|number| augment.draw((61, 47), (40, 30), 1, &test_hash(number)).ops).collect()
 }
 
 /// All steps with probability `p`, each with an operation that no other step has.
@@ -56,30 +54,30 @@ fn all_steps_with(p: f64) -> Value {
 #[test]
 fn steps_follow_the_documented_order() {
     for ops in draw_ops(all_steps_with(1.0), 50) {
-        let [
-            ImageOp::FlipHorizontal,
-            ImageOp::FlipVertical,
-            ImageOp::Mix(_),
-            ImageOp::Rotate { interpolation: Resampling::Nearest, .. },
-            ImageOp::Affine { .. },
-            ImageOp::Perspective { .. },
-            ImageOp::Brightness(_),
-            ImageOp::Grayscale,
+        let expected = [
+            "FlipHorizontal",
+            "FlipVertical",
+            "AugMixDraw",
+            "Rotate",
+            "Affine",
+            "Perspective",
+            "Brightness",
+            "Grayscale",
             // Width, then height.
-            ImageOp::GaussianBlur { kernel_size: [3, 5], .. },
-            ImageOp::Sharpness(2.0),
-            ImageOp::Posterize { bits: 3 },
-            ImageOp::Solarize { threshold: 100.0 },
-            ImageOp::Equalize,
-            ImageOp::Autocontrast,
-            ImageOp::Invert,
-            // Erasing does nothing if no rectangle fits in ten draws.
-            ref rest @ ..,
-        ] = ops[..]
-        else {
-            panic!("{ops:?}");
-        };
-        assert!(matches!(rest, [ImageOp::Erase(_)] | []), "{rest:?}");
+            "Blur { kernel_size: [3, 5], ",
+            "Sharpness(2.0)",
+            "Posterize { bits: 3 }",
+            "Solarize { threshold: 100.0 }",
+            "Equalize",
+            "Autocontrast",
+            "Invert",
+            // Does nothing if no rectangle fits in ten draws.
+            "Erase",
+        ];
+        let texts = texts(&ops);
+        assert!(texts.iter().zip(expected).all(|(text, start)| text.starts_with(start)), "{texts:?}");
+        assert!([15, 16].contains(&texts.len()), "{texts:?}");
+        assert_eq!(downcast::<Rotate>(&*ops[3]).unwrap().interpolation, Resampling::Nearest);
     }
 }
 
@@ -91,39 +89,50 @@ fn steps_follow_the_documented_order() {
 #[test]
 fn steps_of_probability_zero_never_happen() {
     for ops in draw_ops(all_steps_with(0.0), 50) {
-        let [ImageOp::Mix(_), ImageOp::Rotate { .. }, ImageOp::Affine { .. }, ImageOp::Brightness(_)] =
-            ops[..]
-        else {
-            panic!("{ops:?}");
-        };
+        let names = ["AugMixDraw", "Rotate", "Affine", "Brightness"];
+        let texts = texts(&ops);
+        let is_expected =
+            texts.len() == 4 && texts.iter().zip(names).all(|(text, name)| text.starts_with(name));
+        assert!(is_expected, "{texts:?}");
     }
 }
+
+/// The operations of all steps but the policy.
+const STEPS: [&str; 15] = [
+    "FlipHorizontal",
+    "FlipVertical",
+    "Rotate",
+    "Affine",
+    "Perspective",
+    "Brightness",
+    "Grayscale",
+    "Blur",
+    "Sharpness",
+    "Posterize",
+    "Solarize",
+    "Equalize",
+    "Autocontrast",
+    "Invert",
+    "Erase",
+];
 
 /// For each step, whether it happens to a view; for a step that always happens, whether its parameter is
 /// positive.
 fn step_outcomes(augment: &Augment, seed: u64, view_index: u64, image: u64) -> [bool; 15] {
     let augment = Augment { seed, ..augment.clone() };
     let mut outcomes = [false; 15];
-    for op in augment.draw((61, 47), &EVAL_40X30, view_index, &test_hash(image)).ops {
-        let (step, outcome) = match op {
-            ImageOp::FlipHorizontal => (0, true),
-            ImageOp::FlipVertical => (1, true),
-            ImageOp::Rotate { degrees, .. } => (2, degrees > 0.0),
-            ImageOp::Affine { map, .. } => (3, map.degrees > 0.0),
-            ImageOp::Perspective { .. } => (4, true),
-            ImageOp::Brightness(factor) => (5, factor > 1.0),
-            ImageOp::Grayscale => (6, true),
-            ImageOp::GaussianBlur { .. } => (7, true),
-            ImageOp::Sharpness(_) => (8, true),
-            ImageOp::Posterize { .. } => (9, true),
-            ImageOp::Solarize { .. } => (10, true),
-            ImageOp::Equalize => (11, true),
-            ImageOp::Autocontrast => (12, true),
-            ImageOp::Invert => (13, true),
-            ImageOp::Erase(_) => (14, true),
-            _ => continue,
+    for op in augment.draw((61, 47), (40, 30), view_index, &test_hash(image)).ops {
+        let text = format!("{op:?}");
+        let Some(step) = STEPS.iter().position(|name| text.starts_with(name)) else { continue };
+        outcomes[step] = if let Some(rotate) = downcast::<Rotate>(&*op) {
+            rotate.degrees > 0.0
+        } else if let Some(affine) = downcast::<Affine>(&*op) {
+            affine.map.degrees > 0.0
+        } else if let Some(&Brightness(factor)) = downcast(&*op) {
+            factor > 1.0
+        } else {
+            true
         };
-        outcomes[step] = outcome;
     }
     outcomes
 }
@@ -175,7 +184,7 @@ fn steps_are_independent_across_views_seeds_epochs_and_images() {
 #[test]
 fn every_byte_of_the_image_hash_counts() {
     let augment = parse(all_steps_with(0.5));
-    let draw = |key: &[u8; 32]| augment.draw((61, 47), &EVAL_40X30, 1, key);
+    let draw = |key: &[u8; 32]| texts(&augment.draw((61, 47), (40, 30), 1, key).ops);
     let expected = draw(&[7; 32]);
     for byte in 0..32 {
         let mut image_hash = [7; 32];
@@ -188,19 +197,14 @@ fn every_byte_of_the_image_hash_counts() {
 #[test]
 fn views_and_epoch_views_use_their_arguments() {
     let augment = Augment { seed: 3, ..all_steps() };
-    let image = synthetic_image(61, 47);
-    let drawn = augment.draw((61, 47), &EVAL, 2, &test_hash(9));
-    assert!(augment.view(&image, &EVAL, 2, &test_hash(9)) == drawn.render(&image));
-    assert_eq!(augment.render_spec((61, 47), &EVAL, 2, &test_hash(9)), drawn);
+    let (size, hash) = ((61, 47), test_hash(9));
+    let draw = |view_index| format!("{:?}", augment.draw(size, VIEW_SIZE, view_index, &hash));
+    let draw_view = |view| format!("{:?}", augment.draw_view(size, VIEW_SIZE, view, &hash));
+    assert_eq!(draw_view(2), draw(2));
     // Epochs are numbered after the largest view index.
     let last = u64::from(u32::MAX);
-    assert_eq!(
-        augment.render_spec((61, 47), &EVAL, u32::MAX, &test_hash(9)),
-        augment.draw((61, 47), &EVAL, last, &test_hash(9))
-    );
-    let drawn = augment.draw((61, 47), &EVAL, last + 1, &test_hash(9));
-    assert_eq!(augment.epoch_render_spec((61, 47), &EVAL, 0, &test_hash(9)), drawn);
-    assert!(augment.epoch_view(&image, &EVAL, 0, &test_hash(9)) == drawn.render(&image));
+    assert_eq!(draw_view(u32::MAX), draw(last));
+    assert_eq!(format!("{:?}", augment.draw_epoch_view(size, VIEW_SIZE, 0, &hash)), draw(last + 1));
 }
 
 // effect: augment.affine.degrees, augment.affine.translate, augment.affine.scale, augment.affine.shear
@@ -210,15 +214,14 @@ fn degenerate_ranges_fix_the_affine_map() {
         "degrees": [12, 12], "translate": [0, 0], "scale": [1.5, 1.5], "shear": [3, 3, -4, -4]
     });
     for ops in draw_ops(json!({ "affine": table }), 20) {
-        let [ImageOp::Affine { map, interpolation: Resampling::Nearest }] = ops[..] else {
-            panic!("{ops:?}")
-        };
+        let &Affine { map, interpolation } = only_op(&ops);
+        assert_eq!(interpolation, Resampling::Nearest);
         assert_eq!((map.degrees, map.translate, map.scale, map.shear), (12.0, [0.0, 0.0], 1.5, [3.0, -4.0]));
         assert_eq!(map.center, None);
     }
     // One or two numbers shear only horizontally.
     for ops in draw_ops(json!({ "affine": { "degrees": 0, "shear": [5, 5] } }), 20) {
-        let [ImageOp::Affine { map, .. }] = ops[..] else { panic!("{ops:?}") };
+        let map = only_op::<Affine>(&ops).map;
         assert_eq!((map.degrees, map.translate, map.scale, map.shear), (0.0, [0.0, 0.0], 1.0, [5.0, 0.0]));
     }
 }
@@ -228,10 +231,7 @@ fn degenerate_ranges_fix_the_affine_map() {
 fn translation_is_at_most_its_fraction_of_the_size() {
     let moved = draw_ops(json!({ "affine": { "degrees": 0, "translate": [0.25, 0.1] } }), 2000);
     let max_translation = |axis: usize| {
-        let along = moved.iter().map(|ops| match ops[..] {
-            [ImageOp::Affine { map, .. }] => map.translate[axis].abs(),
-            _ => panic!("{ops:?}"),
-        });
+        let along = moved.iter().map(|ops| only_op::<Affine>(ops).map.translate[axis].abs());
         along.fold(0.0, f64::max)
     };
     // The view is 40 x 30.
@@ -253,14 +253,12 @@ fn geometric_steps_use_their_interpolation() {
         ] {
             let mut moved = 0;
             for op in draw_ops(settings.clone(), 500).into_iter().flatten() {
-                match op {
-                    ImageOp::Affine { interpolation: drawn, .. }
-                    | ImageOp::Rotate { interpolation: drawn, .. }
-                    | ImageOp::Perspective { interpolation: drawn, .. } => {
-                        assert_eq!(drawn, interpolation, "{settings}");
-                        moved += 1;
-                    }
-                    _ => {}
+                let drawn = (downcast::<Affine>(&*op).map(|op| op.interpolation))
+                    .or(downcast::<Rotate>(&*op).map(|op| op.interpolation))
+                    .or(downcast::<Perspective>(&*op).map(|op| op.interpolation));
+                if let Some(drawn) = drawn {
+                    assert_eq!(drawn, interpolation, "{settings}");
+                    moved += 1;
                 }
             }
             assert!(moved >= 50, "{settings}: {moved} moved");
@@ -276,21 +274,19 @@ fn a_policy_translates_and_rotates_by_its_magnitude() {
     let table = json!({ "kind": "rand-augment", "num_ops": 1, "magnitude": 4, "num_magnitude_bins": 5 });
     let (mut translated, mut rotated, mut unchanged) = ([0, 0], 0, 0);
     for ops in draw_ops(json!({ "policy": table }), 2000) {
-        match ops[..] {
-            [ImageOp::Affine { map, .. }] if map.translate[0] != 0.0 => {
-                assert_eq!((map.translate[0].abs(), map.translate[1]), (18.0, 0.0));
-                translated[0] += 1;
-            }
-            [ImageOp::Affine { map, .. }] if map.translate[1] != 0.0 => {
-                assert_eq!((map.translate[0], map.translate[1].abs()), (0.0, 13.0));
-                translated[1] += 1;
-            }
-            [ImageOp::Rotate { degrees, .. }] => {
-                assert_eq!(degrees.abs(), 30.0);
-                rotated += 1;
-            }
-            [] => unchanged += 1,
-            ref ops => assert_eq!(ops.len(), 1),
+        assert!(ops.len() <= 1, "{ops:?}");
+        let Some(op) = ops.first() else {
+            unchanged += 1;
+            continue;
+        };
+        if let Some(&Rotate { degrees, .. }) = downcast(&**op) {
+            assert_eq!(degrees.abs(), 30.0);
+            rotated += 1;
+        } else if let Some(&Affine { map, .. }) = downcast(&**op) {
+            let translation = map.translate.map(f64::abs);
+            translated[0] += usize::from(translation == [18.0, 0.0]);
+            translated[1] += usize::from(translation == [0.0, 13.0]);
+            assert!([[18.0, 0.0], [0.0, 13.0], [0.0, 0.0]].contains(&translation), "{map:?}");
         }
     }
     // Each of 14 operations is drawn equally often.
@@ -309,9 +305,9 @@ fn degenerate_ranges_fix_the_color_factors() {
         "brightness": [0.5, 0.5], "contrast": [2, 2], "saturation": [0.25, 0.25], "hue": [-0.1, -0.1]
     });
     for ops in draw_ops(json!({ "color_jitter": table }), 20) {
-        let wanted =
-            [ImageOp::Brightness(0.5), ImageOp::Contrast(2.0), ImageOp::Saturation(0.25), ImageOp::Hue(-0.1)];
-        assert!(ops.len() == 4 && wanted.iter().all(|op| ops.contains(op)), "{ops:?}");
+        let mut texts = texts(&ops);
+        texts.sort();
+        assert_eq!(texts, ["Brightness(0.5)", "Contrast(2.0)", "Hue(-0.1)", "Saturation(0.25)"]);
     }
 }
 
@@ -319,7 +315,7 @@ fn degenerate_ranges_fix_the_color_factors() {
 #[test]
 fn a_single_number_sets_kernel_size_and_sigma() {
     for ops in draw_ops(json!({ "gaussian_blur": { "kernel_size": 7, "sigma": 0.75 } }), 20) {
-        assert_eq!(ops, [ImageOp::GaussianBlur { kernel_size: [7, 7], sigma: 0.75 }]);
+        assert_eq!(texts(&ops), ["Blur { kernel_size: [7, 7], sigma: 0.75 }"]);
     }
 }
 
@@ -328,11 +324,7 @@ fn a_single_number_sets_kernel_size_and_sigma() {
 fn erasing_fills_with_the_value_or_noise() {
     let fills = |value: Value| -> Vec<EraseFill> {
         let ops = draw_ops(json!({ "erasing": { "p": 1, "scale": [0.05, 0.1], "value": value } }), 20);
-        let fills = ops.into_iter().flatten().map(|op| match op {
-            ImageOp::Erase(Erasure { fill, .. }) => fill,
-            _ => panic!("{op:?}"),
-        });
-        fills.collect()
+        ops.iter().flatten().map(|op| downcast::<Erase>(&**op).unwrap().fill).collect()
     };
     assert_eq!(fills(json!(17)), vec![EraseFill::Color([17; 3]); 20]);
     assert_eq!(fills(json!([1, 2, 250.9])), vec![EraseFill::Color([1, 2, 250]); 20]);
@@ -352,7 +344,7 @@ fn erased_rectangles_respect_ratio_and_scale() {
     let settings = json!({ "p": 1, "scale": [0.1, 0.2], "ratio": [0.3, 0.5] });
     let mut found = 0;
     for op in draw_ops(json!({ "erasing": settings }), 500).into_iter().flatten() {
-        let ImageOp::Erase(Erasure { area, .. }) = op else { panic!("{op:?}") };
+        let area = downcast::<Erase>(&*op).unwrap().area;
         // Sides are rounded to whole pixels.
         let (height, width) = (f64::from(area.height), f64::from(area.width));
         assert!((height + 0.5) / (width - 0.5) >= 0.3 && (height - 0.5) / (width + 0.5) <= 0.5, "{area:?}");
@@ -373,7 +365,7 @@ fn draws_as_text() -> String {
     let mut write_draws = |name: &str, settings: Value| {
         let augment = Augment { seed: 5, ..parse(settings) };
         for view in [1, 2] {
-            let drawn = augment.draw((61, 47), &EVAL_40X30, view, &test_hash(11));
+            let drawn = augment.draw((61, 47), (40, 30), view, &test_hash(11));
             let crop = drawn.crop.map_or_else(String::new, |crop| format!("{crop:?} "));
             text += &format!("{name} {view}: {crop}{:.4?}\n", drawn.ops);
         }

@@ -4,7 +4,7 @@ use image::RgbImage;
 use pulp::Arch;
 
 use super::JpegError;
-use super::frame::{Frame, JpegHeaders, Reached, ScanComponent, ScanHeader};
+use super::frame::{Frame, JpegHeaders, NO_FRAME, Reached, ScanComponent, ScanHeader};
 use super::planes::{ComponentPlane, JpegColorModel, NeededBlocks, PixelArea, UpsampleAndConvert};
 use super::scan::{self, BlockGrid, NeededCoefficients, RestartIntervals};
 
@@ -60,8 +60,6 @@ pub(super) fn decode(
     RgbImage::from_raw(area.x.len() as u32, area.y.len() as u32, pixels)
         .ok_or(JpegError::Damaged("the file has fewer pixels than its header declares"))
 }
-
-pub(super) const NO_FRAME: JpegError = JpegError::Damaged("a scan comes before the frame header");
 
 /// Coefficients and samples of all components while the scans are read.
 struct DecodeState {

@@ -1,7 +1,6 @@
 //! Parses the header segments of a JPEG.
 
 use super::JpegError;
-use super::codec::NO_FRAME;
 use super::huffman::HuffmanTable;
 
 /// The position in the row-major block of each coefficient in zigzag order.
@@ -10,6 +9,8 @@ pub(super) const ZIGZAG: [u8; 64] = [
     14, 21, 28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39,
     46, 53, 60, 61, 54, 47, 55, 62, 63,
 ];
+
+pub(super) const NO_FRAME: JpegError = JpegError::Damaged("a scan comes before the frame header");
 
 /// The marker of the frame header of a progressive JPEG.
 const SOF_PROGRESSIVE: u8 = 0xC2;

@@ -53,7 +53,7 @@ fn a_table_is_read_in_the_order_of_its_rows() {
     assert_eq!(dataset.labels(), [1, 0, 1]);
     assert_eq!(dataset.samples[0].image.file_path(), Some(table.0.path().join("train/f3.jpg").as_path()));
 
-    let dataset = Dataset::read(&table.source(), ClassOrder::Appearance).unwrap();
+    let dataset = Dataset::from_raw(table.source().list().unwrap(), ClassOrder::Appearance).unwrap();
     assert_eq!(dataset.classes.names(), ["pug", "akita"]);
     assert_eq!(dataset.labels(), [0, 1, 0]);
 }

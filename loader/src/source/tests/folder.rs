@@ -17,7 +17,8 @@ fn folders_are_classes_with_images_at_any_depth() {
         &["pug/b.jpg", "pug/a.JPEG", "akita/2019/z.png", "akita/2018/x/y.webp", "akita/q.TIF"],
     );
     for order in [ClassOrder::Sorted, ClassOrder::Appearance] {
-        let dataset = Dataset::read(&FolderSource { root: root.path().into() }, order).unwrap();
+        let dataset =
+            Dataset::from_raw(FolderSource { root: root.path().into() }.list().unwrap(), order).unwrap();
         assert_eq!(dataset.classes.names(), ["akita", "pug"]);
         assert_eq!(
             ids(&dataset),

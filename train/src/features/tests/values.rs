@@ -4,7 +4,7 @@ use std::fs;
 
 use headstock_backbone::{Interpolation, Preprocessing};
 use headstock_loader::encode::thumbnail;
-use headstock_loader::{DecodeMode, LazyImage};
+use headstock_loader::{DecodeMode, LazyImage, RenderSpec, render_views};
 use sha2::{Digest, Sha256};
 
 use super::*;
@@ -26,7 +26,8 @@ fn each_vector_belongs_to_its_image_and_view() {
         let rendered = if view == 0 {
             eval_transform().apply(&decoded)
         } else {
-            augment.view(&decoded, &eval_transform(), view, &hash)
+            RenderSpec::augmented(&augment, &eval_transform(), decoded.dimensions(), view, &hash)
+                .render(&decoded)
         };
         expected_features(rendered.as_raw(), FeatureLayer::Stem)
     };
@@ -62,8 +63,18 @@ fn the_random_draws_of_a_view_depend_on_the_image_bytes() {
         let image = decode(bytes, 10_000).unwrap();
         let expected = match view_id {
             ViewId::Numbered(0) => eval_transform().apply(&image),
-            ViewId::Numbered(view) => options.augment.view(&image, &eval_transform(), view, &hash),
-            ViewId::PerEpoch { epoch } => options.augment.epoch_view(&image, &eval_transform(), epoch, &hash),
+            ViewId::Numbered(view) => {
+                RenderSpec::augmented(&options.augment, &eval_transform(), image.dimensions(), view, &hash)
+                    .render(&image)
+            }
+            ViewId::PerEpoch { epoch } => RenderSpec::augmented_in_epoch(
+                &options.augment,
+                &eval_transform(),
+                image.dimensions(),
+                epoch,
+                &hash,
+            )
+            .render(&image),
         };
         assert!(rendered == expected.into_raw(), "{view_id:?}");
         rendered
@@ -137,10 +148,9 @@ fn exact_and_scaled_decoding_are_never_mixed() {
     let jpeg = thumbnail(&synthetic_image(4, 400, 300), 400);
     project.images = vec![project.folder.write("photos/large.jpg", &jpeg).into()];
     let rendered = |mode: DecodeMode| {
-        let image_ref = LazyImage::open(&jpeg, 200_000).unwrap();
-        let pixels =
-            image_ref.render(mode, &[eval_transform().render_spec()]).unwrap().swap_remove(0).into_raw();
-        expected_features(&pixels, FeatureLayer::Stem)
+        let image = LazyImage::open(&jpeg, 200_000).unwrap();
+        let mut views = render_views(image, mode, &[eval_transform().render_spec()]).unwrap();
+        expected_features(&views.swap_remove(0).into_raw(), FeatureLayer::Stem)
     };
     let (exact, scaled) = (rendered(DecodeMode::Exact), rendered(DecodeMode::Scaled));
     assert_ne!(exact, scaled);
@@ -161,9 +171,9 @@ fn exact_and_scaled_decoding_are_never_mixed() {
     let augmented = Renderer::new(eval_transform(), options.augment.clone(), options.data.decode_options());
     let hash: [u8; 32] = Sha256::digest(&jpeg).into();
     let found = augmented.render_view(&project.images[0], &hash, ViewId::Numbered(1)).unwrap();
-    let view = options.augment.render_spec((400, 300), &eval_transform(), 1, &hash);
-    let decoder = LazyImage::open(&jpeg, 200_000).unwrap();
-    let expected = decoder.render(DecodeMode::Scaled, &[view]).unwrap().swap_remove(0).into_raw();
+    let view = RenderSpec::augmented(&options.augment, &eval_transform(), (400, 300), 1, &hash);
+    let image = LazyImage::open(&jpeg, 200_000).unwrap();
+    let expected = render_views(image, DecodeMode::Scaled, &[view]).unwrap().swap_remove(0).into_raw();
     assert!(found == expected);
     let eval_view = options.data.decode_options().eval_view(eval_transform(), &jpeg).unwrap();
     assert_eq!(expected_features(eval_view.as_raw(), FeatureLayer::Stem), scaled);

@@ -43,9 +43,18 @@ impl Split {
         known.map(|(_, split)| *split)
     }
 
+    /// The split called `name` in the field or column `field` of the data.
+    ///
+    /// # Errors
+    /// A message for a name that is not known, which names the field.
+    pub(crate) fn parse(field: &str, name: &str) -> Result<Self, String> {
+        Self::from_name(name)
+            .ok_or_else(|| format!("`{field}` is `{}`: write train, validation or test", name.escape_debug()))
+    }
+
     /// The split that the last matching word of a shard's path names: `train-00000-of-00002.parquet`,
     /// `test/0000.tar`; `None` if no word is the name of a split.
-    pub(super) fn from_shard_path(path: &str) -> Option<Self> {
+    pub(crate) fn from_shard_path(path: &str) -> Option<Self> {
         path.split(|c: char| !c.is_alphabetic()).rev().find_map(Self::from_name)
     }
 

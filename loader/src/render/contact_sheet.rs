@@ -2,20 +2,19 @@
 
 use image::{Rgb, RgbImage, imageops};
 
-use super::Augment;
-use crate::transform::EvalTransform;
+use super::{EvalTransform, RenderSpec};
+use crate::augment::Augment;
 
 /// Pixels between two views.
 const GAP: u32 = 4;
 
 /// Draws a sheet that shows users what `augment` does, with one row per image: the evaluation view, then the
 /// augmented views 1 to `n_views`, separated by white. `image_hashes` are the hashes of the image files'
-/// bytes, as for [`Augment::view`]; images without a hash are left out. Without images the sheet has no
+/// bytes, as for [`RenderSpec::augmented`]; images without a hash are left out. Without images the sheet has no
 /// pixels.
 ///
 /// ```
-/// use headstock_loader::augment::{Augment, contact_sheet};
-/// use headstock_loader::{EvalTransform, Resampling};
+/// use headstock_loader::{Augment, EvalTransform, Resampling, contact_sheet};
 ///
 /// let augment = Augment { horizontal_flip: Some(0.5), rotation: Some(30.0), ..Augment::default() };
 /// let eval = EvalTransform { resize: 32, crop: (28, 30), interpolation: Resampling::Bilinear };
@@ -31,7 +30,7 @@ pub fn contact_sheet(
     image_hashes: &[[u8; 32]],
     n_views: u32,
 ) -> RgbImage {
-    let (width, height) = super::view_size(eval);
+    let (width, height) = eval.view_size();
     let n_rows = images.len().min(image_hashes.len()) as u32;
     if n_rows == 0 {
         return RgbImage::new(0, 0);
@@ -43,7 +42,9 @@ pub fn contact_sheet(
         for column in 0..=n_views {
             let view = match column {
                 0 => eval.apply(image),
-                view => augment.view(image, eval, view, image_hash),
+                view => {
+                    RenderSpec::augmented(augment, eval, image.dimensions(), view, image_hash).render(image)
+                }
             };
             imageops::replace(
                 &mut sheet,

@@ -1,17 +1,15 @@
 //! Random erasing of a rectangle.
 
 use headstock_split::KeyedRng;
+use image::RgbImage;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::half;
-use crate::augment::check::{AugmentError, check_probability, is_positive_range, is_range_within, require};
-use crate::augment::ops::{
-    ImageOp,
-    erase::{EraseFill, Erasure},
-};
-use crate::augment::{ErasingValue, NumberOrList};
-use crate::decode::Crop;
+use super::check::{AugmentError, check_probability, is_positive_range, is_range_within, require};
+use super::number_or_list::{ErasingValue, NumberOrList};
+use super::step::{ImageOps, Step, half};
+use crate::geometry::Crop;
+use crate::transform::ImageOp;
 
 /// The parameters of torchvision's `RandomErasing`: a random rectangle is filled with a color or noise.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -36,9 +34,8 @@ impl Default for RandomErasing {
     }
 }
 
-impl RandomErasing {
-    /// Checks the config of this step; the error names the first value that is out of range.
-    pub(in crate::augment) fn check(&self) -> Result<(), AugmentError> {
+impl Step for RandomErasing {
+    fn check(&self) -> Result<(), AugmentError> {
         let Self { p, scale, ratio, value } = self;
         check_probability("erasing.p", *p)?;
         require(
@@ -66,20 +63,18 @@ impl RandomErasing {
         }
     }
 
-    /// Draws the rectangle to erase from a view of (width, height), as torchvision's
-    /// `RandomErasing.make_params`: ten attempts at a random area and aspect ratio. `None` if the step does
-    /// not happen, or if none of the ten rectangles fits into the view.
-    pub(in crate::augment) fn draw(
-        &self,
-        (width, height): (u32, u32),
-        random: &mut KeyedRng,
-    ) -> Option<ImageOp> {
+    /// Ten attempts at a random area and aspect ratio, as in torchvision's `RandomErasing.make_params`;
+    /// nothing is erased if none of the ten rectangles fits into the view.
+    fn draw(&self, (width, height): (u32, u32), random: &mut KeyedRng) -> ImageOps {
         if !random.bernoulli(self.p) {
-            return None;
+            return Vec::new();
         }
         let fill = match &self.value {
             ErasingValue::Random => EraseFill::Noise(random.next_u64()),
-            ErasingValue::Color(numbers) => EraseFill::Color(numbers.to_array()?.map(|value| value as u8)),
+            ErasingValue::Color(numbers) => match numbers.to_array() {
+                Some(color) => EraseFill::Color(color.map(|value| value as u8)),
+                None => return Vec::new(),
+            },
         };
         let area = f64::from(width) * f64::from(height);
         for _ in 0..10 {
@@ -91,9 +86,46 @@ impl RandomErasing {
             if h < height && w < width {
                 let (top, left) = (random.up_to(height - h), random.up_to(width - w));
                 let area = Crop { top, left, height: h, width: w };
-                return Some(ImageOp::Erase(Erasure { area, fill }));
+                return vec![Box::new(Erase { area, fill })];
             }
         }
-        None
+        Vec::new()
+    }
+}
+
+/// A rectangle to erase from an image, and what it is filled with.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Erase {
+    pub(super) area: Crop,
+    pub(super) fill: EraseFill,
+}
+
+/// What an erased rectangle is filled with.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum EraseFill {
+    Color([u8; 3]),
+    /// Normal noise from the random stream with this state.
+    Noise(u64),
+}
+
+/// ImageNet's mean and standard deviation per channel: noise in these units is standard normal after
+/// normalization, as in torchvision, which erases normalized images.
+const NOISE: [(f64, f64); 3] = [(0.485, 0.229), (0.456, 0.224), (0.406, 0.225)];
+
+impl ImageOp for Erase {
+    /// The part of the rectangle outside the image is ignored.
+    fn apply(&self, mut image: RgbImage) -> RgbImage {
+        let Crop { top, left, height, width } = self.area;
+        let rows = image.rows_mut().skip(top as usize).take(height as usize);
+        let area = rows.flat_map(|row| row.skip(left as usize).take(width as usize));
+        match self.fill {
+            EraseFill::Color(color) => area.for_each(|pixel| pixel.0 = color),
+            EraseFill::Noise(state) => {
+                let mut random = KeyedRng::from_state(state);
+                let mut value = |(mean, deviation)| mean + deviation * random.normal();
+                area.for_each(|pixel| pixel.0 = NOISE.map(|channel| (value(channel) * 255.0).round() as u8));
+            }
+        }
+        image
     }
 }

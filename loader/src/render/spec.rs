@@ -4,19 +4,19 @@
 use image::{RgbImage, imageops};
 
 use super::EvalTransform;
-use super::resample::{SourceAxis, Window, resize_window};
-use crate::augment::ImageOp;
-use crate::decode::{Crop, DecodedRegion};
+use crate::augment::{Augment, DrawnParameters, ImageOps};
+use crate::geometry::{Crop, DecodedRegion};
+use crate::transform::{SourceAxis, Window, resize_window};
 
 /// How one view of an image is rendered: the evaluation transform, or an augmentation with drawn parameters.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug)]
 pub struct RenderSpec {
     /// The size and the interpolation of the view; also the resizing and cropping, unless `crop` is set.
     pub(crate) eval: EvalTransform,
     /// The random resized crop, in place of the resizing and cropping of `eval`.
     pub(crate) crop: Option<Crop>,
     /// The operations on the resized view, in order.
-    pub(crate) ops: Vec<ImageOp>,
+    pub(crate) ops: ImageOps,
 }
 
 /// What is resized to render a view: the region `source` of the image is resized to `size`, and only the
@@ -32,26 +32,71 @@ struct ResizePlan {
 }
 
 impl RenderSpec {
-    /// The spec of the view without augmentation, which `eval` describes.
-    pub(crate) fn from_eval(eval: EvalTransform) -> Self {
-        Self { eval, crop: None, ops: Vec::new() }
+    /// The augmented view with index `view` of an image of `size` (width, height), of the size of `eval`'s
+    /// crop. The view depends on the settings of `augment`, on its index and on `hash` (the hash of the image
+    /// file's bytes), and on nothing else. Settings that [`Augment::check`] rejects give an arbitrary view
+    /// and do not panic.
+    ///
+    /// ```
+    /// use headstock_loader::augment::{Augment, ColorJitter, Policy, RandomResizedCrop, TrivialAugmentWide};
+    /// use headstock_loader::{EvalTransform, RenderSpec, Resampling};
+    ///
+    /// let augment = Augment {
+    ///     random_resized_crop: Some(RandomResizedCrop::default()),
+    ///     horizontal_flip: Some(0.5),
+    ///     policy: Some(Policy::TrivialAugmentWide(TrivialAugmentWide::default())),
+    ///     color_jitter: Some(ColorJitter { hue: Some(0.1.into()), ..ColorJitter::default() }),
+    ///     ..Augment::default()
+    /// };
+    /// augment.check()?;
+    /// let eval = EvalTransform { resize: 32, crop: (28, 28), interpolation: Resampling::Bilinear };
+    /// let image = image::RgbImage::new(60, 40);
+    /// let render = || RenderSpec::augmented(&augment, &eval, image.dimensions(), 1, &[7; 32]).render(&image);
+    /// assert_eq!(render(), render());
+    /// assert_eq!(render().dimensions(), (28, 28));
+    /// # Ok::<(), headstock_loader::AugmentError>(())
+    /// ```
+    #[must_use]
+    pub fn augmented(
+        augment: &Augment,
+        eval: &EvalTransform,
+        size: (u32, u32),
+        view: u32,
+        hash: &[u8; 32],
+    ) -> Self {
+        Self::from_draw(eval, augment.draw_view(size, eval.view_size(), view, hash))
+    }
+
+    /// The augmented view for the training epoch `epoch`, for a training that draws a new view in each epoch
+    /// instead of caching a few. Its random numbers differ from those of every [`augmented`](Self::augmented)
+    /// view; the other parameters are the same.
+    #[must_use]
+    pub fn augmented_in_epoch(
+        augment: &Augment,
+        eval: &EvalTransform,
+        size: (u32, u32),
+        epoch: u64,
+        hash: &[u8; 32],
+    ) -> Self {
+        Self::from_draw(eval, augment.draw_epoch_view(size, eval.view_size(), epoch, hash))
+    }
+
+    /// The view that starts from `eval` and has the drawn parameters.
+    fn from_draw(eval: &EvalTransform, DrawnParameters { crop, ops }: DrawnParameters) -> Self {
+        Self { eval: *eval, crop, ops }
     }
 
     /// Renders the view `[H, W, 3]` of an image that is decoded completely.
-    pub(crate) fn render(&self, image: &RgbImage) -> RgbImage {
+    #[must_use]
+    pub fn render(&self, image: &RgbImage) -> RgbImage {
         self.render_region(image, image.dimensions(), DecodedRegion::whole(image.dimensions()))
-    }
-
-    /// Width and height of the view, at least 1.
-    fn size(&self) -> (u32, u32) {
-        (self.eval.crop.1.max(1), self.eval.crop.0.max(1))
     }
 
     /// Works out what to resize to which size, and which part of it the view shows, for an image of
     /// `image_size` (width, height): the random resized crop fills the view; otherwise the whole image is
     /// resized, and its center is cropped or padded.
     fn resize_plan(&self, image_size: (u32, u32)) -> ResizePlan {
-        let (width, height) = self.size();
+        let (width, height) = self.eval.view_size();
         if let Some(crop) = self.crop {
             // A crop that was drawn for an image of a different size may lie outside this image.
             let clipped = Some(crop.clipped_to(image_size)).filter(|crop| crop.width > 0 && crop.height > 0);
@@ -100,7 +145,7 @@ impl RenderSpec {
         region: DecodedRegion,
     ) -> RgbImage {
         if image.is_empty() {
-            let (width, height) = self.size();
+            let (width, height) = self.eval.view_size();
             return RgbImage::new(width, height);
         }
         let ResizePlan { source, size: resized_size, window, offset } = self.resize_plan(original_size);
@@ -109,8 +154,8 @@ impl RenderSpec {
             (x_axis.with_first_available(region.origin.0), y_axis.with_first_available(region.origin.1));
         let mut view = resize_window(image, axes, resized_size, window, self.eval.interpolation);
         // A window that is smaller than the view is padded with black.
-        if view.dimensions() != self.size() {
-            let (width, height) = self.size();
+        if view.dimensions() != self.eval.view_size() {
+            let (width, height) = self.eval.view_size();
             let resized = std::mem::replace(&mut view, RgbImage::new(width, height));
             imageops::replace(&mut view, &resized, offset.0.into(), offset.1.into());
         }
