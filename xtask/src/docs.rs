@@ -10,7 +10,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::{Map, Value};
 
-use crate::tidy::read_file;
+use crate::source_files::read_file;
 use crate::{page, step};
 
 /// The JSON schema of `headstock.toml`.

@@ -10,8 +10,8 @@ use std::path::Path;
 
 use anyhow::Result;
 
+use crate::source_files::{read_file, rust_files};
 use crate::step;
-use crate::tidy::{read_file, rust_files};
 
 /// Lists every name, one per line; written by a test of `cli`.
 const KEYS_FILE: &str = "cli/tests/keys.txt";
@@ -24,7 +24,8 @@ const COMBINED_KEYS_FILE: &str = "cli/tests/keys_together.txt";
 const MARKER: &str = "// effect: ";
 
 /// The packages with marked tests.
-const PACKAGES: [&str; 8] = ["split", "engine", "hub", "backbone", "heads", "loader", "train", "cli"];
+const PACKAGES: [&str; 9] =
+    ["split", "engine", "hub", "backbone", "heads", "loader", "inference", "train", "cli"];
 
 /// `cargo xtask keys`: prints each config key, hyperparameter and flag with the tests that show its effect.
 pub(crate) fn run() -> Result<()> {

@@ -3,6 +3,7 @@
 
 mod bench;
 mod ci;
+mod circles;
 mod coverage;
 mod cuda;
 mod docs;
@@ -15,6 +16,7 @@ mod page;
 mod parity;
 mod preprocessing_speed;
 mod python;
+mod source_files;
 mod step;
 mod test;
 mod tidy;

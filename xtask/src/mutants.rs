@@ -14,13 +14,14 @@ use serde_json::Value;
 use crate::step;
 
 /// The crates to test, without the prefix `headstock-`, each with the crates that depend on it.
-const PACKAGES: [(&str, &[&str]); 8] = [
-    ("split", &["backbone", "heads", "loader", "train", "cli"]),
-    ("engine", &["backbone", "train", "cli"]),
-    ("hub", &["backbone", "train", "cli"]),
-    ("backbone", &["train", "cli"]),
-    ("heads", &["train", "cli"]),
-    ("loader", &["train", "cli"]),
+const PACKAGES: [(&str, &[&str]); 9] = [
+    ("split", &["backbone", "heads", "loader", "inference", "train", "cli"]),
+    ("engine", &["backbone", "inference", "train", "cli"]),
+    ("hub", &["backbone", "inference", "train", "cli"]),
+    ("backbone", &["inference", "train", "cli"]),
+    ("heads", &["inference", "train", "cli"]),
+    ("loader", &["inference", "train", "cli"]),
+    ("inference", &["train", "cli"]),
     ("train", &["cli"]),
     ("cli", &[]),
 ];
@@ -232,7 +233,7 @@ mod tests {
     fn options_name_the_seed_the_count_and_the_crates() {
         let options =
             MutantsOptions::parse(&to_words(&["--count", "3", "heads", "--seed", "7", "cli"])).unwrap();
-        assert_eq!(options, MutantsOptions { seed: 7, count: 3, packages: vec![3, 6] });
+        assert_eq!(options, MutantsOptions { seed: 7, count: 3, packages: vec![4, 8] });
         assert_eq!(MutantsOptions::parse(&[]).unwrap().packages.len(), PACKAGES.len());
         for wrong in [&["--seed"][..], &["--count", "x"], &["head"]] {
             assert!(MutantsOptions::parse(&to_words(wrong)).is_err(), "{wrong:?}");

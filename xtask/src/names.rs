@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow};
 use proc_macro2::{LexError, LineColumn, TokenStream, TokenTree};
 
-use crate::tidy::{read_file, rust_files};
+use crate::source_files::{read_file, rust_files};
 
 /// Has the table of terms; its last column has the words that a term replaces.
 const GLOSSARY: &str = "CONTRIBUTING.md";

@@ -3,24 +3,27 @@
 //! A check adds a fault, a line for the user that says what is wrong and where, for each violation that it
 //! finds.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 
-use crate::{docs, effects, names, step};
+use crate::source_files::{read_file, rust_files};
+use crate::{circles, docs, effects, names, step};
 
 /// The packages of the workspace that each package may depend on.
-const ALLOWED_DEPENDENCIES: [(&str, &[&str]); 9] = [
+const ALLOWED_DEPENDENCIES: [(&str, &[&str]); 11] = [
     ("split", &[]),
     ("engine", &[]),
     ("hub", &[]),
     ("backbone", &["engine", "hub", "split"]),
     ("heads", &["split"]),
     ("loader", &["split"]),
-    ("train", &["backbone", "heads", "hub", "loader", "split"]),
-    ("cli", &["backbone", "heads", "hub", "loader", "split", "train"]),
+    ("inference", &["backbone", "heads", "hub", "loader"]),
+    ("train", &["backbone", "heads", "hub", "inference", "loader", "split"]),
+    ("cli", &["backbone", "heads", "hub", "inference", "loader", "split", "train"]),
     ("xtask", &[]),
+    ("testing", &["backbone", "hub"]),
 ];
 
 /// A longer module should be split by topic.
@@ -30,14 +33,16 @@ const MAX_MODULE_LINES: usize = 600;
 pub(crate) fn run() -> Result<()> {
     step::log("\n== tidy");
     let mut faults = Vec::new();
-    for (package, allowed) in ALLOWED_DEPENDENCIES {
-        check_dependencies(package, allowed, &mut faults)?;
+    check_dependencies(&mut faults)?;
+    for (package, _) in ALLOWED_DEPENDENCIES {
         for file in rust_files(Path::new(package))? {
             check_module_length(&file, &mut faults)?;
         }
     }
     check_chapter(&mut faults)?;
-    names::check(&ALLOWED_DEPENDENCIES.map(|(package, _)| package), &mut faults)?;
+    let packages = ALLOWED_DEPENDENCIES.map(|(package, _)| package);
+    names::check(&packages, &mut faults)?;
+    circles::check(&packages, &mut faults)?;
     docs::check(&mut faults)?;
     effects::check(&mut faults)?;
     if !faults.is_empty() {
@@ -46,20 +51,32 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
-/// Adds a fault for each package of the workspace that `package` depends on but that is not in `allowed`. It
-/// searches the lines of `Cargo.toml` for dependencies such as `headstock-engine.workspace = true`.
-fn check_dependencies(package: &str, allowed: &[&str], faults: &mut Vec<String>) -> Result<()> {
-    let manifest = Path::new(package).join("Cargo.toml");
-    for line in read_file(&manifest)?.lines() {
-        let Some(used) = line.strip_prefix("headstock-").and_then(|rest| rest.split(['.', ' ', '=']).next())
-        else {
+/// Adds a fault for each package of the workspace that is not in [`ALLOWED_DEPENDENCIES`], and for each that
+/// depends on another package which the table does not allow. Dependencies of tests alone are free.
+fn check_dependencies(faults: &mut Vec<String>) -> Result<()> {
+    let mut command = step::cargo(&["metadata", "--no-deps", "--format-version", "1"]);
+    let output = step::capture_output("cargo metadata", &mut command)?;
+    let metadata: Value = serde_json::from_slice(&output.stdout).context("cargo metadata failed")?;
+    for package in metadata["packages"].as_array().into_iter().flatten() {
+        let folder = folder_of(&package["name"]);
+        let Some((_, allowed)) = ALLOWED_DEPENDENCIES.iter().find(|(package, _)| *package == folder) else {
+            faults.push(format!("{folder}: add the package to the table in xtask/src/tidy.rs"));
             continue;
         };
-        if !allowed.contains(&used) {
-            faults.push(format!("{}: {package} may not use {used}", manifest.display()));
+        // Packages of the workspace have a path.
+        let dependencies = package["dependencies"].as_array().into_iter().flatten();
+        let used = dependencies.filter(|used| used["path"].is_string() && used["kind"] != "dev");
+        for used in used.map(|used| folder_of(&used["name"])).filter(|used| !allowed.contains(used)) {
+            faults.push(format!("{folder}/Cargo.toml: {folder} may not use {used}"));
         }
     }
     Ok(())
+}
+
+/// The folder of a package of the workspace.
+fn folder_of(package: &Value) -> &str {
+    let name = package.as_str().unwrap_or_default();
+    name.strip_prefix("headstock-").unwrap_or(name)
 }
 
 /// Adds a fault if the first code in `docs/write-a-head.md`, the chapter on writing a head, is not a copy of
@@ -79,24 +96,4 @@ fn check_module_length(file: &Path, faults: &mut Vec<String>) -> Result<()> {
         faults.push(format!("{}: {lines} lines, over {MAX_MODULE_LINES}: split it by topic", file.display()));
     }
     Ok(())
-}
-
-/// The paths of all Rust files in a folder and its subfolders, sorted, so that faults come in a fixed order.
-pub(crate) fn rust_files(folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(folder).with_context(|| format!("failed to list {}", folder.display()))? {
-        let path = entry?.path();
-        if path.is_dir() {
-            files.extend(rust_files(&path)?);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            files.push(path);
-        }
-    }
-    files.sort();
-    Ok(files)
-}
-
-/// The text of a file; the error names the file.
-pub(crate) fn read_file(file: &Path) -> Result<String> {
-    fs::read_to_string(file).with_context(|| format!("failed to read {}", file.display()))
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-use crate::tidy;
+use crate::source_files::rust_files;
 
 /// The lower-case keywords of all Rust editions.
 const KEYWORDS: [&str; 51] = [
@@ -116,7 +116,7 @@ fn to_kebab_case(name: &str) -> Option<String> {
 /// the source in the folder `workspace`: this program links no crate of headstock.
 fn builtin_heads(workspace: &Path) -> Result<Vec<String>> {
     let mut kinds = Vec::new();
-    for file in tidy::rust_files(&workspace.join("heads/src"))? {
+    for file in rust_files(&workspace.join("heads/src"))? {
         if file.file_name().is_some_and(|name| name == "tests.rs") {
             continue;
         }
