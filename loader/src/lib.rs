@@ -59,5 +59,8 @@ pub use image_ref::{ImageRef, ReadError, RecordReader};
 pub use render::{DecodeMode, EvalTransform, RenderSpec, contact_sheet, render_views};
 pub use shard::find_shards;
 pub use shard::parquet::{ParquetTable, ParquetValue};
-pub use source::{CsvSource, DataSource, FieldNames, FolderSource, ParquetSource, WebDatasetSource};
+pub use source::{
+    ConfiguredSource, CsvSource, DataSource, FieldNames, FolderSource, ParquetSource, SourceConfig,
+    SourceRegistry, WebDatasetSource, check_source,
+};
 pub use transform::Resampling;

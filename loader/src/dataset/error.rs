@@ -100,7 +100,7 @@ pub enum DatasetError {
         /// The training classes.
         known: NameList,
     },
-    /// A shard is invalid.
+    /// A shard, or another file that a source reads, is invalid.
     #[error("{}: {problem}", path.display())]
     Shard {
         /// The shard.

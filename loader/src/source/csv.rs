@@ -5,11 +5,81 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use headstock_split::words::{NameList, counted};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
+use super::config::{OpenDataSource, SourceConfig, SourceConfigError, SourceContext, resolve_path};
 use super::paths::{relative_path, slash_path};
 use super::seen_paths::{SeenPaths, canonical_path};
-use super::{DataSource, FieldNames, find_image_files};
+use super::{DataSource, FieldNames, default_label, find_image_files};
 use crate::dataset::{DatasetError, RawDataset, RawSample, Split};
+
+/// The keys of `[data]` of a CSV.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CsvConfig {
+    /// A CSV or TSV file with one photo per row. Needs `images`.
+    pub csv: PathBuf,
+    /// The folder that the file names in the table are relative to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images: Option<PathBuf>,
+    /// The column with the name of the photo's file.
+    #[serde(default = "default_id")]
+    pub id: String,
+    /// The column with the class.
+    #[serde(default = "default_label")]
+    pub label: String,
+    /// The column with the group of a photo: what it has in common with other photos besides the class, for
+    /// example the patient, the dog or the film. A head does too well on photos of a group that it was
+    /// trained on. `compare` keeps all photos of a group in the same fold. `split.method = "group"` keeps
+    /// them together in the training set or in the test set; with other methods a message says how many
+    /// groups are in both. Groups are ordered by name. Optional.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// The file name extension that is appended to the file names.
+    #[serde(default)]
+    pub extension: String,
+}
+
+fn default_id() -> String {
+    "id".into()
+}
+
+impl SourceConfig for CsvConfig {
+    const KIND: &'static str = "csv";
+    const ABOUT: &'static str = "a CSV or TSV table with one photo per row";
+
+    fn resolve(&mut self, base: &Path) -> Result<(), SourceConfigError> {
+        resolve_path("csv", &mut self.csv, base)?;
+        let missing = "is missing: give the folder that the file names in `data.csv` are relative to";
+        let images = self.images.as_mut().ok_or_else(|| SourceConfigError::key("images", missing))?;
+        resolve_path("images", images, base)
+    }
+
+    fn has_groups(&self) -> bool {
+        self.group.is_some()
+    }
+
+    fn image_root(&self) -> Option<&Path> {
+        self.images.as_deref()
+    }
+
+    fn open(&self, context: &SourceContext) -> Result<OpenDataSource, DatasetError> {
+        let root = self.images.clone().unwrap_or_default();
+        let source = CsvSource {
+            csv: self.csv.clone(),
+            images: root.clone(),
+            id: self.id.clone(),
+            extension: self.extension.clone(),
+            fields: FieldNames {
+                label: self.label.clone(),
+                group: self.group.clone(),
+                split: context.split_column.clone(),
+            },
+        };
+        Ok(OpenDataSource { source: Box::new(source), root })
+    }
+}
 
 /// A CSV with a header line and one image per row. Samples are in the order of the rows. Whitespace around a
 /// field is ignored. The delimiter is a tab if the file name ends in `.tsv`, otherwise the most frequent of
@@ -121,6 +191,14 @@ impl DataSource for CsvSource {
         let relative_id = |file: &PathBuf| slash_path(file.strip_prefix(&self.images).unwrap_or(file));
         let files = find_image_files(&self.images)?;
         Ok(files.iter().filter(|file| !listed.contains(*file)).map(relative_id).collect())
+    }
+
+    fn table_path(&self) -> Option<&Path> {
+        Some(&self.csv)
+    }
+
+    fn filter_table(&self, keep: &dyn Fn(&str) -> bool) -> Result<Option<Vec<u8>>, DatasetError> {
+        self.filter_rows(keep).map(Some)
     }
 }
 

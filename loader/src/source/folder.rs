@@ -5,11 +5,53 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use headstock_split::words::{NameList, counted};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::DataSource;
+use super::config::{OpenDataSource, SourceConfig, SourceConfigError, SourceContext, resolve_path};
 use super::paths::{is_image_file, lowercase_extension};
 use super::seen_paths::{SeenPaths, canonical_path};
 use crate::dataset::{DatasetError, RawDataset, RawSample, Split};
+
+/// The keys of `[data]` of a folder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FolderConfig {
+    /// A folder that contains one folder per class, or folders such as `train` and `test` that contain one
+    /// per class.
+    pub folder: PathBuf,
+    /// A folder of photos for testing only, with one folder per class. If it is given, `[split]` is not used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_folder: Option<PathBuf>,
+}
+
+impl SourceConfig for FolderConfig {
+    const KIND: &'static str = "folder";
+    const ABOUT: &'static str = "one folder per class";
+
+    fn resolve(&mut self, base: &Path) -> Result<(), SourceConfigError> {
+        resolve_path("folder", &mut self.folder, base)?;
+        self.test_folder.as_mut().map_or(Ok(()), |folder| resolve_path("test_folder", folder, base))
+    }
+
+    fn test_data(&self) -> Option<Self> {
+        Some(Self { folder: self.test_folder.clone()?, test_folder: None })
+    }
+
+    fn image_root(&self) -> Option<&Path> {
+        Some(&self.folder)
+    }
+
+    fn listed_folder(&self) -> Option<&Path> {
+        Some(&self.folder)
+    }
+
+    fn open(&self, _: &SourceContext) -> Result<OpenDataSource, DatasetError> {
+        let root = self.folder.clone();
+        Ok(OpenDataSource { source: Box::new(FolderSource { root: root.clone() }), root })
+    }
+}
 
 /// One folder per class, with images at any depth; or one folder per split (`train`, `val`, `test` and the
 /// other names of [`Split`]) that contains one folder per class.

@@ -1,25 +1,35 @@
 //! Data sources. A source lists images and their class names, in an order that depends only on the data,
 //! without opening the images.
 
+mod config;
+mod conformance;
 mod csv;
 mod folder;
 mod parquet;
 mod paths;
+mod registry;
 mod seen_paths;
 mod shard_contents;
 mod webdataset;
 
 use std::fmt;
+use std::path::Path;
 
-pub use self::csv::{CsvSource, TableHead, read_table_head};
-pub use self::parquet::{ParquetSource, read_parquet_columns};
-pub use folder::{FolderSource, find_image_files};
-pub use paths::{common_folder, is_image_file};
-pub use webdataset::WebDatasetSource;
+pub use self::config::{
+    ConfiguredSource, DownloadedDataset, OpenDataSource, SourceConfig, SourceConfigError, SourceContext,
+    absolute_path, resolve_path,
+};
+pub use self::conformance::{ExampleSample, check_source};
+pub use self::csv::{CsvConfig, CsvSource, TableHead, read_table_head};
+pub use self::folder::{FolderConfig, FolderSource, find_image_files};
+pub use self::parquet::{ParquetConfig, ParquetSource, read_parquet_columns};
+pub use self::paths::{common_folder, is_image_file, relative_path};
+pub use self::registry::{SourceKind, SourceRegistry, SourceRegistryError};
+pub use self::webdataset::{WebDatasetConfig, WebDatasetSource};
 
 use crate::dataset::{DatasetError, RawDataset};
 
-/// A source of labeled images: a folder, a CSV or shards.
+/// A source of labeled images, such as a folder, a CSV or shards. A [`SourceConfig`] opens it.
 pub trait DataSource: fmt::Debug {
     /// Lists all labeled images with their ids, class names, groups and splits; the images are not opened.
     ///
@@ -33,6 +43,21 @@ pub trait DataSource: fmt::Debug {
     /// # Errors
     /// [`DatasetError`] if the source cannot be read.
     fn unlabeled(&self) -> Result<Vec<String>, DatasetError>;
+
+    /// The file of the table that lists the samples, if there is one.
+    fn table_path(&self) -> Option<&Path> {
+        None
+    }
+
+    /// The table that lists the samples, with only those rows whose id satisfies `keep`, so that `doctor` can
+    /// write it without the photos that have a problem; `None` if there is no table.
+    ///
+    /// # Errors
+    /// [`DatasetError`] for a table that cannot be read or parsed.
+    fn filter_table(&self, keep: &dyn Fn(&str) -> bool) -> Result<Option<Vec<u8>>, DatasetError> {
+        let _ = keep;
+        Ok(None)
+    }
 }
 
 /// Names of the columns of a table, or of the fields of a record.
@@ -44,6 +69,11 @@ pub struct FieldNames {
     pub group: Option<String>,
     /// Column of the split, if the table has one.
     pub split: Option<String>,
+}
+
+/// The default of `data.label`.
+fn default_label() -> String {
+    "label".into()
 }
 
 #[cfg(test)]

@@ -4,17 +4,88 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use headstock_split::words::{NameList, counted};
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-use super::shard_contents::ShardContents;
-use super::{DataSource, FieldNames};
+use super::config::{OpenDataSource, SourceConfig, SourceConfigError, SourceContext};
+use super::paths::common_folder;
+use super::shard_contents::{HUB, ShardContents, resolve_shards};
+use super::{DataSource, FieldNames, default_label};
 use crate::dataset::{DatasetError, RawDataset, RawSample, Split, no_column_message};
 use crate::image_ref::ImageRef;
+use crate::shard::find_shards;
 use crate::shard::parquet::{ParquetShard, ParquetTable, ParquetValue};
 
 /// The end of the path of a column that is the field `bytes` of a struct, where the `datasets` library stores
 /// an image's bytes.
 const BYTES_FIELD: &str = ".bytes";
+
+/// The keys of `[data]` of Parquet shards.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ParquetConfig {
+    /// Parquet shards: a file, a folder, a pattern such as `"data/train-*.parquet"`, or a data set of the
+    /// Hugging Face hub as `"hf://datasets/owner/name"`.
+    pub parquet: String,
+    /// The column with the photo.
+    #[serde(default = "default_image")]
+    pub image: String,
+    /// The column with the class.
+    #[serde(default = "default_label")]
+    pub label: String,
+    /// The column with the group of a photo, as for `csv`. Optional.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// Parquet shards of photos for testing only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_parquet: Option<String>,
+}
+
+fn default_image() -> String {
+    "image".into()
+}
+
+impl SourceConfig for ParquetConfig {
+    const KIND: &'static str = "parquet";
+    const ABOUT: &'static str = "Parquet files with one photo per row, also of the Hugging Face hub";
+
+    fn resolve(&mut self, base: &Path) -> Result<(), SourceConfigError> {
+        resolve_shards("parquet", &mut self.parquet, base, true)?;
+        let test = self.test_parquet.as_mut();
+        test.map_or(Ok(()), |shards| resolve_shards("test_parquet", shards, base, true))
+    }
+
+    fn test_data(&self) -> Option<Self> {
+        Some(Self { parquet: self.test_parquet.clone()?, test_parquet: None, ..self.clone() })
+    }
+
+    fn has_groups(&self) -> bool {
+        self.group.is_some()
+    }
+
+    fn hub_datasets(&mut self) -> Vec<&mut String> {
+        let shards = [Some(&mut self.parquet), self.test_parquet.as_mut()];
+        shards.into_iter().flatten().filter(|shards| shards.starts_with(HUB)).collect()
+    }
+
+    fn open(&self, context: &SourceContext) -> Result<OpenDataSource, DatasetError> {
+        let (shards, root) = match context.downloads.get(&self.parquet) {
+            Some(downloaded) => (downloaded.files.clone(), downloaded.root.clone()),
+            None => {
+                let shards = find_shards(Path::new(&self.parquet), &["parquet"])?;
+                let root = common_folder(&shards);
+                (shards, root)
+            }
+        };
+        let fields = FieldNames {
+            label: self.label.clone(),
+            group: self.group.clone(),
+            split: context.split_column.clone(),
+        };
+        let source = ParquetSource { shards, image: self.image.clone(), fields };
+        Ok(OpenDataSource { source: Box::new(source), root })
+    }
+}
 
 /// Parquet files with one image per row. The column `image` holds bytes or a struct with the field `bytes`;
 /// the label column holds text or whole numbers. Class names of numbers are read from the metadata of the

@@ -19,7 +19,8 @@ pub(super) fn lowercase_extension(path: &Path) -> Option<String> {
 
 /// `id` as a relative path with `/` as separator and without `.` components; `None` if it is absolute or has
 /// `..` or NUL, because data must not name files outside the image folder.
-pub(super) fn relative_path(id: &str) -> Option<String> {
+#[must_use]
+pub fn relative_path(id: &str) -> Option<String> {
     let mut components = Vec::new();
     for component in Path::new(id).components() {
         match component {

@@ -1,12 +1,42 @@
-//! Lists the samples of shards in parallel.
+//! Finds shards by the value of their key, and lists their samples in parallel.
 
 use std::path::{Path, PathBuf};
 
 use headstock_split::words::counted;
 use rayon::prelude::*;
 
+use super::config::{SourceConfigError, absolute_path};
 use super::paths::{common_folder, slash_path};
 use crate::dataset::{DatasetError, RawDataset, RawSample};
+
+/// Prefix of the names of data sets on the Hugging Face hub.
+const HUB_DATASETS: &str = "hf://datasets/";
+
+/// Prefix of all names on the Hugging Face hub.
+pub(super) const HUB: &str = "hf://";
+
+/// Makes `shards`, the value of `key` within `[data]`, absolute if it is a path or pattern relative to `base`.
+/// A name on the Hugging Face hub is an error, except for a data set if `allows_hub` is set.
+pub(super) fn resolve_shards(
+    key: &str,
+    shards: &mut String,
+    base: &Path,
+    allows_hub: bool,
+) -> Result<(), SourceConfigError> {
+    if allows_hub && shards.starts_with(HUB_DATASETS) {
+        return Ok(());
+    }
+    if shards.starts_with(HUB) {
+        let problem = format!(
+            "is {shards}: only Parquet data sets of the Hugging Face hub are supported; write \
+             `data.parquet = \"{HUB_DATASETS}owner/name\"`"
+        );
+        return Err(SourceConfigError::key(key, problem));
+    }
+    *shards =
+        absolute_path(Path::new(shards), base).map_err(|problem| SourceConfigError::key(key, problem))?;
+    Ok(())
+}
 
 /// The samples of one shard, or of all shards.
 #[derive(Default)]

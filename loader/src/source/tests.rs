@@ -1,3 +1,4 @@
+mod conformance;
 mod csv;
 mod folder;
 mod parquet;
@@ -5,7 +6,7 @@ mod unreadable;
 mod webdataset;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::*;
 use crate::dataset::{ClassMap, ClassOrder, Dataset, Split};

@@ -6,17 +6,69 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use headstock_split::words::NameList;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::paths::{is_image_file, relative_path};
-use super::shard_contents::ShardContents;
-use super::{DataSource, FieldNames};
+use super::config::{OpenDataSource, SourceConfig, SourceConfigError, SourceContext};
+use super::paths::{common_folder, is_image_file, relative_path};
+use super::shard_contents::{ShardContents, resolve_shards};
+use super::{DataSource, FieldNames, default_label};
 use crate::dataset::{DatasetError, RawDataset, RawSample, Split};
 use crate::image_ref::ImageRef;
+use crate::shard::find_shards;
 use crate::shard::tar::{TarMember, TarShard, visit_members};
 
 /// Maximum size of a label or JSON file in bytes.
 const MAX_LABEL_BYTES: u64 = 1 << 20;
+
+/// The keys of `[data]` of a WebDataset.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WebDatasetConfig {
+    /// Tar archives in WebDataset format: a file, a folder, or a pattern such as
+    /// `"shards/train-{000..146}.tar"`.
+    pub webdataset: String,
+    /// The field of the `json` members with the class.
+    #[serde(default = "default_label")]
+    pub label: String,
+    /// The field of the `json` members with the group of a photo, as for `csv`. Optional.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// Tar archives of photos for testing only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_webdataset: Option<String>,
+}
+
+impl SourceConfig for WebDatasetConfig {
+    const KIND: &'static str = "webdataset";
+    const ABOUT: &'static str = "tar archives in WebDataset format";
+
+    fn resolve(&mut self, base: &Path) -> Result<(), SourceConfigError> {
+        resolve_shards("webdataset", &mut self.webdataset, base, false)?;
+        let test = self.test_webdataset.as_mut();
+        test.map_or(Ok(()), |shards| resolve_shards("test_webdataset", shards, base, false))
+    }
+
+    fn test_data(&self) -> Option<Self> {
+        Some(Self { webdataset: self.test_webdataset.clone()?, test_webdataset: None, ..self.clone() })
+    }
+
+    fn has_groups(&self) -> bool {
+        self.group.is_some()
+    }
+
+    fn open(&self, context: &SourceContext) -> Result<OpenDataSource, DatasetError> {
+        let shards = find_shards(Path::new(&self.webdataset), &["tar", "tar.gz", "tgz"])?;
+        let root = common_folder(&shards);
+        let fields = FieldNames {
+            label: self.label.clone(),
+            group: self.group.clone(),
+            split: context.split_column.clone(),
+        };
+        Ok(OpenDataSource { source: Box::new(WebDatasetSource { shards, fields }), root })
+    }
+}
 
 /// Tar archives, optionally gzipped. The files of a sample have the same path up to the first dot of the file
 /// name: `cat/7.jpg` is the image; `cat/7.cls` the class (a number or a name), or `cat/7.json` an object with

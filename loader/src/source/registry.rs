@@ -1,0 +1,200 @@
+//! Lookup of data sources by name.
+
+use std::marker::PhantomData;
+use std::path::Path;
+
+use schemars::{Schema, SchemaGenerator};
+use serde::Deserialize;
+use serde_json::Value;
+use thiserror::Error;
+
+use super::config::{ConfiguredSource, SourceConfig, SourceConfigError};
+use super::csv::CsvConfig;
+use super::folder::FolderConfig;
+use super::parquet::ParquetConfig;
+use super::webdataset::WebDatasetConfig;
+
+/// An error from looking up or adding a data source.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum SourceRegistryError {
+    /// A source with this name is already registered.
+    #[error(
+        "the program already has a data source named `{0}`: give the new source a different name (its \
+         constant `KIND`)"
+    )]
+    Duplicate(&'static str),
+    /// No source has this name.
+    #[error("there is no data source `{name}`: choose one of {}", known.join(", "))]
+    Unknown {
+        /// The requested name.
+        name: String,
+        /// All known names.
+        known: Vec<&'static str>,
+    },
+}
+
+/// The known data sources, in the order in which they were added.
+#[derive(Default)]
+pub struct SourceRegistry {
+    kinds: Vec<Box<dyn SourceKind>>,
+}
+
+impl SourceRegistry {
+    /// A registry of the sources of this crate: `folder`, `csv`, `parquet` and `webdataset`.
+    #[must_use]
+    pub fn builtin() -> Self {
+        Self {
+            kinds: vec![
+                Box::new(TypedSourceKind::<FolderConfig>(PhantomData)),
+                Box::new(TypedSourceKind::<CsvConfig>(PhantomData)),
+                Box::new(TypedSourceKind::<ParquetConfig>(PhantomData)),
+                Box::new(TypedSourceKind::<WebDatasetConfig>(PhantomData)),
+            ],
+        }
+    }
+
+    /// A registry without sources, to which [`with`](Self::with) adds some.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self::default()
+    }
+
+    /// This registry with a source that is not built in, under the name `C::KIND`, so that a config can name
+    /// it in `data.kind`. `C` is the source's configuration type.
+    ///
+    /// # Errors
+    /// [`SourceRegistryError::Duplicate`] when a source with this name is already registered.
+    pub fn with<C: SourceConfig>(mut self) -> Result<Self, SourceRegistryError> {
+        if self.get(C::KIND).is_ok() {
+            return Err(SourceRegistryError::Duplicate(C::KIND));
+        }
+        self.kinds.push(Box::new(TypedSourceKind::<C>(PhantomData)));
+        Ok(self)
+    }
+
+    /// Looks up the source that is registered as `name`, the value of `data.kind` in a config.
+    ///
+    /// # Errors
+    /// [`SourceRegistryError::Unknown`], which lists the known names.
+    pub fn get(&self, name: &str) -> Result<&dyn SourceKind, SourceRegistryError> {
+        self.iter().find(|kind| kind.name() == name).ok_or_else(|| SourceRegistryError::Unknown {
+            name: name.into(),
+            known: self.iter().map(SourceKind::name).collect(),
+        })
+    }
+
+    /// All sources, in the order in which they were added.
+    pub fn iter(&self) -> impl Iterator<Item = &dyn SourceKind> {
+        self.kinds.iter().map(AsRef::as_ref)
+    }
+}
+
+/// A registered data source with its configuration type hidden.
+pub trait SourceKind: Send + Sync {
+    /// The name of the source, such as `csv`: the value of `data.kind` in a config.
+    fn name(&self) -> &'static str;
+    /// A description of the source in one line.
+    fn about(&self) -> &'static str;
+    /// The keys of `[data]` that the source has, in the order of the configuration's fields.
+    fn keys(&self) -> Vec<String>;
+    /// The JSON schema of the table `[data]` with the keys of this source only; `generator` collects the
+    /// definitions that the parts of a schema share.
+    fn json_schema(&self, generator: &mut SchemaGenerator) -> Schema;
+    /// Parses and resolves the table `[data]`, which has the keys of this source only. Paths in it are
+    /// relative to `base`.
+    ///
+    /// # Errors
+    /// [`SourceConfigError`], which names the key.
+    fn configure(
+        &self,
+        table: toml::Table,
+        base: &Path,
+    ) -> Result<Box<dyn ConfiguredSource>, SourceConfigError>;
+}
+
+/// The section `[data]`.
+#[derive(Deserialize)]
+struct Section<C> {
+    data: C,
+}
+
+/// The registered source with the configuration type `C`, of which it holds no value.
+struct TypedSourceKind<C>(PhantomData<C>);
+
+impl<C: SourceConfig> SourceKind for TypedSourceKind<C> {
+    fn name(&self) -> &'static str {
+        C::KIND
+    }
+
+    fn about(&self) -> &'static str {
+        C::ABOUT
+    }
+
+    fn keys(&self) -> Vec<String> {
+        let schema = C::json_schema(&mut SchemaGenerator::default());
+        let properties = schema.get("properties").and_then(Value::as_object);
+        properties.into_iter().flat_map(|keys| keys.keys().cloned()).collect()
+    }
+
+    fn json_schema(&self, generator: &mut SchemaGenerator) -> Schema {
+        C::json_schema(generator)
+    }
+
+    fn configure(
+        &self,
+        table: toml::Table,
+        base: &Path,
+    ) -> Result<Box<dyn ConfiguredSource>, SourceConfigError> {
+        // Within a table of its section, so that an error has the whole path of the key.
+        let section = toml::Table::from_iter([("data".to_owned(), toml::Value::Table(table))]);
+        let Section { data: mut config }: Section<C> =
+            section.try_into().map_err(|error: toml::de::Error| SourceConfigError::Table {
+                kind: C::KIND,
+                message: error.to_string().split_whitespace().collect::<Vec<_>>().join(" "),
+            })?;
+        config.resolve(base)?;
+        Ok(Box::new(config))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn builtin_sources_are_known_by_name() {
+        let names: Vec<&str> = SourceRegistry::builtin().iter().map(SourceKind::name).collect();
+        assert_eq!(names, ["folder", "csv", "parquet", "webdataset"]);
+    }
+
+    #[test]
+    fn a_source_that_is_added_twice_is_an_error() {
+        let error = SourceRegistry::builtin().with::<CsvConfig>().err().unwrap().to_string();
+        assert!(error.contains("already has a data source named `csv`"), "{error}");
+    }
+
+    #[test]
+    fn an_unknown_source_lists_the_known_ones() {
+        let registry = SourceRegistry::builtin();
+        let error = registry.get("cvs").err().unwrap().to_string();
+        assert_eq!(error, "there is no data source `cvs`: choose one of folder, csv, parquet, webdataset");
+    }
+
+    #[test]
+    fn a_table_is_checked_completed_and_resolved() {
+        let registry = SourceRegistry::builtin();
+        let csv = registry.get("csv").unwrap();
+        let configure = |text: &str| csv.configure(text.parse().unwrap(), Path::new("/base"));
+        let table = configure("csv = 'x.csv'\nimages = 'photos'").unwrap().table();
+        assert_eq!(
+            table.to_string(),
+            "csv = \"/base/x.csv\"\nimages = \"/base/photos\"\nid = \"id\"\nlabel = \"label\"\nextension = \
+             \"\"\n"
+        );
+        let message = |text: &str| configure(text).unwrap_err().to_string();
+        assert!(message("csv = ''").starts_with("`data.csv` is empty"));
+        assert!(message("csv = 'x.csv'").starts_with("`data.images` is missing"));
+        assert!(message("csv = 3").contains("expected path string in `data.csv`"), "{}", message("csv = 3"));
+        assert!(message("csv = 'x.csv'\nimage = 'x'").contains("unknown field `image`"));
+    }
+}
