@@ -1,4 +1,4 @@
-//! The program: its heads, and how it runs a command.
+//! The program: its heads and data sources, and how it runs a command.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -8,6 +8,9 @@ use anyhow::Context;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use headstock_heads::{HeadConfig, Registry, RegistryError};
+use headstock_loader::SourceConfig;
+use headstock_loader::source::{SourceRegistry, SourceRegistryError};
+use headstock_train::config::Registries;
 
 use crate::args::{Arguments, Command};
 use crate::commands::{self, CommandContext};
@@ -15,11 +18,14 @@ use crate::messages;
 use crate::output::Output;
 use crate::progress::ProgressBars;
 
-/// `headstock` with the built-in heads and those added by [`with_head`](Self::with_head).
+/// `headstock` with the built-in heads and data sources, and those added by [`with_head`](Self::with_head) and
+/// [`with_source`](Self::with_source).
 pub struct App {
     /// The heads that commands know, or the error of a name that was added twice, which every command
     /// reports.
     heads: Result<Registry, RegistryError>,
+    /// The data sources that commands know, or such an error.
+    sources: Result<SourceRegistry, SourceRegistryError>,
 }
 
 impl Default for App {
@@ -29,17 +35,24 @@ impl Default for App {
 }
 
 impl App {
-    /// The program with the built-in heads.
+    /// The program with the built-in heads and data sources.
     #[must_use]
     pub fn new() -> Self {
-        Self { heads: Ok(Registry::builtin()) }
+        Self { heads: Ok(Registry::builtin()), sources: Ok(SourceRegistry::builtin()) }
     }
 
     /// Adds a head of your own, which every command then knows by its name. A name that is already used makes
     /// [`run`](Self::run) fail.
     #[must_use]
     pub fn with_head<C: HeadConfig>(self) -> Self {
-        Self { heads: self.heads.and_then(|mut heads| heads.add::<C>().map(|()| heads)) }
+        Self { heads: self.heads.and_then(|mut heads| heads.add::<C>().map(|()| heads)), ..self }
+    }
+
+    /// Adds a data source of your own, which `[data]` of a config then names by `kind`. A name that is already
+    /// used makes [`run`](Self::run) fail.
+    #[must_use]
+    pub fn with_source<C: SourceConfig>(self) -> Self {
+        Self { sources: self.sources.and_then(SourceRegistry::with::<C>), ..self }
     }
 
     /// Every command with its arguments, for shell completions, manual pages and tests.
@@ -75,13 +88,15 @@ impl App {
     /// which the program started, from which `bench` measures the time to the first features.
     fn dispatch(self, arguments: Arguments, bars: &ProgressBars, started: Instant) -> anyhow::Result<()> {
         let heads = self.heads.context("failed to add the heads of this program")?;
+        let sources = self.sources.context("failed to add the data sources of this program")?;
+        let registries = Registries { heads, sources };
         let Arguments { command, global } = arguments;
         if let Some(threads) = global.threads {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.into());
             pool.build_global().context("failed to start the threads: try fewer with --threads")?;
         }
         let mut output = Output::new(global.json);
-        let mut context = CommandContext { global, heads, bars, output: &mut output, started };
+        let mut context = CommandContext { global, registries, bars, output: &mut output, started };
         match command {
             Command::Init(args) => commands::init::run(&args, &mut context),
             Command::Train(args) => commands::train::run(&args, &mut context),

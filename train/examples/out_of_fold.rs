@@ -9,13 +9,12 @@
 use std::error::Error;
 use std::path::Path;
 
-use headstock_heads::Registry;
-use headstock_train::config::Config;
+use headstock_train::config::{Config, Registries};
 use headstock_train::doctor::{DoctorChecks, examine};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let config = std::env::args().nth(1).ok_or("name a config")?;
-    let settings = Config::read(Path::new(&config))?.resolve(&Registry::builtin())?;
+    let settings = Config::read(Path::new(&config))?.resolve(&Registries::builtin())?;
     let diagnosis = examine(&settings, DoctorChecks::All, &())?;
     let found = diagnosis.probabilities.as_ref().ok_or_else(|| diagnosis.left_out.join("; "))?;
     let paths: Vec<&str> = diagnosis.paths().collect();

@@ -3,11 +3,10 @@
 use std::fs;
 use std::path::Path;
 
-use headstock_heads::Registry;
 use headstock_inference::Progress;
 
 use crate::atomic_write;
-use crate::config::{DataSourceConfig, Settings};
+use crate::config::{DataSourceConfig, Registries, Settings};
 use crate::error::TrainError;
 use crate::fit::eval_logits;
 use crate::metrics::Metrics;
@@ -41,12 +40,12 @@ pub struct Evaluation {
 pub fn evaluate(
     run: &Run,
     settings: &Settings,
-    heads: &Registry,
+    registries: &Registries,
     progress: &dyn Progress,
 ) -> Result<Evaluation, TrainError> {
     let model = &run.model;
     let split = run.split()?;
-    let run_settings = run.settings(&[], heads)?;
+    let run_settings = run.settings(&[], registries)?;
     let is_run_data =
         run_settings.source == settings.source && run_settings.options.split == settings.options.split;
     let (samples, inputs) = if is_run_data {
@@ -162,15 +161,15 @@ mod tests {
         let settings = folder.settings(config, &[""; 0]);
         let run_dir = RunDir::Named(folder.path("run"));
         let outcome = train(&settings, None, &run_dir, &()).unwrap();
-        let run = Run::open(&folder.path("run"), &registry_with_recording()).unwrap();
-        let found = evaluate(&run, &settings, &registry_with_recording(), &()).unwrap();
+        let run = Run::open(&folder.path("run"), &registry_with_recording().into()).unwrap();
+        let found = evaluate(&run, &settings, &registry_with_recording().into(), &()).unwrap();
         assert_eq!((found.same_samples, found.samples, found.skipped), (true, 8, 0));
         assert_eq!(found.metrics, outcome.metrics.test);
 
         let split = run.split().unwrap();
         let tested = split.iter().find(|row| row.split == "test").unwrap();
         folder.write(&format!("photos/{}", tested.path), "no photo");
-        let found = evaluate(&run, &settings, &registry_with_recording(), &()).unwrap();
+        let found = evaluate(&run, &settings, &registry_with_recording().into(), &()).unwrap();
         assert_eq!((found.same_samples, found.samples, found.skipped), (false, 7, 1));
     }
 
@@ -189,11 +188,15 @@ mod tests {
         };
         let (folder, own_settings) = project(["cat", "dog"]);
         train(&own_settings, None, &RunDir::Named(folder.path().join("run")), &()).unwrap();
-        let run = Run::open(&folder.path().join("run"), &registry_with_recording()).unwrap();
+        let run = Run::open(&folder.path().join("run"), &registry_with_recording().into()).unwrap();
         let (_same, same_classes) = project(["cat", "dog"]);
-        assert_eq!(evaluate(&run, &same_classes, &registry_with_recording(), &()).unwrap().samples, 10);
+        assert_eq!(
+            evaluate(&run, &same_classes, &registry_with_recording().into(), &()).unwrap().samples,
+            10
+        );
         let (_other, other_classes) = project(["cat", "fox"]);
-        let error = evaluate(&run, &other_classes, &registry_with_recording(), &()).unwrap_err().to_string();
+        let error =
+            evaluate(&run, &other_classes, &registry_with_recording().into(), &()).unwrap_err().to_string();
         assert!(error.contains("the classes cat, fox, but the run was trained on cat, dog"), "{error}");
     }
 }

@@ -93,7 +93,7 @@ impl TestFolder {
         config: &str,
         overrides: &[impl AsRef<str>],
     ) -> Result<Settings, ConfigError> {
-        self.resolve_with(config, overrides, &Registry::builtin())
+        self.resolve_with(config, overrides, Registry::builtin())
     }
 
     /// Resolves a config without `version`, with overrides and these heads.
@@ -101,11 +101,11 @@ impl TestFolder {
         &self,
         config: &str,
         overrides: &[impl AsRef<str>],
-        heads: &Registry,
+        heads: Registry,
     ) -> Result<Settings, ConfigError> {
         let mut config = Config::parse(&format!("version = 1\n{config}"), "a test", self.0.path())?;
         config.set(overrides)?;
-        config.resolve(heads)
+        config.resolve(&heads.into())
     }
 
     /// The settings of a config with overrides.

@@ -7,15 +7,14 @@
 //!
 //! ```
 //! use std::path::Path;
-//! use headstock_heads::Registry;
-//! use headstock_train::{RunDir, config::Config, train};
+//! use headstock_train::config::{Config, Registries};
+//! use headstock_train::{RunDir, train};
 //!
 //! # let folder = tempfile::tempdir()?;
 //! # let features = concat!(env!("CARGO_MANIFEST_DIR"), "/../reference/feature_file/separable.npz");
 //! # std::fs::copy(features, folder.path().join("x.npz"))?;
-//! let heads = Registry::builtin();
 //! let config = "version = 1\n[data]\nfeatures = \"x.npz\"\n";
-//! let settings = Config::parse(config, "example", folder.path())?.resolve(&heads)?;
+//! let settings = Config::parse(config, "example", folder.path())?.resolve(&Registries::builtin())?;
 //! let outcome = train(&settings, None, &RunDir::Named(folder.path().join("run")), &())?;
 //! assert_eq!(outcome.metrics.test.top1, 1.0);
 //! # Ok::<(), Box<dyn std::error::Error>>(())

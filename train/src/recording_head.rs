@@ -237,7 +237,7 @@ pub(crate) fn write_features(folder: &Path, name: &str, rows: &[FeatureRow]) {
 pub(crate) fn features_settings(folder: &Path, name: &str, more: &str) -> Settings {
     let config = format!("version = 1\n{more}\n[data]\nfeatures = \"{name}.npy\"\n");
     let config = Config::parse(&config, "test", folder).expect("a config");
-    config.resolve(&registry_with_recording()).expect("settings")
+    config.resolve(&registry_with_recording().into()).expect("settings")
 }
 
 /// A PNG image of 64 x 64 pixels of a single color, which differs for each `shade` below 256.

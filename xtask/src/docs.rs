@@ -95,12 +95,14 @@ fn write_section(page: &mut String, path: &[&str], schema: &Value) {
 
 /// Appends to `page` a Markdown table with a row for each key of the config table at the dotted `path`: its
 /// type, default and meaning. At the top level, where `path` is empty, tables have no row but a section of
-/// their own. The key `kind` is in the headings and has no row, except in `[head]`, where its row describes
-/// the head.
+/// their own. A key `kind` that is in the headings has no row, except in `[head]`, where its row describes the
+/// head.
 fn write_table(page: &mut String, path: &str, schema: &Value) {
     let required = schema["required"].as_array().map_or(&[][..], Vec::as_slice);
     let mut rows = String::new();
-    for (key, value) in properties(schema).into_iter().filter(|(key, _)| *key != "kind" || path == "head") {
+    let is_in_heading =
+        |key: &str, value: &Value| key == "kind" && path != "head" && value["const"].is_string();
+    for (key, value) in properties(schema).into_iter().filter(|(key, value)| !is_in_heading(key, value)) {
         let is_table = !properties(value).is_empty() || !variants(value).is_empty();
         if is_table && path.is_empty() {
             continue;

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use crate::{cuda, new_head, step, tidy};
 
 /// Runs all checks that a change must pass: formatting, the source (`tidy`), lints, docs, tests, the example
-/// crate outside the workspace, a crate from `new-head`, and the CUDA type-check. Stops at the first failure.
+/// crates outside the workspace, a crate from `new-head`, and the CUDA type-check. Stops at the first failure.
 pub(crate) fn run() -> Result<()> {
     let cargo = step::cargo;
     step::run("format", &mut cargo(&["fmt", "--all", "--check"]))?;
@@ -20,12 +20,13 @@ pub(crate) fn run() -> Result<()> {
         cargo(&["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"),
     )?;
     step::run("tests", &mut cargo(&["test", "--workspace"]))?;
-    let example = Path::new("examples/external-head");
-    step::run("external example", &mut cargo_outside(example, "test")?)?;
+    let head = Path::new("examples/external-head");
+    step::run("external head", &mut cargo_outside(head, "test")?)?;
     step::run(
-        "external example, its command",
-        cargo_outside(example, "run")?.args(["--", "heads", "nearest-mean-example"]),
+        "external head, its command",
+        cargo_outside(head, "run")?.args(["--", "heads", "nearest-mean-example"]),
     )?;
+    check_external_source()?;
     check_new_head()?;
     cuda::check()?;
     step::log("\nall checks passed");
@@ -39,6 +40,20 @@ fn cargo_outside(folder: &Path, command: &str) -> Result<Command> {
     let mut cargo = step::cargo(&[command, "--quiet", "--manifest-path"]);
     cargo.arg(folder.join("Cargo.toml")).arg("--target-dir").arg(step::target_dir()?);
     Ok(cargo)
+}
+
+/// Tests the data source of `examples/external-source`, and splits its photos with its command.
+fn check_external_source() -> Result<()> {
+    let source = Path::new("examples/external-source");
+    step::run("external source", &mut cargo_outside(source, "test")?)?;
+    let split = env::temp_dir().join(format!("headstock-external-source-{}.csv", process::id()));
+    let config = source.join("headstock.toml");
+    let outcome = step::run(
+        "external source, its command",
+        cargo_outside(source, "run")?.args(["--", "split", "--config"]).arg(config).arg("--out").arg(&split),
+    );
+    let removed = fs::remove_file(&split).with_context(|| format!("failed to remove {}", split.display()));
+    outcome.and(removed)
 }
 
 /// Checks that `cargo xtask new-head`, which creates a crate for a user's own head, creates one that works:

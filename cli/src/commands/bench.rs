@@ -262,7 +262,7 @@ fn resolve_settings(args: &BenchArgs, context: &CommandContext<'_>) -> Result<Se
             let minimal = "version = 1\n[data]\nfolder = \".\"\n";
             let mut config = Config::parse(minimal, "bench --weights", Path::new(""))?;
             config.set(&[&overrides[..], &context.global.overrides].concat())?;
-            Ok(config.resolve(&context.heads)?)
+            Ok(config.resolve(&context.registries)?)
         }
         _ => context.resolve_settings(&overrides),
     }

@@ -27,7 +27,7 @@ struct CompareJson<'a> {
 /// That the output file and the run can be written is checked before the long work.
 pub(crate) fn run(args: &CompareArgs, context: &mut CommandContext<'_>) -> anyhow::Result<()> {
     let settings = context.resolve_settings(&[])?.with_frozen_backbone();
-    let to_compare = candidates(&settings, &context.heads, args.heads.as_deref())?;
+    let to_compare = candidates(&settings, &context.registries.heads, args.heads.as_deref())?;
     let file = args.out.as_deref().map(ComparisonFile::new).transpose()?;
     let run_dir = args.run.clone().map_or(RunDir::Numbered, RunDir::Named);
     let reservation = if args.take_best { Some(run_dir.reserve(&settings.source)?) } else { None };
@@ -63,8 +63,9 @@ pub(crate) fn run(args: &CompareArgs, context: &mut CommandContext<'_>) -> anyho
     };
     // Show the table before the run is trained.
     context.output.flush()?;
-    let settings =
-        settings.with_head(&best.head, &best.parameters, &context.heads).map_err(TrainError::from)?;
+    let settings = settings
+        .with_head(&best.head, &best.parameters, &context.registries.heads)
+        .map_err(TrainError::from)?;
     // `None`: the head is not warm-started from another run.
     let outcome = prepared.train(&settings, None, reservation, context.bars)?;
     let (kind, out) = (settings.head.kind(), &mut *context.output);
@@ -245,7 +246,8 @@ fn train_command(
     let inherited = if is_same_head {
         settings.head.table()
     } else {
-        let kind = context.heads.get(&best.head).map_err(|error| TrainError::Usage(error.to_string()))?;
+        let kind =
+            context.registries.heads.get(&best.head).map_err(|error| TrainError::Usage(error.to_string()))?;
         words.extend(["--head".to_owned(), best.head.clone()]);
         kind.configure(toml::Table::new())?.table()
     };

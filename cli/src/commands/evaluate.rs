@@ -29,7 +29,7 @@ struct EvaluateJson<'a> {
 /// metrics.
 pub(crate) fn run(args: &EvaluateArgs, context: &mut CommandContext<'_>) -> anyhow::Result<()> {
     let (run, settings) = context.open_run(&args.run)?;
-    let evaluation = evaluate(&run, &settings, &context.heads, context.bars)?;
+    let evaluation = evaluate(&run, &settings, &context.registries, context.bars)?;
     if !evaluation.same_samples {
         tracing::info!(
             "these are not the photos that the run was first tested on, so the results cannot be compared \

@@ -26,10 +26,10 @@ pub(crate) fn run(args: &ExtractArgs, context: &mut CommandContext<'_>) -> anyho
         args.layer.iter().map(|layer| format!("backbone.layer={layer}")).collect();
     // Turns [tune] off: nothing is fine-tuned here, and without [tune] any layer is allowed.
     overrides.push("tune.from=head".into());
-    let run = args.run.as_deref().map(|folder| Run::open(folder, &context.heads)).transpose()?;
+    let run = args.run.as_deref().map(|folder| Run::open(folder, &context.registries)).transpose()?;
     let settings = match &run {
         Some(run) if context.global.config.is_none() => {
-            run.settings(&[overrides, context.global.overrides.clone()].concat(), &context.heads)?
+            run.settings(&[overrides, context.global.overrides.clone()].concat(), &context.registries)?
         }
         _ => context.resolve_settings(&overrides)?,
     };

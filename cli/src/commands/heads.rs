@@ -68,9 +68,10 @@ impl HeadJson {
 pub(crate) fn run(args: &HeadsArgs, context: &mut CommandContext<'_>) -> anyhow::Result<()> {
     context.note_unused_overrides("heads");
     let heads: Vec<HeadJson> = match &args.name {
-        None => context.heads.iter().map(HeadJson::new).collect::<Result<_, _>>()?,
+        None => context.registries.heads.iter().map(HeadJson::new).collect::<Result<_, _>>()?,
         Some(name) => {
-            let head = context.heads.get(name).map_err(|error| TrainError::Usage(error.to_string()))?;
+            let head =
+                context.registries.heads.get(name).map_err(|error| TrainError::Usage(error.to_string()))?;
             vec![HeadJson::new(head)?]
         }
     };

@@ -6,9 +6,10 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use headstock_loader::source::{
-    TableHead, find_image_files, is_image_file, read_parquet_columns, read_table_head,
+    ConfiguredSource, CsvConfig, FolderConfig, ParquetConfig, TableHead, WebDatasetConfig, find_image_files,
+    is_image_file, read_parquet_columns, read_table_head,
 };
-use headstock_loader::{ClassOrder, CsvSource, Dataset, FieldNames, Split, find_shards};
+use headstock_loader::{ClassOrder, Dataset, Split, find_shards};
 use headstock_split::{TestSize, stratified_shuffle_split};
 use headstock_train::TrainError;
 use headstock_train::config::DataLocation;
@@ -45,11 +46,25 @@ enum ShardKind {
     Tar,
 }
 
-/// Where the data is, found by [`detect`].
-struct DetectedData {
-    location: DataLocation,
-    /// Separate test data, if there is any.
-    test: Option<DataLocation>,
+/// The keys of `[data]` for the data that [`detect`] has found.
+enum DetectedData {
+    Folder(FolderConfig),
+    Csv(CsvConfig),
+    Parquet(ParquetConfig),
+    WebDataset(WebDatasetConfig),
+}
+
+impl DetectedData {
+    /// The location of the data, without that for testing only.
+    fn location(&self) -> DataLocation {
+        let source: Box<dyn ConfiguredSource> = match self {
+            Self::Folder(config) => Box::new(config.clone()),
+            Self::Csv(config) => Box::new(config.clone()),
+            Self::Parquet(config) => Box::new(config.clone()),
+            Self::WebDataset(config) => Box::new(config.clone()),
+        };
+        DataLocation { source, split_column: None }
+    }
 }
 
 /// The output of `init --json`.
@@ -70,16 +85,16 @@ pub(crate) fn run(args: &InitArgs, context: &mut CommandContext<'_>) -> anyhow::
     let absolute = std::path::absolute(&config).map_err(TrainError::io("find", &config))?;
     let config_folder = absolute.parent().unwrap_or(Path::new("/"));
     let detected = detect(args)?;
-    let opened = detected.location.open(context.bars)?;
+    let location = detected.location();
+    let opened = location.open(context.bars)?;
     let dataset = opened
         .source
         .list()
         .and_then(|raw| Dataset::from_raw(raw, ClassOrder::Sorted))
         .map_err(TrainError::from)?;
-    let test_dataset = match &detected.test {
-        Some(location) => {
-            let opened = location.open(context.bars)?;
-            let listed = opened.source.list();
+    let test_dataset = match location.source.test_data() {
+        Some(source) => {
+            let listed = DataLocation { source, split_column: None }.open(context.bars)?.source.list();
             Some(
                 listed
                     .and_then(|raw| Dataset::from_raw_with_classes(raw, &dataset.classes))
@@ -175,7 +190,6 @@ impl TestSizeChoice {
 /// folders are ignored.
 fn detect(args: &InitArgs) -> Result<DetectedData, TrainError> {
     let path = &args.path;
-    let without_test = |location| DetectedData { location, test: None };
     let refuse_table_options = |description: &str| {
         if args.images.is_some() || args.id.is_some() {
             let path = path.display();
@@ -188,23 +202,25 @@ fn detect(args: &InitArgs) -> Result<DetectedData, TrainError> {
     };
     if let Some(name) = path.to_str().filter(|path| path.starts_with("hf://")) {
         refuse_table_options("a data set on the Hugging Face hub")?;
-        return Ok(without_test(parquet_location(name.to_owned(), args, None)));
+        return Ok(DetectedData::Parquet(parquet_config(name.to_owned(), args, None)));
     }
     if let Some((kind, shards)) = detect_shards(path) {
         refuse_table_options("a set of Parquet files or tar archives")?;
         return match kind {
             ShardKind::Parquet => {
                 let columns = read_parquet_columns(&shards[0])?;
-                Ok(without_test(parquet_location(path.display().to_string(), args, Some(&columns))))
+                Ok(DetectedData::Parquet(parquet_config(path.display().to_string(), args, Some(&columns))))
             }
-            ShardKind::Tar => Ok(without_test(DataLocation::WebDataset {
-                shards: path.display().to_string(),
-                fields: label_only(args.label.clone().unwrap_or_else(|| "label".into())),
+            ShardKind::Tar => Ok(DetectedData::WebDataset(WebDatasetConfig {
+                webdataset: path.display().to_string(),
+                label: args.label.clone().unwrap_or_else(|| "label".into()),
+                group: None,
+                test_webdataset: None,
             })),
         };
     }
     if path.is_file() {
-        return detect_csv(args).map(|csv| without_test(DataLocation::Csv(csv)));
+        return detect_csv(args).map(DetectedData::Csv);
     }
     if !path.is_dir() {
         return Err(TrainError::Usage(format!(
@@ -232,7 +248,7 @@ fn detect(args: &InitArgs) -> Result<DetectedData, TrainError> {
     let train_classes = class_folders(&train);
     if train_classes.is_empty() && !has_only_split_folders(path) {
         // `train` may be the name of a class.
-        return Ok(without_test(DataLocation::Folder(path.clone())));
+        return Ok(DetectedData::Folder(FolderConfig { folder: path.clone(), test_folder: None }));
     }
     for name in class_folders(path).into_iter().filter(|name| !is_split_name(name)) {
         tracing::info!(
@@ -265,7 +281,7 @@ fn detect(args: &InitArgs) -> Result<DetectedData, TrainError> {
             test = Some(folder);
         }
     }
-    Ok(DetectedData { location: DataLocation::Folder(train), test: test.map(DataLocation::Folder) })
+    Ok(DetectedData::Folder(FolderConfig { folder: train, test_folder: test }))
 }
 
 /// The shards (files that hold many images each) of `path` with their kind: the file itself, or those of a
@@ -285,14 +301,14 @@ fn detect_shards(path: &Path) -> Option<(ShardKind, Vec<PathBuf>)> {
     })
 }
 
-/// The location of Parquet shards, with a guess which columns hold the image and the class; `--label` names
+/// The keys of Parquet shards, with a guess which columns hold the image and the class; `--label` names
 /// the latter. `columns` are the names of (columns that can hold images, all others); it is `None` for a data
 /// set on the hub, whose columns are assumed to be `image` and `label`.
-fn parquet_location(
+fn parquet_config(
     shards: String,
     args: &InitArgs,
     columns: Option<&(Vec<String>, Vec<String>)>,
-) -> DataLocation {
+) -> ParquetConfig {
     let find_column = |names: &[String], usual_names: &[&str]| {
         usual_names
             .iter()
@@ -301,17 +317,14 @@ fn parquet_location(
     let (images, other_columns) = columns.map_or((&[][..], &[][..]), |(images, others)| (images, others));
     let image = find_column(images, &IMAGE_COLUMNS).or_else(|| images.first().cloned());
     let label = args.label.clone().or_else(|| find_column(other_columns, &LABEL_COLUMNS));
-    DataLocation::Parquet {
-        shards,
+    ParquetConfig {
+        parquet: shards,
         image: image.unwrap_or_else(|| "image".into()),
-        fields: label_only(label.unwrap_or_else(|| "label".into())),
+        label: label.unwrap_or_else(|| "label".into()),
+        // The user may add it to the config.
+        group: None,
+        test_parquet: None,
     }
-}
-
-/// The columns to read besides the image: only that of the class. Those of groups and of the split the user
-/// may add to the config.
-fn label_only(label: String) -> FieldNames {
-    FieldNames { label, group: None, split: None }
 }
 
 /// Whether `root` has a folder `train`, and all its image folders are for training or testing. Then `train`
@@ -347,7 +360,7 @@ fn has_images(folder: &Path) -> bool {
 /// Finds out how to read the table `args.path` (CSV or TSV): the columns with the file names and the classes,
 /// the folder of the images, and the extension to append to the file names. Folder and extension are the
 /// first of the usual ones with which the image of the first row exists.
-fn detect_csv(args: &InitArgs) -> Result<CsvSource, TrainError> {
+fn detect_csv(args: &InitArgs) -> Result<CsvConfig, TrainError> {
     let csv = args.path.clone();
     let usage_error = |problem: String| TrainError::Usage(format!("{}: {problem}", csv.display()));
     let TableHead { columns, first_row } = read_table_head(&csv)?;
@@ -385,8 +398,8 @@ fn detect_csv(args: &InitArgs) -> Result<CsvSource, TrainError> {
             let name =
                 if extension.is_empty() { first_id.clone() } else { format!("{first_id}.{extension}") };
             if images.join(name).is_file() {
-                let (images, extension) = (images.clone(), extension.to_owned());
-                return Ok(CsvSource { csv, images, id, extension, fields: label_only(label) });
+                let (images, extension) = (Some(images.clone()), extension.to_owned());
+                return Ok(CsvConfig { csv, images, id, label, group: None, extension });
             }
         }
     }
@@ -422,38 +435,36 @@ fn render_config(detected: &DetectedData, test_size: &TestSizeChoice, base: &Pat
         let is_local = !shards.starts_with("hf://");
         if is_local { toml_path(Path::new(shards)) } else { toml_string(shards) }
     };
-    let data = match &detected.location {
-        DataLocation::Folder(root) => {
-            let test = match &detected.test {
-                Some(DataLocation::Folder(test)) => {
-                    format!("test_folder = {}   # only used for testing", toml_path(test))
-                }
-                _ => "# test_folder = \"test\"            # without it, [split] draws the test set".into(),
+    let data = match detected {
+        DetectedData::Folder(FolderConfig { folder, test_folder }) => {
+            let test = match test_folder {
+                Some(test) => format!("test_folder = {}   # only used for testing", toml_path(test)),
+                None => "# test_folder = \"test\"            # without it, [split] draws the test set".into(),
             };
-            format!("folder = {}   # a folder per class\n{test}", toml_path(root))
+            format!("folder = {}   # a folder per class\n{test}", toml_path(folder))
         }
-        DataLocation::Csv(source) => format!(
+        DetectedData::Csv(config) => format!(
             "csv = {}\nimages = {}   # the folder that the file names are relative to\nid = {}   # column \
              with the file name\nlabel = {}   # column with the class\nextension = {}   # appended to each \
              file name",
-            toml_path(&source.csv),
-            toml_path(&source.images),
-            toml_string(&source.id),
-            toml_string(&source.fields.label),
-            toml_string(&source.extension)
+            toml_path(&config.csv),
+            toml_path(config.images.as_deref().unwrap_or(Path::new(""))),
+            toml_string(&config.id),
+            toml_string(&config.label),
+            toml_string(&config.extension)
         ),
-        DataLocation::Parquet { shards: location, image, fields } => format!(
+        DetectedData::Parquet(config) => format!(
             "parquet = {}   # a file, a folder, a pattern, or hf://datasets/owner/name\nimage = {}   # \
              column with the photo\nlabel = {}   # column with the class",
-            toml_shards(location),
-            toml_string(image),
-            toml_string(&fields.label)
+            toml_shards(&config.parquet),
+            toml_string(&config.image),
+            toml_string(&config.label)
         ),
-        DataLocation::WebDataset { shards: location, fields } => format!(
+        DetectedData::WebDataset(config) => format!(
             "webdataset = {}   # a file, a folder or a pattern\nlabel = {}   # field with the class in .json \
              members",
-            toml_shards(location),
-            toml_string(&fields.label)
+            toml_shards(&config.webdataset),
+            toml_string(&config.label)
         ),
     };
     let split = format!("test_size = {:<22}# {}", test_size.size.to_string(), test_size.comment);

@@ -17,8 +17,7 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use headstock_heads::Registry;
-use headstock_train::config::{Config, Settings};
+use headstock_train::config::{Config, Registries, Settings};
 use headstock_train::metrics::Metrics;
 use headstock_train::run::{ConformalMetrics, SetMetrics, TrainTestOverlap, UnseenMetrics};
 use headstock_train::{Run, TrainError};
@@ -35,7 +34,7 @@ pub(crate) struct CommandContext<'a> {
     /// The arguments that all commands have, such as `--config` and `--set`.
     pub(crate) global: GlobalArgs,
     /// The heads that can be used.
-    pub(crate) heads: Registry,
+    pub(crate) registries: Registries,
     pub(crate) bars: &'a ProgressBars,
     pub(crate) output: &'a mut Output,
     /// Start time of the program.
@@ -54,7 +53,7 @@ impl CommandContext<'_> {
     fn resolve_settings(&self, extra: &[String]) -> Result<Settings, TrainError> {
         let mut config = Config::read(&self.config_path())?;
         config.set(&[extra, &self.global.overrides].concat())?;
-        let mut settings = config.resolve(&self.heads)?;
+        let mut settings = config.resolve(&self.registries)?;
         settings.pin_dataset_revisions(self.bars)?;
         Ok(settings)
     }
@@ -64,7 +63,7 @@ impl CommandContext<'_> {
     fn resolve_data_settings(&self) -> Result<Settings, TrainError> {
         let mut config = Config::read(&self.config_path())?;
         config.set(&self.global.overrides)?;
-        Ok(config.resolve_images_only(&self.heads)?)
+        Ok(config.resolve_images_only(&self.registries)?)
     }
 
     /// Logs for each `--set` that `command` ignores it, because that command does not read the config.
@@ -77,10 +76,10 @@ impl CommandContext<'_> {
     /// Opens the trained run in `folder`. Also returns the settings for its use: those of `--config` if it is
     /// given, else those saved in the run, both overridden by `--set`.
     fn open_run(&self, folder: &Path) -> Result<(Run, Settings), TrainError> {
-        let run = Run::open(folder, &self.heads)?;
+        let run = Run::open(folder, &self.registries)?;
         let settings = match &self.global.config {
             Some(_) => self.resolve_settings(&[])?,
-            None => run.settings(&self.global.overrides, &self.heads)?,
+            None => run.settings(&self.global.overrides, &self.registries)?,
         };
         Ok((run, settings))
     }

@@ -34,7 +34,7 @@ impl<'a> TrainJson<'a> {
 /// loss at rising learning rates (`--find-lr`).
 pub(crate) fn run(args: &TrainArgs, context: &mut CommandContext<'_>) -> anyhow::Result<()> {
     if let Some(folder) = &args.resume {
-        let (settings, outcome) = resume(folder, &context.heads, context.bars)?;
+        let (settings, outcome) = resume(folder, &context.registries, context.bars)?;
         return Ok(print_result(&outcome, settings.head.kind(), context.output)?);
     }
     let head: Vec<String> = args.head.iter().map(|name| format!("head.kind={name}")).collect();
@@ -43,7 +43,7 @@ pub(crate) fn run(args: &TrainArgs, context: &mut CommandContext<'_>) -> anyhow:
         return find_lr::run(&settings, context);
     }
     let run_dir = args.run.clone().map_or(RunDir::Numbered, RunDir::Named);
-    let warm_start = args.warm.as_deref().map(|folder| Run::open(folder, &context.heads)).transpose()?;
+    let warm_start = args.warm.as_deref().map(|folder| Run::open(folder, &context.registries)).transpose()?;
     let outcome = train(&settings, warm_start.as_ref(), &run_dir, context.bars)?;
 
     Ok(print_result(&outcome, settings.head.kind(), context.output)?)

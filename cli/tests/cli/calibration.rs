@@ -2,8 +2,9 @@
 
 use std::fs;
 
-use headstock_heads::{ConformalMethod, Registry};
+use headstock_heads::ConformalMethod;
 use headstock_train::Run;
+use headstock_train::config::Registries;
 
 use crate::support::{CLASSES, Project, parse_csv};
 
@@ -33,7 +34,7 @@ fn predict_prints_the_set_of_each_image_in_every_format() {
         let arguments = ["predict", "runs/linear-1", "photos/hat", "photos/dress/01.jpg", "bad.jpg"];
         project.run(&[&arguments[..], more].concat()).fails(3, &["bad.jpg cannot be read"]).stdout
     };
-    let run = Run::open(&project.path("runs/linear-1"), &Registry::builtin()).unwrap();
+    let run = Run::open(&project.path("runs/linear-1"), &Registries::builtin()).unwrap();
     let scores = run.model.conformal.as_ref().unwrap().scores(ConformalMethod::Lac);
     assert!(scores.len() == 18 && scores.is_sorted());
     let mut n_differing = [0, 0];
@@ -142,7 +143,7 @@ fn calibration_metrics_are_saved_and_reproduced_by_evaluate() {
         assert!(number(&metrics["seconds"], "calibration") > 0.0);
 
         // Six test photos; the threshold is the score of rank ceil((18 + 1) 0.9) among 18 held-out samples.
-        let run = Run::open(&project.path(head), &Registry::builtin()).unwrap();
+        let run = Run::open(&project.path(head), &Registries::builtin()).unwrap();
         let rows = parse_csv(&project.read(&format!("{head}/predictions.csv")));
         assert_eq!(rows.len(), 6);
         for method in [ConformalMethod::Lac, ConformalMethod::Aps] {

@@ -2,8 +2,9 @@
 
 use std::fs;
 
-use headstock_heads::{ConformalMethod, Registry};
+use headstock_heads::ConformalMethod;
 use headstock_train::Run;
+use headstock_train::config::Registries;
 use serde_json::{Value, json};
 
 use crate::support::{CLASSES, Project, field_paths, parse_csv};
@@ -196,7 +197,7 @@ fn train_reports_the_metrics_of_its_predictions() {
     assert!(held_out("after", "ece") <= held_out("before", "ece"));
 
     // Sets of the classes whose score is at most the 123rd of 135: (135 + 1) 0.9 = 122.4, rounded up.
-    let run = Run::open(&project.path("svm"), &Registry::builtin()).unwrap();
+    let run = Run::open(&project.path("svm"), &Registries::builtin()).unwrap();
     let scores = run.model.conformal.as_ref().unwrap().scores(ConformalMethod::Lac);
     assert!(scores.len() == 135 && scores.is_sorted());
     let lac = |row: &[f32]| (0..3).filter(|&class| -row[class] <= scores[122]).collect();

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use headstock_cli::App;
 use headstock_heads::Registry;
+use headstock_loader::SourceRegistry;
 
 /// The text of `keys.txt`: keys of the config, hyperparameters of each head and flags of each command, one
 /// per line.
@@ -55,7 +56,7 @@ pub(crate) fn assert_generated(path: &str, expected: &str) {
 /// For editors, and for `docs/config.md`.
 #[test]
 fn the_committed_json_schema_is_that_of_the_config_types() {
-    let schema = headstock_train::config::json_schema(&Registry::builtin());
+    let schema = headstock_train::config::json_schema(&Registry::builtin(), &SourceRegistry::builtin());
     let text = serde_json::to_string_pretty(&schema).unwrap() + "\n";
     assert_generated("../docs/headstock.schema.json", &text);
 }

@@ -56,7 +56,7 @@ pub trait SourceConfig:
     }
 
     /// The values that name a data set on the Hugging Face hub, such as `hf://datasets/owner/name`. The
-    /// program downloads these data sets before it opens the source ([`SourceContext::download`]); a run
+    /// program downloads these data sets before it opens the source ([`SourceContext::downloads`]); a run
     /// replaces each by a name with the commit.
     fn hub_datasets(&mut self) -> Vec<&mut String> {
         Vec::new()

@@ -36,7 +36,7 @@ pub struct ParquetConfig {
     /// The column with the group of a photo, as for `csv`. Optional.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
-    /// Parquet shards of photos for testing only.
+    /// Photos for testing only, in Parquet shards.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test_parquet: Option<String>,
 }

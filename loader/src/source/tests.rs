@@ -9,7 +9,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::*;
-use crate::dataset::{ClassMap, ClassOrder, Dataset, Split};
+use crate::dataset::{ClassMap, ClassOrder, Dataset, RawSample, Split};
 use crate::image_ref::ImageRef;
 
 fn read_sorted(source: &dyn DataSource) -> Result<Dataset, DatasetError> {

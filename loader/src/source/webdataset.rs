@@ -35,7 +35,7 @@ pub struct WebDatasetConfig {
     /// The field of the `json` members with the group of a photo, as for `csv`. Optional.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
-    /// Tar archives of photos for testing only.
+    /// Photos for testing only, in tar archives.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test_webdataset: Option<String>,
 }

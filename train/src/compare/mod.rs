@@ -90,13 +90,13 @@ impl Default for CompareOptions {
 /// use headstock_heads::Registry;
 /// use headstock_train::PreparedData;
 /// use headstock_train::compare::{CompareOptions, candidates, compare};
-/// use headstock_train::config::Config;
+/// use headstock_train::config::{Config, Registries};
 ///
 /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../reference/feature_file");
 /// # let folder = Path::new(folder);
 /// let heads = Registry::builtin();
 /// let config = "version = 1\n[data]\nfeatures = \"separable.npz\"\n";
-/// let settings = Config::parse(config, "example", folder)?.resolve(&heads)?;
+/// let settings = Config::parse(config, "example", folder)?.resolve(&Registries::builtin())?;
 /// let prepared = PreparedData::prepare(&settings, &())?;
 /// let named = ["linear".to_owned(), "svm".to_owned()];
 /// let candidates = candidates(&settings, &heads, Some(&named))?;

@@ -90,7 +90,7 @@ fn settings(folder: &std::path::Path) -> Settings {
         .collect();
     write_features(folder, "x", &rows);
     let config = "version = 1\n[data]\nfeatures = \"x.npy\"\n[head]\nkind = \"feature-logits\"";
-    Config::parse(config, "test", folder).unwrap().resolve(&heads()).unwrap()
+    Config::parse(config, "test", folder).unwrap().resolve(&heads().into()).unwrap()
 }
 
 fn heads() -> Registry {
@@ -183,7 +183,7 @@ fn ties_are_broken_by_the_lower_log_loss() {
         .collect();
     write_features(folder.path(), "x", &rows);
     let config = "version = 1\n[data]\nfeatures = \"x.npy\"\n[head]\nkind = \"feature-logits\"";
-    let settings = Config::parse(config, "test", folder.path()).unwrap().resolve(&heads()).unwrap();
+    let settings = Config::parse(config, "test", folder.path()).unwrap().resolve(&heads().into()).unwrap();
     let prepared = PreparedData::prepare(&settings, &()).unwrap();
     for metric in [RankingMetric::Accuracy, RankingMetric::MacroF1, RankingMetric::LogLoss] {
         let comparison = run_comparison(&settings, &prepared, metric);

@@ -95,7 +95,7 @@ fn heads() -> Registry {
 fn settings(features: &str, head: &str) -> Settings {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../reference");
     let config = format!("version = 1\n[data]\nfeatures = \"{features}.npz\"\n[head]\n{head}");
-    Config::parse(&config, "test", &folder).unwrap().resolve(&heads()).unwrap()
+    Config::parse(&config, "test", &folder).unwrap().resolve(&heads().into()).unwrap()
 }
 
 fn to_names(names: &[&str]) -> Vec<String> {

@@ -3,6 +3,8 @@
 use std::sync::LazyLock;
 
 use headstock_heads::Registry;
+use headstock_loader::SourceRegistry;
+use headstock_loader::source::SourceKind;
 use serde_json::Value as Schema;
 use toml::{Table, Value};
 
@@ -10,17 +12,18 @@ use super::ConfigError;
 use super::schema::json_schema;
 
 /// A table of the config and its keys.
+#[derive(Clone)]
 struct Section {
     /// The name with those of the outer sections, as `augment.policy`; empty for the root.
     path: String,
     keys: Vec<String>,
 }
 
-/// All sections with their keys. Without the keys of `[head]`, which the head checks, and those of
-/// `augment.policy`, which depend on its kind.
+/// All sections with their keys. Without the keys of `[head]`, which the head checks, those of
+/// `augment.policy`, which depend on its kind, and those keys of `[data]` that belong to a data source.
 static SECTIONS: LazyLock<Vec<Section>> = LazyLock::new(|| {
     let mut sections = Vec::new();
-    add_sections("", &json_schema(&Registry::empty()), &mut sections);
+    add_sections("", &json_schema(&Registry::empty(), &SourceRegistry::empty()), &mut sections);
     sections
 });
 
@@ -41,7 +44,7 @@ fn add_sections(path: &str, schema: &Schema, sections: &mut Vec<Section>) {
 #[must_use]
 pub fn known_keys() -> Vec<String> {
     let mut paths = Vec::new();
-    add_paths("", &json_schema(&Registry::empty()), &mut paths);
+    add_paths("", &json_schema(&Registry::empty(), &SourceRegistry::builtin()), &mut paths);
     paths.retain(|path| path != "head");
     paths
 }
@@ -73,16 +76,49 @@ fn add_paths(path: &str, schema: &Schema, paths: &mut Vec<String>) {
     }
 }
 
-/// Refuses unknown keys of the config `table`, so that a misspelled key is not silently ignored.
-pub(super) fn check(table: &Table, origin: &str) -> Result<(), ConfigError> {
-    check_section(table, "", origin)
+/// All sections with their keys, those of `sources` in `[data]` too.
+fn sections_with(sources: &SourceRegistry) -> Vec<Section> {
+    let mut sections = SECTIONS.clone();
+    for section in sections.iter_mut().filter(|section| section.path == DATA) {
+        let mut keys: Vec<String> = Vec::new();
+        for key in sources.iter().flat_map(SourceKind::keys).chain(section.keys.drain(..)) {
+            if !keys.contains(&key) {
+                keys.push(key);
+            }
+        }
+        section.keys = keys;
+    }
+    sections
+}
+
+/// The section with the keys of the data source.
+const DATA: &str = "data";
+
+/// Removes the keys of `[data]` that belong to a data source from the config `table`, and returns them.
+pub(super) fn take_source_keys(table: &mut Table) -> Table {
+    let Some(Value::Table(data)) = table.get_mut(DATA) else { return Table::new() };
+    let common = SECTIONS.iter().find(|section| section.path == DATA).expect("[data] is a section");
+    let (common, source) = std::mem::take(data).into_iter().partition(|(key, _)| common.keys.contains(key));
+    *data = common;
+    source
+}
+
+/// Refuses unknown keys of the config `table`, so that a misspelled key is not silently ignored. `sources`
+/// are the known data sources, which have keys in `[data]`.
+pub(super) fn check(table: &Table, origin: &str, sources: &SourceRegistry) -> Result<(), ConfigError> {
+    check_section(table, "", origin, &sections_with(sources))
 }
 
 /// Checks that all keys in the config section `section`, and in the sections in it, are known. Otherwise the
 /// error suggests a similar key. `table` has the contents of the section, `origin` is the name of the config
-/// file for the message.
-fn check_section(table: &Table, section: &str, origin: &str) -> Result<(), ConfigError> {
-    let Some(Section { keys: known, .. }) = SECTIONS.iter().find(|known| known.path == section) else {
+/// file for the message; `sections` are all known sections.
+fn check_section(
+    table: &Table,
+    section: &str,
+    origin: &str,
+    sections: &[Section],
+) -> Result<(), ConfigError> {
+    let Some(Section { keys: known, .. }) = sections.iter().find(|known| known.path == section) else {
         // The keys of `[head]` and `augment.policy` are checked elsewhere.
         return Ok(());
     };
@@ -90,7 +126,7 @@ fn check_section(table: &Table, section: &str, origin: &str) -> Result<(), Confi
         let path = join_key(section, key);
         if !known.contains(key) {
             // A key with this name in a different section is a more likely intention than a similar name.
-            let other_section = SECTIONS.iter().find(|section| section.keys.contains(key));
+            let other_section = sections.iter().find(|section| section.keys.contains(key));
             let nearest = match other_section {
                 Some(Section { path, .. }) => join_key(path, key),
                 None => join_key(section, nearest_key(key, known)),
@@ -103,7 +139,7 @@ fn check_section(table: &Table, section: &str, origin: &str) -> Result<(), Confi
             });
         }
         if let Value::Table(table) = value {
-            check_section(table, &path, origin)?;
+            check_section(table, &path, origin, sections)?;
         }
     }
     Ok(())

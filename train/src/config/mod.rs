@@ -13,8 +13,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use headstock_heads::Registry;
+use headstock_loader::SourceRegistry;
 use toml::{Table, Value};
 
+pub(crate) use data_source::fetch_hub_dataset;
 pub use data_source::{DataLocation, DataSourceConfig};
 pub use error::ConfigError;
 pub use keys::known_keys;
@@ -24,6 +26,29 @@ pub use schema::json_schema;
 pub use settings::Settings;
 use settings::{BackboneRequirement, DEFAULT_HEAD};
 pub use tune::{AugmentMode, CacheDtype, HeadInit, OptimizerKind, ScheduleKind, TuneFrom, TuneOptions};
+
+/// What a program adds to: the heads and the data sources that a config can name.
+pub struct Registries {
+    /// The heads, for `[head]`.
+    pub heads: Registry,
+    /// The data sources, for `[data]`.
+    pub sources: SourceRegistry,
+}
+
+impl Registries {
+    /// The heads and sources that are built in.
+    #[must_use]
+    pub fn builtin() -> Self {
+        Registry::builtin().into()
+    }
+}
+
+impl From<Registry> for Registries {
+    /// `heads` and the built-in sources.
+    fn from(heads: Registry) -> Self {
+        Self { heads, sources: SourceRegistry::builtin() }
+    }
+}
 
 /// A config before it is resolved: the parsed table with overrides applied.
 #[derive(Clone, Debug)]
@@ -60,13 +85,12 @@ impl Config {
     ///
     /// ```
     /// use std::path::{Path, PathBuf};
-    /// use headstock_heads::Registry;
-    /// use headstock_train::config::Config;
+    /// use headstock_train::config::{Config, Registries};
     ///
     /// let text = "version = 1\n[data]\nfolder = \"photos\"\n[backbone]\nweights = \"backbone\"\n";
     /// let mut config = Config::parse(text, "headstock.toml", Path::new("/pets"))?;
     /// config.set(&["head.C=0.1"])?;
-    /// let settings = config.resolve(&Registry::builtin())?;
+    /// let settings = config.resolve(&Registries::builtin())?;
     /// assert_eq!(settings.head.kind(), "linear");
     /// # Ok::<(), headstock_train::config::ConfigError>(())
     /// ```
@@ -137,8 +161,8 @@ impl Config {
     ///
     /// # Errors
     /// [`ConfigError`], which names the file and the key.
-    pub fn resolve(self, heads: &Registry) -> Result<Settings, ConfigError> {
-        self.resolve_with(heads, BackboneRequirement::Required)
+    pub fn resolve(self, registries: &Registries) -> Result<Settings, ConfigError> {
+        self.resolve_with(registries, BackboneRequirement::Required)
     }
 
     /// Unlike [`resolve`](Self::resolve), accepts a config without `[backbone]`, for commands that only read
@@ -146,19 +170,22 @@ impl Config {
     ///
     /// # Errors
     /// [`ConfigError`], which names the file and the key.
-    pub fn resolve_images_only(self, heads: &Registry) -> Result<Settings, ConfigError> {
-        self.resolve_with(heads, BackboneRequirement::Optional)
+    pub fn resolve_images_only(self, registries: &Registries) -> Result<Settings, ConfigError> {
+        self.resolve_with(registries, BackboneRequirement::Optional)
     }
 
     /// Turns the parsed TOML into checked settings: refuses unknown keys, deserializes the table, and
-    /// resolves the options. `backbone` says whether `[backbone]` may be missing; `heads` are the known
-    /// heads.
-    fn resolve_with(self, heads: &Registry, backbone: BackboneRequirement) -> Result<Settings, ConfigError> {
-        keys::check(&self.table, &self.origin)?;
-        let options: Options = self.table.try_into().map_err(|error: toml::de::Error| {
-            ConfigError::Value { origin: self.origin.clone(), message: one_line(&error) }
-        })?;
-        Settings::resolve(options, &self.origin, &self.base, heads, backbone)
+    /// resolves the options. `backbone` says whether `[backbone]` may be missing; `registries` are the known
+    /// heads and data sources.
+    fn resolve_with(
+        self,
+        registries: &Registries,
+        backbone: BackboneRequirement,
+    ) -> Result<Settings, ConfigError> {
+        keys::check(&self.table, &self.origin, &registries.sources)?;
+        let options = Options::from_table(self.table)
+            .map_err(|error| ConfigError::Value { origin: self.origin.clone(), message: one_line(&error) })?;
+        Settings::resolve(options, &self.origin, &self.base, registries, backbone)
     }
 }
 

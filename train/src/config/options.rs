@@ -7,11 +7,13 @@ use headstock_inference::{BackboneOptions, DecodeOptions};
 use headstock_loader::{Augment, ClassOrder, DecodeMode};
 use headstock_split::TestSize;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
 use toml::Table;
 
 use super::TuneOptions;
+use super::keys::take_source_keys;
 
 /// The version of the config format.
 pub const VERSION: u32 = 1;
@@ -67,6 +69,17 @@ pub struct Options {
 }
 
 impl Options {
+    /// The options in the `table` of a config. The keys of the data source are not checked yet.
+    ///
+    /// # Errors
+    /// For an unknown key or a value of the wrong type.
+    pub(crate) fn from_table(mut table: Table) -> Result<Self, toml::de::Error> {
+        let source = take_source_keys(&mut table);
+        let mut options: Self = table.try_into()?;
+        options.data.source = source;
+        Ok(options)
+    }
+
     /// The options as a TOML file.
     #[must_use]
     pub fn to_toml(&self) -> String {
@@ -84,61 +97,18 @@ impl Options {
 /// Inconsistent data is an error that names the file and the line: an id or a link that leads out of the
 /// folder of the photos, a class without photos, a single class, a missing column, a photo that is listed
 /// twice.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DataOptions {
-    /// A folder that contains one folder per class, or folders such as `train` and `test` that contain one
-    /// per class.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub folder: Option<PathBuf>,
-    /// A CSV or TSV file with one photo per row. Needs `images`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub csv: Option<PathBuf>,
-    /// Parquet shards: a file, a folder, a pattern such as `"data/train-*.parquet"`, or a data set of the
-    /// Hugging Face hub as `"hf://datasets/owner/name"`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub parquet: Option<String>,
-    /// Tar archives in WebDataset format: a file, a folder, or a pattern such as
-    /// `"shards/train-{000..146}.tar"`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub webdataset: Option<String>,
-    /// With `csv`: the folder that the file names in the table are relative to.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub images: Option<PathBuf>,
-    /// With `csv`: the column with the name of the photo's file. The default is `"id"`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub id: Option<String>,
-    /// With `parquet`: the column with the photo. The default is `"image"`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub image: Option<String>,
-    /// With `csv` and `parquet`: the column with the class; with `webdataset`: the field of the `json`
-    /// members. The default is `"label"`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub label: Option<String>,
-    /// The column or field with the group of a photo: what it has in common with other photos besides the
-    /// class, for example the patient, the dog or the film. A head does too well on photos of a group that it
-    /// was trained on. `compare` keeps all photos of a group in the same fold. `split.method = "group"` keeps
-    /// them together in the training set or in the test set; with other methods a message says how many
-    /// groups are in both. Groups are ordered by name. Optional; not with `folder`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub group: Option<String>,
-    /// With `csv`: the file name extension that is appended to the file names. The default is `""`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub extension: Option<String>,
+    /// The name of the data source. It is needed only for a source that a program adds and that has no key of
+    /// its name: `csv = "labels.csv"` means `kind = "csv"`. The other keys belong to the source.
+    pub kind: Option<String>,
+    /// The keys of the data source with their values.
+    #[serde(skip)]
+    pub source: Table,
     /// A file of precomputed features `[N, F]` with labels `[N]` in place of photos: `.npz`, `.npy` with a
     /// CSV of the same name beside it, `.safetensors` or `.parquet`. No backbone is needed.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub features: Option<PathBuf>,
-    /// With `folder`: a folder of photos for testing only, with one folder per class. If it is given,
-    /// `[split]` is not used.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub test_folder: Option<PathBuf>,
-    /// With `parquet`: Parquet shards of photos for testing only.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub test_parquet: Option<String>,
-    /// With `webdataset`: tar archives of photos for testing only.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub test_webdataset: Option<String>,
     /// How classes are numbered: `"sorted"`, by name in the order of bytes, or `"appearance"`, by first
     /// appearance in the data.
     pub class_order: ClassOrder,
@@ -149,7 +119,6 @@ pub struct DataOptions {
     /// million.
     pub max_pixels: u64,
     /// Whether JPEGs may be decoded at a reduced size.
-    #[serde(skip_serializing_if = "DecodeMode::is_exact")]
     pub decode: DecodeMode,
 }
 
@@ -159,20 +128,9 @@ impl Default for DataOptions {
     fn default() -> Self {
         let decode_options = DecodeOptions::default();
         Self {
-            folder: None,
-            csv: None,
-            parquet: None,
-            webdataset: None,
-            image: None,
-            images: None,
-            id: None,
-            label: None,
-            group: None,
-            extension: None,
+            kind: None,
+            source: Table::new(),
             features: None,
-            test_folder: None,
-            test_parquet: None,
-            test_webdataset: None,
             class_order: ClassOrder::default(),
             on_error: OnError::default(),
             max_pixels: decode_options.max_pixels,
@@ -186,6 +144,30 @@ impl DataOptions {
     #[must_use]
     pub fn decode_options(&self) -> DecodeOptions {
         DecodeOptions { max_pixels: self.max_pixels, decode: self.decode }
+    }
+}
+
+impl Serialize for DataOptions {
+    /// Writes the keys of the source beside the others, as a config has them. Those without a value and the
+    /// default of `decode` are left out.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut keys = serializer.serialize_map(None)?;
+        if let Some(kind) = &self.kind {
+            keys.serialize_entry("kind", kind)?;
+        }
+        for (key, value) in &self.source {
+            keys.serialize_entry(key, value)?;
+        }
+        if let Some(features) = &self.features {
+            keys.serialize_entry("features", features)?;
+        }
+        keys.serialize_entry("class_order", &self.class_order)?;
+        keys.serialize_entry("on_error", &self.on_error)?;
+        keys.serialize_entry("max_pixels", &self.max_pixels)?;
+        if !self.decode.is_exact() {
+            keys.serialize_entry("decode", &self.decode)?;
+        }
+        keys.end()
     }
 }
 

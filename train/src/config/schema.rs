@@ -1,19 +1,22 @@
 //! The JSON schema of `headstock.toml`, made from the types that deserialize it and their doc comments.
 
 use headstock_heads::Registry;
+use headstock_loader::SourceRegistry;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
+use super::data_source::join_words;
 use super::options::Options;
 
-/// The JSON schema (draft 7) of `headstock.toml`, with the tables of `heads` under `head`. Editors check a
-/// config with it, `docs/config.md` is made from it, and misspelled keys of a config are found with it.
+/// The JSON schema (draft 7) of `headstock.toml`, with the tables of `heads` under `head` and the keys of
+/// `sources` under `data`. Editors check a config with it, `docs/config.md` is made from it, and misspelled
+/// keys of a config are found with it.
 ///
 /// It has no references: the schema of a type is repeated wherever the type is used. The description of a
 /// table is the doc comment of its type, and the description of any other key is the doc comment of the
 /// field, both without code examples.
 #[must_use]
-pub fn json_schema(heads: &Registry) -> Value {
+pub fn json_schema(heads: &Registry, sources: &SourceRegistry) -> Value {
     let mut generator = SchemaSettings::draft07().into_generator();
     let mut schema = generator.root_schema_for::<Options>().to_value();
     let tables: Vec<Value> = heads
@@ -29,10 +32,48 @@ pub fn json_schema(heads: &Registry) -> Value {
         .collect();
     // `[head]` is the table of one of the heads.
     schema["properties"]["head"]["oneOf"] = tables.into();
+    let mut source_tables: Vec<(&str, Value)> =
+        sources.iter().map(|source| (source.name(), source.json_schema(&mut generator).to_value())).collect();
     schema.as_object_mut().expect("an object").remove("definitions");
     let definitions = generator.take_definitions(true);
     simplify(&mut schema, &definitions);
+    for (_, table) in &mut source_tables {
+        simplify(table, &definitions);
+    }
+    add_source_keys(&mut schema["properties"]["data"]["properties"], source_tables);
     schema
+}
+
+/// Puts the keys of the data sources before the other keys of `[data]`. `sources` are the names of the sources
+/// and the schemas of their tables. The description of a key says to which sources it belongs, except for the
+/// key that names its source.
+fn add_source_keys(data_keys: &mut Value, sources: Vec<(&str, Value)>) {
+    let mut keys = Map::new();
+    let mut meanings: Vec<(String, String, Vec<String>)> = Vec::new();
+    for (source, mut table) in sources {
+        for (key, schema) in object(table["properties"].take()) {
+            let text = schema["description"].as_str().unwrap_or_default().to_owned();
+            match meanings.iter_mut().find(|meaning| (&meaning.0, &meaning.1) == (&key, &text)) {
+                Some((_, _, owners)) => owners.push(format!("`{source}`")),
+                None => meanings.push((key.clone(), text, vec![format!("`{source}`")])),
+            }
+            keys.entry(key).or_insert(schema);
+        }
+    }
+    for (key, schema) in &mut keys {
+        let describe = |(_, text, owners): &(String, String, Vec<String>)| {
+            if *owners == [format!("`{key}`")] {
+                return text.clone();
+            }
+            let mut letters = text.chars();
+            let first: String = letters.next().into_iter().flat_map(char::to_lowercase).collect();
+            format!("With {}: {first}{}", join_words(owners, "and"), letters.as_str())
+        };
+        let own = meanings.iter().filter(|meaning| meaning.0 == *key);
+        schema["description"] = own.map(describe).collect::<Vec<_>>().join(" ").into();
+    }
+    keys.extend(object(data_keys.take()));
+    *data_keys = Value::Object(keys);
 }
 
 /// Makes the JSON schema `value`, and all schemas in it, easy to read, as [`json_schema`] promises: puts a
@@ -141,14 +182,14 @@ mod tests {
 
     #[test]
     fn the_schema_is_plain_and_describes_every_key() {
-        let schema = json_schema(&Registry::builtin());
+        let schema = json_schema(&Registry::builtin(), &SourceRegistry::builtin());
         assert_plain(&schema);
         assert_described("", &schema);
     }
 
     #[test]
     fn keys_have_their_types_values_and_defaults() {
-        let schema = json_schema(&Registry::builtin());
+        let schema = json_schema(&Registry::builtin(), &SourceRegistry::builtin());
         let key = |path: &str| path.split('.').fold(&schema, |schema, key| &schema["properties"][key]);
         assert_eq!(
             (&key("tune.epochs")["type"], &key("tune.epochs")["default"]),

@@ -4,16 +4,16 @@ use std::path::Path;
 
 use headstock_backbone::FeatureLayer;
 use headstock_heads::{ConfiguredHead, HeadError, HeadKind, Registry};
-use headstock_hub::{DownloadProgress, HubError, fetch_dataset};
+use headstock_hub::{DownloadProgress, HubError};
 use headstock_split::TestSize;
 use toml::Value;
 
-use super::data_source::{DataLocation, DataSourceConfig};
+use super::data_source::{DataSourceConfig, fetch_hub_dataset};
 use super::keys::nearest_key;
 use super::options::DEFAULT_FOLDS;
 use super::tune::{AugmentMode, TuneOptions};
 use super::validator::Validator;
-use super::{ConfigError, Options, SplitMethod, SplitOptions};
+use super::{ConfigError, Options, Registries, SplitMethod, SplitOptions};
 
 /// The default of `head.kind`.
 pub(super) const DEFAULT_HEAD: &str = "linear";
@@ -44,20 +44,21 @@ pub struct Settings {
 
 impl Settings {
     /// Checks all options, fills in defaults and makes paths relative to `base` absolute. `origin` is the
-    /// name of the config file for messages, `heads` are the known heads; `requirement` says whether
-    /// `[backbone]` may be missing.
+    /// name of the config file for messages, `registries` are the known heads and data sources; `requirement`
+    /// says whether `[backbone]` may be missing.
     pub(super) fn resolve(
         mut options: Options,
         origin: &str,
         base: &Path,
-        heads: &Registry,
+        registries: &Registries,
         requirement: BackboneRequirement,
     ) -> Result<Self, ConfigError> {
         let validator = Validator::new(origin);
         if options.split.method == SplitMethod::Predefined {
             options.split.column.get_or_insert_with(|| "split".to_owned());
         }
-        let source = validator.resolve_source(&mut options.data, &options.split, base)?;
+        let Registries { heads, sources } = registries;
+        let source = validator.resolve_source(&mut options.data, &options.split, base, sources)?;
         match (&source, &mut options.backbone) {
             (DataSourceConfig::Features(_), Some(_)) => {
                 return Err(validator
@@ -122,17 +123,16 @@ impl Settings {
     /// # Errors
     /// [`HubError`] if the download fails.
     pub fn pin_dataset_revisions(&mut self, progress: &dyn DownloadProgress) -> Result<(), HubError> {
-        let DataSourceConfig::Images { main, test } = &mut self.source else { return Ok(()) };
-        let data = &mut self.options.data;
-        let sources = [(Some(main), &mut data.parquet), (test.as_mut(), &mut data.test_parquet)];
-        for (location, key) in sources {
-            let (Some(DataLocation::Parquet { shards, .. }), Some(key)) = (location, key) else { continue };
-            if let Some(name) = shards.strip_prefix("hf://") {
-                let origin = fetch_dataset(&name.parse()?, progress)?.origin;
-                shards.clone_from(&origin);
-                *key = origin;
-            }
+        let DataSourceConfig::Images { main, .. } = &mut self.source else { return Ok(()) };
+        let mut names = main.source.hub_datasets();
+        if names.is_empty() {
+            return Ok(());
         }
+        for name in &mut names {
+            **name = fetch_hub_dataset(name, progress)?.origin;
+        }
+        self.options.data.source = main.source.table();
+        self.source = main.clone().with_test_data();
         Ok(())
     }
 
@@ -218,9 +218,7 @@ impl Validator<'_> {
                     "is \"predefined\", but `data.features` has no split column: choose a different method",
                 ));
             }
-            (SplitMethod::Group, DataSourceConfig::Images { main, .. })
-                if main.fields().is_none_or(|fields| fields.group.is_none()) =>
-            {
+            (SplitMethod::Group, DataSourceConfig::Images { main, .. }) if !main.source.has_groups() => {
                 let problem = "is \"group\", but `data.group` is missing: set it to the column with the \
                                group of each photo";
                 return Err(self.key_error("split.method", problem));

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use headstock_loader::source::absolute_path;
+
 use super::ConfigError;
 
 /// Checks the sections of a config; its errors name the config file `origin`.
@@ -28,13 +30,6 @@ impl<'a> Validator<'a> {
     /// The absolute path of `path`, which is the value of the config key `key` and may be relative to `base`.
     /// It must be UTF-8, because runs write it into their config.
     pub(super) fn absolute_path(&self, key: &str, path: &Path, base: &Path) -> Result<String, ConfigError> {
-        if path.as_os_str().is_empty() {
-            return Err(self.key_error(key, "is empty: it must be a path"));
-        }
-        let absolute = base.join(path);
-        absolute.to_str().map(str::to_owned).ok_or_else(|| {
-            let shown = absolute.display();
-            self.key_error(key, format!("leads to {shown}, which is not UTF-8: rename the file or folder"))
-        })
+        absolute_path(path, base).map_err(|problem| self.key_error(key, problem))
     }
 }

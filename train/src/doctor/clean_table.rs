@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use headstock_loader::CsvSource;
+use headstock_loader::DataSource;
 use serde::Serialize;
 
 use super::{Diagnosis, DuplicateScope, Finding, FindingKind};
 use crate::atomic_write::{refuse_to_overwrite_unless, write_atomically};
-use crate::config::{DataLocation, DataSourceConfig, Settings};
+use crate::config::{DataSourceConfig, Settings};
 use crate::error::TrainError;
 use crate::samples::image_files_root;
 
@@ -16,11 +16,11 @@ use crate::samples::image_files_root;
 const COLUMNS: [&str; 3] = ["id", "label", "split"];
 
 /// The output file of a clean table: a CSV file that lists the data set without its problematic samples.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct CleanTable {
     path: PathBuf,
-    /// The table that rows are copied from; `None` if the data set is a folder.
-    source: Option<CsvSource>,
+    /// The source with the table that rows are copied from; `None` if the data set has no table.
+    source: Option<Box<dyn DataSource>>,
     /// The folder of the image files, which the ids in the table are relative to.
     images: PathBuf,
 }
@@ -58,14 +58,15 @@ impl CleanTable {
             ));
         };
         let source = match &settings.source {
-            DataSourceConfig::Images { main: DataLocation::Csv(csv), .. } => Some(csv.clone()),
-            _ => None,
+            DataSourceConfig::Images { main, .. } => Some(main.open(&())?.source),
+            DataSourceConfig::Features(_) => None,
         };
+        let source = source.filter(|source| source.table_path().is_some());
         // The first bytes of an earlier clean table, which may be overwritten.
         let mut own_prefixes = vec![b"id,label\n".to_vec(), b"id,label,split\n".to_vec()];
         if let Some(source) = &source {
             let canonical = |path: &Path| path.canonicalize().ok();
-            if canonical(path).is_some() && canonical(path) == canonical(&source.csv) {
+            if canonical(path).is_some() && canonical(path) == source.table_path().and_then(canonical) {
                 return Err(TrainError::Usage(format!(
                     "{} is the data set's own table (`data.csv`) and would be overwritten: choose a \
                      different file for the clean table",
@@ -73,7 +74,7 @@ impl CleanTable {
                 )));
             }
             // Without any row, only the header is left.
-            own_prefixes = vec![source.filter_rows(|_| false)?];
+            own_prefixes = source.filter_table(&|_| false)?.into_iter().collect();
         }
         refuse_to_overwrite_unless(path, &own_prefixes)?;
         Ok(Self { path: path.into(), source, images })
@@ -91,11 +92,15 @@ impl CleanTable {
         let listing = &diagnosis.listing;
         let remaining = || listing.samples.iter().enumerate().filter(|(index, _)| !removed.contains(index));
         let has_split = self.source.is_none() && listing.has_given_splits;
-        let table = match &self.source {
+        let own_table = match &self.source {
             Some(source) => {
                 let ids: BTreeSet<&str> = remaining().map(|(_, sample)| sample.id.as_str()).collect();
-                source.filter_rows(|id| ids.contains(id))?
+                source.filter_table(&|id| ids.contains(id))?
             }
+            None => None,
+        };
+        let table = match own_table {
+            Some(table) => table,
             None => {
                 let columns = if has_split { &COLUMNS[..] } else { &COLUMNS[..2] };
                 let mut table = csv::Writer::from_writer(Vec::new());

@@ -33,7 +33,7 @@ fn project(classes: &[(&str, usize)], options: &str) -> (TempDir, Settings) {
     }
     let config = format!("version = 1\n[data]\nfolder = \"photos\"\n[split]\ntest_size = 0.25\n{options}");
     let config = Config::parse(&config, "test", folder.path()).unwrap();
-    let settings = config.resolve_images_only(&registry_with_recording()).unwrap();
+    let settings = config.resolve_images_only(&registry_with_recording().into()).unwrap();
     (folder, settings)
 }
 

@@ -27,7 +27,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use headstock_backbone::{FeatureLayer, TrainableBackbone};
-use headstock_heads::{CalibrationMethod, Differentiable, Logits, Registry, Tensors};
+use headstock_heads::{CalibrationMethod, Differentiable, Logits, Tensors};
 use headstock_inference::{BackboneOptions, BackboneRecord, CONFIG_FILE, PretrainedBackbone, Progress};
 use headstock_loader::ImageRef;
 use headstock_split::{SplitIndices, hold_out, stratified_folds, stratified_group_k_fold};
@@ -38,7 +38,7 @@ use self::model::FinetuneModel;
 pub use self::speed::{FinetuneSpeed, measure_finetune_speed};
 use self::trainer::{FinetuneResult, HoldoutSplit, Trainer, TrainerConfig};
 use crate::activations::{ActivationCache, ActivationSource, SplitPoint};
-use crate::config::{AugmentMode, Config, Settings, TuneOptions};
+use crate::config::{AugmentMode, Config, Registries, Settings, TuneOptions};
 use crate::error::TrainError;
 use crate::features::ExtractedFeatures;
 use crate::fit::{
@@ -77,11 +77,11 @@ pub(crate) fn start_finetune(
 /// stays.
 pub fn resume(
     folder: &Path,
-    heads: &Registry,
+    registries: &Registries,
     progress: &dyn Progress,
 ) -> Result<(Settings, TrainOutcome), TrainError> {
     let resumed = RunInProgress::resume(folder)?;
-    let settings = Config::read(&folder.join(CONFIG_FILE))?.with_overrides_from_cwd().resolve(heads)?;
+    let settings = Config::read(&folder.join(CONFIG_FILE))?.with_overrides_from_cwd().resolve(registries)?;
     let outcome = match resumed {
         ResumeState::Finished(metrics) => {
             tracing::info!(

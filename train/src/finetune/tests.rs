@@ -63,7 +63,7 @@ fn copy_images(class: &str, folder: &Path, range: Range<usize>) {
 fn resolve(folder: &TempDir, config: &str, overrides: &[&str]) -> Settings {
     let mut config = Config::parse(config, "a test", folder.path()).unwrap();
     config.set(overrides).unwrap();
-    config.resolve(&Registry::builtin()).unwrap()
+    config.resolve(&Registries::builtin()).unwrap()
 }
 
 /// Copies the latest checkpoint after `after` batches; the checkpoint does not include the last of these

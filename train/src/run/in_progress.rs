@@ -165,15 +165,15 @@ fn remove_temp_files(folder: &Path) -> Result<(), TrainError> {
 
 #[cfg(test)]
 mod tests {
-    use headstock_heads::Registry;
 
     use super::*;
-    use crate::config::Config;
+    use crate::config::{Config, Registries};
     use crate::run::{RunDir, is_in_progress};
 
     fn begin_run(folder: &Path) -> RunInProgress {
         let text = "version = 1\n[data]\nfolder = \"photos\"\n[backbone]\nweights = \"backbone\"\n";
-        let settings = Config::parse(text, "a test", folder).unwrap().resolve(&Registry::builtin()).unwrap();
+        let settings =
+            Config::parse(text, "a test", folder).unwrap().resolve(&Registries::builtin()).unwrap();
         let run_dir = RunDir::Named(folder.join("run"));
         RunInProgress::begin(run_dir.reserve(&settings.source).unwrap(), "linear", "first").unwrap()
     }

@@ -12,10 +12,9 @@ mod write;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use headstock_heads::Registry;
 use headstock_inference::{CONFIG_FILE, FileError, InferenceError, MODEL_FILE, Model, Progress};
 
-use crate::config::{Config, Settings};
+use crate::config::{Config, Registries, Settings};
 use crate::error::TrainError;
 use crate::samples::{SplitRow, read_split};
 use crate::trained_on::{self, ContentHash};
@@ -55,11 +54,11 @@ pub struct Run {
 }
 
 impl Run {
-    /// Opens the run in `folder`, whose head must be one of `heads`.
+    /// Opens the run in `folder`, whose head must be one of those in `registries`.
     ///
     /// # Errors
     /// [`TrainError::Usage`] if it is not a run, [`TrainError::Inference`] if a file is damaged.
-    pub fn open(folder: &Path, heads: &Registry) -> Result<Self, TrainError> {
+    pub fn open(folder: &Path, registries: &Registries) -> Result<Self, TrainError> {
         if is_in_progress(folder) {
             return Err(TrainError::Usage(format!(
                 "the training of {} has not finished: continue it with `headstock train --resume {}`",
@@ -77,18 +76,23 @@ impl Run {
             return Err(FileError::format(&config)(problem).into());
         }
         let config = Config::read(&config)?.with_overrides_from_cwd();
-        let original_settings = config.clone().resolve(heads).ok();
-        Ok(Self { folder: folder.into(), model: Model::read(&model, heads)?, config, original_settings })
+        let original_settings = config.clone().resolve(registries).ok();
+        Ok(Self {
+            folder: folder.into(),
+            model: Model::read(&model, &registries.heads)?,
+            config,
+            original_settings,
+        })
     }
 
     /// The run's settings, with `overrides` such as `backbone.weights=elsewhere`.
     ///
     /// # Errors
     /// [`TrainError::Config`].
-    pub fn settings(&self, overrides: &[String], heads: &Registry) -> Result<Settings, TrainError> {
+    pub fn settings(&self, overrides: &[String], registries: &Registries) -> Result<Settings, TrainError> {
         let mut config = self.config.clone();
         config.set(overrides)?;
-        Ok(config.resolve(heads)?)
+        Ok(config.resolve(registries)?)
     }
 
     /// The rows of `split.csv`: the split that training used.

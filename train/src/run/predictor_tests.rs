@@ -3,12 +3,11 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use headstock_heads::Registry;
 use headstock_inference::{InferenceError, Predictor};
 use headstock_loader::ImageRef;
 
 use super::*;
-use crate::config::Config;
+use crate::config::{Config, Registries};
 use crate::recording_head::{solid_color_png, write_backbone};
 use crate::train;
 
@@ -26,8 +25,8 @@ fn predictions_and_read_errors_are_reported_in_the_order_of_the_images() {
     write_backbone(folder.path());
     let config = "version = 1\n[data]\nfolder = \"photos\"\n[split]\ntest_size = \
                   0.5\n[backbone]\nweights = \"backbone\"\nlayer = \"layer1\"\n[head]\nC = 0.001";
-    let heads = Registry::builtin();
-    let settings = Config::parse(config, "test", folder.path()).unwrap().resolve(&heads).unwrap();
+    let registries = Registries::builtin();
+    let settings = Config::parse(config, "test", folder.path()).unwrap().resolve(&registries).unwrap();
     let run = folder.path().join("run");
     train(&settings, None, &RunDir::Named(run.clone()), &()).unwrap();
 
@@ -36,7 +35,7 @@ fn predictions_and_read_errors_are_reported_in_the_order_of_the_images() {
     let rows: Vec<csv::StringRecord> =
         csv::Reader::from_reader(table.as_slice()).records().map(Result::unwrap).collect();
     assert_eq!(rows.len(), 12);
-    let run = Run::open(&run, &heads).unwrap();
+    let run = Run::open(&run, &registries).unwrap();
     let record = run.model.record.backbone.as_ref().unwrap();
     assert_eq!((record.architecture.as_str(), record.source.as_str()), ("resnet50", "backbone"));
     assert_eq!((record.layer.as_str(), record.precision.as_str(), record.tuned), ("layer1", "f32", None));
@@ -53,7 +52,7 @@ fn predictions_and_read_errors_are_reported_in_the_order_of_the_images() {
     images.insert(5, folder.path().join("text.png").into());
     images.insert(20, folder.path().join("nowhere.png").into());
     let classes = run.model.record.classes.clone();
-    let predictor = Predictor::open(&run.folder, &heads).unwrap();
+    let predictor = Predictor::open(&run.folder, &registries.heads).unwrap();
     let mut reported = Vec::new();
     predictor
         .predict_images::<InferenceError>(&images, &(), &mut |batch, predicted| {

@@ -48,7 +48,7 @@ fn all_files_of_a_run_agree_with_its_model() {
     let settings = features_settings(folder.path(), "x", options);
     let run_dir = folder.path().join("run");
     let outcome = train(&settings, None, &RunDir::Named(run_dir.clone()), &()).unwrap();
-    let run = Run::open(&run_dir, &registry_with_recording()).unwrap();
+    let run = Run::open(&run_dir, &registry_with_recording().into()).unwrap();
     let metrics: RunMetrics = serde_json::from_str(&read_text(&run_dir, "metrics.json")).unwrap();
     assert_eq!(metrics, outcome.metrics);
     assert_eq!((outcome.folder.as_path(), outcome.example), (run_dir.as_path(), None));
@@ -158,7 +158,7 @@ fn all_files_of_a_run_agree_with_its_model() {
         train_rows.iter().map(|&row| trained_on::hash_features(&data[row].values)).collect();
     assert_eq!(read_text(&run_dir, "trained_on.csv").into_bytes(), trained_on::to_csv(&hashes));
     assert_eq!(run.trained_on_hashes(&()).unwrap(), Some(hashes));
-    assert_eq!(run.settings(&[], &registry_with_recording()).unwrap().options, settings.options);
+    assert_eq!(run.settings(&[], &registry_with_recording().into()).unwrap().options, settings.options);
 
     let report = read_text(&run_dir, "report.html");
     for (name, value) in [
@@ -198,7 +198,7 @@ fn a_calibration_that_does_not_help_is_dropped_and_the_run_says_so() {
         let run_dir = folder.path().join(method);
         let settings = features_settings(folder.path(), "x", &options);
         let metrics = train(&settings, None, &RunDir::Named(run_dir.clone()), &()).unwrap().metrics;
-        (metrics, Run::open(&run_dir, &registry_with_recording()).unwrap())
+        (metrics, Run::open(&run_dir, &registry_with_recording().into()).unwrap())
     };
     let (uncalibrated, uncalibrated_run) = train_with("none");
     assert!(
@@ -247,7 +247,7 @@ fn hyperparameters_chosen_by_the_fit_are_in_the_metrics() {
 fn a_warm_start_continues_the_run_and_keeps_its_class_order() {
     let folder = tempfile::tempdir().unwrap();
     write_features(folder.path(), "x", &feature_rows());
-    let heads = registry_with_recording();
+    let registries = registry_with_recording().into();
     let train_on = |run: &str, start: Option<&Run>, options: &str| {
         let settings = features_settings(
             folder.path(),
@@ -259,7 +259,7 @@ fn a_warm_start_continues_the_run_and_keeps_its_class_order() {
         let column = |index: usize| -> Vec<f64> {
             read_csv(&run_dir, "history.csv").iter().skip(1).map(|row| row[index].parse().unwrap()).collect()
         };
-        (column(1), Run::open(&run_dir, &heads).unwrap())
+        (column(1), Run::open(&run_dir, &registries).unwrap())
     };
     let (cold, first) = train_on("cold", None, "");
     let (warm, again) = train_on("warm", Some(&first), "");
@@ -276,11 +276,11 @@ fn a_warm_start_continues_the_run_and_keeps_its_class_order() {
     assert_eq!(other.model.record.classes, first.model.record.classes, "sorted by name");
     let text = "version = 1\ncalibration = \"none\"\n[data]\nfeatures = \"x.npy\"\nclass_order = \
                 \"appearance\"\n[head]\nkind = \"linear\"\ntol = 1e-8";
-    let settings = Config::parse(text, "test", folder.path()).unwrap().resolve(&heads).unwrap();
+    let settings = Config::parse(text, "test", folder.path()).unwrap().resolve(&registries).unwrap();
     let run_dir = folder.path().join("turned");
     assert_ne!(SampleSet::read(&settings, &()).unwrap().0.classes.names(), first.model.record.classes);
     train(&settings, Some(&first), &RunDir::Named(run_dir.clone()), &()).unwrap();
-    let reordered = Run::open(&run_dir, &heads).unwrap();
+    let reordered = Run::open(&run_dir, &registries).unwrap();
     assert_eq!(reordered.model.record.classes, first.model.record.classes);
     let first_loss: f64 = read_csv(&run_dir, "history.csv")[1][1].parse().unwrap();
     assert!(first_loss < 1.05 * final_loss, "{first_loss} after {final_loss}");
@@ -306,7 +306,7 @@ fn a_damaged_model_or_an_unknown_format_is_refused_with_the_reason() {
         change(&mut entry, &mut tensors);
         let metadata = std::collections::HashMap::from([("headstock".to_owned(), entry.to_string())]);
         headstock_inference::tensors::write(&path, &tensors, metadata).unwrap();
-        Run::open(&run_dir, &registry_with_recording())
+        Run::open(&run_dir, &registry_with_recording().into())
             .err()
             .map(|error| error.to_string())
             .unwrap_or_default()
@@ -342,7 +342,7 @@ fn a_damaged_model_or_an_unknown_format_is_refused_with_the_reason() {
     // A run of an earlier version has no scores, and so no conformal sets.
     let error = open_error(&|_, tensors| tensors.retain(|name, _| !name.starts_with("conformal.")));
     assert_eq!(error, "");
-    let run = Run::open(&run_dir, &registry_with_recording()).unwrap();
+    let run = Run::open(&run_dir, &registry_with_recording().into()).unwrap();
     let error = run.model.sets(0.9, ConformalMethod::Lac).unwrap_err();
     assert!(
         error.to_string().contains("it has not saved the scores that they need")
@@ -350,9 +350,9 @@ fn a_damaged_model_or_an_unknown_format_is_refused_with_the_reason() {
     );
     fs::write(&path, original).unwrap();
     fs::remove_file(run_dir.join("headstock.toml")).unwrap();
-    let error = Run::open(&run_dir, &registry_with_recording()).err().unwrap().to_string();
+    let error = Run::open(&run_dir, &registry_with_recording().into()).err().unwrap().to_string();
     assert!(error.contains("the run is incomplete"), "{error}");
     fs::remove_file(&path).unwrap();
-    let error = Run::open(&run_dir, &registry_with_recording()).err().unwrap().to_string();
+    let error = Run::open(&run_dir, &registry_with_recording().into()).err().unwrap().to_string();
     assert!(error.contains("is not a run"), "{error}");
 }

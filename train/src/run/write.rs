@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use super::{HISTORY, METRICS, PREDICTIONS, REPORT, SPLIT, TRAINED_ON, is_in_progress};
 use crate::atomic_write::{TEMP_PREFIX, write_atomically};
-use crate::config::{DataLocation, DataSourceConfig};
+use crate::config::DataSourceConfig;
 use crate::error::TrainError;
 
 /// The parent folder of runs without a name.
@@ -145,15 +145,11 @@ impl RunFiles<'_> {
 /// next command would read it as a class.
 fn refuse_inside_image_folder(parent: &Path, source: &DataSourceConfig) -> Result<(), TrainError> {
     let DataSourceConfig::Images { main, test } = source else { return Ok(()) };
-    let image_folder = |location: &DataLocation| match location {
-        DataLocation::Folder(folder) => Some(folder.clone()),
-        _ => None,
-    };
     let parent = std::path::absolute(parent).map_err(TrainError::io("find", parent))?;
     // `parent` may not exist yet.
     let existing_ancestor =
         parent.ancestors().find_map(|folder| folder.canonicalize().ok()).unwrap_or_default();
-    for folder in std::iter::once(main).chain(test).filter_map(image_folder) {
+    for folder in std::iter::once(main).chain(test).filter_map(|location| location.source.listed_folder()) {
         if folder.canonicalize().is_ok_and(|folder| existing_ancestor.starts_with(folder)) {
             return Err(TrainError::Usage(format!(
                 "the run would be in {}, inside the folder of the photos, where its folder would be taken \

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 
 use headstock_inference::Progress;
 use headstock_loader::dataset::{join_groups, number_groups};
+use headstock_loader::source::OpenDataSource;
 use headstock_loader::{ClassMap, ClassOrder, DatasetError, ImageRef, RawDataset, RawSample};
 use headstock_split::words::NameList;
 
-use super::locations::{OpenDataSource, id_prefixes};
+use super::locations::id_prefixes;
 use super::splitter::SampleSplitter;
 use super::{Subset, assign_given_subsets};
 use crate::config::{DataLocation, Settings, SplitMethod};

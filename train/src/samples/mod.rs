@@ -20,7 +20,6 @@ use crate::error::TrainError;
 use crate::feature_file::{FeatureArchive, FeatureTable, read_features};
 use crate::signature_cache::SignatureCache;
 pub(crate) use listing::{DatasetListing, ListedSample};
-pub use locations::OpenDataSource;
 use locations::id_prefixes;
 pub(crate) use locations::image_files_root;
 pub use split_file::{SplitRow, write_split};

@@ -1,9 +1,7 @@
 //! The overlap of tested samples with those that a run was trained on.
 
-use headstock_heads::Registry;
-
 use super::*;
-use crate::config::Config;
+use crate::config::{Config, Registries};
 use crate::metrics::Metrics;
 use crate::recording_head::{FeatureRow, solid_color_png, write_backbone, write_features};
 use crate::run::{Run, RunDir, RunMetrics, TrainTestOverlap};
@@ -24,7 +22,7 @@ fn settings(folder: &Path, overrides: &[&str]) -> Settings {
     let text = "version = 1\n[data]\nfeatures = \"x.npy\"\n[split]\ntest_size = 0.25\n";
     let mut config = Config::parse(text, "test", folder).unwrap();
     config.set(overrides).unwrap();
-    config.resolve(&Registry::builtin()).unwrap()
+    config.resolve(&Registries::builtin()).unwrap()
 }
 
 /// Trains the run `name` in `folder`.
@@ -32,11 +30,11 @@ fn train_run(folder: &Path, name: &str, warm_start: Option<&Run>, overrides: &[&
     let run_dir = folder.join(name);
     train(&settings(folder, overrides), warm_start, &RunDir::Named(run_dir.clone()), &()).unwrap();
     let metrics = serde_json::from_slice(&fs::read(run_dir.join("metrics.json")).unwrap()).unwrap();
-    (metrics, Run::open(&run_dir, &Registry::builtin()).unwrap())
+    (metrics, Run::open(&run_dir, &Registries::builtin()).unwrap())
 }
 
 fn evaluate_run(run: &Run, settings: &Settings) -> Evaluation {
-    evaluate(run, settings, &Registry::builtin(), &()).unwrap()
+    evaluate(run, settings, &Registries::builtin(), &()).unwrap()
 }
 
 fn ids(run: &Run, subset: &str) -> BTreeSet<usize> {
@@ -220,11 +218,11 @@ fn images_are_matched_by_their_bytes() {
             "version = 1\n[data]\n{data}\n[split]\ntest_size = 0.25\n[backbone]\nweights = \
              \"backbone\"\nlayer = \"layer1\"\n"
         );
-        Config::parse(&text, "test", folder.path()).unwrap().resolve(&Registry::builtin()).unwrap()
+        Config::parse(&text, "test", folder.path()).unwrap().resolve(&Registries::builtin()).unwrap()
     };
     let run = folder.path().join("run");
     train(&settings_for("folder = \"photos\""), None, &RunDir::Named(run.clone()), &()).unwrap();
-    let run = Run::open(&run, &Registry::builtin()).unwrap();
+    let run = Run::open(&run, &Registries::builtin()).unwrap();
     let split = run.split().unwrap();
     let known: BTreeSet<usize> = (split.iter().filter(|row| row.split == "train"))
         .map(|row| row.path[2..4].parse().unwrap())

@@ -12,7 +12,7 @@ use headstock_heads::{
     Affine, Calibration, CalibrationMethod, ConformalMethod, FitContext, Fitted, HeadConfig, HeadError,
     Registry, Regularization, Tensors, TrainingSet,
 };
-use headstock_train::config::Config;
+use headstock_train::config::{Config, Registries};
 use headstock_train::feature_file::{FeatureFileWriter, SampleInfo};
 use headstock_train::run::RunMetrics;
 use headstock_train::{Run, RunDir, train};
@@ -46,16 +46,17 @@ fn write_features(folder: &Path, counts: &[usize], width: usize, signal: f32) {
 }
 
 /// Trains on `x.npz` in `folder`; returns the written metrics and the run.
-fn train_run(folder: &TempDir, heads: &Registry, overrides: &[&str]) -> (RunMetrics, Run) {
+fn train_run(folder: &TempDir, registries: &Registries, overrides: &[&str]) -> (RunMetrics, Run) {
     let text = "version = 1\n[data]\nfeatures = \"x.npz\"\n[split]\ntest_size = 0.5\n";
     let mut config = Config::parse(text, "headstock.toml", folder.path()).unwrap();
     config.set(overrides).unwrap();
     let run_dir = folder.path().join(overrides.join("-"));
-    let outcome = train(&config.resolve(heads).unwrap(), None, &RunDir::Named(run_dir.clone()), &()).unwrap();
+    let outcome =
+        train(&config.resolve(registries).unwrap(), None, &RunDir::Named(run_dir.clone()), &()).unwrap();
     let written = fs::read_to_string(run_dir.join("metrics.json")).unwrap();
     let written: RunMetrics = serde_json::from_str(&written).unwrap();
     assert_eq!(written, outcome.metrics);
-    (written, Run::open(&run_dir, heads).unwrap())
+    (written, Run::open(&run_dir, registries).unwrap())
 }
 
 #[test]
@@ -63,7 +64,7 @@ fn calibration_corrects_an_overfitted_head() {
     let folder = tempfile::tempdir().unwrap();
     // There are more features than samples, and none depends on the class.
     write_features(folder.path(), &[60, 60], 100, 0.0);
-    let (metrics, run) = train_run(&folder, &Registry::builtin(), &["head.C=1000"]);
+    let (metrics, run) = train_run(&folder, &Registries::builtin(), &["head.C=1000"]);
     let calibration = metrics.calibration.clone().unwrap();
     assert_eq!((calibration.folds, calibration.samples), (5, 60));
     assert_eq!(calibration.method, CalibrationMethod::Temperature);
@@ -80,10 +81,10 @@ fn calibration_corrects_an_overfitted_head() {
 fn without_calibration_metrics_equal_the_uncalibrated_ones_and_there_are_no_sets() {
     let folder = tempfile::tempdir().unwrap();
     write_features(folder.path(), &[40, 40, 40], 5, 0.3);
-    let heads = Registry::builtin();
+    let registries = Registries::builtin();
     let mut dropped = Vec::new();
     for head in ["head.kind=svm", "head.kind=linear"] {
-        let (uncalibrated, uncalibrated_run) = train_run(&folder, &heads, &[head, "calibration=none"]);
+        let (uncalibrated, uncalibrated_run) = train_run(&folder, &registries, &[head, "calibration=none"]);
         assert!(uncalibrated.calibration.is_none() && uncalibrated.conformal.is_none());
         assert_eq!(uncalibrated_run.model.record.calibration, Calibration::None);
         assert!(
@@ -95,7 +96,7 @@ fn without_calibration_metrics_equal_the_uncalibrated_ones_and_there_are_no_sets
                 .contains("calibration")
         );
         for method in ["temperature", "platt", "isotonic"] {
-            let (metrics, run) = train_run(&folder, &heads, &[head, &format!("calibration={method}")]);
+            let (metrics, run) = train_run(&folder, &registries, &[head, &format!("calibration={method}")]);
             let calibration = metrics.calibration.unwrap();
             assert_eq!(calibration.test.before, uncalibrated.test.probability_metrics(), "{head} {method}");
             let used = calibration.dropped.map_or(method, |_| "none");
@@ -123,7 +124,7 @@ fn without_calibration_metrics_equal_the_uncalibrated_ones_and_there_are_no_sets
 fn svm_margins_get_a_temperature_below_one() {
     let folder = tempfile::tempdir().unwrap();
     write_features(folder.path(), &[60, 60, 60], 4, 2.0);
-    let (metrics, _) = train_run(&folder, &Registry::builtin(), &["head.kind=svm", "head.C=1"]);
+    let (metrics, _) = train_run(&folder, &Registries::builtin(), &["head.kind=svm", "head.C=1"]);
     let calibration = metrics.calibration.unwrap();
     assert!(calibration.temperature.unwrap() < 0.7, "{calibration:?}");
     assert!(calibration.test.after.log_loss < calibration.test.before.log_loss, "{calibration:?}");
@@ -134,7 +135,7 @@ fn svm_margins_get_a_temperature_below_one() {
 fn a_class_with_one_training_sample_is_not_calibrated() {
     let folder = tempfile::tempdir().unwrap();
     write_features(folder.path(), &[10, 2], 3, 1.0);
-    let (metrics, run) = train_run(&folder, &Registry::builtin(), &["head.kind=linear"]);
+    let (metrics, run) = train_run(&folder, &Registries::builtin(), &["head.kind=linear"]);
     assert!(metrics.calibration.is_none() && metrics.conformal.is_none());
     assert_eq!(run.model.record.calibration, Calibration::None);
 }
@@ -143,7 +144,7 @@ fn a_class_with_one_training_sample_is_not_calibrated() {
 fn there_are_as_many_folds_as_the_smallest_class_has_samples() {
     let folder = tempfile::tempdir().unwrap();
     write_features(folder.path(), &[20, 6], 3, 1.0);
-    let (metrics, _) = train_run(&folder, &Registry::builtin(), &["head.kind=linear"]);
+    let (metrics, _) = train_run(&folder, &Registries::builtin(), &["head.kind=linear"]);
     assert_eq!(metrics.calibration.unwrap().folds, 3);
 }
 
@@ -191,7 +192,7 @@ fn hyperparameters_chosen_by_the_fit_are_reused_in_the_folds() {
     write_features(folder.path(), &[20, 20], 3, 1.0);
     let mut heads = Registry::builtin();
     heads.add::<AutoConfig>().unwrap();
-    train_run(&folder, &heads, &["head.kind=choosing"]);
+    train_run(&folder, &heads.into(), &["head.kind=choosing"]);
     let fits = FITS.lock().unwrap();
     let expected: Vec<_> = std::iter::once((Regularization::Auto, 20))
         .chain(std::iter::repeat_n((Regularization::Fixed(0.25), 16), 5))

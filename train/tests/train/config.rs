@@ -5,7 +5,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use headstock_heads::{HeadKind, Registry};
-use headstock_train::config::{Config, ConfigError, Settings};
+use headstock_loader::source::{OpenDataSource, SourceConfigError, SourceContext, resolve_path};
+use headstock_loader::{DatasetError, SourceConfig, SourceRegistry};
+use headstock_train::config::{Config, ConfigError, DataSourceConfig, Options, Registries, Settings};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 fn corpus(kind: &str) -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/configs").join(kind);
@@ -19,7 +23,7 @@ fn corpus(kind: &str) -> Vec<PathBuf> {
 fn resolve(text: &str, overrides: &[&str]) -> Result<Settings, ConfigError> {
     let mut config = Config::parse(text, "headstock.toml", Path::new("/base"))?;
     config.set(overrides)?;
-    config.resolve(&Registry::builtin())
+    config.resolve(&Registries::builtin())
 }
 
 fn error_of(outcome: Result<Settings, ConfigError>) -> String {
@@ -54,8 +58,8 @@ fn invalid_configs_are_refused_for_the_reason_in_their_first_line() {
 fn paths_are_relative_to_the_config() {
     let settings = resolve(MINIMAL, &["data.test_folder=more"]).unwrap();
     let options = settings.options;
-    assert_eq!(options.data.folder.unwrap(), Path::new("/base/photos"));
-    assert_eq!(options.data.test_folder.unwrap(), Path::new("/base/more"));
+    assert_eq!(options.data.source["folder"].as_str(), Some("/base/photos"));
+    assert_eq!(options.data.source["test_folder"].as_str(), Some("/base/more"));
     assert_eq!(options.backbone.unwrap().weights, "/base/backbone");
     assert_eq!(options.features.cache, Path::new("/base/.headstock"));
 }
@@ -147,6 +151,7 @@ const DEFAULTS: &[(&str, &str, &[&str], &str)] = &[
     ("data.max_pixels", MINIMAL, &[], "200_000_000"),
     ("data.decode", MINIMAL, &[], "exact"),
     ("split.method", MINIMAL, &[], "stratified-shuffle"),
+    ("data.kind", MINIMAL, &[], ""),
     ("split.test_size", MINIMAL, &[], "0.1"),
     ("split.seed", MINIMAL, &[], "0"),
     ("split.folds", MINIMAL, &["split.method=stratified-k-fold"], ""),
@@ -344,8 +349,8 @@ fn every_value_name_parses_to_its_variant() {
 
 #[test]
 fn keys_of_another_kind_of_data_and_values_out_of_range_are_refused() {
-    let csv_only = "is for CSV data sets";
-    let tables_only = "is for CSV, Parquet and WebDataset data sets";
+    let csv_only = "needs `data.csv`: set it, or remove this key";
+    let tables_only = "needs `data.csv`, `data.parquet` or `data.webdataset`: set one of them, or remove";
     for (config, set, reason) in [
         (MINIMAL, "data.images=x", csv_only),
         (MINIMAL, "data.id=x", csv_only),
@@ -355,7 +360,7 @@ fn keys_of_another_kind_of_data_and_values_out_of_range_are_refused() {
         (MINIMAL, "data.label=x", tables_only),
         (FEATURES, "data.label=x", tables_only),
         (FEATURES, "data.group=x", tables_only),
-        (TAR, "data.image=x", "`data.image` is for Parquet data sets"),
+        (TAR, "data.image=x", "`data.image` needs `data.parquet`"),
         (PARQUET, "data.test_folder=x", "`data.test_folder` needs `data.folder`"),
         (FEATURES, "data.test_folder=x", "`data.test_folder` needs `data.folder`"),
         (TAR, "data.test_parquet=x", "`data.test_parquet` needs `data.parquet`"),
@@ -412,36 +417,83 @@ fn keys_of_another_kind_of_data_and_values_out_of_range_are_refused() {
     resolve(PARQUET, &["data.parquet=hf://datasets/a/b", "data.test_parquet=hf://datasets/a/c"]).unwrap();
 }
 
+// effect: data.kind
+#[test]
+fn a_kind_names_the_data_source() {
+    let source = |settings: Settings| match settings.source {
+        DataSourceConfig::Images { main, .. } => main.source.kind(),
+        DataSourceConfig::Features(_) => "features",
+    };
+    assert_eq!(source(resolve(CSV, &["data.kind=csv"]).unwrap()), "csv");
+    for (config, set, reason) in [
+        (MINIMAL, "data.kind=csv", "`data` must have exactly one of `folder`, `csv`, `parquet`"),
+        (FEATURES, "data.kind=csv", "`data` must have exactly one of"),
+        (MINIMAL, "data.kind=cvs", "there is no data source `cvs`: choose one of folder, csv, parquet"),
+    ] {
+        let found = error_of(resolve(config, &[set]));
+        assert!(found.contains(reason), "{set}: {found}");
+    }
+    // A source that a program adds.
+    let mut config = Config::parse(MINIMAL, "headstock.toml", Path::new("/base")).unwrap();
+    config.set(&["data={ kind = 'listed', list = 'x.txt' }"]).unwrap();
+    let sources = SourceRegistry::builtin().with::<ListedConfig>().unwrap();
+    let settings = config.resolve(&Registries { heads: Registry::builtin(), sources }).unwrap();
+    assert!(settings.options.to_toml().contains("kind = \"listed\"\nlist = \"/base/x.txt\"\n"));
+    assert_eq!(source(settings), "listed");
+}
+
+/// The keys of a data source that is not built in.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ListedConfig {
+    /// The file.
+    list: PathBuf,
+}
+
+impl SourceConfig for ListedConfig {
+    const KIND: &'static str = "listed";
+    const ABOUT: &'static str = "a list of photos";
+
+    fn resolve(&mut self, base: &Path) -> Result<(), SourceConfigError> {
+        resolve_path("list", &mut self.list, base)
+    }
+
+    fn open(&self, _: &SourceContext) -> Result<OpenDataSource, DatasetError> {
+        unreachable!("the source is only configured")
+    }
+}
+
 #[test]
 fn relative_paths_resolve_from_the_config_and_absolute_ones_stay() {
     let options = |text: &str, set: &[&str]| resolve(text, set).unwrap().options;
     let csv = options(CSV, &[]);
-    assert_eq!(csv.data.csv.unwrap(), Path::new("/base/x.csv"));
-    assert_eq!(csv.data.images.unwrap(), Path::new("/base/photos"));
-    let parquet = options(PARQUET, &["data.test_parquet=test/*.parquet"]).data;
-    assert_eq!(parquet.parquet.unwrap(), "/base/x.parquet");
-    assert_eq!(parquet.test_parquet.unwrap(), "/base/test/*.parquet");
-    let tar = options(TAR, &["data.test_webdataset=/else/{0..9}.tar"]).data;
-    assert_eq!(tar.webdataset.unwrap(), "/base/x.tar");
-    assert_eq!(tar.test_webdataset.unwrap(), "/else/{0..9}.tar");
+    let value = |options: &Options, key: &str| options.data.source[key].as_str().unwrap().to_owned();
+    assert_eq!(value(&csv, "csv"), "/base/x.csv");
+    assert_eq!(value(&csv, "images"), "/base/photos");
+    let parquet = options(PARQUET, &["data.test_parquet=test/*.parquet"]);
+    assert_eq!(value(&parquet, "parquet"), "/base/x.parquet");
+    assert_eq!(value(&parquet, "test_parquet"), "/base/test/*.parquet");
+    let tar = options(TAR, &["data.test_webdataset=/else/{0..9}.tar"]);
+    assert_eq!(value(&tar, "webdataset"), "/base/x.tar");
+    assert_eq!(value(&tar, "test_webdataset"), "/else/{0..9}.tar");
     assert_eq!(options(FEATURES, &[]).data.features.unwrap(), Path::new("/base/x.npz"));
     let absolute = options(MINIMAL, &["data.folder=/photos", "features.cache=/cache", "backbone.weights=/w"]);
-    assert_eq!(absolute.data.folder.unwrap(), Path::new("/photos"));
+    assert_eq!(value(&absolute, "folder"), "/photos");
     assert_eq!(absolute.features.cache, Path::new("/cache"));
     assert_eq!(absolute.backbone.unwrap().weights, "/w");
     let hub = options(MINIMAL, &["backbone.weights=hf://timm/resnet50.a1_in1k"]);
     assert_eq!(hub.backbone.unwrap().weights, "hf://timm/resnet50.a1_in1k");
     let hub = options(PARQUET, &["data.parquet=hf://datasets/a/b"]);
-    assert_eq!(hub.data.parquet.unwrap(), "hf://datasets/a/b");
+    assert_eq!(value(&hub, "parquet"), "hf://datasets/a/b");
 }
 
 #[test]
 fn a_backbone_may_be_missing_where_only_images_are_read() {
     let text = "version = 1\n[data]\nfolder = \"photos\"\n";
     let config = || Config::parse(text, "headstock.toml", Path::new("/base")).unwrap();
-    let settings = config().resolve_images_only(&Registry::builtin()).unwrap();
+    let settings = config().resolve_images_only(&Registries::builtin()).unwrap();
     assert!(settings.options.backbone.is_none());
-    let found = error_of(config().resolve(&Registry::builtin()));
+    let found = error_of(config().resolve(&Registries::builtin()));
     assert!(found.contains("`backbone.weights` is missing"), "{found}");
 }
 

@@ -33,6 +33,7 @@ const FEATURES: &str = "[data]\nfeatures = \"x.npz\"\n";
 #[rustfmt::skip]
 const KEY_EFFECTS: &[(&str, &str, &[&str], &str, CacheEffect)] = &[
     ("calibration", FOLDER, &[], "none", Same),
+    ("data.kind", FOLDER, &[], "folder", Same),
     ("data.folder", FOLDER, &[], "others", Same),
     ("data.csv", CSV, &[], "y.csv", Same),
     ("data.parquet", PARQUET, &[], "y", Same),

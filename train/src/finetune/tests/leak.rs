@@ -54,7 +54,7 @@ fn test_images_and_test_labels_do_not_change_the_model() {
         (before - validation_loss).abs() < 2e-3 * validation_loss,
         "{before}, expected {validation_loss}"
     );
-    let run = Run::open(&folder.path().join("one"), &Registry::builtin()).unwrap();
+    let run = Run::open(&folder.path().join("one"), &Registries::builtin()).unwrap();
     assert_eq!(run.model.record.backbone.as_ref().unwrap().tuned, Some(FeatureLayer::Layer4));
     assert_eq!(run.model.conformal.unwrap().scores(headstock_heads::ConformalMethod::Lac).len(), 10);
 

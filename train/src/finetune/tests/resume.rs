@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use toml::{Table, Value};
 
 use super::*;
-use crate::config::{Options, known_keys};
+use crate::config::{Options, Registries, known_keys};
 
 /// Adds the paths of all values of a table.
 fn collect_paths(table: &Table, path: &[String], keys: &mut BTreeSet<Vec<String>>) {
@@ -71,7 +71,7 @@ fn every_setting_changes_the_fingerprint() {
         let changed = values.iter().find_map(|value| {
             let mut table = written.clone();
             insert_at(&mut table, &path, value.clone());
-            let options: Options = toml::from_str(&toml::to_string(&table).unwrap()).ok()?;
+            let options = Options::from_table(table).ok()?;
             (options != original).then_some(options)
         });
         settings.options = changed.unwrap_or_else(|| panic!("{path:?} has no other value"));
@@ -113,7 +113,7 @@ fn a_run_resumes_only_with_unchanged_images_groups_labels_weights_and_settings()
     assert!(divergence_error.contains("lower `tune.lr`"), "{divergence_error}");
     assert!(run.join("checkpoints/last.safetensors").exists());
 
-    let resume_error = || resume(&run, &Registry::builtin(), &()).map(|_| ()).unwrap_err().to_string();
+    let resume_error = || resume(&run, &Registries::builtin(), &()).map(|_| ()).unwrap_err().to_string();
     let rejection = format!(
         "{} cannot be resumed: its settings, photos or weights have changed since the run began",
         run.display()
@@ -156,6 +156,6 @@ fn a_run_that_fails_before_its_first_checkpoint_is_removed() {
     let run = folder.path().join("run");
     assert!(start_finetune(&settings, &RunDir::Named(run.clone()), &()).is_err());
     assert!(!run.exists());
-    let error = resume(&run, &Registry::builtin(), &()).map(|_| ()).unwrap_err().to_string();
+    let error = resume(&run, &Registries::builtin(), &()).map(|_| ()).unwrap_err().to_string();
     assert!(error.contains("run has no training to resume"), "{error}");
 }

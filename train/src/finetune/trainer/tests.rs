@@ -9,13 +9,13 @@ use std::sync::Mutex;
 
 use candle_core::{Device, Tensor};
 use headstock_heads::linear::LinearConfig;
-use headstock_heads::{Differentiable, ForwardMode, HeadError, Registry, Tensors};
+use headstock_heads::{Differentiable, ForwardMode, HeadError, Tensors};
 use serde::Deserialize;
 use tempfile::TempDir;
 
 use self::tiny::{NamedValues, RequestedBatches, TinyBackbone, floats};
 use super::*;
-use crate::config::{Config, Settings};
+use crate::config::{Config, Registries, Settings};
 use crate::finetune::golden::assert_agree;
 use crate::finetune::tests::in_memory;
 use crate::finetune::{checkpoint_file, class_weights, find_lr};
@@ -78,7 +78,7 @@ fn with_present_keys(config: &str) -> String {
 fn settings(config: &str) -> Settings {
     let config_text =
         format!("version = 1\n[data]\nfolder = \"photos\"\n[backbone]\nweights = \"backbone\"\n{config}");
-    Config::parse(&config_text, "a case", Path::new("/")).unwrap().resolve(&Registry::builtin()).unwrap()
+    Config::parse(&config_text, "a case", Path::new("/")).unwrap().resolve(&Registries::builtin()).unwrap()
 }
 
 /// Activations by the formula of `reference/tuning/loop.py`; records the requested batches.

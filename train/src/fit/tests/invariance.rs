@@ -5,6 +5,7 @@ use std::fs;
 use headstock_heads::{FeatureMatrix, Registry};
 
 use super::*;
+use crate::config::Registries;
 use crate::samples::Subset;
 
 /// The bytes of a run's model.
@@ -73,7 +74,7 @@ fn test_rows_and_test_labels_do_not_change_the_model() {
 
 /// The logits of a run for these features.
 fn logits(folder: &TestFolder, name: &str, rows: &[Vec<f32>]) -> Vec<f32> {
-    let run = Run::open(&folder.path(name), &Registry::builtin()).unwrap();
+    let run = Run::open(&folder.path(name), &Registries::builtin()).unwrap();
     run.model
         .head
         .logits(FeatureMatrix::new(&rows.concat(), rows[0].len()).unwrap())

@@ -25,7 +25,7 @@ impl FitTrace {
             (0..).map(|number| folder.path(&format!("run {number}"))).find(|run| !run.exists()).unwrap();
         let tag = format!("head.tag={}", run.display());
         let set = [set, &["head.kind=recording", &tag]].concat();
-        let settings = folder.resolve_with(config, &set, &registry_with_recording()).unwrap();
+        let settings = folder.resolve_with(config, &set, registry_with_recording()).unwrap();
         let mut prepared = PreparedData::prepare(&settings, &()).unwrap();
         let mut rows = HashMap::new();
         for row in 0..prepared.samples.rows.len() {

@@ -1,5 +1,7 @@
 //! The samples that are read from each kind of data.
 
+use headstock_loader::source::FolderConfig;
+
 use super::*;
 
 const PARQUET: &str = "[data]\nparquet = \"data\"\n[backbone]\nweights = \"backbone\"\n";
@@ -331,7 +333,8 @@ fn the_test_set_of_a_run_is_read_from_its_split() {
             .unwrap_err();
     assert!(unknown.to_string().contains("a class `c` that the model does not know"), "{unknown}");
     // A location for testing only.
-    let location = DataLocation::Folder(folder.path("other"));
+    let source = Box::new(FolderConfig { folder: folder.path("other"), test_folder: None });
+    let location = DataLocation { source, split_column: None };
     let (samples, _) = SampleSet::read_test_only(&location, &classes, &()).unwrap();
     assert_eq!((samples.ids(Subset::Test), samples.labels(&[0])), (vec!["b/1.png"], vec![0]));
 

@@ -5,6 +5,7 @@ use serde::Deserialize;
 use super::*;
 use headstock_testing::reference_path;
 
+use crate::config::Registries;
 use crate::fixtures::TestFolder;
 
 mod data;
@@ -40,7 +41,7 @@ fn class_names_of_features_come_from_the_file() {
     let read = |more: &str| {
         let config = format!("version = 1\n[data]\nfeatures = \"x.npy\"\n{more}");
         let config = crate::config::Config::parse(&config, "test", folder.path()).unwrap();
-        let settings = config.resolve(&headstock_heads::Registry::builtin()).unwrap();
+        let settings = config.resolve(&Registries::builtin()).unwrap();
         SampleSet::read_unsplit(&settings, &()).unwrap().0
     };
     let samples = read("");
