@@ -8,8 +8,8 @@ use headstock_loader::source::SourceKind;
 use serde_json::Value as Schema;
 use toml::{Table, Value};
 
-use super::ConfigError;
 use super::schema::json_schema;
+use super::{ConfigError, Options};
 
 /// A table of the config and its keys.
 #[derive(Clone)]
@@ -94,8 +94,21 @@ fn sections_with(sources: &SourceRegistry) -> Vec<Section> {
 /// The section with the keys of the data source.
 const DATA: &str = "data";
 
+impl Options {
+    /// The options in the `table` of a config. The keys of the data source are not checked yet.
+    ///
+    /// # Errors
+    /// For an unknown key or a value of the wrong type.
+    pub(crate) fn from_table(mut table: Table) -> Result<Self, toml::de::Error> {
+        let source = take_source_keys(&mut table);
+        let mut options: Self = table.try_into()?;
+        options.data.source = source;
+        Ok(options)
+    }
+}
+
 /// Removes the keys of `[data]` that belong to a data source from the config `table`, and returns them.
-pub(super) fn take_source_keys(table: &mut Table) -> Table {
+fn take_source_keys(table: &mut Table) -> Table {
     let Some(Value::Table(data)) = table.get_mut(DATA) else { return Table::new() };
     let common = SECTIONS.iter().find(|section| section.path == DATA).expect("[data] is a section");
     let (common, source) = std::mem::take(data).into_iter().partition(|(key, _)| common.keys.contains(key));

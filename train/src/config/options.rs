@@ -13,7 +13,6 @@ use serde_json::{Map, Value};
 use toml::Table;
 
 use super::TuneOptions;
-use super::keys::take_source_keys;
 
 /// The version of the config format.
 pub const VERSION: u32 = 1;
@@ -69,17 +68,6 @@ pub struct Options {
 }
 
 impl Options {
-    /// The options in the `table` of a config. The keys of the data source are not checked yet.
-    ///
-    /// # Errors
-    /// For an unknown key or a value of the wrong type.
-    pub(crate) fn from_table(mut table: Table) -> Result<Self, toml::de::Error> {
-        let source = take_source_keys(&mut table);
-        let mut options: Self = table.try_into()?;
-        options.data.source = source;
-        Ok(options)
-    }
-
     /// The options as a TOML file.
     #[must_use]
     pub fn to_toml(&self) -> String {
