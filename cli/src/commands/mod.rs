@@ -137,9 +137,13 @@ fn program_path() -> PathBuf {
     env::args_os().next().map_or_else(|| "headstock".into(), PathBuf::from)
 }
 
-/// Quotes a word for a shell if necessary, so that printed commands can be pasted.
+/// Quotes a word for a shell if necessary, so that printed commands can be pasted. Control characters become
+/// escapes in dollar-single-quotes (POSIX.1-2024), so that a file name cannot send commands to the terminal.
 fn shell_quote(text: impl Display) -> String {
     let text = text.to_string();
+    if text.contains(char::is_control) {
+        return format!("$'{}'", text.chars().map(escape_in_dollar_quotes).collect::<String>());
+    }
     // On Windows a backslash separates folders; elsewhere a shell would remove it.
     let is_safe = |c: char| c.is_alphanumeric() || "/._-+:".contains(c) || (cfg!(windows) && c == '\\');
     if !text.is_empty() && text.chars().all(is_safe) {
@@ -147,6 +151,15 @@ fn shell_quote(text: impl Display) -> String {
     } else {
         // A quote in the text ends the quoted part, is added by a backslash, and starts the next quoted part.
         format!("'{}'", text.replace('\'', "'\\''"))
+    }
+}
+
+/// A character as it stands in dollar-single-quotes.
+fn escape_in_dollar_quotes(c: char) -> String {
+    match c {
+        '\\' | '\'' => format!("\\{c}"),
+        c if c.is_control() => c.to_string().bytes().map(|byte| format!("\\x{byte:02x}")).collect(),
+        c => c.to_string(),
     }
 }
 
@@ -162,6 +175,18 @@ mod tests {
         assert_eq!(shell_quote("my run"), "'my run'");
         assert_eq!(shell_quote("it's"), r"'it'\''s'");
         assert_eq!(shell_quote(""), "''");
+        let with_controls = "a\u{1b}[31m\nit's\\\u{9b}.jpg";
+        let quoted = r"$'a\x1b[31m\x0ait\'s\\\xc2\x9b.jpg'";
+        assert_eq!(shell_quote(with_controls), quoted);
+        #[cfg(unix)]
+        {
+            let echo =
+                std::process::Command::new("bash").args(["-c", &format!("printf %s {quoted}")]).output();
+            // Where there is bash, it gives the name back.
+            if let Ok(output) = echo {
+                assert_eq!(String::from_utf8(output.stdout).unwrap(), with_controls);
+            }
+        }
     }
 
     #[test]

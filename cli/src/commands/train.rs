@@ -12,7 +12,7 @@ use super::{
     program_path, shell_quote,
 };
 use crate::args::TrainArgs;
-use crate::output::{Output, StdoutError};
+use crate::output::{Escaped, Output, StdoutError};
 
 /// The output of `train --json`, also the field `trained` of `compare --json`.
 #[derive(Serialize)]
@@ -105,7 +105,7 @@ pub(super) fn print_summary(outcome: &TrainOutcome, kind: &str, out: &mut Output
         "time: features {:.1} s ({} computed), fit {:.1} s{tuning}, calibration {:.1} s, test {:.1} s",
         seconds.features, counts.computed, seconds.fit, seconds.calibration, seconds.test
     ))?;
-    out.print(format!("run: {}", folder.display()))?;
+    out.print(format!("run: {}", Escaped(folder.display())))?;
     let program = shell_quote(program_path().display());
     // A different head to try next.
     let other_head = if kind == "svm" { "linear" } else { "svm" };
@@ -121,7 +121,7 @@ pub(super) fn print_summary(outcome: &TrainOutcome, kind: &str, out: &mut Output
     out.print(format!(
         "  {program} train --config {config} --head {other_head}{frozen_flag}   # takes seconds: features are cached"
     ))?;
-    out.print(format!("  {} shows the errors of each class", folder.join("report.html").display()))
+    out.print(format!("  {} shows the errors of each class", Escaped(folder.join("report.html").display())))
 }
 
 /// Formats the effect of calibrating the probabilities as a line: the method, and log-loss and expected
