@@ -19,5 +19,6 @@ mod commands;
 mod messages;
 mod output;
 mod progress;
+mod progress_lines;
 
 pub use app::App;

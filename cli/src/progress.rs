@@ -1,5 +1,6 @@
-//! Progress bars on stderr, if it is a terminal.
+//! Progress on stderr: bars if it is a terminal, lines otherwise.
 
+use std::io::{self, IsTerminal};
 use std::sync::{Mutex, PoisonError};
 
 use headstock_hub::DownloadProgress;
@@ -7,12 +8,15 @@ use headstock_inference::Progress;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::output::Escaped;
+use crate::progress_lines::{ProgressLines, QUIET, Unit};
 
 /// The progress bar of the current phase, if one runs. A phase is a long operation, such as a download or the
-/// computation of features. Nothing is drawn if stderr is not a terminal.
+/// computation of features. If stderr is not a terminal, nothing is drawn; lines tell the progress.
 pub(crate) struct ProgressBars {
     screen: MultiProgress,
     current: Mutex<Option<ProgressBar>>,
+    /// `None` on a terminal.
+    lines: Option<Mutex<ProgressLines>>,
 }
 
 /// The look of a bar, as a template of indicatif: a phase with a known number of steps, such as photos.
@@ -33,6 +37,16 @@ impl ProgressBars {
         Self {
             screen: MultiProgress::with_draw_target(ProgressDrawTarget::stderr()),
             current: Mutex::default(),
+            lines: (!io::stderr().is_terminal()).then(|| Mutex::new(ProgressLines::new(QUIET))),
+        }
+    }
+
+    /// Calls `action` with the progress as lines, unless there is a bar, and prints the line that it returns.
+    fn with_lines(&self, action: impl FnOnce(&mut ProgressLines) -> Option<String>) {
+        let Some(lines) = &self.lines else { return };
+        let line = action(&mut lines.lock().unwrap_or_else(PoisonError::into_inner));
+        if let Some(line) = line {
+            self.print(&line);
         }
     }
 
@@ -89,18 +103,25 @@ impl DownloadProgress for ProgressBars {
             Some(bytes) => (ProgressBar::new(bytes), BYTES_TEMPLATE),
             None => (ProgressBar::no_length(), BYTES_SPINNER_TEMPLATE),
         };
+        let name = format!("downloading {file}");
         // No unit: the templates of downloads show bytes.
-        self.start_bar(bar, template, &format!("downloading {file}"), "");
+        self.start_bar(bar, template, &name, "");
+        self.with_lines(|lines| {
+            lines.begin(&name, bytes.unwrap_or(0), Unit::Bytes);
+            None
+        });
     }
 
     /// Moves the bar by `bytes` more bytes.
     fn advance(&self, bytes: u64) {
         self.with_bar(|bar| bar.inc(bytes));
+        self.with_lines(|lines| lines.advance(bytes));
     }
 
     /// Removes the bar when the download is complete.
     fn finish(&self) {
         self.clear_bar();
+        self.with_lines(ProgressLines::end);
     }
 }
 
@@ -114,11 +135,16 @@ impl Progress for ProgressBars {
             (ProgressBar::no_length(), SPINNER_TEMPLATE)
         };
         self.start_bar(bar, template, phase, unit);
+        self.with_lines(|lines| {
+            lines.begin(phase, total, Unit::Named(unit));
+            None
+        });
     }
 
     /// Moves the bar by `count` more steps.
     fn step(&self, count: u64) {
         self.with_bar(|bar| bar.inc(count));
+        self.with_lines(|lines| lines.advance(count));
     }
 
     /// Moves the bar to `done` of `total` steps. A fit begins with an unknown total and thus a spinner: the
@@ -133,11 +159,18 @@ impl Progress for ProgressBars {
             }
             bar.set_position(done);
         });
+        self.with_lines(|lines| lines.set_position(done, total));
+    }
+
+    /// Prints a line about the phase, unless there is a bar.
+    fn milestone(&self, text: &str) {
+        self.with_lines(|lines| lines.milestone(text));
     }
 
     /// Removes the bar when the phase ends.
     fn end(&self) {
         self.clear_bar();
+        self.with_lines(ProgressLines::end);
     }
 }
 

@@ -13,6 +13,8 @@ pub trait Progress: DownloadProgress {
     /// Sets the position of the current phase: `done` of at most `total` steps. For phases that report their
     /// position and not each step.
     fn set_position(&self, done: u64, total: u64);
+    /// Reports an event of the current phase, such as an epoch with its loss, for logs.
+    fn milestone(&self, text: &str);
     /// Ends the current phase.
     fn end(&self);
 }
@@ -22,5 +24,6 @@ impl Progress for () {
     fn begin(&self, _task: &str, _total: u64, _unit: &'static str) {}
     fn step(&self, _count: u64) {}
     fn set_position(&self, _done: u64, _total: u64) {}
+    fn milestone(&self, _text: &str) {}
     fn end(&self) {}
 }

@@ -234,6 +234,7 @@ impl Progress for Recorder {
         self.steps.lock().expect("no panic before").push(count);
     }
     fn set_position(&self, _: u64, _: u64) {}
+    fn milestone(&self, _: &str) {}
     fn end(&self) {
         *self.ended.lock().expect("no panic before") += 1;
     }

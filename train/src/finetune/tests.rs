@@ -86,6 +86,8 @@ impl Progress for CheckpointCopier {
 
     fn set_position(&self, _: u64, _: u64) {}
 
+    fn milestone(&self, _: &str) {}
+
     fn end(&self) {}
 }
 

@@ -310,7 +310,21 @@ impl<'a> Trainer<'a> {
         self.state.batches_done = 0;
         self.state.loss_sum = 0.0;
         self.validate()?;
+        progress.milestone(&self.epoch_summary());
         self.save_checkpoint()
+    }
+
+    /// The last row of the history in words.
+    fn epoch_summary(&self) -> String {
+        let epochs = self.config.options.epochs;
+        match self.state.history.last().map(Vec::as_slice) {
+            Some([epoch, _, loss, validation_loss, accuracy]) => format!(
+                "epoch {epoch} of {epochs}, loss {loss:.4}, validation loss {validation_loss:.4}, validation \
+                 accuracy {accuracy:.4}"
+            ),
+            Some([epoch, _, loss, ..]) => format!("epoch {epoch} of {epochs}, loss {loss:.4}"),
+            _ => String::new(),
+        }
     }
 
     /// The batches of an epoch: every image that is trained on once, in an order and in a view that depend

@@ -1,6 +1,7 @@
 //! The training loop against PyTorch (`reference/tuning/loop.py`), from config text on, so that an ignored
 //! key shows.
 
+mod epochs;
 mod tiny;
 
 use std::collections::BTreeMap;
