@@ -65,7 +65,7 @@ pub type OnFeatures<'a, E> = dyn FnMut(&[ImageRef], Vec<Result<Vec<f32>, DecodeE
 /// let pretrained = PretrainedBackbone::open(&options, &())?;
 /// let extractor = FeatureExtractor::new(&pretrained, DecodeOptions::default())?;
 ///
-/// let photo = std::fs::read_dir(demo.join("photos/test/beagle"))?.next().unwrap()?.path();
+/// let photo = std::fs::read_dir(demo.join("photos/test/dress"))?.next().unwrap()?.path();
 /// let features = extractor.features_of_bytes(&std::fs::read(&photo)?)?;
 /// assert_eq!(features.len(), 2048);
 /// assert_eq!(features, extractor.features_of_file(&photo)?);

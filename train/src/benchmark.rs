@@ -8,11 +8,11 @@ use headstock_inference::pipeline::BATCH_SIZE;
 use headstock_inference::{PretrainedBackbone, Progress};
 use headstock_loader::ImageRef;
 
-use crate::atomic_write::TEMP_PREFIX;
 use crate::config::Settings;
 use crate::error::TrainError;
 use crate::features::{ExtractOptions, ExtractedFeatures};
 use crate::samples::{SampleInputs, SampleSet};
+use crate::temp_folder::TempFolder;
 
 /// A throughput measurement.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -45,8 +45,7 @@ pub fn measure_throughput(
     };
     let options = settings.options.extract_options();
     let parent = options.cache.parent().unwrap_or(Path::new("."));
-    let folder = tempfile::Builder::new().prefix(TEMP_PREFIX).tempdir_in(parent);
-    let folder = folder.map_err(TrainError::io("create a folder in", parent))?;
+    let folder = TempFolder::create_in(parent).map_err(TrainError::io("create a folder in", parent))?;
     let options = ExtractOptions { cache: folder.path(), ..options };
 
     let measure = |images: &[ImageRef]| -> Result<Throughput, TrainError> {

@@ -47,6 +47,7 @@ mod sample_features;
 mod sample_scores;
 pub mod samples;
 mod signature_cache;
+mod temp_folder;
 mod trained_on;
 mod training;
 
@@ -59,3 +60,8 @@ pub use fit::TrainOutcome;
 pub use prepared_data::PreparedData;
 pub use run::{Run, RunDir, RunReservation};
 pub use training::train;
+
+/// Runs the examples of `docs/library.md`.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/library.md")]
+struct LibraryPage;

@@ -92,4 +92,6 @@ fn a_killed_command_leaves_a_complete_run_or_none() {
             assert!(read(run) == read("undisturbed"), "{run}: {file}");
         }
     }
+    project.run(&["train", "--run", "five"]).ok();
+    assert_eq!(n_leftovers(), 0, "the next command removes what a killed one has left");
 }

@@ -4,12 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use headstock_inference::{CONFIG_FILE, MODEL_FILE, Model};
-use tempfile::TempDir;
 
 use super::{HISTORY, METRICS, PREDICTIONS, REPORT, SPLIT, TRAINED_ON, is_in_progress};
-use crate::atomic_write::{TEMP_PREFIX, write_atomically};
+use crate::atomic_write::write_atomically;
 use crate::config::DataSourceConfig;
 use crate::error::TrainError;
+use crate::temp_folder::TempFolder;
 
 /// The parent folder of runs without a name.
 const RUNS_FOLDER: &str = "runs";
@@ -64,32 +64,24 @@ impl RunDir {
         };
         refuse_inside_image_folder(parent, source)?;
         fs::create_dir_all(parent).map_err(TrainError::io("create", parent))?;
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(TEMP_PREFIX);
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            // Temporary folders are private, but runs are not; the umask still applies.
-            builder.permissions(fs::Permissions::from_mode(0o777));
-        }
-        let temp_dir = builder.tempdir_in(parent).map_err(TrainError::io("write in", parent))?;
-        Ok(RunReservation { run_dir: self, temp_dir })
+        let temp_folder = TempFolder::create_in(parent).map_err(TrainError::io("write in", parent))?;
+        Ok(RunReservation { run_dir: self, temp_folder })
     }
 }
 
 /// A temporary folder that becomes the run's folder; it is removed if no run is written.
 pub struct RunReservation<'a> {
     run_dir: &'a RunDir,
-    temp_dir: TempDir,
+    temp_folder: TempFolder,
 }
 
 impl RunReservation<'_> {
     /// Writes the files of a finished run and returns its folder. `head` is the name of the head, for a
     /// numbered folder.
     pub(crate) fn write(self, head: &str, files: &RunFiles<'_>) -> Result<PathBuf, TrainError> {
-        let model = self.temp_dir.path().join(MODEL_FILE);
+        let model = self.temp_folder.path().join(MODEL_FILE);
         files.model.write(&model)?;
-        files.write_all_but_model(self.temp_dir.path())?;
+        files.write_all_but_model(self.temp_folder.path())?;
         self.move_into_place(head)
     }
 
@@ -100,24 +92,22 @@ impl RunReservation<'_> {
     /// # Errors
     /// [`TrainError::Usage`] if the folder exists by now, [`TrainError::Inference`].
     pub(super) fn move_into_place(self, head: &str) -> Result<PathBuf, TrainError> {
-        let folder = match self.run_dir {
+        let run_dir = self.run_dir;
+        self.temp_folder.persist(|temporary| match run_dir {
             RunDir::Named(folder) if fs::symlink_metadata(folder).is_ok() => {
-                return Err(already_exists_error(folder));
+                Err(already_exists_error(folder))
             }
             RunDir::Named(folder) => {
-                fs::rename(self.temp_dir.path(), folder).map_err(TrainError::io("write", folder))?;
-                folder.clone()
+                fs::rename(temporary, folder).map_err(TrainError::io("write", folder))?;
+                Ok(folder.clone())
             }
-            RunDir::Numbered => rename_to_next_number(self.temp_dir.path(), head)?,
-        };
-        // The temporary folder was renamed: there is none to remove.
-        let _ = self.temp_dir.keep();
-        Ok(folder)
+            RunDir::Numbered => rename_to_next_number(temporary, head),
+        })
     }
 
     /// The temporary folder.
     pub(super) fn temp_folder(&self) -> &Path {
-        self.temp_dir.path()
+        self.temp_folder.path()
     }
 }
 
