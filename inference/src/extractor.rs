@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
@@ -14,7 +14,7 @@ use image::RgbImage;
 use serde::Deserialize;
 
 use crate::error::InferenceError;
-use crate::pipeline::{BATCH_SIZE, BatchInference, ImageJob, JobResult, run_pipeline};
+use crate::pipeline::{BATCH_SIZE, BatchInference, JobResult, run_pipeline};
 use crate::pretrained::PretrainedBackbone;
 use crate::progress::Progress;
 
@@ -156,9 +156,8 @@ impl FeatureExtractor {
     ) -> Result<(), E> {
         let inference = BatchInference::<_, InferenceError>::for_features(self.layer, self.transform.crop);
         // One view per image: the index of a view, and of a job, is that of its image.
-        let jobs: Vec<ImageJob<'_>> = (images.iter().enumerate())
-            .map(|(index, image)| ImageJob { image, views: index..index + 1 })
-            .collect();
+        let jobs: Vec<Range<usize>> = (0..images.len()).map(|index| index..index + 1).collect();
+        let read = |job: usize| images[job].read();
         let render = |_, bytes: &[u8]| Ok(vec![self.decode.eval_view(self.transform, bytes)?.into_raw()]);
         // Features or errors of images that are not reported yet, by index, and the index to report next.
         let (mut waiting, mut next) = (BTreeMap::new(), 0);
@@ -189,7 +188,7 @@ impl FeatureExtractor {
             Ok(ControlFlow::Continue(()))
         };
         let outcome =
-            run_pipeline::<_, _, DecodeError, E>(&inference, &mut workers, &jobs, &render, on_results);
+            run_pipeline::<_, _, DecodeError, E>(&inference, &mut workers, &jobs, &read, &render, on_results);
         progress.end();
         self.give_back(workers);
         outcome

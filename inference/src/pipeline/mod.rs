@@ -12,7 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use headstock_backbone::{BackboneError, FeatureLayer, InferenceWorker, PixelBatch};
-use headstock_loader::{DecodeError, ImageRef, ReadError};
+use headstock_loader::{DecodeError, ReadError};
 
 /// Images per batch of a worker: large enough for wide matrix products, small enough that a killed run loses
 /// seconds.
@@ -52,14 +52,8 @@ impl<W: From<BackboneError> + 'static> BatchInference<'_, f32, W> {
     }
 }
 
-/// A job of the pipeline: an image to render in one or more views. `views` are their indices among the views
-/// of all jobs.
-pub struct ImageJob<'a> {
-    /// The image.
-    pub image: &'a ImageRef,
-    /// Indices of its views.
-    pub views: Range<usize>,
-}
+/// Reads the image of a job, given the job's index. One thread calls it, in the order of the jobs.
+pub type ReadFn<'a> = dyn Fn(usize) -> Result<Vec<u8>, ReadError> + Sync + 'a;
 
 /// What the pipeline hands to the caller: a completed batch or a failed image.
 pub enum JobResult<T, E> {
@@ -86,9 +80,10 @@ pub type RenderFn<'a, E> = dyn Fn(usize, &[u8]) -> Result<Vec<Vec<u8>>, E> + Syn
 /// delivered.
 pub type OnResults<'a, T, E, F> = dyn FnMut(Vec<JobResult<T, E>>) -> Result<ControlFlow<()>, F> + 'a;
 
-/// Reads, renders (with `render`) and computes (with `inference`) the views of all `jobs` on all cores, and
-/// calls `on_results` with the outputs on the calling thread as batches complete. `workers` run the network;
-/// there must be at least one. `T` is an output value of the network, `W` the error of `inference`, `E` the
+/// Reads (with `read`), renders (with `render`) and computes (with `inference`) the views of all `jobs` on all
+/// cores, and calls `on_results` with the outputs on the calling thread as batches complete. A job is an image;
+/// it is given by the indices of its views among those of all jobs. `workers` run the network; there must be at
+/// least one. `T` is an output value of the network, `W` the error of `inference`, `E` the
 /// reason why an image failed, and `F` the caller's error.
 ///
 /// # Errors
@@ -96,7 +91,8 @@ pub type OnResults<'a, T, E, F> = dyn FnMut(Vec<JobResult<T, E>>) -> Result<Cont
 pub fn run_pipeline<T, W, E, F>(
     inference: &BatchInference<'_, T, W>,
     workers: &mut [InferenceWorker],
-    jobs: &[ImageJob<'_>],
+    jobs: &[Range<usize>],
+    read: &ReadFn<'_>,
     render: &RenderFn<'_, E>,
     on_results: &mut OnResults<'_, T, E, F>,
 ) -> Result<(), F>
@@ -107,7 +103,7 @@ where
     F: From<W>,
 {
     let n_threads = rayon::current_num_threads();
-    let n_views = jobs.iter().map(|job| job.views.len()).sum();
+    let n_views = jobs.iter().map(Range::len).sum();
     let shared = SharedQueue::new(n_views, workers.len());
     let (file_sender, files) = sync_channel(FILES_AHEAD * n_threads);
     let (result_sender, results) = sync_channel(inference.queue_capacity);
@@ -118,9 +114,9 @@ where
         let _stop_on_panic = StopOnPanic(&shared);
         // The reader thread.
         scope.spawn(move || {
-            for (job, ImageJob { image, .. }) in jobs.iter().enumerate() {
+            for job in 0..jobs.len() {
                 // The receiver is gone: the work is over.
-                if file_sender.send((job, image.read())).is_err() {
+                if file_sender.send((job, read(job))).is_err() {
                     return;
                 }
             }
@@ -178,7 +174,7 @@ fn drain_results<T, W, E, F: From<W>>(
 /// A thread of [`run_pipeline`], which renders images and, if it has a worker, runs the network.
 struct PipelineWorker<'a, T, W, E> {
     inference: &'a BatchInference<'a, T, W>,
-    jobs: &'a [ImageJob<'a>],
+    jobs: &'a [Range<usize>],
     render: &'a RenderFn<'a, E>,
     shared: &'a SharedQueue,
     files: Arc<Mutex<Receiver<LoadedFile>>>,
@@ -236,7 +232,7 @@ impl<T, W: From<BackboneError>, E: From<DecodeError>> PipelineWorker<'_, T, W, E
         };
         let rendered =
             bytes.map_err(|error| E::from(error.into())).and_then(|bytes| (self.render)(job, &bytes));
-        let views = self.jobs[job].views.clone();
+        let views = self.jobs[job].clone();
         self.shared.update(|state| {
             state.n_rendering -= 1;
             match rendered {

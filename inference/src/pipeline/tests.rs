@@ -2,7 +2,6 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use headstock_testing::small_backbone;
-use tempfile::TempDir;
 
 use super::*;
 use crate::error::InferenceError;
@@ -17,27 +16,20 @@ fn workers() -> Vec<InferenceWorker> {
     small_backbone().workers().unwrap()
 }
 
-/// Files whose only byte is their number.
-fn files(count: u8) -> (TempDir, Vec<ImageRef>) {
-    let folder = tempfile::tempdir().unwrap();
-    let file = |number: u8| {
-        let path = folder.path().join(number.to_string());
-        std::fs::write(&path, [number]).unwrap();
-        path.into()
-    };
-    let images = (0..count).map(file).collect();
-    (folder, images)
+/// Reads the image of a job: a byte with its number.
+fn read(job: usize) -> Result<Vec<u8>, ReadError> {
+    Ok(vec![job as u8])
 }
 
-/// A job for each file, with `n_views` views.
-fn jobs(images: &[ImageRef], n_views: impl Fn(usize) -> usize) -> Vec<ImageJob<'_>> {
+/// Jobs with `n_views` views each.
+fn jobs(count: usize, n_views: impl Fn(usize) -> usize) -> Vec<Range<usize>> {
     let mut end = 0;
-    let job = |(job, image)| {
+    let job = |job| {
         let begin = end;
         end += n_views(job);
-        ImageJob { image, views: begin..end }
+        begin..end
     };
-    images.iter().enumerate().map(job).collect()
+    (0..count).map(job).collect()
 }
 
 /// Gray pixels that differ between views.
@@ -51,7 +43,8 @@ fn on_threads<T: Send>(threads: usize, act: impl FnOnce() -> T + Send) -> T {
 
 /// The outputs of each view and the error of each failed job, without interruption.
 fn collect_results(
-    jobs: &[ImageJob<'_>],
+    jobs: &[Range<usize>],
+    read: &ReadFn<'_>,
     render: &RenderFn<'_, DecodeError>,
 ) -> (BTreeMap<usize, Vec<f32>>, BTreeMap<usize, String>) {
     let (mut features, mut failed) = (BTreeMap::new(), BTreeMap::new());
@@ -59,6 +52,7 @@ fn collect_results(
         &stem_inference(),
         &mut workers(),
         jobs,
+        read,
         render,
         &mut |results| {
             for result in results {
@@ -86,9 +80,10 @@ fn collect_results(
 
 #[test]
 fn each_view_comes_once_with_the_same_bits_on_any_number_of_threads() {
-    let (folder, mut images) = files(29);
-    images[11] = folder.path().join("gone").into();
-    let jobs = jobs(&images, |job| job % 3);
+    let read = |job: usize| {
+        if job == 11 { Err(ReadError::Empty) } else { read(job) }
+    };
+    let jobs = jobs(29, |job| job % 3);
     let render = |job: usize, bytes: &[u8]| {
         assert_eq!(bytes, [job as u8]);
         if job == 20 {
@@ -101,7 +96,7 @@ fn each_view_comes_once_with_the_same_bits_on_any_number_of_threads() {
         .iter()
         .enumerate()
         .filter(|(job, _)| ![11, 20].contains(job))
-        .flat_map(|(job, ImageJob { views, .. })| {
+        .flat_map(|(job, views)| {
             views.clone().enumerate().map(move |(k, view)| {
                 let pixels = gray_pixels(job, k);
                 let pixels = PixelBatch::new(&pixels, 1, SIDE, SIDE).unwrap();
@@ -110,7 +105,7 @@ fn each_view_comes_once_with_the_same_bits_on_any_number_of_threads() {
         })
         .collect();
     for threads in [1, 3] {
-        let (features, failed) = on_threads(threads, || collect_results(&jobs, &render));
+        let (features, failed) = on_threads(threads, || collect_results(&jobs, &read, &render));
         assert!(features == expected, "on {threads} threads");
         assert_eq!(failed.keys().copied().collect::<Vec<_>>(), [11, 20]);
         assert_eq!(failed[&20], DecodeError::UnknownFormat.to_string());
@@ -119,14 +114,13 @@ fn each_view_comes_once_with_the_same_bits_on_any_number_of_threads() {
 
 #[test]
 fn without_jobs_there_are_no_results() {
-    let (features, failed) = collect_results(&[], &|_, _| unreachable!("there is nothing to render"));
+    let (features, failed) = collect_results(&[], &read, &|_, _| unreachable!("there is nothing to render"));
     assert!(features.is_empty() && failed.is_empty());
 }
 
 #[test]
 fn break_stops_scheduling_and_an_error_is_returned() {
-    let (_folder, images) = files(200);
-    let jobs = jobs(&images, |_| 1);
+    let jobs = jobs(200, |_| 1);
     let render = |job: usize, _: &[u8]| Ok::<_, DecodeError>(vec![gray_pixels(job, 0)]);
     for threads in [1, 3] {
         let mut count = 0;
@@ -135,6 +129,7 @@ fn break_stops_scheduling_and_an_error_is_returned() {
                 &stem_inference(),
                 &mut workers(),
                 &jobs,
+                &read,
                 &render,
                 &mut |results| {
                     count += results.len();
@@ -148,6 +143,7 @@ fn break_stops_scheduling_and_an_error_is_returned() {
                 &stem_inference(),
                 &mut workers(),
                 &jobs,
+                &read,
                 &render,
                 &mut |_| Err(InferenceError::Coverage("stop here".into())),
             )
@@ -158,8 +154,7 @@ fn break_stops_scheduling_and_an_error_is_returned() {
 
 #[test]
 fn a_network_error_stops_the_work() {
-    let (_folder, images) = files(100);
-    let jobs = jobs(&images, |_| 1);
+    let jobs = jobs(100, |_| 1);
     let short = |job: usize, _: &[u8]| {
         Ok::<_, DecodeError>(vec![gray_pixels(job, 0)[usize::from(job == 50)..].to_vec()])
     };
@@ -169,6 +164,7 @@ fn a_network_error_stops_the_work() {
                 &stem_inference(),
                 &mut workers(),
                 &jobs,
+                &read,
                 &short,
                 &mut |_| Ok(ControlFlow::Continue(())),
             )
@@ -179,8 +175,7 @@ fn a_network_error_stops_the_work() {
 
 #[test]
 fn a_panic_stops_all_threads() {
-    let (_folder, images) = files(100);
-    let jobs = jobs(&images, |_| 1);
+    let jobs = jobs(100, |_| 1);
     let render = |job: usize, _: &[u8]| {
         assert_ne!(job, 30, "intended panic");
         Ok::<_, DecodeError>(vec![gray_pixels(job, 0)])
@@ -191,6 +186,7 @@ fn a_panic_stops_all_threads() {
                 &stem_inference(),
                 &mut workers(),
                 &jobs,
+                &read,
                 &render,
                 &mut |_| Ok(ControlFlow::Continue(())),
             )

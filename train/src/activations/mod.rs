@@ -26,7 +26,8 @@ use headstock_loader::ImageRef;
 use crate::config::{CacheDtype, OnError};
 use crate::error::{TrainError, UnreadableImages};
 use crate::features::{
-    CacheKeyBuilder, ExtractJob, ExtractOptions, MissingView, Renderer, ViewId, find_missing_views,
+    CacheKeyBuilder, ExtractJob, ExtractOptions, LoadedImages, MissingView, Renderer, ViewId,
+    find_missing_views,
 };
 use disk_budget::DiskBudget;
 pub(crate) use prefetch::OnBatch;
@@ -187,6 +188,7 @@ impl<'a> ActivationCache<'a> {
             hashes,
             views: missing,
             on_error: OnError::Stop,
+            loaded: &LoadedImages::default(),
         };
         let store_batch = &mut |records: &[(&MissingView, &[u16])]| {
             store.insert(records.iter().map(|(view, values)| (&view.key, *values)))

@@ -1,11 +1,12 @@
 //! Renders missing views, runs the network on them, and stores the results as they complete.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::iter;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
+use std::sync::{Mutex, PoisonError};
 
 use headstock_backbone::InferenceWorker;
-use headstock_inference::pipeline::{BatchInference, ImageJob, JobResult, run_pipeline};
+use headstock_inference::pipeline::{BatchInference, JobResult, run_pipeline};
 use headstock_inference::{DecodeOptions, FileError, Progress};
 use headstock_loader::dataset::find_unreadable;
 use headstock_loader::{Augment, DecodeError, EvalTransform, ImageRef, LazyImage, RenderSpec, render_views};
@@ -118,6 +119,35 @@ pub(crate) struct ExtractJob<'a> {
     /// The views to compute, image by image.
     pub(crate) views: &'a [MissingView],
     pub(crate) on_error: OnError,
+    /// The bytes of images that are in memory; the other images are read.
+    pub(crate) loaded: &'a LoadedImages,
+}
+
+/// The bytes of images that were read to hash them, so that they need not be read again: as many as fit the
+/// budget.
+#[derive(Default)]
+pub(crate) struct LoadedImages {
+    /// The images that were in memory when the work began, by index.
+    images: HashSet<usize>,
+    bytes: Mutex<HashMap<usize, Vec<u8>>>,
+}
+
+impl LoadedImages {
+    /// The images with these bytes, by index.
+    pub(super) fn new(bytes: HashMap<usize, Vec<u8>>) -> Self {
+        let images = bytes.keys().copied().collect();
+        Self { images, bytes: Mutex::new(bytes) }
+    }
+
+    /// Whether the bytes of an image were in memory when the work began.
+    fn was_loaded(&self, image: usize) -> bool {
+        self.images.contains(&image)
+    }
+
+    /// Takes the bytes of an image from the memory; `None` if they are not there.
+    fn take(&self, image: usize) -> Option<Vec<u8>> {
+        self.bytes.lock().unwrap_or_else(PoisonError::into_inner).remove(&image)
+    }
 }
 
 /// Stores the network's outputs for some views: each view with its values.
@@ -153,17 +183,24 @@ impl ExtractJob<'_> {
     ) -> Result<ExtractOutcome, TrainError> {
         // One job per image.
         let views_of_jobs: Vec<&[MissingView]> = self.views.chunk_by(|a, b| a.image == b.image).collect();
-        let mut view_indices = 0..0;
-        let jobs: Vec<ImageJob<'_>> = views_of_jobs
+        let image_of = |job: usize| views_of_jobs[job][0].image;
+        let mut end = 0;
+        let jobs: Vec<Range<usize>> = views_of_jobs
             .iter()
             .map(|views| {
-                view_indices = view_indices.end..view_indices.end + views.len();
-                ImageJob { image: &self.images[views[0].image], views: view_indices.clone() }
+                end += views.len();
+                end - views.len()..end
             })
             .collect();
+        let read = |job: usize| match self.loaded.take(image_of(job)) {
+            Some(bytes) => Ok(bytes),
+            None => self.images[image_of(job)].read(),
+        };
         let render = |job: usize, bytes: &[u8]| {
-            let hash: [u8; 32] = Sha256::digest(bytes).into();
-            if self.hashes[views_of_jobs[job][0].image] != Some(hash) {
+            let image = image_of(job);
+            let hash = self.hashes[image].ok_or(ReadFailure::Changed)?;
+            // Bytes that were read again may differ from those that were hashed.
+            if !self.loaded.was_loaded(image) && Sha256::digest(bytes)[..] != hash[..] {
                 return Err(ReadFailure::Changed);
             }
             let views = views_of_jobs[job].iter().map(|missing| ViewId::Numbered(missing.view));
@@ -175,6 +212,7 @@ impl ExtractJob<'_> {
             inference,
             workers,
             &jobs,
+            &read,
             &render,
             &mut |results| {
                 let mut outputs = Vec::new();

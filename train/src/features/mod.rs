@@ -4,9 +4,10 @@
 pub(crate) mod cache;
 mod compute;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use headstock_backbone::{Backbone, FeatureLayer};
 use headstock_inference::pipeline::BatchInference;
@@ -18,10 +19,13 @@ use sha2::{Digest, Sha256};
 use crate::config::{OnError, Options};
 use crate::error::{TrainError, UnreadableImages};
 use cache::{CacheKey, FeatureCache};
-pub(crate) use compute::{ExtractJob, Renderer, ViewId};
+pub(crate) use compute::{ExtractJob, LoadedImages, Renderer, ViewId};
 
 /// Cache format version; bump when feature values change.
 const CACHE_FORMAT: &str = "headstock features 2";
+
+/// Bytes of images that stay in memory between hashing and decoding.
+const READ_BUDGET: u64 = 256 << 20;
 
 /// Index of a view of an image: 0 is the evaluation view, higher indices are augmented views.
 pub type ViewIndex = u32;
@@ -37,6 +41,9 @@ pub struct ExtractOptions<'a> {
     pub augment: &'a Augment,
     /// Folder of the cache.
     pub cache: &'a Path,
+    /// Images that are read to hash them stay in memory until they are decoded, up to so many bytes in all.
+    /// Those beyond it are read, and hashed, a second time.
+    pub read_budget: u64,
 }
 
 impl Options {
@@ -48,6 +55,7 @@ impl Options {
             on_error: self.data.on_error,
             augment: &self.augment,
             cache: &self.features.cache,
+            read_budget: READ_BUDGET,
         }
     }
 }
@@ -97,14 +105,14 @@ impl ExtractedFeatures {
     ) -> Result<Self, TrainError> {
         let layer = pretrained.options().layer;
         let keys = CacheKeyBuilder::new(&[CACHE_FORMAT], pretrained, layer, options);
-        let ExtractOptions { decode, on_error, augment, cache } = options;
+        let ExtractOptions { decode, on_error, augment, cache, .. } = options;
         let max_pixels = decode.max_pixels;
         let width = pretrained.width();
         let cache = FeatureCache::open(cache)?;
 
         // `unreadable` holds the index of each image that cannot be read, with the reason.
-        let (mut hashes, mut unreadable) =
-            hash_and_probe(&cache, &keys, images, width, max_pixels, progress)?;
+        let HashedImages { mut hashes, mut unreadable, loaded: loaded_images } =
+            hash_and_probe(&cache, &keys, images, width, options, progress)?;
         let snapshot = cache.snapshot()?;
         // View 0 is the evaluation view.
         let views = n_augmented.iter().map(|n| 0..n.saturating_add(1));
@@ -121,7 +129,8 @@ impl ExtractedFeatures {
                 let inference = BatchInference::for_features(layer, transform.crop);
                 let renderer = Renderer::new(transform, augment.clone(), decode);
                 let (hashes, views) = (&hashes, &missing.views);
-                let job = ExtractJob { output_name: "features", images, hashes, views, on_error };
+                let loaded = &loaded_images;
+                let job = ExtractJob { output_name: "features", images, hashes, views, on_error, loaded };
                 let store = &mut |vectors: &[(&MissingView, &[f32])]| {
                     cache.store(vectors.iter().map(|(view, values)| (&view.key, *values)))
                 };
@@ -278,40 +287,69 @@ impl CacheKeyBuilder {
 /// SHA-256 of each image's bytes; `None` where it cannot be read.
 type ImageHashes = Vec<Option<[u8; 32]>>;
 
+/// What reading all images once has found.
+struct HashedImages {
+    hashes: ImageHashes,
+    /// The index and the reason of each image that cannot be read.
+    unreadable: Vec<(usize, DecodeError)>,
+    /// The bytes of images to decode, as many as fit the budget.
+    loaded: LoadedImages,
+}
+
 /// Reads and hashes every image on all cores, and probes the header of those whose evaluation view is not in
-/// the cache (as `width` features), so that most unreadable images are found before the network runs. Returns
-/// the SHA-256 of each image's bytes, and the index and reason of each image that cannot be read.
+/// the cache (as `width` features), so that most unreadable images are found before the network runs. The
+/// bytes of the latter stay in memory as long as they fit the budget.
 fn hash_and_probe(
     cache: &FeatureCache,
     keys: &CacheKeyBuilder,
     images: &[ImageRef],
     width: usize,
-    max_pixels: u64,
+    options: ExtractOptions<'_>,
     progress: &dyn Progress,
-) -> Result<(ImageHashes, Vec<(usize, DecodeError)>), TrainError> {
+) -> Result<HashedImages, TrainError> {
     let snapshot = cache.snapshot()?;
+    let n_loaded_bytes = AtomicU64::new(0);
+    let fits = |bytes: &[u8]| {
+        let size = bytes.len() as u64;
+        let fits = n_loaded_bytes.fetch_add(size, Ordering::Relaxed) + size <= options.read_budget;
+        if !fits {
+            n_loaded_bytes.fetch_sub(size, Ordering::Relaxed);
+        }
+        fits
+    };
     // The outer error is a failure of the cache; the inner one says why the image cannot be read.
-    let hash_one = |image: &ImageRef| -> Result<Result<[u8; 32], DecodeError>, TrainError> {
+    type Hashed = ([u8; 32], Option<Vec<u8>>);
+    let hash_one = |image: &ImageRef| -> Result<Result<Hashed, DecodeError>, TrainError> {
         let bytes = match image.read() {
             Ok(bytes) => bytes,
             Err(error) => return Ok(Err(error.into())),
         };
         let hash = Sha256::digest(&bytes).into();
         // View 0 is the evaluation view.
-        let is_cached = snapshot.contains(&keys.key(&hash, 0), width)?;
-        Ok(if is_cached { Ok(hash) } else { probe(&bytes, max_pixels).map(|()| hash) })
+        if snapshot.contains(&keys.key(&hash, 0), width)? {
+            return Ok(Ok((hash, None)));
+        }
+        Ok(probe(&bytes, options.decode.max_pixels).map(|()| (hash, fits(&bytes).then_some(bytes))))
     };
     progress.begin("reading photos", images.len() as u64, "photos");
     let results: Result<Vec<_>, TrainError> =
         images.par_iter().map(|image| hash_one(image).inspect(|_| progress.step(1))).collect();
     progress.end();
-    let mut unreadable = Vec::new();
-    let hashes = results?
-        .into_iter()
-        .enumerate()
-        .map(|(image, hash)| hash.map_err(|error| unreadable.push((image, error))).ok())
-        .collect();
-    Ok((hashes, unreadable))
+    let (mut unreadable, mut loaded) = (Vec::new(), HashMap::new());
+    let mut hashes = Vec::with_capacity(images.len());
+    for (image, result) in results?.into_iter().enumerate() {
+        hashes.push(match result {
+            Ok((hash, bytes)) => {
+                loaded.extend(bytes.map(|bytes| (image, bytes)));
+                Some(hash)
+            }
+            Err(error) => {
+                unreadable.push((image, error));
+                None
+            }
+        });
+    }
+    Ok(HashedImages { hashes, unreadable, loaded: LoadedImages::new(loaded) })
 }
 
 /// A view whose features or activations have to be computed.

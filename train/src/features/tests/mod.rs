@@ -10,6 +10,7 @@ use crate::config::Settings;
 use crate::fixtures::TestFolder;
 
 mod keys;
+mod reads;
 mod unreadable;
 mod values;
 
