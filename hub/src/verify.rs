@@ -1,6 +1,5 @@
 //! Verification of blobs, the downloaded files in the cache: each is named after the hash of its contents.
 
-use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
@@ -49,7 +48,7 @@ pub(crate) fn hash_sha256(path: &Path) -> io::Result<String> {
 
 /// The SHA-256 of `text`, in hexadecimal.
 pub(crate) fn hash_text(text: &str) -> String {
-    hex(&Sha256::digest(text))
+    hex::encode(Sha256::digest(text))
 }
 
 /// Adds the contents of `file` to `hasher`, which may already contain a header, and returns the hash in
@@ -65,16 +64,7 @@ fn hash_file<D: Digest>(mut hasher: D, mut file: File) -> io::Result<String> {
             Err(error) => return Err(error),
         }
     }
-    Ok(hex(&hasher.finalize()))
-}
-
-/// The hexadecimal digits of `bytes`.
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut hex, byte| {
-        // Writing to a `String` cannot fail.
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
+    Ok(hex::encode(hasher.finalize()))
 }
 
 #[cfg(test)]

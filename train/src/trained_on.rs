@@ -1,7 +1,6 @@
 //! `trained_on.csv`: content hashes of the samples that a run was trained on, independent of their paths.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
@@ -38,9 +37,7 @@ pub(crate) fn hash_features(row: &[f32]) -> ContentHash {
 pub(crate) fn to_csv(hashes: &BTreeSet<ContentHash>) -> Vec<u8> {
     let mut text = format!("{HEADER}\n");
     for hash in hashes {
-        for byte in hash {
-            write!(text, "{byte:02x}").expect("writing to a string does not fail");
-        }
+        text += &hex::encode(hash);
         text.push('\n');
     }
     text.into_bytes()
@@ -58,24 +55,13 @@ pub(crate) fn read(path: &Path) -> Result<Option<BTreeSet<ContentHash>>, TrainEr
     if lines.next() != Some(HEADER) {
         return Err(TrainError::format(path)(format!("the first line is not `{HEADER}`; {DAMAGED}")));
     }
-    let hashes: Option<BTreeSet<ContentHash>> = lines.map(parse_hex).collect();
-    let invalid = || TrainError::format(path)(format!("a line is not a SHA-256 in hexadecimal; {DAMAGED}"));
-    hashes.map(Some).ok_or_else(invalid)
-}
-
-/// Parses a line of `trained_on.csv`, the hash of a training sample as 64 hexadecimal digits; `None` for
-/// other text.
-fn parse_hex(line: &str) -> Option<ContentHash> {
-    let mut hash = ContentHash::default();
-    let digits = line.as_bytes();
-    if digits.len() != 2 * hash.len() {
-        return None;
-    }
-    for (byte, pair) in hash.iter_mut().zip(digits.chunks_exact(2)) {
-        let digit = |digit: u8| char::from(digit).to_digit(16);
-        *byte = (digit(pair[0])? * 16 + digit(pair[1])?) as u8;
-    }
-    Some(hash)
+    let parse = |line: &str| {
+        let mut hash = ContentHash::default();
+        hex::decode_to_slice(line, &mut hash).map(|()| hash)
+    };
+    let hashes: Result<BTreeSet<ContentHash>, _> = lines.map(parse).collect();
+    let invalid = |_| TrainError::format(path)(format!("a line is not a SHA-256 in hexadecimal; {DAMAGED}"));
+    hashes.map(Some).map_err(invalid)
 }
 
 /// The content hashes of the training samples in `split`, computed from the data as it is now, for a run that

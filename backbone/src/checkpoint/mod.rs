@@ -103,7 +103,7 @@ impl Checkpoint {
                 dtype: format!("{:?}", tensor.dtype),
             });
         }
-        let sha256 = hex(&Sha256::digest(&bytes));
+        let sha256 = hex::encode(Sha256::digest(&bytes));
         Ok(Self {
             fingerprint: sha256.clone(),
             sha256,
@@ -139,7 +139,7 @@ impl Checkpoint {
             (stored.dtype, stored.bytes) = (Dtype::F32, start..self.bytes.len());
         }
         if !tensors.is_empty() {
-            self.fingerprint = hex(&hash.finalize());
+            self.fingerprint = hex::encode(hash.finalize());
         }
         Ok(self)
     }
@@ -237,13 +237,4 @@ fn read_header(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, StoredTenso
         bytes: data_start + info.data_offsets.0..data_start + info.data_offsets.1,
     };
     Ok(metadata.tensors().into_iter().map(|(name, info)| (name, to_stored(info))).collect())
-}
-
-/// `bytes`, those of a hash, as lower-case hexadecimal digits.
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::new(), |mut digits, byte| {
-        write!(digits, "{byte:02x}").expect("writing to a string cannot fail");
-        digits
-    })
 }

@@ -215,7 +215,7 @@ impl FrozenStages {
         let (rows, columns) = layer.output_size(height as usize, width as usize);
         let values_per_view = rows * columns * layer.channels(pretrained.checkpoint().architecture());
         // 16 hexadecimal digits are enough to tell the files apart: each record repeats its complete key.
-        let hash_prefix: String = keys.shared_hash()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+        let hash_prefix = hex::encode(&keys.shared_hash()[..8]);
         let name = format!("{layer}-{}-{hash_prefix}", dtype.as_str());
         let store = RecordStore::open(&options.cache.join(CACHE_FOLDER), &name, values_per_view)?;
         Ok(Self { layer, dtype, keys, store })

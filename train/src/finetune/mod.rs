@@ -421,7 +421,7 @@ fn fingerprint(settings: &Settings, prepared: &PreparedData, pretrained: &Pretra
         hash.update((part.len() as u64).to_le_bytes());
         hash.update(part);
     }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(hash.finalize())
 }
 
 /// Bytes of an optional group for hashing; those of `None` differ from those of every group.
