@@ -26,7 +26,7 @@ pub enum InferenceError {
     #[error(transparent)]
     File(#[from] FileError),
     /// The folder is not a run.
-    #[error("{} is not a run: it has no {file}; give a folder that `headstock train` has written", folder.display())]
+    #[error("{} is not a run: it has no {file}; give a folder that a training has written", folder.display())]
     NotARun {
         /// The folder.
         folder: PathBuf,
@@ -79,9 +79,8 @@ pub enum InferenceError {
     /// The model has no scores for conformal sets.
     #[error(
         "this run cannot give conformal sets, because it has not saved the scores that they need: it was \
-         trained with `calibration = \"none\"` at the top of the config, with only one photo of a class, or \
-         by an earlier version of headstock; train again with `calibration = \"temperature\"` and at least \
-         two photos of each class"
+         trained without calibration, with only one photo of a class, or by an earlier version of headstock; \
+         train again with calibration and at least two photos of each class"
     )]
     NoConformalScores,
     /// The coverage of conformal sets is not between 0 and 1.

@@ -78,6 +78,21 @@ fn an_error_lists_its_causes_and_repeats_nothing() {
 }
 
 #[test]
+fn a_hint_names_the_flag_that_helps_whichever_crate_reports_the_error() {
+    let hint = "\n  hint: --set backbone.weights=PATH names the weights";
+    let error = || InferenceError::OtherWeights {
+        weights: "here".into(),
+        original: "there".into(),
+        found: "1".into(),
+        expected: "2".into(),
+    };
+    assert!(format_error(&error().into()).ends_with(hint));
+    assert!(format_error(&TrainError::from(error()).into()).ends_with(hint));
+    let other = InferenceError::Head(HeadError::Data("no row".into()));
+    assert_eq!(format_error(&other.into()), "error: no row");
+}
+
+#[test]
 fn only_events_of_our_crates_are_shown_with_their_level() {
     let target = "headstock_train::fit";
     let labels = [Level::ERROR, Level::WARN, Level::INFO, Level::DEBUG, Level::TRACE]

@@ -98,9 +98,10 @@ fn invalid_set_requests_are_refused_with_the_reason() {
     let project = Project::new(8);
     project.run(&["train", "--set", "calibration=none", "--run", "plain"]).ok();
     let image = "photos/hat/00.jpg";
-    project
-        .run(&["predict", "plain", image, "--coverage", "0.9"])
-        .fails(2, &["has not saved the scores that `--coverage` needs", "`calibration = \"none\"`"]);
+    project.run(&["predict", "plain", image, "--coverage", "0.9"]).fails(
+        2,
+        &["has not saved the scores", "hint: `--coverage` needs", "`calibration = \"temperature\"`"],
+    );
     project.run(&["train", "--run", "run"]).ok();
     for coverage in ["0", "1", "90", "nan"] {
         project
