@@ -35,7 +35,7 @@ cargo xtask COMMAND
 
   train [ARGS]   build the release binary and train; without --config on the bundled photos (demo/)
   test           run all checks: formatting, lints, docs, tests, the external example, the CUDA type-check
-  tidy           run the checks of the source alone: dependencies, names, sizes, tests of keys, generated pages
+  tidy           run the checks of the source alone: dependencies, circles, names, sizes, tests of keys, generated pages
   docs           regenerate docs/config.md, its JSON schema, the list of keys and the output in the README
   new-head NAME [FOLDER]
                  create a crate with a new head, its test, and a headstock with it; FOLDER is NAME by default
