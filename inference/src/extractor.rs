@@ -154,6 +154,17 @@ impl FeatureExtractor {
         progress: &dyn Progress,
         on_features: &mut OnFeatures<'_, E>,
     ) -> Result<(), E> {
+        self.run_on_images("computing features", images, progress, on_features)
+    }
+
+    /// As [`features_of_images`](Self::features_of_images); `phase` is the name of the work for the progress.
+    pub(crate) fn run_on_images<E: From<InferenceError>>(
+        &self,
+        phase: &str,
+        images: &[ImageRef],
+        progress: &dyn Progress,
+        on_features: &mut OnFeatures<'_, E>,
+    ) -> Result<(), E> {
         let inference = BatchInference::<_, InferenceError>::for_features(self.layer, self.transform.crop);
         // One view per image: the index of a view, and of a job, is that of its image.
         let jobs: Vec<Range<usize>> = (0..images.len()).map(|index| index..index + 1).collect();
@@ -162,7 +173,7 @@ impl FeatureExtractor {
         // Features or errors of images that are not reported yet, by index, and the index to report next.
         let (mut waiting, mut next) = (BTreeMap::new(), 0);
         let mut workers = self.take_workers(self.backbone.n_workers()).map_err(InferenceError::from)?;
-        progress.begin("predicting", images.len() as u64, "photos");
+        progress.begin(phase, images.len() as u64, "photos");
         let on_results = &mut |results: Vec<JobResult<f32, DecodeError>>| {
             for result in results {
                 match result {

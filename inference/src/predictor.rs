@@ -118,7 +118,7 @@ impl Predictor {
         progress: &dyn Progress,
         on_predictions: &mut OnPredictions<'_, E>,
     ) -> Result<(), E> {
-        self.extractor.features_of_images::<E>(images, progress, &mut |batch, features| {
+        self.extractor.run_on_images::<E>("predicting", images, progress, &mut |batch, features| {
             let values: Vec<f32> = features.iter().flatten().flatten().copied().collect();
             let predictions = if values.is_empty() { None } else { Some(self.predictions(&values)?) };
             // The predictions of the readable images, in order.
