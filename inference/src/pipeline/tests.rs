@@ -41,6 +41,15 @@ fn on_threads<T: Send>(threads: usize, act: impl FnOnce() -> T + Send) -> T {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(act)
 }
 
+/// Runs the pipeline on images that are their numbers.
+fn run(
+    jobs: &[Range<usize>],
+    render: &RenderFn<'_, DecodeError>,
+    on_results: &mut OnResults<'_, f32, DecodeError, InferenceError>,
+) -> Result<(), InferenceError> {
+    run_pipeline(&stem_inference(), &mut workers(), jobs, &read, render, on_results)
+}
+
 /// The outputs of each view and the error of each failed job, without interruption.
 fn collect_results(
     jobs: &[Range<usize>],
@@ -125,28 +134,14 @@ fn break_stops_scheduling_and_an_error_is_returned() {
     for threads in [1, 3] {
         let mut count = 0;
         let interrupted = on_threads(threads, || {
-            run_pipeline::<_, _, _, InferenceError>(
-                &stem_inference(),
-                &mut workers(),
-                &jobs,
-                &read,
-                &render,
-                &mut |results| {
-                    count += results.len();
-                    Ok(ControlFlow::Break(()))
-                },
-            )
+            run(&jobs, &render, &mut |results| {
+                count += results.len();
+                Ok(ControlFlow::Break(()))
+            })
         });
         assert!(interrupted.is_ok() && (1..200 / BATCH_SIZE).contains(&count), "{count} batches");
         let failed = on_threads(threads, || {
-            run_pipeline::<_, _, _, InferenceError>(
-                &stem_inference(),
-                &mut workers(),
-                &jobs,
-                &read,
-                &render,
-                &mut |_| Err(InferenceError::Coverage("stop here".into())),
-            )
+            run(&jobs, &render, &mut |_| Err(InferenceError::Coverage("stop here".into())))
         });
         assert_eq!(failed.unwrap_err().to_string(), "stop here");
     }
@@ -159,16 +154,7 @@ fn a_network_error_stops_the_work() {
         Ok::<_, DecodeError>(vec![gray_pixels(job, 0)[usize::from(job == 50)..].to_vec()])
     };
     for threads in [1, 3] {
-        let failed = on_threads(threads, || {
-            run_pipeline::<_, _, _, InferenceError>(
-                &stem_inference(),
-                &mut workers(),
-                &jobs,
-                &read,
-                &short,
-                &mut |_| Ok(ControlFlow::Continue(())),
-            )
-        });
+        let failed = on_threads(threads, || run(&jobs, &short, &mut |_| Ok(ControlFlow::Continue(()))));
         assert!(matches!(failed, Err(InferenceError::Backbone(_))), "{failed:?}");
     }
 }
@@ -181,16 +167,7 @@ fn a_panic_stops_all_threads() {
         Ok::<_, DecodeError>(vec![gray_pixels(job, 0)])
     };
     for threads in [1, 3] {
-        let work = || {
-            run_pipeline::<_, _, _, InferenceError>(
-                &stem_inference(),
-                &mut workers(),
-                &jobs,
-                &read,
-                &render,
-                &mut |_| Ok(ControlFlow::Continue(())),
-            )
-        };
+        let work = || run(&jobs, &render, &mut |_| Ok(ControlFlow::Continue(())));
         assert!(catch_unwind(AssertUnwindSafe(|| on_threads(threads, work))).is_err());
     }
 }
