@@ -197,7 +197,8 @@ fn resolve(path: &[String], modules: &BTreeMap<ModulePath, Module>, depth: usize
     let follow = |target: &[String], after: &[String]| {
         // The first name of a path may be that of another crate.
         let local = resolve(&[target, after].concat(), modules, depth + 1)?;
-        (local.as_slice() != module || target[..target.len() - 1] != *module).then_some(local)
+        let is_here = target.split_last().is_some_and(|(_, before)| before == module);
+        (local.as_slice() != module || !is_here).then_some(local)
     };
     match named {
         Some((_, target)) => follow(target, &path[length + 1..]),
