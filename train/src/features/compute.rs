@@ -166,13 +166,12 @@ pub(crate) struct ExtractOutcome {
 
 impl ExtractJob<'_> {
     /// Computes the views that a cache lacks: renders them with `renderer`, runs the network on them by
-    /// `inference` and `workers`, and calls `store` with the outputs as they complete. Unreadable images are part of the
-    /// outcome; with [`OnError::Stop`] the first one ends the work, and outputs computed until then are still
-    /// stored.
+    /// `inference` and `workers`, and calls `store` with the outputs as they complete. Unreadable images are
+    /// part of the outcome; with [`OnError::Stop`] the first one ends the work, and outputs computed until
+    /// then are still stored.
     ///
     /// # Errors
-    /// [`TrainError::Inference`], and the errors
-    /// of `store`.
+    /// [`TrainError::Inference`], and the errors of `store`.
     pub(crate) fn run<T: Send>(
         &self,
         inference: &BatchInference<'_, T, TrainError>,

@@ -74,9 +74,9 @@ pub struct ExtractedFeatures {
 impl ExtractedFeatures {
     /// Makes sure that the cache has the features of the evaluation view of every image and of
     /// `n_augmented[i]` augmented views of image `i`, computes those that it lacks, and returns access to
-    /// them. Images that cannot be read stop the work or are skipped, as [`ExtractOptions::on_error`] says. Most of them
-    /// (not an image, truncated, too many pixels) are found before the network runs; corrupt pixel data is
-    /// found on decoding. Features computed before an error stay in the cache.
+    /// them. Images that cannot be read stop the work or are skipped, as [`ExtractOptions::on_error`] says.
+    /// Most of them (not an image, truncated, too many pixels) are found before the network runs; corrupt
+    /// pixel data is found on decoding. Features computed before an error stay in the cache.
     ///
     /// # Errors
     /// [`TrainError::Unreadable`] with all images that cannot be read; [`TrainError::Inference`],
