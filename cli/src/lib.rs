@@ -16,6 +16,7 @@ struct WriteAHead;
 mod app;
 mod args;
 mod commands;
+mod hints;
 mod messages;
 mod output;
 mod progress;

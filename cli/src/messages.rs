@@ -10,6 +10,7 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
+use crate::hints::hint;
 use crate::output::StdoutError;
 use crate::progress::ProgressBars;
 
@@ -95,31 +96,10 @@ fn format_error(error: &anyhow::Error) -> String {
         }
         previous = cause;
     }
-    let train = error.downcast_ref().and_then(|error| match error {
-        TrainError::Inference(error) => Some(error),
-        _ => None,
-    });
-    if let Some(hint) = train.or_else(|| error.downcast_ref()).and_then(hint) {
+    if let Some(hint) = hint(error) {
         write!(text, "\n  hint: {hint}").expect("writing to a string cannot fail");
     }
     text
-}
-
-/// The flag or the key of the config that helps against an error of a library, which knows neither.
-fn hint(error: &InferenceError) -> Option<&'static str> {
-    match error {
-        InferenceError::NoConformalScores => Some(
-            "`--coverage` needs a run that was trained with `calibration = \"temperature\"` at the top of the \
-             config",
-        ),
-        InferenceError::NoBackbone => Some("`data.folder` in the config names a folder of photos"),
-        InferenceError::OtherWeights { .. } => Some("--set backbone.weights=PATH names the weights"),
-        InferenceError::OtherFeatures { .. } => {
-            Some("leave `backbone.layer` and `backbone.precision` as they are in the run")
-        }
-        InferenceError::NotARun { .. } => Some("`headstock train` writes a run"),
-        _ => None,
-    }
 }
 
 #[cfg(test)]
