@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use headstock_backbone::{FeatureLayer, Precision};
 use headstock_heads::ConformalMethod;
 use headstock_train::config::TuneFrom;
+use headstock_train::metrics::{METRICS, Metric};
 
 /// Train an image classifier on your own photos: a pretrained network (a ResNet, the backbone) describes each
 /// photo by numbers (features), and a small classifier that you choose (the head) learns your classes from
@@ -175,8 +177,8 @@ pub(crate) struct CompareArgs {
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) seed: u32,
     /// The metric by which candidates (heads with their settings) are ranked
-    #[arg(long, value_enum, value_name = "METRIC", default_value_t = MetricArg::Accuracy)]
-    pub(crate) metric: MetricArg,
+    #[arg(long, value_name = "METRIC", default_value = "accuracy", value_parser = ranking_metric())]
+    pub(crate) metric: &'static dyn Metric,
     /// Show every candidate (a head with its settings), not only the best of each head
     #[arg(long)]
     pub(crate) all: bool,
@@ -196,16 +198,16 @@ pub(crate) struct CompareArgs {
     pub(crate) run: Option<PathBuf>,
 }
 
-/// The metric that candidates are ranked by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum MetricArg {
-    /// Fraction of photos that are classified correctly; higher is better
-    Accuracy,
-    /// Mean over the classes of the F1 score (harmonic mean of precision and recall), so that rare classes
-    /// count as much as frequent ones; higher is better
-    MacroF1,
-    /// Mean of -ln(predicted probability of the true class), which punishes confident errors; lower is better
-    LogLoss,
+/// Parses the metric of `compare --metric`: one that can rank candidates.
+fn ranking_metric() -> impl TypedValueParser<Value = &'static dyn Metric> {
+    let name = |metric: &dyn Metric| metric.key().replace('_', "-");
+    let values = METRICS.into_iter().filter(|metric| metric.can_rank()).map(move |metric| {
+        let better = if metric.higher_is_better() { "higher" } else { "lower" };
+        PossibleValue::new(name(metric)).help(format!("{}; {better} is better", metric.about()))
+    });
+    PossibleValuesParser::new(values).map(move |value| {
+        METRICS.into_iter().find(|metric| name(*metric) == value).expect("one of the possible values")
+    })
 }
 
 /// Parses the number of seconds of `--budget`.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io::{self, Write};
 
+use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 use thiserror::Error;
 
@@ -69,6 +70,21 @@ impl Output {
         }
         self.flush()
     }
+}
+
+/// The rows of a table as lines, with each column padded to its widest field: the first and the last column
+/// are left-aligned, the others right-aligned. The first row is the header.
+pub(crate) fn align_columns(rows: Vec<Vec<String>>) -> Vec<String> {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).add_rows(rows);
+    let last = table.column_count().saturating_sub(1);
+    for (index, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, if index == last { 0 } else { 2 }));
+        if (1..last).contains(&index) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table.trim_fmt().lines().map(str::to_owned).collect()
 }
 
 /// A file name, class name or message with its control characters escaped: it stays on one line and sends no

@@ -42,7 +42,8 @@ pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// Refuses to overwrite the file `path` unless it begins with `header` as CSV, so that headstock wrote it:
 /// any other table may hold the user's labels. `Ok` if there is no file.
-pub(crate) fn refuse_to_overwrite(path: &Path, header: &[&str]) -> Result<(), TrainError> {
+pub(crate) fn refuse_to_overwrite(path: &Path, header: &[impl AsRef<str>]) -> Result<(), TrainError> {
+    let header: Vec<&str> = header.iter().map(AsRef::as_ref).collect();
     refuse_to_overwrite_unless(path, &[format!("{}\n", header.join(",")).into_bytes()])
 }
 

@@ -2,11 +2,11 @@
 
 /// The bytes of a CSV file with the columns `header`; each of `rows` must have as many fields.
 pub(crate) fn to_csv<R: IntoIterator<Item = String>>(
-    header: &[&str],
+    header: &[impl AsRef<str>],
     rows: impl Iterator<Item = R>,
 ) -> Vec<u8> {
     let mut writer = csv::Writer::from_writer(Vec::new());
-    writer.write_record(header).expect("writing to a vector does not fail");
+    writer.write_record(header.iter().map(AsRef::as_ref)).expect("writing to a vector does not fail");
     for row in rows {
         writer.write_record(row).expect("all rows have the length of the header");
     }

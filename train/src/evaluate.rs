@@ -91,7 +91,7 @@ pub fn evaluate(
         )?),
         None => None,
     };
-    if let Some(overlap) = trained_on.filter(|overlap| overlap.samples > 0) {
+    if let Some(overlap) = trained_on.as_ref().filter(|overlap| overlap.samples > 0) {
         tracing::warn!(
             "the run was trained on {} of the {} photos that are tested here, so the results look better \
              than on new photos: test on new photos",

@@ -16,7 +16,7 @@
 //! let config = "version = 1\n[data]\nfeatures = \"x.npz\"\n";
 //! let settings = Config::parse(config, "example", folder.path())?.resolve(&Registries::builtin())?;
 //! let outcome = train(&settings, None, &RunDir::Named(folder.path().join("run")), &())?;
-//! assert_eq!(outcome.metrics.test.top1, 1.0);
+//! assert_eq!(outcome.metrics.test[&headstock_train::metrics::Accuracy], 1.0);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
@@ -36,6 +36,7 @@ mod finetune;
 mod fit;
 #[cfg(test)]
 mod fixtures;
+mod html_page;
 mod in_memory_features;
 pub mod metrics;
 mod prepared_data;
@@ -44,7 +45,6 @@ mod recording_head;
 mod report;
 pub mod run;
 mod sample_features;
-mod sample_scores;
 pub mod samples;
 mod signature_cache;
 mod temp_folder;

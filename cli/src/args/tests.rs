@@ -1,4 +1,5 @@
 use clap::error::ErrorKind;
+use headstock_train::metrics::{Accuracy, LogLoss, MacroF1};
 
 use super::*;
 
@@ -43,7 +44,7 @@ fn omitted_arguments_are_none_or_the_documented_default() {
     assert!(train.resume.is_none() && !train.find_lr);
 
     let compare = args!("headstock compare", Compare);
-    assert_eq!((compare.folds, compare.seed, compare.metric), (5, 0, MetricArg::Accuracy));
+    assert_eq!((compare.folds, compare.seed, compare.metric), (5, 0, &Accuracy as &dyn Metric));
     assert!(compare.heads.is_none() && !compare.all && compare.out.is_none());
     assert!(compare.budget.is_none() && !compare.take_best && compare.run.is_none());
 
@@ -114,11 +115,9 @@ fn each_flag_sets_its_own_field() {
 
 #[test]
 fn named_values_parse_to_their_variant() {
-    for (name, metric) in [
-        ("accuracy", MetricArg::Accuracy),
-        ("macro-f1", MetricArg::MacroF1),
-        ("log-loss", MetricArg::LogLoss),
-    ] {
+    for (name, metric) in
+        [("accuracy", &Accuracy as &dyn Metric), ("macro-f1", &MacroF1), ("log-loss", &LogLoss)]
+    {
         assert_eq!(args!(&format!("headstock compare --metric {name}"), Compare).metric, metric);
     }
     for (name, kind, method) in

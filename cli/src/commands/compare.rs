@@ -2,15 +2,17 @@
 
 use headstock_train::compare::{
     CandidateResult, CandidateScores, CandidateStatus, CompareOptions, Comparison, ComparisonFile,
-    MetricEstimate, RankingMetric, candidates, compare,
+    candidates, compare,
 };
 use headstock_train::config::Settings;
+use headstock_train::metrics::{METRICS, Metric};
 use headstock_train::{PreparedData, RunDir, TrainError};
+use indicatif::HumanBytes;
 use serde::Serialize;
 
 use super::{CommandContext, pluralize, program_path, shell_quote, train};
-use crate::args::{CompareArgs, MetricArg};
-use crate::output::Escaped;
+use crate::args::CompareArgs;
+use crate::output::{Escaped, align_columns};
 
 /// The output of `compare --json`.
 #[derive(Serialize)]
@@ -33,12 +35,12 @@ pub(crate) fn run(args: &CompareArgs, context: &mut CommandContext<'_>) -> anyho
     let reservation = if args.take_best { Some(run_dir.reserve(&settings.source)?) } else { None };
 
     let mut prepared = PreparedData::prepare(&settings, context.bars)?;
-    let metric = match args.metric {
-        MetricArg::Accuracy => RankingMetric::Accuracy,
-        MetricArg::MacroF1 => RankingMetric::MacroF1,
-        MetricArg::LogLoss => RankingMetric::LogLoss,
+    let options = CompareOptions {
+        folds: args.folds as usize,
+        seed: args.seed,
+        metric: args.metric,
+        budget: args.budget,
     };
-    let options = CompareOptions { folds: args.folds as usize, seed: args.seed, metric, budget: args.budget };
     let comparison = compare(&prepared, &to_compare, &options, context.bars)?;
     if let Some(file) = &file {
         file.write(&comparison)?;
@@ -107,11 +109,7 @@ fn report_lines(comparison: &Comparison, shown: &[&CandidateResult]) -> Vec<Stri
         Some(groups) => format!(" in {}", pluralize(groups, "group")),
         None => String::new(),
     };
-    let metric = match comparison.metric {
-        RankingMetric::Accuracy => "accuracy",
-        RankingMetric::MacroF1 => "macro F1",
-        RankingMetric::LogLoss => "log-loss",
-    };
+    let metric = comparison.metric.name();
     let mut lines = vec![format!(
         "{}-fold cross-validation on {}{groups_suffix}, {} classes: {} ranked by {metric} in {:.1} s\n",
         comparison.folds,
@@ -157,76 +155,34 @@ fn report_lines(comparison: &Comparison, shown: &[&CandidateResult]) -> Vec<Stri
 /// The lines of the table: a header and a line per candidate of `rows`, the best first. The column after that
 /// of the ranking metric has the confidence interval of the difference, the candidate minus the best. A `~`
 /// marks candidates that may be as good as the best.
-fn table_lines(metric: RankingMetric, rows: &[(&CandidateResult, &CandidateScores)]) -> Vec<String> {
-    let insert_interval = |values: [String; 4], interval: String| {
-        let mut columns = values.to_vec();
-        // The index of the column after that of the ranking metric.
-        let position = match metric {
-            RankingMetric::Accuracy => 1,
-            RankingMetric::MacroF1 => 2,
-            RankingMetric::LogLoss => 3,
-        };
-        columns.insert(position, interval);
-        columns
+fn table_lines(ranking: &dyn Metric, rows: &[(&CandidateResult, &CandidateScores)]) -> Vec<String> {
+    let compared = || METRICS.into_iter().filter(|metric| metric.is_compared());
+    // Of each metric its field, and after that of the ranking metric a field with the interval.
+    let metric_fields = |field: &dyn Fn(&dyn Metric) -> String, interval: String| {
+        let fields = compared().flat_map(|metric| {
+            [Some(field(metric)), (metric.key() == ranking.key()).then(|| interval.clone())]
+        });
+        fields.flatten().collect::<Vec<_>>()
     };
-    let header = insert_interval(
-        ["accuracy", "macro F1", "log-loss", "cal. error"].map(str::to_owned),
-        "vs. best".to_owned(),
-    );
+    let header = metric_fields(&|metric| metric.name().to_owned(), "vs. best".to_owned());
     let trailing = ["fit", "predict", "size", "hyperparameters"].map(str::to_owned);
-    let mut lines = vec![[vec!["  head".to_owned()], header, trailing.to_vec()].concat()];
+    let mut table = vec![[vec!["  head".to_owned()], header, trailing.to_vec()].concat()];
     for (rank, (candidate, scores)) in rows.iter().enumerate() {
         let is_best = rank == 0;
-        let MetricEstimate { to_best, .. } = scores.metric(metric);
+        let to_best = scores.metrics[ranking].to_best;
         let interval =
             if is_best { "best".to_owned() } else { format!("{:+.3} .. {:+.3}", to_best.low, to_best.high) };
         let mark = if scores.tied && !is_best { "~" } else { " " };
-        let metrics = [scores.accuracy, scores.macro_f1, scores.log_loss, scores.ece];
-        let trailing_values = [
+        let trailing = [
             format!("{:.2} s", scores.fit_seconds),
             format!("{:.3} s", scores.predict_seconds),
-            format_bytes(scores.bytes),
+            HumanBytes(scores.bytes).to_string(),
             candidate.describe_changes(),
         ];
-        let columns = insert_interval(metrics.map(|estimate| format!("{:.3}", estimate.value)), interval);
-        lines.push([vec![format!("{mark} {}", candidate.head)], columns, trailing_values.to_vec()].concat());
+        let values = metric_fields(&|metric| format!("{:.3}", scores.metrics[metric].value), interval);
+        table.push([vec![format!("{mark} {}", candidate.head)], values, trailing.to_vec()].concat());
     }
-    align_columns(&lines)
-}
-
-/// Joins the fields of each line to a text, with each column padded to its widest field: the first and the
-/// last column are left-aligned, the others right-aligned. All lines have the same number of fields.
-fn align_columns(lines: &[Vec<String>]) -> Vec<String> {
-    let columns = lines.iter().map(Vec::len).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..columns)
-        .map(|column| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0))
-        .collect();
-    let align = |fields: &Vec<String>| {
-        let padded = fields.iter().zip(&widths).enumerate().map(|(column, (field, &width))| {
-            if column == 0 || column + 1 == columns {
-                format!("{field:<width$}")
-            } else {
-                format!("{field:>width$}")
-            }
-        });
-        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    };
-    lines.iter().map(align).collect()
-}
-
-/// Formats the size of a fitted head's tensors for the table, as `812 B`, `80.1 KiB` or `6.0 MiB`.
-fn format_bytes(bytes: u64) -> String {
-    let units = ["KiB", "MiB", "GiB", "TiB"];
-    let mut value = bytes as f64;
-    let mut text = format!("{bytes} B");
-    for unit in units {
-        if value < 1024.0 {
-            break;
-        }
-        value /= 1024.0;
-        text = format!("{value:.1} {unit}");
-    }
-    text
+    align_columns(table)
 }
 
 /// The shell command that trains the best candidate on the same data, printed as the next step: `train` with
@@ -264,17 +220,12 @@ fn train_command(
 
 #[cfg(test)]
 mod tests {
-    use headstock_train::compare::Interval;
+    use headstock_train::compare::{Interval, MetricEstimate};
+    use headstock_train::metrics::{Accuracy, CalibrationError, LogLoss, MacroF1};
 
     use super::*;
 
-    #[test]
-    fn sizes_are_shown_in_the_largest_unit_below_their_value() {
-        let shown = [0, 1023, 1024, 82_000, 6 << 20, 5 << 30].map(format_bytes);
-        assert_eq!(shown, ["0 B", "1023 B", "1.0 KiB", "80.1 KiB", "6.0 MiB", "5.0 GiB"]);
-    }
-
-    fn metric(value: f64) -> MetricEstimate {
+    fn estimate(value: f64) -> MetricEstimate {
         MetricEstimate { value, to_best: Interval { low: -value, high: value / 2.0 } }
     }
 
@@ -284,11 +235,14 @@ mod tests {
     }
 
     fn compared(accuracy: f64, tied: bool) -> CandidateStatus {
+        let metrics: [(&dyn Metric, MetricEstimate); 4] = [
+            (&Accuracy, estimate(accuracy)),
+            (&MacroF1, estimate(0.25)),
+            (&LogLoss, estimate(0.5)),
+            (&CalibrationError, estimate(0.125)),
+        ];
         CandidateStatus::Compared(Box::new(CandidateScores {
-            accuracy: metric(accuracy),
-            macro_f1: metric(0.25),
-            log_loss: metric(0.5),
-            ece: metric(0.125),
+            metrics: metrics.into_iter().collect(),
             tied,
             temperatures: vec![1.0, 2.0],
             fit_seconds: 1.5,
@@ -302,7 +256,7 @@ mod tests {
     fn comparison(candidates: Vec<CandidateResult>) -> Comparison {
         Comparison {
             comparison: 1,
-            metric: RankingMetric::Accuracy,
+            metric: &Accuracy,
             folds: 2,
             seed: 0,
             samples: 1,
@@ -331,10 +285,10 @@ mod tests {
         let lines = report_lines(&result, &rows);
         let expected = [
             "2-fold cross-validation on 1 photo, 3 classes: 3 candidates ranked by accuracy in 2.2 s\n",
-            "  head    accuracy          vs. best  macro F1  log-loss  cal. error     fit  predict     size  hyperparameters",
-            "  svm        0.750              best     0.250     0.500       0.125  1.50 s  0.062 s  2.0 KiB  C = 0.5",
-            "~ linear     0.625  -0.625 .. +0.312     0.250     0.500       0.125  1.50 s  0.062 s  2.0 KiB",
-            "  knn        0.500  -0.500 .. +0.250     0.250     0.500       0.125  1.50 s  0.062 s  2.0 KiB  k = 3",
+            "  head    accuracy          vs. best  macro F1  log-loss  calibration error     fit  predict      size  hyperparameters",
+            "  svm        0.750              best     0.250     0.500              0.125  1.50 s  0.062 s  2.00 KiB  C = 0.5",
+            "~ linear     0.625  -0.625 .. +0.312     0.250     0.500              0.125  1.50 s  0.062 s  2.00 KiB",
+            "  knn        0.500  -0.500 .. +0.250     0.250     0.500              0.125  1.50 s  0.062 s  2.00 KiB  k = 3",
             r"  lda failed: no\tvariance",
             "\n~ not significantly worse than the best: the 95 % confidence interval of the difference includes 0",
             "\nnot tried because the time limit (--budget) was reached: mlp, mlp (hidden = 8)",
@@ -345,7 +299,7 @@ mod tests {
     #[test]
     fn a_single_candidate_has_no_ties() {
         let mut result = comparison(vec![candidate("svm", "", compared(0.75, true))]);
-        (result.groups, result.metric, result.samples) = (Some(1), RankingMetric::LogLoss, 9);
+        (result.groups, result.metric, result.samples) = (Some(1), &LogLoss, 9);
         let lines = report_lines(&result, &result.candidates.iter().collect::<Vec<_>>());
         let expected = "2-fold cross-validation on 9 photos in 1 group, 3 classes: 1 candidate ranked by log-loss in 2.2 s\n";
         assert_eq!((lines.len(), lines[0].as_str()), (3, expected), "no line about ties: {lines:#?}");

@@ -5,7 +5,7 @@ use headstock_train::metrics::Metrics;
 use headstock_train::run::{ConformalMetrics, TrainTestOverlap};
 use serde::Serialize;
 
-use super::{CommandContext, format_conformal, format_metrics, format_unseen, pluralize};
+use super::{CommandContext, format_conformal, format_unseen, pluralize};
 use crate::args::EvaluateArgs;
 
 /// The output of `evaluate --json`.
@@ -42,7 +42,7 @@ pub(crate) fn run(args: &EvaluateArgs, context: &mut CommandContext<'_>) -> anyh
         run.model.record.head.kind,
         pluralize(evaluation.samples, "photo")
     ))?;
-    out.print(format_metrics(&evaluation.metrics))?;
+    out.print(evaluation.metrics.to_string())?;
     if let Some(conformal) = &evaluation.conformal {
         out.print(format_conformal(conformal))?;
     }

@@ -18,7 +18,6 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use headstock_train::config::{Config, Registries, Settings};
-use headstock_train::metrics::Metrics;
 use headstock_train::run::{ConformalMetrics, SetMetrics, TrainTestOverlap, UnseenMetrics};
 use headstock_train::{Run, TrainError};
 
@@ -85,14 +84,6 @@ impl CommandContext<'_> {
     }
 }
 
-/// Formats the metrics of a test as a line. `ece` is the expected calibration error.
-fn format_metrics(metrics: &Metrics) -> String {
-    format!(
-        "accuracy {:.3}   top-5 accuracy {:.3}   macro F1 {:.3}   log-loss {:.3}   calibration error {:.3}",
-        metrics.top1, metrics.top5, metrics.macro_f1, metrics.log_loss, metrics.ece
-    )
-}
-
 /// Formats the test of conformal sets (sets of classes that contain the true one with a target probability)
 /// as a line: the coverage reached and the mean number of classes, by each of the two methods LAC and APS.
 fn format_conformal(conformal: &ConformalMetrics) -> String {
@@ -121,7 +112,7 @@ fn format_unseen(overlap: &TrainTestOverlap) -> Vec<String> {
             let heading = format!(
                 "test photos that were in the training data: {n_seen}; metrics on the other {n_unseen}:"
             );
-            let lines = std::iter::once(format_metrics(test)).chain(conformal.as_ref().map(format_conformal));
+            let lines = std::iter::once(test.to_string()).chain(conformal.as_ref().map(format_conformal));
             std::iter::once(heading).chain(lines.map(|line| format!("  {line}"))).collect()
         }
     }
@@ -195,10 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn metrics_are_printed_with_their_names() {
-        let metrics = Metrics { top1: 0.1, top5: 0.2, macro_f1: 0.3, log_loss: 0.4, ece: 0.5 };
-        let line = "accuracy 0.100   top-5 accuracy 0.200   macro F1 0.300   log-loss 0.400   calibration error 0.500";
-        assert_eq!(format_metrics(&metrics), line);
+    fn conformal_sets_are_printed_with_their_methods() {
         let set_metrics = |coverage, mean_size| SetMetrics { coverage, mean_size, empty: 0.9 };
         let sets =
             ConformalMetrics { coverage: 0.95, lac: set_metrics(0.1, 1.5), aps: set_metrics(0.2, 2.5) };

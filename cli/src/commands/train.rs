@@ -3,13 +3,13 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
-use headstock_train::run::CalibrationMetrics;
+use headstock_train::run::{CalibrationEffect, CalibrationMetrics};
 use headstock_train::{Run, RunDir, TrainOutcome, resume, train};
 use serde::Serialize;
 
 use super::{
-    CommandContext, DEFAULT_CONFIG, find_lr, format_conformal, format_metrics, format_unseen, pluralize,
-    program_path, shell_quote,
+    CommandContext, DEFAULT_CONFIG, find_lr, format_conformal, format_unseen, pluralize, program_path,
+    shell_quote,
 };
 use crate::args::TrainArgs;
 use crate::output::{Escaped, Output, StdoutError};
@@ -87,7 +87,7 @@ pub(super) fn print_summary(outcome: &TrainOutcome, kind: &str, out: &mut Output
             metrics.chosen.iter().map(|(key, value)| format!("{key} = {value}")).collect();
         out.print(format!("chosen hyperparameters: {}", chosen.join(", ")))?;
     }
-    out.print(format_metrics(&metrics.test))?;
+    out.print(metrics.test.to_string())?;
     // A dropped calibration was already reported by a note.
     if let Some(calibration) =
         metrics.calibration.as_ref().filter(|calibration| calibration.dropped.is_none())
@@ -124,18 +124,19 @@ pub(super) fn print_summary(outcome: &TrainOutcome, kind: &str, out: &mut Output
     out.print(format!("  {} shows the errors of each class", Escaped(folder.join("report.html").display())))
 }
 
-/// Formats the effect of calibrating the probabilities as a line: the method, and log-loss and expected
-/// calibration error (`ece`) on the test set before and after.
+/// Formats the effect of calibrating the probabilities as a line: the method, and the metrics of the
+/// probabilities on the test set before and after.
 fn format_calibration(calibration: &CalibrationMetrics) -> String {
     let method = match calibration.temperature {
         Some(temperature) => format!("temperature {temperature:.3}"),
         None => calibration.method.as_str().to_owned(),
     };
-    let (before, after) = (calibration.test.before, calibration.test.after);
-    format!(
-        "calibration ({method}): log-loss {:.3} -> {:.3}, calibration error {:.3} -> {:.3}",
-        before.log_loss, after.log_loss, before.ece, after.ece
-    )
+    let CalibrationEffect { before, after } = &calibration.test;
+    let changes = before.iter().zip(after.iter());
+    let changes: Vec<String> = changes
+        .map(|((metric, before), (_, after))| format!("{} {before:.3} -> {after:.3}", metric.name()))
+        .collect();
+    format!("calibration ({method}): {}", changes.join(", "))
 }
 
 /// `path` relative to the current folder if it is inside, so that printed commands are short.

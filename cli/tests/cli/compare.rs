@@ -318,7 +318,7 @@ fn candidates_are_ranked_by_the_metric() {
         // The interval follows the column of the metric.
         let header = done.stdout.lines().find(|line| line.contains("vs. best")).unwrap();
         let words: Vec<&str> = header.split("  ").map(str::trim).filter(|word| !word.is_empty()).collect();
-        let mut expected = vec!["head", "accuracy", "macro F1", "log-loss", "cal. error"];
+        let mut expected = vec!["head", "accuracy", "macro F1", "log-loss", "calibration error"];
         expected.insert(expected.iter().position(|word| *word == title).unwrap() + 1, "vs. best");
         expected.extend(["fit", "predict", "size", "hyperparameters"]);
         assert_eq!(words, expected);

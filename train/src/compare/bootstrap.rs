@@ -4,7 +4,7 @@ use rand_mt::Mt64;
 use rayon::prelude::*;
 
 use super::results::{Interval, MetricEstimate};
-use crate::sample_scores::{SampleScore, WeightedMetrics};
+use crate::metrics::{MetricMap, Metrics, WeightedMetric};
 
 /// Number of bootstrap resamples.
 pub(super) const N_RESAMPLES: usize = 2000;
@@ -60,60 +60,39 @@ impl BootstrapUnits {
     }
 }
 
-/// The metrics of a candidate, each with the interval of its difference to the best candidate.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct CandidateMetrics {
-    pub(super) accuracy: MetricEstimate,
-    pub(super) macro_f1: MetricEstimate,
-    pub(super) log_loss: MetricEstimate,
-    /// The expected calibration error.
-    pub(super) ece: MetricEstimate,
-}
-
-/// Computes the metrics of each candidate (ECE is the expected calibration error), each with a confidence
-/// interval of its difference to the candidate with the index `best`, to see which may be as good as the
-/// best. `candidates[i]` has the scores of all samples by candidate `i`.
+/// Estimates the metrics of each candidate: the value, and a confidence interval of its difference to the
+/// candidate with the index `best`, to see which may be as good as the best. `candidates[i]` has the metrics
+/// of candidate `i`, `values[i]` their values on the data itself.
 ///
 /// The intervals are percentiles over bootstrap resamples (Efron and Tibshirani 1993, chapter 13), of which
 /// there are `resamples`. `draw(i)` returns how often each sample occurs in resample `i`. The comparison is
 /// paired: all candidates get the same resamples.
 pub(super) fn compare_to_best(
-    candidates: &[&[SampleScore]],
-    classes: usize,
+    candidates: &[&MetricMap<WeightedMetric>],
+    values: &[&Metrics],
     best: usize,
     resamples: usize,
     draw: impl Fn(usize) -> Vec<u32> + Sync,
-) -> Vec<CandidateMetrics> {
-    const METRICS: [fn(&WeightedMetrics) -> f64; 4] =
-        [|m| m.accuracy, |m| m.macro_f1, |m| m.log_loss, |m| m.ece];
+) -> Vec<MetricMap<MetricEstimate>> {
+    if candidates.is_empty() {
+        return Vec::new();
+    }
     // The metrics of each resample and candidate.
-    let resampled: Vec<Vec<WeightedMetrics>> = (0..resamples)
+    let resampled: Vec<Vec<Metrics>> = (0..resamples)
         .into_par_iter()
         .map(|resample| {
             let weights = draw(resample);
-            candidates
-                .iter()
-                .map(|scores| WeightedMetrics::from_scores(scores, classes, |i| weights[i]))
-                .collect()
+            candidates.iter().map(|metrics| metrics.map(|_, compute| compute(&weights))).collect()
         })
         .collect();
-    (0..candidates.len())
-        .into_par_iter()
-        .map(|candidate| {
-            // The metrics on the data itself: each sample has the weight 1.
-            let metrics = WeightedMetrics::from_scores(candidates[candidate], classes, |_| 1);
-            let [accuracy, macro_f1, log_loss, ece] = METRICS.map(|metric| {
-                let difference = |by_candidate: &Vec<WeightedMetrics>| {
-                    metric(&by_candidate[candidate]) - metric(&by_candidate[best])
-                };
-                MetricEstimate {
-                    value: metric(&metrics),
-                    to_best: percentile_interval(resampled.iter().map(difference).collect()),
-                }
-            });
-            CandidateMetrics { accuracy, macro_f1, log_loss, ece }
+    let estimate = |candidate: usize| {
+        values[candidate].map(|metric, &value| {
+            let difference = |resample: &Vec<Metrics>| resample[candidate][metric] - resample[best][metric];
+            let differences = resampled.iter().map(difference).collect();
+            MetricEstimate { value, to_best: percentile_interval(differences) }
         })
-        .collect()
+    };
+    (0..candidates.len()).into_par_iter().map(estimate).collect()
 }
 
 /// The bootstrap confidence interval from the `values` of a statistic in all resamples: the central interval
@@ -142,7 +121,7 @@ mod tests {
     use super::*;
     use headstock_inference::Predictions;
 
-    use crate::sample_scores::sample_scores;
+    use crate::compare::trial::compared_metrics;
 
     #[derive(Deserialize)]
     struct BootstrapReference {
@@ -160,15 +139,16 @@ mod tests {
     fn intervals_are_those_of_scikit_learn_and_numpy_on_the_same_resamples() {
         let text = include_str!("../../../reference/compare/bootstrap.json");
         let reference: BootstrapReference = serde_json::from_str(text).unwrap();
-        let scores: Vec<Vec<SampleScore>> = reference
+        let metrics: Vec<_> = reference
             .logits
             .iter()
             .map(|logits| {
                 let logits = Logits::new(logits.clone(), reference.classes).unwrap();
-                sample_scores(&Predictions::new(&logits), &reference.labels)
+                compared_metrics(&Predictions::new(&logits), &reference.labels)
             })
             .collect();
-        let scores: Vec<&[SampleScore]> = scores.iter().map(Vec::as_slice).collect();
+        let (metrics, values): (Vec<_>, Vec<_>) =
+            metrics.iter().map(|(metrics, values)| (metrics, values)).unzip();
         let draw = |resample: usize| {
             let mut weights = vec![0; reference.labels.len()];
             for &sample in &reference.resamples[resample] {
@@ -176,20 +156,18 @@ mod tests {
             }
             weights
         };
-        let found =
-            compare_to_best(&scores, reference.classes, reference.best, reference.resamples.len(), draw);
+        let found = compare_to_best(&metrics, &values, reference.best, reference.resamples.len(), draw);
         assert_eq!(found.len(), reference.figures.len());
         for (number, (found, expected)) in found.iter().zip(&reference.figures).enumerate() {
-            for (name, metric) in [
-                ("accuracy", found.accuracy),
-                ("macro_f1", found.macro_f1),
-                ("log_loss", found.log_loss),
-                ("ece", found.ece),
-            ] {
-                let MetricEstimate { value, to_best: Interval { low, high } } = metric;
-                for (found, expected) in [value, low, high].iter().zip(expected[name]) {
+            assert_eq!(found.iter().count(), expected.len());
+            for (metric, estimate) in found.iter() {
+                let MetricEstimate { value, to_best: Interval { low, high } } = *estimate;
+                for (found, expected) in [value, low, high].iter().zip(expected[metric.key()]) {
                     // scikit-learn's log_loss normalizes the probabilities once more, in single precision.
-                    assert!((found - expected).abs() < 1e-6, "{number}, {name}: {metric:?}, {expected}");
+                    assert!(
+                        (found - expected).abs() < 1e-6,
+                        "{number}, {metric:?}: {estimate:?}, {expected}"
+                    );
                 }
             }
         }

@@ -5,31 +5,14 @@ use std::path::{Path, PathBuf};
 
 use super::results::{CandidateResult, CandidateStatus, Comparison, MetricEstimate};
 use crate::atomic_write::{refuse_to_overwrite, write_atomically};
+use crate::csv_table::to_csv;
 use crate::error::TrainError;
+use crate::metrics::METRICS;
 
-/// The columns of a comparison in CSV.
-const HEADER: [&str; 21] = [
-    "head",
-    "parameters",
-    "state",
-    "accuracy",
-    "accuracy_to_best_low",
-    "accuracy_to_best_high",
-    "macro_f1",
-    "macro_f1_to_best_low",
-    "macro_f1_to_best_high",
-    "log_loss",
-    "log_loss_to_best_low",
-    "log_loss_to_best_high",
-    "ece",
-    "ece_to_best_low",
-    "ece_to_best_high",
-    "tied",
-    "fit_seconds",
-    "predict_seconds",
-    "bytes",
-    "warnings",
-    "error",
+/// The columns of a comparison in CSV: before those of the metrics, and after them.
+const COLUMNS: [&[&str]; 2] = [
+    &["head", "parameters", "state"],
+    &["tied", "fit_seconds", "predict_seconds", "bytes", "warnings", "error"],
 ];
 
 /// The first bytes of a comparison in JSON.
@@ -68,7 +51,7 @@ impl ComparisonFile {
             }
         };
         match format {
-            ComparisonFormat::Csv => refuse_to_overwrite(path, &HEADER)?,
+            ComparisonFormat::Csv => refuse_to_overwrite(path, &header())?,
             ComparisonFormat::Json => {
                 let is_comparison =
                     || fs::read(path).is_ok_and(|bytes| bytes.starts_with(JSON_PREFIX.as_bytes()));
@@ -91,7 +74,7 @@ impl ComparisonFile {
     /// [`TrainError::Inference`].
     pub fn write(&self, comparison: &Comparison) -> Result<(), TrainError> {
         let bytes = match self.format {
-            ComparisonFormat::Csv => to_csv(&comparison.candidates),
+            ComparisonFormat::Csv => candidates_csv(&comparison.candidates),
             ComparisonFormat::Json => {
                 (serde_json::to_string_pretty(comparison).expect("figures are JSON") + "\n").into_bytes()
             }
@@ -100,19 +83,24 @@ impl ComparisonFile {
     }
 }
 
-/// The contents of a `.csv` file with the results of a comparison: a header, then one row per candidate.
-fn to_csv(candidates: &[CandidateResult]) -> Vec<u8> {
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    writer.write_record(HEADER).expect("writing to a vector does not fail");
-    for candidate in candidates {
-        writer.write_record(to_row(candidate)).expect("all rows have the length of the header");
-    }
-    writer.into_inner().expect("writing to a vector does not fail")
+/// The columns of a comparison in CSV.
+fn header() -> Vec<String> {
+    let compared = METRICS.iter().filter(|metric| metric.is_compared()).map(|metric| metric.key());
+    let of_metrics =
+        compared.flat_map(|key| ["", "_to_best_low", "_to_best_high"].map(|suffix| format!("{key}{suffix}")));
+    let [before, after] = COLUMNS.map(|columns| columns.iter().map(ToString::to_string));
+    before.chain(of_metrics).chain(after).collect()
 }
 
-/// The row of a candidate in the CSV file: the values of the columns [`HEADER`]. Metrics are empty for
-/// candidates without scores.
-fn to_row(candidate: &CandidateResult) -> Vec<String> {
+/// The contents of a `.csv` file with the results of a comparison: a header, then one row per candidate.
+fn candidates_csv(candidates: &[CandidateResult]) -> Vec<u8> {
+    let header = header();
+    to_csv(&header, candidates.iter().map(|candidate| to_row(candidate, header.len())))
+}
+
+/// The row of a candidate in the CSV file, with this number of columns. Metrics are empty for candidates
+/// without scores.
+fn to_row(candidate: &CandidateResult, columns: usize) -> Vec<String> {
     let (status, error) = match &candidate.status {
         CandidateStatus::Compared(_) => ("compared", String::new()),
         CandidateStatus::Failed { error } => ("failed", error.clone()),
@@ -120,17 +108,15 @@ fn to_row(candidate: &CandidateResult) -> Vec<String> {
     };
     let mut row = vec![candidate.head.clone(), candidate.describe_changes(), status.to_owned()];
     if let Some(scores) = candidate.scores() {
-        for MetricEstimate { value, to_best } in
-            [scores.accuracy, scores.macro_f1, scores.log_loss, scores.ece]
-        {
-            row.extend([value, to_best.low, to_best.high].map(|number| number.to_string()));
+        for (_, MetricEstimate { value, to_best }) in scores.metrics.iter() {
+            row.extend([value, &to_best.low, &to_best.high].map(ToString::to_string));
         }
         row.push(scores.tied.to_string());
         row.extend([scores.fit_seconds, scores.predict_seconds].map(|seconds| seconds.to_string()));
         row.extend([scores.bytes.to_string(), scores.warnings.join("; ")]);
     } else {
         // All columns but the last one, `error`.
-        row.resize(HEADER.len() - 1, String::new());
+        row.resize(columns - 1, String::new());
     }
     row.push(error);
     row
@@ -140,17 +126,22 @@ fn to_row(candidate: &CandidateResult) -> Vec<String> {
 mod tests {
     use toml::Table;
 
-    use super::super::results::{CandidateScores, ChosenParameter, Interval, RankingMetric};
+    use crate::metrics::{Accuracy, CalibrationError, LogLoss, MacroF1, Metric};
+
+    use super::super::results::{CandidateScores, ChosenParameter, Interval};
     use super::*;
 
     fn comparison_fixture() -> Comparison {
         let estimate =
             |value: f64| MetricEstimate { value, to_best: Interval { low: value - 1.0, high: value + 1.0 } };
+        let metrics: [(&dyn Metric, MetricEstimate); 4] = [
+            (&Accuracy, estimate(0.5)),
+            (&MacroF1, estimate(0.25)),
+            (&LogLoss, estimate(2.0)),
+            (&CalibrationError, estimate(0.125)),
+        ];
         let scores = CandidateScores {
-            accuracy: estimate(0.5),
-            macro_f1: estimate(0.25),
-            log_loss: estimate(2.0),
-            ece: estimate(0.125),
+            metrics: metrics.into_iter().collect(),
             tied: true,
             temperatures: vec![1.5],
             fit_seconds: 3.0,
@@ -170,7 +161,7 @@ mod tests {
         ];
         Comparison {
             comparison: 1,
-            metric: RankingMetric::MacroF1,
+            metric: &MacroF1,
             folds: 5,
             seed: 3,
             samples: 20,

@@ -96,7 +96,7 @@ fn each_candidate_is_fitted_without_the_fold_that_it_is_scored_on() {
         // The head predicts the largest class for samples that it was not fitted on.
         let largest = labels.iter().filter(|&&label| label == 0).count() as f64 / labels.len() as f64;
         for candidate in &comparison.candidates {
-            assert!((candidate.scores().unwrap().accuracy.value - largest).abs() < 1e-12);
+            assert!((candidate.scores().unwrap().metrics[&Accuracy].value - largest).abs() < 1e-12);
         }
     }
 }

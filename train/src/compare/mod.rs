@@ -50,10 +50,10 @@ pub use candidates::{Candidate, candidates};
 pub use file::ComparisonFile;
 pub use results::{
     CandidateResult, CandidateScores, CandidateStatus, ChosenParameter, Comparison, Interval, MetricEstimate,
-    RankingMetric,
 };
 
 use crate::error::TrainError;
+use crate::metrics::{Accuracy, Metric};
 use crate::prepared_data::PreparedData;
 use bootstrap::{BootstrapUnits, COVERAGE, N_RESAMPLES, compare_to_best};
 use fold_data::TrainingFeatures;
@@ -71,14 +71,14 @@ pub struct CompareOptions {
     /// scikit-learn's `random_state` of the folds; also the seed of the resamples.
     pub seed: u32,
     /// The metric that candidates are ordered by.
-    pub metric: RankingMetric,
+    pub metric: &'static dyn Metric,
     /// The time after which no candidate begins; `None` for no limit.
     pub budget: Option<Duration>,
 }
 
 impl Default for CompareOptions {
     fn default() -> Self {
-        Self { folds: 5, seed: 0, metric: RankingMetric::Accuracy, budget: None }
+        Self { folds: 5, seed: 0, metric: &Accuracy, budget: None }
     }
 }
 
@@ -91,6 +91,7 @@ impl Default for CompareOptions {
 /// use headstock_train::PreparedData;
 /// use headstock_train::compare::{CompareOptions, candidates, compare};
 /// use headstock_train::config::{Config, Registries};
+/// use headstock_train::metrics::Accuracy;
 ///
 /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../reference/feature_file");
 /// # let folder = Path::new(folder);
@@ -101,7 +102,8 @@ impl Default for CompareOptions {
 /// let named = ["linear".to_owned(), "svm".to_owned()];
 /// let candidates = candidates(&settings, &heads, Some(&named))?;
 /// let comparison = compare(&prepared, &candidates, &CompareOptions::default(), &())?;
-/// assert_eq!(comparison.best().and_then(|best| best.scores()).map(|best| best.accuracy.value), Some(1.0));
+/// let scores = comparison.best().and_then(|best| best.scores());
+/// assert_eq!(scores.map(|scores| scores.metrics[&Accuracy].value), Some(1.0));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
@@ -151,7 +153,7 @@ fn compare_while(
         progress.step(1);
         units.resample_counts(resample)
     };
-    let results = rank_candidates(candidates, scored, features.classes(), options.metric, draw);
+    let results = rank_candidates(candidates, scored, options.metric, draw);
     progress.end();
     Ok(Comparison {
         comparison: VERSION,
@@ -288,8 +290,7 @@ fn plan_passes(candidates: &[Candidate], rounds: Rounds, max_candidates: usize) 
 fn rank_candidates(
     candidates: &[Candidate],
     scored: Vec<TrialOutcome<CvScores>>,
-    classes: usize,
-    metric: RankingMetric,
+    metric: &'static dyn Metric,
     draw: impl Fn(usize) -> Vec<u32> + Sync,
 ) -> Vec<CandidateResult> {
     let (mut done, mut unscored) = (Vec::new(), Vec::new());
@@ -301,16 +302,16 @@ fn rank_candidates(
         }
     }
     // The sorts are stable: among equal candidates the earlier round, then the earlier name comes first.
-    done.sort_by(|(_, a), (_, b)| a.compare_by(b, metric, classes));
+    done.sort_by(|(_, a), (_, b)| a.compare_by(b, metric));
     unscored.sort_by_key(|(_, status)| *status == CandidateStatus::LeftOut);
 
-    let scores: Vec<_> = done.iter().map(|(_, scored)| scored.scores.as_slice()).collect();
+    let (metrics, values): (Vec<_>, Vec<_>) =
+        done.iter().map(|(_, scored)| (&scored.metrics, &scored.values)).unzip();
     // Candidate 0 is the best one now.
-    let metrics =
-        if scores.is_empty() { Vec::new() } else { compare_to_best(&scores, classes, 0, N_RESAMPLES, draw) };
-    let results = done.into_iter().zip(metrics).map(|((candidate, scored), metrics)| {
-        candidate
-            .to_result(CandidateStatus::Compared(Box::new(scored.into_candidate_scores(&metrics, metric))))
+    let estimates = compare_to_best(&metrics, &values, 0, N_RESAMPLES, draw);
+    let results = done.into_iter().zip(estimates).map(|((candidate, scored), estimates)| {
+        let scores = scored.into_candidate_scores(estimates, metric);
+        candidate.to_result(CandidateStatus::Compared(Box::new(scores)))
     });
     results.chain(unscored.into_iter().map(|(candidate, status)| candidate.to_result(status))).collect()
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::*;
 use crate::config::{Config, Settings};
+use crate::metrics::{LogLoss, MacroF1};
 use crate::recording_head::{FeatureRow, write_features};
 
 /// A head whose logits of two classes are features `2 * which` and `2 * which + 1`.
@@ -99,7 +100,7 @@ fn heads() -> Registry {
     heads
 }
 
-fn run_comparison(settings: &Settings, prepared: &PreparedData, metric: RankingMetric) -> Comparison {
+fn run_comparison(settings: &Settings, prepared: &PreparedData, metric: &'static dyn Metric) -> Comparison {
     let candidates = candidates(settings, &heads(), Some(&["feature-logits".to_owned()])).unwrap();
     compare(prepared, &candidates, &CompareOptions { metric, folds: 3, ..CompareOptions::default() }, &())
         .unwrap()
@@ -119,10 +120,11 @@ fn candidates_are_ordered_by_the_requested_metric() {
     let folder = tempfile::tempdir().unwrap();
     let settings = settings(folder.path());
     let prepared = PreparedData::prepare(&settings, &()).unwrap();
-    for (metric, order) in [
-        (RankingMetric::Accuracy, [0, 1, 2]),
-        (RankingMetric::MacroF1, [1, 2, 0]),
-        (RankingMetric::LogLoss, [2, 0, 1]),
+    // With so few samples, hundredths of accuracy are a tie, but tenths of macro F1 or log-loss are not.
+    for (metric, order, expected_ties) in [
+        (&Accuracy as &dyn Metric, [0, 1, 2], [true, true, true]),
+        (&MacroF1, [1, 2, 0], [true, true, false]),
+        (&LogLoss, [2, 0, 1], [true, false, false]),
     ] {
         let comparison = run_comparison(&settings, &prepared, metric);
         assert_eq!((head_order(&comparison).as_slice(), comparison.metric), (order.as_slice(), metric));
@@ -142,25 +144,15 @@ fn candidates_are_ordered_by_the_requested_metric() {
             let f1 = (2.0 * correct[0] / label_plus_predicted[0]
                 + 2.0 * correct[1] / label_plus_predicted[1])
                 / 2.0;
-            assert!((scores.accuracy.value - accuracy).abs() < 1e-12, "{head}: {scores:?}");
-            assert!((scores.macro_f1.value - f1).abs() < 1e-12, "{head}: {scores:?}");
+            assert!((scores.metrics[&Accuracy].value - accuracy).abs() < 1e-12, "{head}: {scores:?}");
+            assert!((scores.metrics[&MacroF1].value - f1).abs() < 1e-12, "{head}: {scores:?}");
             // Ties are determined by the requested metric.
-            assert_eq!(
-                scores.metric(metric),
-                [scores.accuracy, scores.macro_f1, scores.log_loss][metric as usize]
-            );
-            let interval = scores.metric(metric).to_best;
+            let interval = scores.metrics[metric].to_best;
             assert_eq!(scores.tied, interval.low <= 0.0 && interval.high >= 0.0);
         }
         let tied: Vec<bool> =
             comparison.candidates.iter().map(|candidate| candidate.scores().unwrap().tied).collect();
-        // With so few samples, hundredths of accuracy are a tie, but tenths of macro F1 or log-loss are not.
-        let expected = match metric {
-            RankingMetric::Accuracy => [true, true, true],
-            RankingMetric::MacroF1 => [true, true, false],
-            RankingMetric::LogLoss => [true, false, false],
-        };
-        assert_eq!(tied, expected, "{metric:?}");
+        assert_eq!(tied, expected_ties, "{metric:?}");
     }
 }
 
@@ -185,14 +177,14 @@ fn ties_are_broken_by_the_lower_log_loss() {
     let config = "version = 1\n[data]\nfeatures = \"x.npy\"\n[head]\nkind = \"feature-logits\"";
     let settings = Config::parse(config, "test", folder.path()).unwrap().resolve(&heads().into()).unwrap();
     let prepared = PreparedData::prepare(&settings, &()).unwrap();
-    for metric in [RankingMetric::Accuracy, RankingMetric::MacroF1, RankingMetric::LogLoss] {
+    for metric in [&Accuracy as &dyn Metric, &MacroF1, &LogLoss] {
         let comparison = run_comparison(&settings, &prepared, metric);
         assert_eq!(head_order(&comparison), [1, 0, 2], "{metric:?}");
         let scores: Vec<&CandidateScores> =
             comparison.candidates.iter().map(|candidate| candidate.scores().unwrap()).collect();
-        assert_eq!(scores[0].accuracy.value, scores[1].accuracy.value);
-        assert_eq!((scores[2].accuracy.value, scores[2].macro_f1.value), (0.0, 0.0));
-        assert_eq!(scores[1].tied, metric != RankingMetric::LogLoss);
+        assert_eq!(scores[0].metrics[&Accuracy].value, scores[1].metrics[&Accuracy].value);
+        assert_eq!((scores[2].metrics[&Accuracy].value, scores[2].metrics[&MacroF1].value), (0.0, 0.0));
+        assert_eq!(scores[1].tied, metric.key() != LogLoss.key());
         assert!(!scores[2].tied);
     }
 }
@@ -213,19 +205,19 @@ fn labels_of_the_test_set_and_names_of_classes_change_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let settings = settings(folder.path());
     let mut prepared = PreparedData::prepare(&settings, &()).unwrap();
-    let expected = without_seconds(run_comparison(&settings, &prepared, RankingMetric::LogLoss));
+    let expected = without_seconds(run_comparison(&settings, &prepared, &LogLoss));
     assert_eq!(expected.samples, 360);
     for test in prepared.test.clone() {
         prepared.samples.rows[test].label = 1 - prepared.samples.rows[test].label;
     }
     prepared.samples.classes =
         headstock_loader::ClassMap::new(["z", "y"], headstock_loader::ClassOrder::Appearance);
-    assert_eq!(without_seconds(run_comparison(&settings, &prepared, RankingMetric::LogLoss)), expected);
+    assert_eq!(without_seconds(run_comparison(&settings, &prepared, &LogLoss)), expected);
 
     // A changed label of the training set changes the results.
     let first = prepared.train[0];
     prepared.samples.rows[first].label = 1 - prepared.samples.rows[first].label;
-    assert_ne!(without_seconds(run_comparison(&settings, &prepared, RankingMetric::LogLoss)), expected);
+    assert_ne!(without_seconds(run_comparison(&settings, &prepared, &LogLoss)), expected);
 }
 
 /// The interval is computed by hand from differences of accuracies on the resamples of the seed.
@@ -261,12 +253,12 @@ fn intervals_are_quantiles_of_differences_on_resamples_keyed_by_the_seed() {
             below + (above - below) * position.fract()
         };
         assert_eq!(head_order(&comparison), [0, 1, 2]);
-        let found = comparison.candidates[2].scores().unwrap().accuracy.to_best;
+        let found = comparison.candidates[2].scores().unwrap().metrics[&Accuracy].to_best;
         assert!(
             (found.low - quantile(49.975)).abs() < 1e-12 && (found.high - quantile(1949.025)).abs() < 1e-12,
             "{found:?}"
         );
-        intervals.push(comparison.candidates[2].scores().unwrap().macro_f1.to_best);
+        intervals.push(comparison.candidates[2].scores().unwrap().metrics[&MacroF1].to_best);
     }
     assert_ne!(intervals[0], intervals[1]);
 }
@@ -277,7 +269,7 @@ fn the_temperature_of_a_fold_is_that_of_the_other_folds() {
     let folder = tempfile::tempdir().unwrap();
     let settings = settings(folder.path());
     let prepared = PreparedData::prepare(&settings, &()).unwrap();
-    let comparison = run_comparison(&settings, &prepared, RankingMetric::Accuracy);
+    let comparison = run_comparison(&settings, &prepared, &Accuracy);
     let labels = prepared.samples.labels(&prepared.train);
     let splits = stratified_k_fold(&labels, 3, 0).unwrap();
     let temperatures = &comparison.candidates[0].scores().unwrap().temperatures;

@@ -1,20 +1,9 @@
 //! The results of a comparison.
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use toml::Table;
 
-/// The metric that candidates are ordered by.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum RankingMetric {
-    /// The fraction of samples whose most probable class is the label; higher is better.
-    #[default]
-    Accuracy,
-    /// The mean F1 score of the classes; higher is better.
-    MacroF1,
-    /// The mean of `-ln p(label)`; lower is better.
-    LogLoss,
-}
+use crate::metrics::{Metric, MetricMap};
 
 /// The results of a comparison.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -22,8 +11,8 @@ pub struct Comparison {
     /// The version of this object.
     pub comparison: u32,
     /// The metric that candidates are ordered by.
-    #[serde(rename = "by")]
-    pub metric: RankingMetric,
+    #[serde(rename = "by", serialize_with = "serialize_metric")]
+    pub metric: &'static dyn Metric,
     /// The number of folds.
     pub folds: usize,
     /// scikit-learn's `random_state` of the folds, and the seed of the resamples.
@@ -101,14 +90,9 @@ pub struct Interval {
 /// other folds.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct CandidateScores {
-    /// The fraction of samples whose most probable class is the label.
-    pub accuracy: MetricEstimate,
-    /// The mean F1 score of the classes.
-    pub macro_f1: MetricEstimate,
-    /// The mean of `-ln p(label)`.
-    pub log_loss: MetricEstimate,
-    /// The expected calibration error of the most probable class, in 15 bins.
-    pub ece: MetricEstimate,
+    /// The metrics.
+    #[serde(flatten)]
+    pub metrics: MetricMap<MetricEstimate>,
     /// Whether the candidate may be as good as the best: the interval of the difference contains 0, for the
     /// metric that candidates are ordered by.
     pub tied: bool,
@@ -176,15 +160,14 @@ impl CandidateResult {
     }
 }
 
-impl CandidateScores {
-    /// The value of `metric` for this candidate, with the confidence interval of its difference to the best
-    /// candidate.
-    #[must_use]
-    pub fn metric(&self, metric: RankingMetric) -> MetricEstimate {
-        match metric {
-            RankingMetric::Accuracy => self.accuracy,
-            RankingMetric::MacroF1 => self.macro_f1,
-            RankingMetric::LogLoss => self.log_loss,
-        }
+/// A field of each metric.
+impl Serialize for MetricMap<MetricEstimate> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.iter().map(|(metric, estimate)| (metric.key(), estimate)))
     }
+}
+
+/// Serializes a metric as its name with hyphens, such as `macro-f1`.
+fn serialize_metric<S: Serializer>(metric: &&'static dyn Metric, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&metric.key().replace('_', "-"))
 }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::*;
 use crate::config::{Config, Settings};
+use crate::metrics::LogLoss;
 
 /// A head whose logits are the log frequencies of the classes. Its fit warns, or fails if `fails` is set.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -122,14 +123,10 @@ fn metrics_match_scikit_learns_cross_validation_with_and_without_groups() {
         let candidate =
             comparison.candidates.iter().find(|entry| entry.parameters["C"].as_float() == Some(1.0));
         let scores = candidate.unwrap().scores().unwrap();
-        for (metric, found) in [
-            ("accuracy", scores.accuracy),
-            ("macro_f1", scores.macro_f1),
-            ("log_loss", scores.log_loss),
-            ("ece", scores.ece),
-        ] {
-            let expected = expected[metric];
-            assert!((found.value - expected).abs() < 2e-5, "{name}, {metric}: {found:?}, not {expected}");
+        assert_eq!(scores.metrics.iter().count(), 4);
+        for (metric, found) in scores.metrics.iter() {
+            let expected = expected[metric.key()];
+            assert!((found.value - expected).abs() < 2e-5, "{name}, {metric:?}: {found:?}, not {expected}");
         }
     }
 }
@@ -163,22 +160,26 @@ fn threads_and_order_change_nothing_but_the_seconds() {
 
 #[test]
 fn the_best_come_first_and_the_failed_last() {
-    let options = CompareOptions { metric: RankingMetric::LogLoss, ..CompareOptions::default() };
+    let options = CompareOptions { metric: &LogLoss, ..CompareOptions::default() };
     let comparison = run_comparison("compare/overlapping", "", &["prior", "linear"], &options);
-    let losses: Vec<f64> =
-        comparison.candidates.iter().filter_map(|e| e.scores()).map(|scores| scores.log_loss.value).collect();
+    let losses: Vec<f64> = comparison
+        .candidates
+        .iter()
+        .filter_map(|e| e.scores())
+        .map(|scores| scores.metrics[&LogLoss].value)
+        .collect();
     assert!(losses.len() >= 3 && losses.is_sorted(), "{losses:?}");
 
     let best = comparison.best().unwrap();
     assert_eq!(best.head, "linear");
-    let log_loss = best.scores().unwrap().log_loss;
+    let log_loss = best.scores().unwrap().metrics[&LogLoss];
     assert_eq!((log_loss.to_best.low, log_loss.to_best.high), (0.0, 0.0));
     assert!(best.scores().unwrap().tied);
 
     let best_rows = comparison.best_per_head();
     assert_eq!(best_rows.iter().map(|row| row.head.as_str()).collect::<Vec<_>>(), ["linear", "prior"]);
     let prior = best_rows[1].scores().unwrap();
-    assert!(!prior.tied && prior.log_loss.to_best.low > 0.0, "{prior:?}");
+    assert!(!prior.tied && prior.metrics[&LogLoss].to_best.low > 0.0, "{prior:?}");
     // Three `f32` numbers.
     assert_eq!(prior.bytes, 12);
     assert_eq!(prior.warnings, ["features are not used"]);

@@ -10,10 +10,9 @@ use headstock_heads::{
 use headstock_inference::Predictions;
 use headstock_split::SplitIndices;
 
-use super::bootstrap::CandidateMetrics;
 use super::log_capture::capture_warnings;
-use super::results::{CandidateScores, ChosenParameter, RankingMetric};
-use crate::sample_scores::{SampleScore, WeightedMetrics, sample_scores};
+use super::results::{CandidateScores, ChosenParameter, MetricEstimate};
+use crate::metrics::{Accuracy, LogLoss, METRICS, Metric, MetricMap, Metrics, WeightedMetric};
 
 /// The outcome of fitting and scoring a candidate (a head with hyperparameters), in one fold or in all.
 pub(super) enum TrialOutcome<T> {
@@ -105,8 +104,10 @@ fn tensor_bytes(tensors: &Tensors) -> u64 {
 
 /// The cross-validated scores of a candidate.
 pub(super) struct CvScores {
-    /// The score of each sample by the head that was not fitted on it.
-    pub(super) scores: Vec<SampleScore>,
+    /// The metrics of the predictions of all samples, each by the head that was not fitted on it.
+    pub(super) metrics: MetricMap<WeightedMetric>,
+    /// Their values, with each sample once.
+    pub(super) values: Metrics,
     /// The temperature that calibrates the logits of each fold.
     temperatures: Vec<f64>,
     fit_seconds: f64,
@@ -124,7 +125,8 @@ impl CvScores {
     pub(super) fn from_folds(trials: &[FoldTrial], splits: &[SplitIndices], labels: &[u32]) -> Self {
         let test_labels: Vec<Vec<u32>> =
             splits.iter().map(|split| split.test.iter().map(|&sample| labels[sample]).collect()).collect();
-        let mut scores = vec![SampleScore::default(); labels.len()];
+        let mut probabilities = Vec::new();
+        let mut predicted = Vec::new();
         let mut temperatures: Vec<f64> = Vec::with_capacity(trials.len());
         for (fold, trial) in trials.iter().enumerate() {
             let other_folds = (0..trials.len()).filter(|&other| other != fold);
@@ -139,16 +141,17 @@ impl CvScores {
             temperatures.push(calibration.temperature().unwrap_or(1.0));
             let predictions = Predictions::with_calibration(&trial.logits, &calibration)
                 .expect("logits are finite, and have the same number of classes");
-            let fold_scores = sample_scores(&predictions, &test_labels[fold]);
-            for (&sample, score) in splits[fold].test.iter().zip(fold_scores) {
-                scores[sample] = score;
-            }
+            probabilities.extend(predictions.probabilities);
+            predicted.extend(predictions.predicted);
         }
+        let predictions = Predictions { probabilities, predicted, classes: trials[0].logits.classes() };
+        let (metrics, values) = compared_metrics(&predictions.select(&fold_positions(splits)), labels);
         let mut warnings: Vec<String> = trials.iter().flat_map(|trial| trial.warnings.clone()).collect();
         warnings.sort_unstable();
         warnings.dedup();
         Self {
-            scores,
+            metrics,
+            values,
             temperatures,
             fit_seconds: median(trials.iter().map(|trial| trial.fit_seconds).collect()),
             predict_seconds: median(trials.iter().map(|trial| trial.predict_seconds).collect()),
@@ -159,16 +162,13 @@ impl CvScores {
     }
 
     /// Compares two candidates for sorting, so that the better one comes first: by `metric`, and if it is
-    /// equal, by log-loss (with [`RankingMetric::LogLoss`], by accuracy). `classes` is the number of classes.
-    pub(super) fn compare_by(&self, other: &Self, metric: RankingMetric, classes: usize) -> Ordering {
-        // Each sample has the weight 1.
-        let [a, b] = [self, other].map(|scored| WeightedMetrics::from_scores(&scored.scores, classes, |_| 1));
-        let by_loss = a.log_loss.total_cmp(&b.log_loss);
-        match metric {
-            RankingMetric::Accuracy => b.accuracy.total_cmp(&a.accuracy).then(by_loss),
-            RankingMetric::MacroF1 => b.macro_f1.total_cmp(&a.macro_f1).then(by_loss),
-            RankingMetric::LogLoss => by_loss.then(b.accuracy.total_cmp(&a.accuracy)),
-        }
+    /// equal, by log-loss and then by accuracy.
+    pub(super) fn compare_by(&self, other: &Self, metric: &'static dyn Metric) -> Ordering {
+        let by_metric = |metric: &'static dyn Metric| {
+            let order = self.values[metric].total_cmp(&other.values[metric]);
+            if metric.higher_is_better() { order.reverse() } else { order }
+        };
+        by_metric(metric).then_with(|| by_metric(&LogLoss)).then_with(|| by_metric(&Accuracy))
     }
 
     /// Converts to the scores that the results of the comparison show. `metrics` are the candidate's metrics
@@ -176,26 +176,45 @@ impl CvScores {
     /// A candidate is tied with the best, and may be as good, if the interval for `metric` contains 0.
     pub(super) fn into_candidate_scores(
         self,
-        metrics: &CandidateMetrics,
-        metric: RankingMetric,
+        metrics: MetricMap<MetricEstimate>,
+        metric: &dyn Metric,
     ) -> CandidateScores {
-        let CandidateMetrics { accuracy, macro_f1, log_loss, ece } = *metrics;
-        let scores = CandidateScores {
-            accuracy,
-            macro_f1,
-            log_loss,
-            ece,
-            tied: false, // set below
+        let to_best = metrics[metric].to_best;
+        CandidateScores {
+            metrics,
+            tied: to_best.low <= 0.0 && to_best.high >= 0.0,
             temperatures: self.temperatures,
             fit_seconds: self.fit_seconds,
             predict_seconds: self.predict_seconds,
             bytes: self.bytes,
             chosen: self.chosen,
             warnings: self.warnings,
-        };
-        let to_best = scores.metric(metric).to_best;
-        CandidateScores { tied: to_best.low <= 0.0 && to_best.high >= 0.0, ..scores }
+        }
     }
+}
+
+/// The metrics that a comparison has, of `predictions` for samples with the true `labels` `[N]`, and their
+/// values with each sample once.
+pub(super) fn compared_metrics(
+    predictions: &Predictions,
+    labels: &[u32],
+) -> (MetricMap<WeightedMetric>, Metrics) {
+    let compared = METRICS.iter().filter(|metric| metric.is_compared());
+    let metrics: MetricMap<WeightedMetric> =
+        compared.map(|&metric| (metric, metric.prepare(predictions, labels))).collect();
+    let weights = vec![1; labels.len()];
+    let values = metrics.map(|_, compute| compute(&weights));
+    (metrics, values)
+}
+
+/// The position of each sample in the test sets of all folds one after the other: each sample is in one.
+fn fold_positions(splits: &[SplitIndices]) -> Vec<usize> {
+    let tested: Vec<usize> = splits.iter().flat_map(|split| &split.test).copied().collect();
+    let mut positions = vec![0; tested.len()];
+    for (position, &sample) in tested.iter().enumerate() {
+        positions[sample] = position;
+    }
+    positions
 }
 
 /// The hyperparameters that the fits of a candidate chose themselves, such as a regularization strength, each
@@ -263,12 +282,8 @@ mod tests {
         assert_eq!(scored.chosen, [ChosenParameter { parameter: "C".into(), values: vec![0.5, 2.0] }]);
         assert_eq!(scored.warnings, ["a", "always", "b"]);
         // Scores are in the order of the samples: only sample 3 is predicted wrongly.
-        let accuracy = WeightedMetrics::from_scores(&scored.scores, 2, |_| 1).accuracy;
-        assert_eq!(accuracy, 0.75);
-        assert_eq!(
-            WeightedMetrics::from_scores(&scored.scores, 2, |sample| u32::from(sample == 3)).accuracy,
-            0.0
-        );
+        assert_eq!(scored.values[&Accuracy], 0.75);
+        assert_eq!(scored.metrics[&Accuracy](&[0, 0, 0, 1]), 0.0);
         // The first fold is correct twice with the same confidence: two of two give a probability of 3 / 4.
         assert!((scored.temperatures[1] - 3.0 / 3f64.ln()).abs() < 1e-4, "{:?}", scored.temperatures);
         // The second fold is correct with margin 3 and wrong with margin 1: the derivative of the loss is 0.

@@ -8,7 +8,7 @@ use headstock_split::{SplitIndices, stratified_folds};
 
 use super::head_fitter::{HeadFitter, eval_logits};
 use crate::error::TrainError;
-use crate::metrics::{Metrics, ProbabilityMetrics};
+use crate::metrics::{CalibrationError, LogLoss, Metrics};
 
 /// Number of folds, if every class has at least as many samples or groups.
 pub(crate) const MAX_FOLDS: usize = 5;
@@ -28,11 +28,11 @@ pub(crate) struct HeldOutResult {
     pub(crate) conformal: ConformalScores,
     pub(crate) n_folds: usize,
     pub(crate) n_samples: usize,
-    /// Log-loss and calibration error of the softmax of the raw logits.
-    pub(crate) before: ProbabilityMetrics,
-    /// Log-loss and calibration error of the final probabilities: each fold calibrated on the other folds, or
-    /// equal to `before` if the calibration was rejected.
-    pub(crate) after: ProbabilityMetrics,
+    /// The metrics of the softmax of the raw logits.
+    pub(crate) before: Metrics,
+    /// The metrics of the final probabilities: each fold calibrated on the other folds, or equal to `before` if
+    /// the calibration was rejected.
+    pub(crate) after: Metrics,
     /// The requested method, if it was rejected because it brought no improvement.
     pub(crate) dropped: Option<CalibrationMethod>,
 }
@@ -118,24 +118,20 @@ pub(crate) fn evaluate_calibration(
 ) -> Result<CalibrationResult, TrainError> {
     let uncalibrated = Predictions::new(logits);
     let calibrated = Predictions::from_probabilities(cross_calibrate(method, logits, labels, folds)?, logits);
-    let before = Metrics::from_predictions(&uncalibrated, labels).probability_metrics();
-    let after = Metrics::from_predictions(&calibrated, labels).probability_metrics();
-    let improves = after.log_loss < before.log_loss && after.ece <= before.ece;
+    let before = Metrics::from_predictions(&uncalibrated, labels).of_probabilities();
+    let after = Metrics::from_predictions(&calibrated, labels).of_probabilities();
+    let improves =
+        after[&LogLoss] < before[&LogLoss] && after[&CalibrationError] <= before[&CalibrationError];
     let (calibration, after, predictions) = if improves {
         (Calibration::fit(method, logits, labels)?, after, calibrated)
     } else {
         tracing::info!(
             "the probabilities are used as the head gives them: calibration ({}), which corrects \
              probabilities to match how often predictions are right, does not improve them on held-out \
-             photos (log-loss {:.4} without it, {:.4} with it; calibration error {:.4} without it, {:.4} \
-             with it; lower is better)",
-            method.as_str(),
-            before.log_loss,
-            after.log_loss,
-            before.ece,
-            after.ece
+             photos (without it: {before:.4}; with it: {after:.4}; lower is better)",
+            method.as_str()
         );
-        (Calibration::None, before, uncalibrated)
+        (Calibration::None, before.clone(), uncalibrated)
     };
     let held_out = HeldOutResult {
         conformal: ConformalScores::fit(&predictions.probabilities, labels)?,

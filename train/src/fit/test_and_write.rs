@@ -73,7 +73,7 @@ impl PreparedData {
             TrainTestOverlap::from_predictions(hashes, &model, &test_predictions, &labels, content_hash)
         };
         let trained_on = trained.previously_trained_on.as_ref().map(overlap).transpose()?;
-        if let Some(overlap) = trained_on.filter(|overlap| overlap.samples > 0) {
+        if let Some(overlap) = trained_on.as_ref().filter(|overlap| overlap.samples > 0) {
             tracing::warn!(
                 "the run given with `--warm` was trained on {} of the {} test photos, so the test results \
                  look better than on new photos: use the metrics of the other test photos, which are shown \
@@ -140,9 +140,9 @@ fn calibration_metrics(
         folds: held_out.n_folds,
         samples: held_out.n_samples,
         test: CalibrationEffect {
-            before: Metrics::from_predictions(&Predictions::new(logits), labels).probability_metrics(),
-            after: Metrics::from_predictions(test_predictions, labels).probability_metrics(),
+            before: Metrics::from_predictions(&Predictions::new(logits), labels).of_probabilities(),
+            after: Metrics::from_predictions(test_predictions, labels).of_probabilities(),
         },
-        out_of_fold: CalibrationEffect { before: held_out.before, after: held_out.after },
+        out_of_fold: CalibrationEffect { before: held_out.before.clone(), after: held_out.after.clone() },
     })
 }

@@ -7,7 +7,7 @@ use headstock_inference::{Model, Predictions};
 use serde::{Deserialize, Serialize};
 
 use crate::error::TrainError;
-use crate::metrics::{Metrics, ProbabilityMetrics};
+use crate::metrics::Metrics;
 use crate::trained_on::ContentHash;
 
 /// Target coverage of the conformal sets that are tested.
@@ -95,13 +95,13 @@ pub struct CalibrationMetrics {
     pub out_of_fold: CalibrationEffect,
 }
 
-/// The quality of probabilities before and after calibration.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+/// The metrics of probabilities before and after calibration.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CalibrationEffect {
     /// Of the softmax of the logits.
-    pub before: ProbabilityMetrics,
+    pub before: Metrics,
     /// Of the calibrated probabilities.
-    pub after: ProbabilityMetrics,
+    pub after: Metrics,
 }
 
 /// Metrics of conformal sets.
@@ -128,7 +128,7 @@ pub struct SetMetrics {
 
 /// The overlap of test samples with samples that a run, or the run that it was warm-started from, was trained
 /// on. Samples are recognized by content: the image's bytes, or the row of features.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainTestOverlap {
     /// The number of test samples that were trained on.
     pub samples: usize,
@@ -138,7 +138,7 @@ pub struct TrainTestOverlap {
 }
 
 /// Metrics of the samples that were not trained on.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct UnseenMetrics {
     /// The number of samples.
     pub samples: usize,

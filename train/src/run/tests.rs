@@ -12,7 +12,7 @@ use headstock_inference::tensors::StoredTensors;
 use headstock_inference::{FailureKind, Predictions};
 
 use super::*;
-use crate::metrics::Metrics;
+use crate::metrics::{CalibrationError, LogLoss, METRICS, Metrics};
 use crate::recording_head::{FeatureRow, features_settings, registry_with_recording, write_features};
 use crate::samples::{SampleSet, Subset};
 use crate::{train, trained_on};
@@ -98,12 +98,12 @@ fn all_files_of_a_run_agree_with_its_model() {
     assert_eq!(calibration.dropped, None, "calibration helps here");
     assert_eq!(
         calibration.test.before,
-        Metrics::from_predictions(&Predictions::new(&logits), &labels).probability_metrics()
+        Metrics::from_predictions(&Predictions::new(&logits), &labels).of_probabilities()
     );
-    assert_eq!(calibration.test.after, metrics.test.probability_metrics());
+    assert_eq!(calibration.test.after, metrics.test.of_probabilities());
     assert_ne!(calibration.test.before, calibration.test.after);
     assert_eq!((calibration.samples, calibration.folds, calibration.temperature), (54, 5, None));
-    assert!(calibration.out_of_fold.after.log_loss < calibration.out_of_fold.before.log_loss);
+    assert!(calibration.out_of_fold.after[&LogLoss] < calibration.out_of_fold.before[&LogLoss]);
     assert!(matches!(run.model.record.calibration, Calibration::Platt(_)));
 
     // Conformal sets, evaluated one by one.
@@ -161,31 +161,29 @@ fn all_files_of_a_run_agree_with_its_model() {
     assert_eq!(run.settings(&[], &registry_with_recording().into()).unwrap().options, settings.options);
 
     let report = read_text(&run_dir, "report.html");
-    for (name, value) in [
-        ("accuracy", metrics.test.top1),
-        ("top-5 accuracy", metrics.test.top5),
-        ("macro F1", metrics.test.macro_f1),
-        ("log-loss", metrics.test.log_loss),
-        ("calibration error", metrics.test.ece),
-    ] {
-        assert!(report.contains(&format!("<tr><td>{name}<td>{value:.4}\n")), "{name}: {report}");
+    assert_eq!(metrics.test.iter().count(), METRICS.len());
+    for (metric, value) in metrics.test.iter() {
+        let row = format!("<td>{}</td><td>{value:.4}</td></tr>", metric.name());
+        assert!(report.contains(&row), "{row}: {report}");
     }
-    for (name, change) in [("test", calibration.test), ("held out", calibration.out_of_fold)] {
+    for (name, change) in [("test", &calibration.test), ("held out", &calibration.out_of_fold)] {
         let CalibrationEffect { before, after } = change;
-        let row = format!(
-            "<tr><td>{name}<td>{:.4}<td>{:.4}<td>{:.4}<td>{:.4}\n",
-            before.log_loss, after.log_loss, before.ece, after.ece
-        );
+        let numbers =
+            [before[&LogLoss], after[&LogLoss], before[&CalibrationError], after[&CalibrationError]];
+        let cells = numbers.map(|number| format!("<td>{number:.4}</td>")).concat();
+        let row = format!("<tr><td>{name}</td>{cells}</tr>");
         assert!(report.contains(&row), "{row}: {report}");
     }
     for (method, sets) in [("lac", conformal.lac), ("aps", conformal.aps)] {
         let SetMetrics { coverage, mean_size, empty } = sets;
-        let row = format!("<td><code>{method}</code><td>{coverage:.3}<td>{mean_size:.2}<td>{empty:.3}\n");
+        let row = format!(
+            "<td><code>{method}</code></td><td>{coverage:.3}</td><td>{mean_size:.2}</td><td>{empty:.3}</td>"
+        );
         assert!(report.contains(&row), "{row}: {report}");
     }
-    assert!(
-        report.contains("<tr><td>training photos<td>54\n<tr><td>test photos<td>36\n<tr><td>skipped<td>0\n")
-    );
+    let counts = [("training photos", 54), ("test photos", 36), ("skipped", 0)];
+    let counts = counts.map(|(name, count)| format!("<tr><td>{name}</td><td>{count}</td></tr>")).concat();
+    assert!(report.contains(&counts), "{counts}: {report}");
     assert!(report.contains("held out in 5 folds"), "{report}");
 }
 
@@ -215,7 +213,7 @@ fn a_calibration_that_does_not_help_is_dropped_and_the_run_says_so() {
     assert_eq!(calibration.out_of_fold.before, calibration.out_of_fold.after);
     // The metrics are those without calibration; the conformal sets exist nevertheless.
     assert_eq!(metrics.test, uncalibrated.test);
-    assert_eq!(calibration.test.after, uncalibrated.test.probability_metrics());
+    assert_eq!(calibration.test.after, uncalibrated.test.of_probabilities());
     assert!(metrics.conformal.is_some() && run.model.conformal.is_some());
 }
 

@@ -14,6 +14,7 @@ use headstock_heads::{
 };
 use headstock_train::config::{Config, Registries};
 use headstock_train::feature_file::{FeatureFileWriter, SampleInfo};
+use headstock_train::metrics::{CalibrationError, LogLoss};
 use headstock_train::run::RunMetrics;
 use headstock_train::{Run, RunDir, train};
 use schemars::JsonSchema;
@@ -68,11 +69,11 @@ fn calibration_corrects_an_overfitted_head() {
     let calibration = metrics.calibration.clone().unwrap();
     assert_eq!((calibration.folds, calibration.samples), (5, 60));
     assert_eq!(calibration.method, CalibrationMethod::Temperature);
-    assert!(calibration.test.before.log_loss > 2.0, "{calibration:?}");
+    assert!(calibration.test.before[&LogLoss] > 2.0, "{calibration:?}");
     // The best probabilities are 1/2.
-    assert!((metrics.test.log_loss - 2f64.ln()).abs() < 0.1, "{metrics:?}");
-    assert_eq!(metrics.test.probability_metrics(), calibration.test.after);
-    assert!(calibration.out_of_fold.after.log_loss < calibration.out_of_fold.before.log_loss);
+    assert!((metrics.test[&LogLoss] - 2f64.ln()).abs() < 0.1, "{metrics:?}");
+    assert_eq!(metrics.test.of_probabilities(), calibration.test.after);
+    assert!(calibration.out_of_fold.after[&LogLoss] < calibration.out_of_fold.before[&LogLoss]);
     assert_eq!(run.model.record.calibration, Calibration::Temperature(calibration.temperature.unwrap()));
 }
 
@@ -98,7 +99,7 @@ fn without_calibration_metrics_equal_the_uncalibrated_ones_and_there_are_no_sets
         for method in ["temperature", "platt", "isotonic"] {
             let (metrics, run) = train_run(&folder, &registries, &[head, &format!("calibration={method}")]);
             let calibration = metrics.calibration.unwrap();
-            assert_eq!(calibration.test.before, uncalibrated.test.probability_metrics(), "{head} {method}");
+            assert_eq!(calibration.test.before, uncalibrated.test.of_probabilities(), "{head} {method}");
             let used = calibration.dropped.map_or(method, |_| "none");
             assert_eq!(calibration.method.as_str(), used, "{head} {method}");
             let same = calibration.test.before == calibration.test.after;
@@ -127,8 +128,11 @@ fn svm_margins_get_a_temperature_below_one() {
     let (metrics, _) = train_run(&folder, &Registries::builtin(), &["head.kind=svm", "head.C=1"]);
     let calibration = metrics.calibration.unwrap();
     assert!(calibration.temperature.unwrap() < 0.7, "{calibration:?}");
-    assert!(calibration.test.after.log_loss < calibration.test.before.log_loss, "{calibration:?}");
-    assert!(calibration.test.after.ece < calibration.test.before.ece, "{calibration:?}");
+    assert!(calibration.test.after[&LogLoss] < calibration.test.before[&LogLoss], "{calibration:?}");
+    assert!(
+        calibration.test.after[&CalibrationError] < calibration.test.before[&CalibrationError],
+        "{calibration:?}"
+    );
 }
 
 #[test]

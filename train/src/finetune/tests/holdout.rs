@@ -7,6 +7,7 @@ use headstock_split::KeyedRng;
 
 use super::*;
 use crate::config::CacheDtype;
+use crate::metrics::LogLoss;
 use crate::samples::{SampleRow, Subset};
 
 /// Samples with these labels and groups.
@@ -215,7 +216,7 @@ fn a_calibration_is_not_evaluated_on_groups_that_it_was_fitted_on() {
         let held_out =
             calibrate_on_held_out(isotonic, Some(&logits), &labels, groups).unwrap().held_out.unwrap();
         assert_eq!((held_out.n_samples, held_out.n_folds), (160, 1));
-        (held_out.dropped, held_out.after.log_loss)
+        (held_out.dropped, held_out.after[&LogLoss])
     };
     // Without groups, copies on the other side of a fold reveal the labels; other groups reveal nothing.
     let (dropped, log_loss) = after(None);
@@ -228,7 +229,7 @@ fn a_calibration_is_not_evaluated_on_groups_that_it_was_fitted_on() {
     // The expected result: each group is evaluated once, with a calibration of the others.
     let folds = stratified_folds(&vec![0; 160], Some(&groups), 5);
     let expected = evaluate_calibration(isotonic, &logits, &labels, &folds).unwrap().held_out.unwrap();
-    assert_eq!((expected.dropped, expected.after.log_loss), (grouped_dropped, grouped_log_loss));
+    assert_eq!((expected.dropped, expected.after[&LogLoss]), (grouped_dropped, grouped_log_loss));
     for fold in folds {
         let groups_of = |rows: &[usize]| rows.iter().map(|&row| groups[row]).collect::<BTreeSet<_>>();
         assert!(fold.test.len() == 32 && groups_of(&fold.train).is_disjoint(&groups_of(&fold.test)));
@@ -250,7 +251,7 @@ fn few_groups_are_one_fold_each_and_a_single_group_does_not_calibrate() {
     let expected = evaluate_calibration(temperature, &logits, &labels, &folds).unwrap().held_out.unwrap();
     let found = result.held_out.unwrap();
     assert_eq!((found.before, found.dropped), (expected.before, expected.dropped));
-    assert!((found.after.log_loss - expected.after.log_loss).abs() < 1e-12);
+    assert!((found.after[&LogLoss] - expected.after[&LogLoss]).abs() < 1e-12);
     let one = calibrate_on_held_out(temperature, Some(&logits), &labels, Some(&[3; 12])).unwrap();
     assert!(one.held_out.is_none() && one.calibration == headstock_heads::Calibration::None);
     let none = calibrate_on_held_out(CalibrationMethod::None, Some(&logits), &labels, None).unwrap();

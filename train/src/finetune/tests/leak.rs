@@ -3,6 +3,7 @@
 use headstock_backbone::BatchNormMode;
 
 use super::*;
+use crate::metrics::{Accuracy, LogLoss};
 use crate::run::Run;
 
 /// A fine-tuned run: its model's bytes, `predictions.csv`, history, and outcome.
@@ -49,7 +50,7 @@ fn test_images_and_test_labels_do_not_change_the_model() {
     // The calibrated logits are those of the last validation, up to half-precision rounding at the split
     // point.
     let validation_loss = first.history[0][3];
-    let before = calibration.out_of_fold.before.log_loss;
+    let before = calibration.out_of_fold.before[&LogLoss];
     assert!(
         (before - validation_loss).abs() < 2e-3 * validation_loss,
         "{before}, expected {validation_loss}"
@@ -66,7 +67,7 @@ fn test_images_and_test_labels_do_not_change_the_model() {
     let second = finetune_run(&folder, "two", &settings);
     assert!(first.model == second.model, "the model depends on the test labels");
     assert_eq!(first.history, second.history);
-    let [accuracy, accuracy_after_swap] = [&first, &second].map(|run| run.outcome.metrics.test.top1);
+    let [accuracy, accuracy_after_swap] = [&first, &second].map(|run| run.outcome.metrics.test[&Accuracy]);
     assert!(
         (accuracy + accuracy_after_swap - 1.0).abs() < 1e-9 && accuracy != accuracy_after_swap,
         "{accuracy} and {accuracy_after_swap}"

@@ -3,6 +3,7 @@
 use headstock_split::KeyedRng;
 
 use super::*;
+use crate::metrics::{CalibrationError, LogLoss};
 
 const METHODS: [CalibrationMethod; 3] =
     [CalibrationMethod::Temperature, CalibrationMethod::Platt, CalibrationMethod::Isotonic];
@@ -97,8 +98,9 @@ fn a_calibration_is_used_if_it_lowers_log_loss_and_does_not_raise_calibration_er
                 &logits,
             );
             let [before, after] = [&uncalibrated, &calibrated]
-                .map(|predictions| Metrics::from_predictions(predictions, &labels).probability_metrics());
-            let (loss_falls, error_falls) = (after.log_loss < before.log_loss, after.ece <= before.ece);
+                .map(|predictions| Metrics::from_predictions(predictions, &labels).of_probabilities());
+            let (loss_falls, error_falls) =
+                (after[&LogLoss] < before[&LogLoss], after[&CalibrationError] <= before[&CalibrationError]);
             counts[usize::from(loss_falls)][usize::from(error_falls)] += 1;
 
             let CalibrationResult { calibration, held_out } =
