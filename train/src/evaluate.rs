@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use headstock_inference::Progress;
+use serde::Serialize;
 
 use crate::atomic_write;
 use crate::config::{DataSourceConfig, Registries, Settings};
@@ -15,11 +16,13 @@ use crate::sample_features::SampleFeatures;
 use crate::samples::{SampleInputs, SampleSet, Subset};
 
 /// The result of evaluating a run.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Evaluation {
     /// The metrics.
+    #[serde(flatten)]
     pub metrics: Metrics,
     /// Metrics of conformal sets; `None` if the run has no conformal scores.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub conformal: Option<ConformalMetrics>,
     /// The number of samples tested.
     pub samples: usize,
@@ -28,6 +31,7 @@ pub struct Evaluation {
     /// Whether these are the samples that the run was tested on when it was trained.
     pub same_samples: bool,
     /// The overlap with the samples that the run was trained on; `None` if those are unknown.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub trained_on: Option<TrainTestOverlap>,
 }
 

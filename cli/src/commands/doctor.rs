@@ -8,6 +8,7 @@ use headstock_train::doctor::{
     Severity, examine, write_augment_sheet,
 };
 use serde::Serialize;
+use serde_json::json;
 
 use super::{CommandContext, pluralize};
 use crate::args::DoctorArgs;
@@ -29,16 +30,6 @@ struct DoctorJson<'a> {
     clean: Option<&'a CleanSummary>,
 }
 
-/// The output of `doctor --show-augment --json`.
-#[derive(Serialize)]
-struct AugmentSheetJson<'a> {
-    out: &'a Path,
-    #[serde(rename = "photos")]
-    n_images: usize,
-    /// Number of augmented views of each image.
-    views: u32,
-}
-
 /// Examines the data set for problems and prints the findings; also writes a web page (`--html`) and a table
 /// of the images without problems (`--write-clean`), whose files are checked before the long work. With
 /// `--show-augment`, only writes an image that shows what `[augment]` does.
@@ -52,7 +43,7 @@ pub(crate) fn run(args: &DoctorArgs, context: &mut CommandContext<'_>) -> anyhow
             pluralize(sheet.images, "photo"),
             sheet.views
         ))?;
-        let json = AugmentSheetJson { out: file, n_images: sheet.images, views: sheet.views };
+        let json = json!({ "out": file, "photos": sheet.images, "views": sheet.views });
         context.output.print_json(&json)?;
         return Ok(());
     }

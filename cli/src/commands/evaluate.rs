@@ -1,29 +1,9 @@
 //! `headstock evaluate`
 
 use headstock_train::evaluate;
-use headstock_train::metrics::Metrics;
-use headstock_train::run::{ConformalMetrics, TrainTestOverlap};
-use serde::Serialize;
 
 use super::{CommandContext, format_conformal, format_unseen, pluralize};
 use crate::args::EvaluateArgs;
-
-/// The output of `evaluate --json`.
-#[derive(Serialize)]
-struct EvaluateJson<'a> {
-    #[serde(flatten)]
-    metrics: &'a Metrics,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    conformal: Option<&'a ConformalMetrics>,
-    samples: usize,
-    /// Number of images that cannot be read.
-    skipped: usize,
-    /// Whether these are the samples that the run was first tested on.
-    same_samples: bool,
-    /// Test samples that the run was trained on.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    trained_on: Option<&'a TrainTestOverlap>,
-}
 
 /// Tests a trained run again, on the test images of the run's own settings or of `--config`, and prints the
 /// metrics.
@@ -49,13 +29,6 @@ pub(crate) fn run(args: &EvaluateArgs, context: &mut CommandContext<'_>) -> anyh
     for line in evaluation.trained_on.iter().flat_map(format_unseen) {
         out.print(line)?;
     }
-    out.print_json(&EvaluateJson {
-        metrics: &evaluation.metrics,
-        conformal: evaluation.conformal.as_ref(),
-        samples: evaluation.samples,
-        skipped: evaluation.skipped,
-        same_samples: evaluation.same_samples,
-        trained_on: evaluation.trained_on.as_ref(),
-    })?;
+    out.print_json(&evaluation)?;
     Ok(())
 }

@@ -1,23 +1,10 @@
 //! `headstock extract`
 
 use headstock_train::{Run, extract};
-use serde::Serialize;
+use serde_json::json;
 
 use super::{CommandContext, pluralize};
 use crate::args::ExtractArgs;
-
-/// The output of `extract --json`.
-#[derive(Serialize)]
-struct ExtractJson<'a> {
-    out: &'a std::path::Path,
-    /// Number of images written, and of features of each.
-    rows: usize,
-    features: usize,
-    /// Number of rows that were not in the feature cache.
-    computed: usize,
-    /// Number of images that cannot be read.
-    skipped: usize,
-}
 
 /// Writes the features of all images to the file `args.out`, a row per image, for other tools. With `--run`
 /// the run's backbone computes them, and the config saved in the run is used unless `--config` is given.
@@ -37,12 +24,12 @@ pub(crate) fn run(args: &ExtractArgs, context: &mut CommandContext<'_>) -> anyho
     let out = &mut *context.output;
     let n_images = pluralize(extracted.rows, "photo");
     out.print(format!("{}: {n_images}, {} features per photo", args.out.display(), extracted.width))?;
-    out.print_json(&ExtractJson {
-        out: &args.out,
-        rows: extracted.rows,
-        features: extracted.width,
-        computed: extracted.computed,
-        skipped: extracted.skipped,
-    })?;
+    out.print_json(&json!({
+        "out": args.out,
+        "rows": extracted.rows,
+        "features": extracted.width,
+        "computed": extracted.computed,
+        "skipped": extracted.skipped,
+    }))?;
     Ok(())
 }

@@ -13,7 +13,7 @@ use headstock_loader::{ClassOrder, Dataset, Split, find_shards};
 use headstock_split::{TestSize, stratified_shuffle_split};
 use headstock_train::TrainError;
 use headstock_train::config::DataLocation;
-use serde::Serialize;
+use serde_json::json;
 
 use super::{CommandContext, pluralize, shell_quote};
 use crate::args::InitArgs;
@@ -67,16 +67,6 @@ impl DetectedData {
     }
 }
 
-/// The output of `init --json`.
-#[derive(Serialize)]
-struct InitJson<'a> {
-    config: &'a Path,
-    classes: usize,
-    /// Numbers of images for training and for testing.
-    train: usize,
-    test: usize,
-}
-
 /// Finds out how the data at `args.path` is stored, lists its images and classes, writes a config file for
 /// it, and prints the numbers of training and test images. No image is opened.
 pub(crate) fn run(args: &InitArgs, context: &mut CommandContext<'_>) -> anyhow::Result<()> {
@@ -128,7 +118,7 @@ pub(crate) fn run(args: &InitArgs, context: &mut CommandContext<'_>) -> anyhow::
         None => String::new(),
     };
     out.print(format!("\nnext:\n  headstock train{config_flag}"))?;
-    out.print_json(&InitJson { config: &config, classes, train, test })?;
+    out.print_json(&json!({ "config": config, "classes": classes, "train": train, "test": test }))?;
     Ok(())
 }
 
@@ -468,7 +458,8 @@ fn render_config(detected: &DetectedData, test_size: &TestSizeChoice, base: &Pat
         ),
     };
     let split = format!("test_size = {:<22}# {}", test_size.size.to_string(), test_size.comment);
-    format!("{HEADER}\n[data]\n{data}\n{DATA_OPTIONS}{split}\n{OTHER_SECTIONS}")
+    // The data last: a path may contain the text of the other one.
+    include_str!("init_template.toml").replace("{test_size}", &split).replace("{data}", &data)
 }
 
 /// `path` for a config file in the folder `base`: relative to `base` if it is inside, so that both can be
@@ -479,48 +470,3 @@ fn relative_path(path: &Path, base: &Path) -> String {
     let text = inside.to_string_lossy().replace(std::path::MAIN_SEPARATOR, "/");
     if text.is_empty() { ".".into() } else { text }
 }
-
-/// The start of every config file.
-const HEADER: &str = "\
-# Settings of headstock. Paths are relative to this file.
-version = 1
-";
-
-/// The end of `[data]` and the start of `[split]`.
-const DATA_OPTIONS: &str = r#"# class_order = "sorted"          # order of the classes: by name, or "appearance": as in the data
-# on_error = "stop"               # list unreadable photos and stop, or "skip" them
-# max_pixels = 200000000          # photos with more pixels are refused
-# decode = "exact"                # or "scaled": decode large JPEGs at a fraction of their size
-
-# The test set is drawn as by scikit-learn's StratifiedShuffleSplit with random_state = seed.
-[split]
-"#;
-
-/// The rest of the config file after `test_size`.
-const OTHER_SECTIONS: &str = r#"seed = 0
-
-[backbone]
-weights = "hf://timm/resnet50.a1_in1k"   # or a folder, or a .safetensors file; @REVISION pins a commit
-layer = "avgpool"                 # or "stem", "layer1" to "layer4"
-device = "auto"                   # or "cpu", "cuda", "cuda:1"
-precision = "f32"                 # or "bf16"
-
-[features]
-cache = ".headstock"              # folder of the feature cache
-views = 0                         # augmented copies of each training photo, besides the unchanged one
-
-# Random transforms of the augmented views.
-# [augment]
-# random_resized_crop = { scale = [0.08, 1.0], ratio = [0.75, 1.3333] }
-# horizontal_flip = 0.5
-# rotation = 30
-
-# Fine-tune the last stages of the backbone with the head: see docs/tuning.md.
-# [tune]
-# from = "layer4"                   # or an earlier stage; "stem" tunes the whole backbone
-# epochs = 6
-
-# `headstock heads` lists the heads, `headstock heads linear` shows the hyperparameters of one.
-[head]
-kind = "linear"
-"#;

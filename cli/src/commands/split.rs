@@ -1,21 +1,10 @@
 //! `headstock split`
 
-use std::path::Path;
-
 use headstock_train::samples::{SampleSet, Subset, write_split};
-use serde::Serialize;
+use serde_json::json;
 
 use super::{CommandContext, pluralize};
 use crate::args::SplitArgs;
-
-/// The output of `split --json`.
-#[derive(Serialize)]
-struct SplitJson<'a> {
-    out: &'a Path,
-    classes: usize,
-    train: usize,
-    test: usize,
-}
 
 /// Splits the data set as `train` would, writes which image is for training and which for testing to the CSV
 /// `args.out`, and prints their numbers. No features are computed.
@@ -28,6 +17,7 @@ pub(crate) fn run(args: &SplitArgs, context: &mut CommandContext<'_>) -> anyhow:
     let out = &mut *context.output;
     let n_train = pluralize(train, "photo");
     out.print(format!("{}: {n_train} for training, {test} for testing", args.out.display()))?;
-    out.print_json(&SplitJson { out: &args.out, classes: samples.classes.len(), train, test })?;
+    let classes = samples.classes.len();
+    out.print_json(&json!({ "out": args.out, "classes": classes, "train": train, "test": test }))?;
     Ok(())
 }
