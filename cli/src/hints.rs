@@ -3,11 +3,13 @@
 use std::error::Error;
 
 use headstock_inference::InferenceError;
+use headstock_loader::{DatasetError, DecodeError};
+use headstock_split::SplitError;
 use headstock_train::TrainError;
 
 /// The hint for the first error in the chain of causes that has one.
 pub(crate) fn hint(error: &anyhow::Error) -> Option<String> {
-    let by_crate = [train_hint, inference_hint];
+    let by_crate = [train_hint, inference_hint, loader_hint, split_hint];
     error.chain().find_map(|cause| by_crate.iter().find_map(|hint| hint(cause)))
 }
 
@@ -16,6 +18,9 @@ fn train_hint(error: &(dyn Error + 'static)) -> Option<String> {
     match error.downcast_ref()? {
         // A transparent error: the chain does not contain the one inside.
         TrainError::Inference(error) => inference_hint(error),
+        TrainError::Dataset(error) => loader_hint(error),
+        TrainError::Unreadable(images) => images.0.iter().find_map(|(_, error)| loader_hint(error)),
+        TrainError::Split(error) => split_hint(error),
         _ => None,
     }
 }
@@ -36,4 +41,93 @@ fn inference_hint(error: &(dyn Error + 'static)) -> Option<String> {
         _ => return None,
     };
     Some(hint.to_owned())
+}
+
+/// The hint for an error of `headstock-loader`.
+fn loader_hint(error: &(dyn Error + 'static)) -> Option<String> {
+    if let Some(DecodeError::TooLarge { .. }) = error.downcast_ref() {
+        return Some("raise `data.max_pixels` in the config".into());
+    }
+    match error.downcast_ref()? {
+        DatasetError::NoColumn { parameter: Some(parameter), .. } => {
+            let key = if *parameter == "split" { "split.column" } else { &format!("data.{parameter}") };
+            Some(format!("`{key}` in the config names the column"))
+        }
+        DatasetError::MissingImages { .. } => {
+            Some("the keys of the config are `data.images`, `data.id` and `data.extension`".into())
+        }
+        _ => None,
+    }
+}
+
+/// The hint for an error of `headstock-split`.
+fn split_hint(error: &(dyn Error + 'static)) -> Option<String> {
+    let hint = match error.downcast_ref()? {
+        SplitError::TestSize { .. }
+        | SplitError::TooSmall { .. }
+        | SplitError::NoTrainGroups { .. }
+        | SplitError::NotAFraction { .. } => "`split.test_size` in the config is the size of the test set",
+        SplitError::EmptySide { .. } => "change `split.seed` or `split.test_size` in the config",
+        SplitError::TooFewFolds { .. } | SplitError::TooManyFolds { .. } => {
+            "`split.folds` in the config, or `--folds` of `compare`, is the number of folds"
+        }
+        _ => return None,
+    };
+    Some(hint.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use headstock_loader::decode;
+    use headstock_split::{
+        TestSize, hash_split, stratified_k_fold, stratified_shuffle_split, words::NameList,
+    };
+    use headstock_train::UnreadableImages;
+
+    use super::*;
+
+    /// The hint for an error of the program with this cause.
+    fn hint_for(error: impl Into<TrainError>) -> String {
+        hint(&anyhow::Error::from(error.into())).unwrap_or_default()
+    }
+
+    #[test]
+    fn a_missing_column_or_photo_names_the_keys_of_the_table() {
+        let no_column = |parameter| {
+            let (path, columns) = ("x.csv".into(), NameList(Vec::new()));
+            hint_for(DatasetError::NoColumn { path, parameter, column: "breed".into(), columns })
+        };
+        assert_eq!(no_column(Some("label")), "`data.label` in the config names the column");
+        assert_eq!(no_column(Some("split")), "`split.column` in the config names the column");
+        assert_eq!(no_column(None), "");
+        let (csv, images) = ("x.csv".into(), "x".into());
+        let missing = DatasetError::MissingImages { csv, images, count: 1, missing: NameList(Vec::new()) };
+        assert!(hint_for(missing).contains("`data.images`, `data.id` and `data.extension`"));
+    }
+
+    #[test]
+    fn a_large_photo_names_the_limit() {
+        let mut file = std::io::Cursor::new(Vec::new());
+        image::RgbImage::new(4, 3).write_to(&mut file, image::ImageFormat::Png).unwrap();
+        let error = || decode(file.get_ref(), 11).unwrap_err();
+        let expected = "raise `data.max_pixels` in the config";
+        assert_eq!(hint(&InferenceError::from(error()).into()).unwrap(), expected);
+        let images = UnreadableImages(vec![(std::path::PathBuf::from("a.png").into(), error())]);
+        assert_eq!(hint_for(TrainError::Unreadable(images)), expected);
+    }
+
+    #[test]
+    fn a_split_names_its_key() {
+        let size = |labels: &[u32], size| hint_for(stratified_shuffle_split(labels, 1, size, 0).unwrap_err());
+        let size_hint = "`split.test_size` in the config is the size of the test set";
+        assert_eq!(size(&[0, 0], TestSize::Count(2)), size_hint);
+        assert_eq!(size(&[0, 0, 1, 1], TestSize::Count(1)), size_hint);
+        let hash = |size| hint_for(hash_split(&["a", "b"], size, 0).unwrap_err());
+        assert_eq!(hash(TestSize::Count(1)), size_hint);
+        assert!(hash(TestSize::Fraction(1e-9)).contains("`split.seed`"));
+        for n_splits in [1, 3] {
+            assert!(hint_for(stratified_k_fold(&[0, 0], n_splits, 0).unwrap_err()).contains("`split.folds`"));
+        }
+        assert_eq!(size(&[], TestSize::Count(1)), "");
+    }
 }

@@ -48,8 +48,8 @@ pub enum DecodeError {
     UnknownFormat,
     /// The image has more pixels than allowed.
     #[error(
-        "the photo has {width} x {height} pixels, more than `data.max_pixels` = {max_pixels} allows: make the \
-         photo smaller or raise `data.max_pixels` in the config file"
+        "the photo has {width} x {height} pixels, more than `max_pixels` = {max_pixels} allows: make the photo \
+         smaller or raise `max_pixels`"
     )]
     TooLarge {
         /// Width in pixels.
@@ -94,7 +94,7 @@ const TRUNCATED: &str = "the end of the file is missing";
 /// assert_eq!(image.dimensions(), (4, 3));
 ///
 /// let error = decode(file.get_ref(), 11).unwrap_err().to_string();
-/// assert!(error.starts_with("the photo has 4 x 3 pixels, more than `data.max_pixels` = 11 allows"));
+/// assert!(error.starts_with("the photo has 4 x 3 pixels, more than `max_pixels` = 11 allows"));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
@@ -204,7 +204,7 @@ fn decoder_message(error: &ImageError) -> String {
             _ => error.to_string(),
         },
         ImageError::IoError(error) if error.kind() == io::ErrorKind::UnexpectedEof => TRUNCATED.into(),
-        ImageError::Limits(_) => "decoding takes more memory than `data.max_pixels` allows".into(),
+        ImageError::Limits(_) => "decoding takes more memory than `max_pixels` allows".into(),
         _ => error.to_string(),
     }
 }

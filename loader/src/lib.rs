@@ -43,9 +43,6 @@ mod geometry;
 #[cfg(test)]
 mod golden;
 mod image_ref;
-#[cfg(test)]
-#[path = "../../split/src/log_capture.rs"]
-mod log_capture;
 mod render;
 mod shard;
 pub mod source;
@@ -58,9 +55,12 @@ pub use geometry::Crop;
 pub use image_ref::{ImageRef, ReadError, RecordReader};
 pub use render::{DecodeMode, EvalTransform, RenderSpec, contact_sheet, render_views};
 pub use shard::find_shards;
+#[cfg(feature = "parquet")]
 pub use shard::parquet::{ParquetTable, ParquetValue};
+#[cfg(feature = "parquet")]
+pub use source::ParquetSource;
 pub use source::{
-    ConfiguredSource, CsvSource, DataSource, FieldNames, FolderSource, ParquetSource, SourceConfig,
-    SourceRegistry, WebDatasetSource, check_source,
+    ConfiguredSource, CsvSource, DataSource, FieldNames, FolderSource, SourceConfig, SourceRegistry,
+    WebDatasetSource, check_source,
 };
 pub use transform::Resampling;

@@ -14,8 +14,8 @@ pub enum SplitError {
     Empty,
     /// The test size is out of range.
     #[error(
-        "a test set of {test_size} cannot be taken from {}: set `split.test_size` to a whole number below \
-         {count}, or to a fraction between 0 and 1",
+        "a test set of {test_size} cannot be taken from {}: set `test_size` to a whole number below {count}, \
+         or to a fraction between 0 and 1",
         unit.describe(*count)
     )]
     TestSize {
@@ -27,34 +27,32 @@ pub enum SplitError {
         count: usize,
     },
     /// Classes with a single sample, which cannot be in both training and test set.
-    #[error("{}", lone_sample_message(labels.iter().map(u32::to_string).collect()))]
+    #[error(
+        "{} {names} {} only one photo: the training set and the test set each need a photo of every class; \
+         add photos, or remove the {}",
+        if labels.len() == 1 { "class" } else { "classes" },
+        if labels.len() == 1 { "has" } else { "have" },
+        if labels.len() == 1 { "class" } else { "classes" }
+    )]
     LoneSample {
-        /// Labels of those classes; [`SplitError::message_with_names`] shows their names.
+        /// Labels of those classes.
         labels: Vec<u32>,
+        /// Their names; the labels before [`SplitError::with_names`] sets the names.
+        names: NameList,
     },
-    /// The training set would have fewer samples than there are classes.
+    /// The training set or the test set would have fewer samples than there are classes.
     #[error(
-        "the training set would have {} for {}: every class needs at least one photo; make `split.test_size` \
-         smaller, or add photos",
-        counted(*train, "photo", "photos"),
-        counted(*classes, "class", "classes")
+        "the {} set would have {} for {}: every class needs at least one photo; make `test_size` {}",
+        if *is_test { "test" } else { "training" },
+        counted(*samples, "photo", "photos"),
+        counted(*classes, "class", "classes"),
+        if *is_test { "larger" } else { "smaller, or add photos" }
     )]
-    TrainTooSmall {
-        /// Number of training samples.
-        train: usize,
-        /// Number of classes.
-        classes: usize,
-    },
-    /// The test set would have fewer samples than there are classes.
-    #[error(
-        "the test set would have {} for {}: every class needs at least one photo; make `split.test_size` \
-         larger",
-        counted(*test, "photo", "photos"),
-        counted(*classes, "class", "classes")
-    )]
-    TestTooSmall {
-        /// Number of test samples.
-        test: usize,
+    TooSmall {
+        /// Whether it is the test set.
+        is_test: bool,
+        /// Number of samples in the set.
+        samples: usize,
         /// Number of classes.
         classes: usize,
     },
@@ -76,8 +74,8 @@ pub enum SplitError {
     },
     /// All groups would be in the test set.
     #[error(
-        "with `split.test_size = {test_size}`, none of {} (photos that stay together, by `data.group`) is \
-         left for training: make `split.test_size` smaller, or add photos of other groups",
+        "with `test_size = {test_size}`, none of {} (photos that stay together) is left for training: make \
+         `test_size` smaller, or add photos of other groups",
         counted(*groups, "group", "groups")
     )]
     NoTrainGroups {
@@ -87,18 +85,15 @@ pub enum SplitError {
         groups: usize,
     },
     /// The test size of a hash split is not a fraction.
-    #[error(
-        "`split.method = \"hash\"` needs a fraction between 0 and 1 as `split.test_size`, such as 0.2, not \
-         {test_size}"
-    )]
+    #[error("a split by hash needs a fraction between 0 and 1 as `test_size`, such as 0.2, not {test_size}")]
     NotAFraction {
         /// The test size.
         test_size: TestSize,
     },
     /// The hash split puts all samples into one set.
     #[error(
-        "with `split.test_size = {fraction:?}`, the hash method puts {} into the {} set: choose a different \
-         `split.seed` or `split.test_size`",
+        "with `test_size = {fraction:?}`, the hash method puts {} into the {} set: choose a different `seed` or \
+         `test_size`",
         if *samples == 1 { "the only photo".to_owned() } else { format!("all {samples} photos") },
         if *all_test { "test" } else { "training" }
     )]
@@ -146,24 +141,13 @@ impl SplitUnit {
 }
 
 impl SplitError {
-    /// The message for users. It has the `name` of each class instead of its label, a number that users do not
+    /// The error with the `name` of each class in its message instead of the label, a number that users do not
     /// know.
     #[must_use]
-    pub fn message_with_names(&self, name: impl Fn(u32) -> String) -> String {
-        match self {
-            Self::LoneSample { labels } => lone_sample_message(labels.iter().copied().map(name).collect()),
-            _ => self.to_string(),
+    pub fn with_names(mut self, name: impl Fn(u32) -> String) -> Self {
+        if let Self::LoneSample { labels, names } = &mut self {
+            *names = NameList(labels.iter().copied().map(name).collect());
         }
+        self
     }
-}
-
-/// The message of [`SplitError::LoneSample`]; `classes` are the names of the classes that have only one
-/// image.
-fn lone_sample_message(classes: Vec<String>) -> String {
-    let (class, has) = if classes.len() == 1 { ("class", "has") } else { ("classes", "have") };
-    format!(
-        "{class} {} {has} only one photo: the training set and the test set each need a photo of every \
-         class; add photos, or remove the {class}",
-        NameList(classes)
-    )
 }

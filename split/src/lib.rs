@@ -21,8 +21,6 @@ mod hash;
 mod indices;
 mod k_fold;
 mod keyed_rng;
-#[cfg(test)]
-mod log_capture;
 mod parts;
 mod random_state;
 mod shuffle;

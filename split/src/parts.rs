@@ -63,8 +63,7 @@ pub(crate) fn check_folds(
     if n_splits > smallest {
         tracing::warn!(
             "the smallest class has {}, fewer than the {n_splits} folds: in some folds no photo of that \
-             class is tested; use fewer folds (`split.folds`, or compare --folds), or add photos of that \
-             class",
+             class is tested; use fewer folds, or add photos of that class",
             counted(smallest, "photo", "photos")
         );
     }

@@ -5,6 +5,7 @@ use crate::indices::SplitIndices;
 use crate::parts::{samples_by_label, split_sizes};
 use crate::random_state::RandomState;
 use crate::test_size::TestSize;
+use crate::words::NameList;
 
 /// Draws `n_splits` independent random splits that preserve the class proportions. Indices are in random
 /// order.
@@ -33,17 +34,14 @@ pub fn stratified_shuffle_split(
     let classes = samples_by_label(labels);
     let lone_labels: Vec<u32> =
         classes.iter().filter(|(_, samples)| samples.len() < 2).map(|&(label, _)| label).collect();
-    if n_train == 0 {
-        return Err(SplitError::TrainTooSmall { train: 0, classes: classes.len() });
+    if n_train > 0 && !lone_labels.is_empty() {
+        let names = NameList(lone_labels.iter().map(u32::to_string).collect());
+        return Err(SplitError::LoneSample { labels: lone_labels, names });
     }
-    if !lone_labels.is_empty() {
-        return Err(SplitError::LoneSample { labels: lone_labels });
-    }
-    if n_train < classes.len() {
-        return Err(SplitError::TrainTooSmall { train: n_train, classes: classes.len() });
-    }
-    if n_test < classes.len() {
-        return Err(SplitError::TestTooSmall { test: n_test, classes: classes.len() });
+    for (is_test, samples) in [(false, n_train), (true, n_test)] {
+        if samples < classes.len() {
+            return Err(SplitError::TooSmall { is_test, samples, classes: classes.len() });
+        }
     }
 
     let counts: Vec<usize> = classes.iter().map(|(_, samples)| samples.len()).collect();

@@ -1,9 +1,11 @@
-//! Support for headstock's tests: the golden files, the bundled backbone for small images, synthetic images
-//! and numbers.
+//! Support for headstock's tests: the golden files, the bundled backbone for small images, synthetic images,
+//! numbers, and captured logs.
 //!
 //! A helper panics if it fails, as tests do.
 
 #![allow(clippy::unwrap_used, reason = "a helper that fails ends its test")]
+
+mod log_capture;
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -14,6 +16,8 @@ use headstock_backbone::{
 use headstock_hub::WeightFiles;
 use image::imageops::{FilterType, resize};
 use image::{Rgb, RgbImage};
+
+pub use log_capture::capture_log;
 
 /// The path of a file in `reference`.
 pub fn reference_path(name: &str) -> PathBuf {

@@ -9,6 +9,7 @@ use headstock_heads::HeadError;
 use headstock_hub::HubError;
 use headstock_inference::{FailureKind, FileError, InferenceError};
 use headstock_loader::{DatasetError, DecodeError, ImageRef};
+use headstock_split::SplitError;
 use thiserror::Error;
 
 use crate::config::ConfigError;
@@ -26,6 +27,9 @@ pub enum TrainError {
     /// The data set cannot be read.
     #[error(transparent)]
     Dataset(#[from] DatasetError),
+    /// The samples cannot be split.
+    #[error(transparent)]
+    Split(#[from] SplitError),
     /// Images that cannot be read.
     #[error(transparent)]
     Unreadable(UnreadableImages),
@@ -82,7 +86,7 @@ impl TrainError {
     pub fn kind(&self) -> FailureKind {
         match self {
             Self::Config(_) | Self::Usage(_) => FailureKind::Usage,
-            Self::Dataset(_) | Self::Unreadable(_) | Self::Data(_) => FailureKind::Data,
+            Self::Dataset(_) | Self::Split(_) | Self::Unreadable(_) | Self::Data(_) => FailureKind::Data,
             Self::Inference(error) => error.kind(),
             Self::Hub(error) if error.is_name_error() => FailureKind::Usage,
             Self::Hub(_) => FailureKind::Hub,

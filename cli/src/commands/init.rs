@@ -168,7 +168,7 @@ impl TestSizeChoice {
         if let Some(error) = first_error {
             tracing::warn!(
                 "this data set cannot be trained on yet: {}",
-                error.message_with_names(|label| dataset.classes.name(label).to_owned())
+                error.with_names(|label| dataset.classes.name(label).to_owned())
             );
         }
         Self::DEFAULT

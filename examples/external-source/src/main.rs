@@ -97,7 +97,7 @@ impl JsonLines {
             }
             let mut refuse = |problem: String| {
                 let problem = format!("line {}: {problem}", index + 1);
-                raw.errors.push(DatasetError::Shard { path: path(), problem });
+                raw.errors.push(DatasetError::Invalid { path: path(), problem });
             };
             match serde_json::from_slice::<Line>(text) {
                 Err(error) => refuse(error.to_string()),

@@ -10,7 +10,7 @@ use crate::transform::Resampling;
 
 /// A value of `[augment]` that is out of range.
 #[derive(Clone, Debug, Error, PartialEq)]
-#[error("`augment.{key}` is {value}: {expected}")]
+#[error("`{key}` is {value}: {expected}")]
 pub struct AugmentError {
     /// The key within `[augment]`.
     pub key: &'static str,

@@ -100,37 +100,29 @@ pub enum DatasetError {
         /// The training classes.
         known: NameList,
     },
-    /// A shard, or another file that a source reads, is invalid.
+    /// A file that a source reads is invalid, or a pattern is invalid or matches no file.
     #[error("{}: {problem}", path.display())]
-    Shard {
-        /// The shard.
+    Invalid {
+        /// The file or pattern.
         path: PathBuf,
-        /// What is wrong.
+        /// What is wrong, and where in the file.
         problem: String,
     },
-    /// A pattern matches no files or is invalid.
-    #[error("{}: {problem}", pattern.display())]
-    Pattern {
-        /// The pattern.
-        pattern: PathBuf,
-        /// What is wrong.
-        problem: String,
-    },
-    /// The CSV cannot be parsed.
-    #[error("{}: {message}", path.display())]
-    Csv {
-        /// The CSV.
-        path: PathBuf,
-        /// The parser's message, with the line.
-        message: String,
-    },
-    /// A column that the config file names is not in the header.
-    #[error("{}: {}", path.display(), no_column_message(column, key, columns))]
+    /// A table lacks a column.
+    #[error(
+        "{}: there is no column `{column}`: {} {columns}{}",
+        path.display(),
+        parameter.map_or_else(
+            || "rename a column or add one; the columns are".into(),
+            |parameter| format!("set `{parameter}` to one of the columns"),
+        ),
+        did_you_mean(column, columns)
+    )]
     NoColumn {
-        /// The CSV.
+        /// The table.
         path: PathBuf,
-        /// The config key that names the column, such as `data.label`.
-        key: &'static str,
+        /// The parameter of the source that names the column, such as `label`; `None` if the name is fixed.
+        parameter: Option<&'static str>,
         /// The missing column.
         column: String,
         /// The existing columns.
@@ -165,9 +157,8 @@ pub enum DatasetError {
     /// Listed images do not exist.
     #[error(
         "{} lists photos that are not in the folder {} ({count}): {missing}; add these photos or remove \
-         their rows; if the photos are there, check in the config file `data.images` (the folder of the \
-         photos), `data.id` (the column of file names) and `data.extension` (the extension that is added to \
-         each name)",
+         their rows; if the photos are there, check `images` (the folder of the photos), `id` (the column of \
+         file names) and `extension` (the extension that is added to each name)",
         csv.display(),
         images.display()
     )]
@@ -183,17 +174,9 @@ pub enum DatasetError {
     },
 }
 
-/// The message for a missing `column` that the config key `key` names; `columns` are the existing ones.
-pub(crate) fn no_column_message(column: &str, key: &str, columns: &NameList) -> String {
-    let hint = did_you_mean(column, columns);
-    format!(
-        "there is no column `{column}`: set `{key}` in the config file to one of the columns {columns}{hint}"
-    )
-}
-
 /// A suggestion for a misspelled column, to append to an error message; empty if no column is similar: less
 /// than half of its letters would change.
-pub(crate) fn did_you_mean(column: &str, columns: &NameList) -> String {
+fn did_you_mean(column: &str, columns: &NameList) -> String {
     let distance =
         |known: &String| strsim::damerau_levenshtein(&known.to_lowercase(), &column.to_lowercase());
     match columns.0.iter().min_by_key(|known| distance(known)) {

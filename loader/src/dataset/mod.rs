@@ -13,7 +13,6 @@ use headstock_split::words::NameList;
 
 pub use class_map::{ClassMap, ClassOrder};
 pub use error::DatasetError;
-pub(crate) use error::{did_you_mean, no_column_message};
 pub use groups::{join_groups, number_groups};
 pub use raw::{RawDataset, RawSample};
 pub use split::Split;

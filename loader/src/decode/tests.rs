@@ -201,9 +201,9 @@ fn every_refusal_says_why() {
             "text.jpg" | "page.png" | "drawing.webp" | "sound.webp" | "icon.bmp" => {
                 "not a photo in a supported format (JPEG, PNG, WebP, GIF, BMP or TIFF): convert the file"
             }
-            "too_large.webp" => "the photo has 16384 x 16384 pixels, more than `data.max_pixels` = 10000",
+            "too_large.webp" => "the photo has 16384 x 16384 pixels, more than `max_pixels` = 10000",
             name if name.starts_with("too_large") => {
-                "the photo has 65535 x 65535 pixels, more than `data.max_pixels` = 10000"
+                "the photo has 65535 x 65535 pixels, more than `max_pixels` = 10000"
             }
             "palette.tif" => {
                 "damaged or unsupported TIFF file: Photometric interpretation RGBPalette with bits per sample [8]"

@@ -2,6 +2,7 @@
 //! file size.
 
 mod cursor_pool;
+#[cfg(feature = "parquet")]
 pub(crate) mod parquet;
 mod pattern;
 pub(crate) mod tar;

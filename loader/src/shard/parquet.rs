@@ -17,7 +17,7 @@ use parquet::schema::types::SchemaDescriptor;
 use self::pages::{CheckedPages, ReopeningFile};
 use super::cursor_pool::{Cursor, CursorPool};
 use super::{MAX_RECORD_BYTES, record_error, too_large_message};
-use crate::dataset::{DatasetError, did_you_mean};
+use crate::dataset::DatasetError;
 use crate::image_ref::{ReadError, RecordReader};
 
 /// Rows per read when a whole column is read.
@@ -28,7 +28,7 @@ const LISTS_PER_READ: usize = 256;
 
 /// An open Parquet file. Columns within structs are named by their path, such as `image.bytes`.
 ///
-/// Each method that reads a damaged file returns [`DatasetError::Shard`].
+/// Each method that reads a damaged file returns [`DatasetError::Invalid`].
 pub struct ParquetTable {
     path: PathBuf,
     file_size: u64,
@@ -61,7 +61,7 @@ impl ParquetTable {
     /// Opens the Parquet file `path` and finds its columns; reads no rows.
     ///
     /// # Errors
-    /// [`DatasetError::Shard`] for a file that is missing or not Parquet.
+    /// [`DatasetError::Invalid`] for a file that is missing or not Parquet.
     pub fn open(path: &Path) -> Result<Self, DatasetError> {
         let open = || {
             let file = ReopeningFile::new(path).map_err(|error| error.to_string())?;
@@ -82,7 +82,7 @@ impl ParquetTable {
                 .collect();
             Ok(Self { path: path.into(), file_size, reader, columns })
         };
-        catch_panic(open).map_err(|problem| DatasetError::Shard { path: path.into(), problem })
+        catch_panic(open).map_err(|problem| DatasetError::Invalid { path: path.into(), problem })
     }
 
     /// A reader of the values of the leaf column with index `column` in the row group with index `group`;
@@ -102,7 +102,7 @@ impl ParquetTable {
 
     /// The error that this file has a `problem`.
     fn shard_error(&self, problem: String) -> DatasetError {
-        DatasetError::Shard { path: self.path.clone(), problem }
+        DatasetError::Invalid { path: self.path.clone(), problem }
     }
 
     /// Paths of all columns except lists.
@@ -138,7 +138,7 @@ impl ParquetTable {
     /// Number of rows, `N`.
     ///
     /// # Errors
-    /// [`DatasetError::Shard`] if the row count is negative or overflows.
+    /// [`DatasetError::Invalid`] if the row count is negative or overflows.
     pub fn n_rows(&self) -> Result<usize, DatasetError> {
         let groups = self.reader.metadata().row_groups();
         let n_rows = groups
@@ -158,10 +158,10 @@ impl ParquetTable {
     /// order. Null values are `None`.
     ///
     /// # Errors
-    /// [`DatasetError::Shard`] for a missing column or another type.
+    /// [`DatasetError::Invalid`] for a missing column or another type.
     pub fn read_values(&self, column: &str) -> Result<Vec<Option<ParquetValue>>, DatasetError> {
         let &ParquetColumn { index, present_level, is_unsigned } =
-            self.columns.get(column).ok_or_else(|| self.missing_column_error(column))?;
+            self.columns.get(column).ok_or_else(|| self.no_column_error(column, None))?;
         let mut values = Vec::new();
         self.for_each_row_group(column, index, |reader, n_rows| {
             let n_before = values.len();
@@ -216,13 +216,13 @@ impl ParquetTable {
     /// `[N, F]` in row order, and the length `F` of the lists, which must be the same for all.
     ///
     /// # Errors
-    /// [`DatasetError::Shard`] for a missing column, another type, a null list or number, or lists of
+    /// [`DatasetError::Invalid`] for a missing column, another type, a null list or number, or lists of
     /// different lengths.
     pub fn read_lists(&self, column: &str) -> Result<(Vec<f32>, usize), DatasetError> {
         let columns = self.schema().columns().iter().enumerate();
         let leaves: Vec<_> = columns.filter(|(_, leaf)| leaf.path().parts()[0] == column).collect();
         let (column_index, levels) = match leaves.as_slice() {
-            [] => return Err(self.missing_column_error(column)),
+            [] => return Err(self.no_column_error(column, None)),
             [(index, leaf)] if leaf.max_rep_level() == 1 => (
                 *index,
                 ListLevels { present: leaf.max_def_level(), in_list: leaf.repeated_ancestor_def_level() },
@@ -277,20 +277,17 @@ impl ParquetTable {
         Ok(())
     }
 
-    /// The error for a column that the file lacks, with the names of the columns that exist.
-    fn missing_column_error(&self, column: &str) -> DatasetError {
-        let mut names: Vec<String> = Vec::new();
-        for leaf in self.schema().columns() {
-            let name = &leaf.path().parts()[0];
-            if !names.contains(name) {
-                names.push(name.clone());
-            }
-        }
-        let columns = NameList(names);
-        let hint = did_you_mean(column, &columns);
-        self.shard_error(format!(
-            "there is no column `{column}`: rename a column or add one; the columns are {columns}{hint}"
-        ))
+    /// The error for a column that the file lacks, with the names of the columns that exist; `parameter` is
+    /// the parameter of the source that names the column.
+    pub(crate) fn no_column_error(&self, column: &str, parameter: Option<&'static str>) -> DatasetError {
+        let mut columns: Vec<String> = match parameter {
+            Some(_) => self.columns.keys().cloned().collect(),
+            None => self.schema().columns().iter().map(|leaf| leaf.path().parts()[0].clone()).collect(),
+        };
+        // The columns within a struct are adjacent.
+        columns.dedup();
+        let (path, columns) = (self.path.clone(), NameList(columns));
+        DatasetError::NoColumn { path, parameter, column: column.into(), columns }
     }
 }
 

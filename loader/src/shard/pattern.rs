@@ -35,7 +35,7 @@ const MAX_SHARDS: usize = 100_000;
 /// # Errors
 /// [`DatasetError`] for a folder that cannot be read, or a pattern that is invalid or matches no file.
 pub fn find_shards(pattern: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>, DatasetError> {
-    let pattern_error = |problem: String| DatasetError::Pattern { pattern: pattern.into(), problem };
+    let pattern_error = |problem: String| DatasetError::Invalid { path: pattern.into(), problem };
     if pattern.is_file() {
         return Ok(vec![pattern.into()]);
     }

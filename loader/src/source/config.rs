@@ -101,7 +101,7 @@ pub struct OpenDataSource {
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum SourceConfigError {
     /// A key has a value that is not accepted, or is missing.
-    #[error("`data.{key}` {problem}")]
+    #[error("`{key}` {problem}")]
     Key {
         /// The key within `[data]`.
         key: String,
@@ -109,7 +109,7 @@ pub enum SourceConfigError {
         problem: String,
     },
     /// The table does not have the keys and types of the source.
-    #[error("[data] is not valid for the source `{kind}`: {message}")]
+    #[error("the table is not valid for the source `{kind}`: {message}")]
     Table {
         /// The name of the source.
         kind: &'static str,

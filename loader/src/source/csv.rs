@@ -51,7 +51,7 @@ impl SourceConfig for CsvConfig {
 
     fn resolve(&mut self, base: &Path) -> Result<(), SourceConfigError> {
         resolve_path("csv", &mut self.csv, base)?;
-        let missing = "is missing: give the folder that the file names in `data.csv` are relative to";
+        let missing = "is missing: give the folder that the file names in `csv` are relative to";
         let images = self.images.as_mut().ok_or_else(|| SourceConfigError::key("images", missing))?;
         resolve_path("images", images, base)
     }
@@ -230,7 +230,7 @@ impl CsvSource {
         let table = CsvFile::open(&self.csv)?;
         let mut reader = table.reader();
         let header = table.header(&mut reader)?;
-        let id = find_column(&header, self, "data.id", &self.id)?;
+        let id = find_column(&header, self, "id", &self.id)?;
         let mut writer = csv::WriterBuilder::new().delimiter(table.delimiter()).from_writer(Vec::new());
         writer.write_record(&header).map_err(|e| table.csv_error(&e))?;
         let mut seen = HashSet::new();
@@ -274,14 +274,15 @@ fn read_rows(source: &CsvSource) -> Result<(Vec<CsvRow>, Vec<DatasetError>), Dat
     let table = CsvFile::open(&source.csv)?;
     let mut reader = table.reader();
     let header = table.header(&mut reader)?;
-    let column_index = |key, name: &str| find_column(&header, source, key, name);
-    let optional_column =
-        |key, name: &Option<String>| name.as_deref().map(|name| column_index(key, name)).transpose();
+    let column_index = |parameter, name: &str| find_column(&header, source, parameter, name);
+    let optional_column = |parameter, name: &Option<String>| {
+        name.as_deref().map(|name| column_index(parameter, name)).transpose()
+    };
     let FieldNames { label, group, split } = &source.fields;
-    let id_column = column_index("data.id", &source.id)?;
-    let label_column = column_index("data.label", label)?;
-    let group_column = optional_column("data.group", group)?;
-    let split_column = optional_column("split.column", split)?;
+    let id_column = column_index("id", &source.id)?;
+    let label_column = column_index("label", label)?;
+    let group_column = optional_column("group", group)?;
+    let split_column = optional_column("split", split)?;
 
     let mut lines = LineCounter { bytes: table.content(), offset: 0, line: 1 };
     let (mut rows, mut errors) = (Vec::new(), Vec::new());
@@ -297,9 +298,9 @@ fn read_rows(source: &CsvSource) -> Result<(Vec<CsvRow>, Vec<DatasetError>), Dat
                 }
             };
             let split = split_column.map(|column| {
-                Split::parse(&header[column], &field(column)?).map_err(|problem| DatasetError::Csv {
+                Split::parse(&header[column], &field(column)?).map_err(|problem| DatasetError::Invalid {
                     path: source.csv.clone(),
-                    message: format!("line {line}: {problem}"),
+                    problem: format!("line {line}: {problem}"),
                 })
             });
             let (id, class) = (field(id_column)?, field(label_column)?);
@@ -396,7 +397,7 @@ impl<'a> CsvFile<'a> {
 
     /// Converts an error of the CSV parser.
     fn csv_error(&self, error: &csv::Error) -> DatasetError {
-        DatasetError::Csv { path: self.path.into(), message: error_message(error, self.content()) }
+        DatasetError::Invalid { path: self.path.into(), problem: error_message(error, self.content()) }
     }
 
     /// The error for a file that has nothing but a header.
@@ -452,25 +453,25 @@ fn error_message(error: &csv::Error, bytes: &[u8]) -> String {
     }
 }
 
-/// Index of the column `name` in the header of the table `source.csv`, which must have it exactly once. `key`
-/// is the config key that sets the name, for the error.
+/// Index of the column `name` in the header of the table `source.csv`, which must have it exactly once.
+/// `parameter` is the parameter of the source with this name, for the error.
 fn find_column(
     header: &csv::StringRecord,
     source: &CsvSource,
-    key: &'static str,
+    parameter: &'static str,
     name: &str,
 ) -> Result<usize, DatasetError> {
     let path = source.csv.clone();
     let mut indices = header.iter().enumerate().filter(|&(_, column)| column == name).map(|(index, _)| index);
     match (indices.next(), indices.next()) {
         (Some(index), None) => Ok(index),
-        (Some(_), Some(_)) => Err(DatasetError::Csv {
+        (Some(_), Some(_)) => Err(DatasetError::Invalid {
             path,
-            message: format!("two columns are called `{name}`: rename one of them"),
+            problem: format!("two columns are called `{name}`: rename one of them"),
         }),
         (None, _) => Err(DatasetError::NoColumn {
             path,
-            key,
+            parameter: Some(parameter),
             column: name.into(),
             columns: NameList(header.iter().map(str::to_owned).collect()),
         }),

@@ -5,6 +5,7 @@ mod config;
 mod conformance;
 mod csv;
 mod folder;
+#[cfg(feature = "parquet")]
 mod parquet;
 mod paths;
 mod registry;
@@ -22,6 +23,7 @@ pub use self::config::{
 pub use self::conformance::{ExampleSample, check_source};
 pub use self::csv::{CsvConfig, CsvSource, TableHead, read_table_head};
 pub use self::folder::{FolderConfig, FolderSource, find_image_files};
+#[cfg(feature = "parquet")]
 pub use self::parquet::{ParquetConfig, ParquetSource, read_parquet_columns};
 pub use self::paths::{common_folder, is_image_file, relative_path};
 pub use self::registry::{SourceKind, SourceRegistry, SourceRegistryError};

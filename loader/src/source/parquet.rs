@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use headstock_split::words::{NameList, counted};
+use headstock_split::words::counted;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +11,7 @@ use super::config::{OpenDataSource, SourceConfig, SourceConfigError, SourceConte
 use super::paths::common_folder;
 use super::shard_contents::{HUB, ShardContents, resolve_shards};
 use super::{DataSource, FieldNames, default_label};
-use crate::dataset::{DatasetError, RawDataset, RawSample, Split, no_column_message};
+use crate::dataset::{DatasetError, RawDataset, RawSample, Split};
 use crate::image_ref::ImageRef;
 use crate::shard::find_shards;
 use crate::shard::parquet::{ParquetShard, ParquetTable, ParquetValue};
@@ -121,17 +121,17 @@ impl ParquetSource {
     /// Reads the samples of the shard `path`, one per row, but not the images; `name` is the prefix of their
     /// ids. Rows without a class are listed as unlabeled.
     fn read_shard(&self, path: &Path, name: &str) -> Result<ShardContents, DatasetError> {
-        let shard_error = |problem| DatasetError::Shard { path: path.into(), problem };
+        let shard_error = |problem| DatasetError::Invalid { path: path.into(), problem };
         let table = ParquetTable::open(path)?;
         let nested = format!("{}{BYTES_FIELD}", self.image);
         let column = match (table.has_column(&nested), table.has_column(&self.image)) {
             (true, _) => nested,
             (false, true) => self.image.clone(),
-            (false, false) => return Err(missing_column_error(&table, path, "data.image", &self.image)),
+            (false, false) => return Err(table.no_column_error(&self.image, Some("image"))),
         };
         if !table.has_bytes(&column) {
             return Err(shard_error(format!(
-                "the column `{column}` does not hold image files (the bytes of each file): set `data.image` \
+                "the column `{column}` does not hold image files (the bytes of each file): set `image` \
                  to the column that does"
             )));
         }
@@ -142,19 +142,19 @@ impl ParquetSource {
                 format!("the file is damaged: it claims {n_rows} photos in {} bytes", table.file_size());
             return Err(shard_error(problem));
         }
-        let column_values = |key, column: &str| {
+        let column_values = |parameter, column: &str| {
             if table.has_column(column) {
                 table.read_values(column)
             } else {
-                Err(missing_column_error(&table, path, key, column))
+                Err(table.no_column_error(column, Some(parameter)))
             }
         };
-        let labels = column_values("data.label", &self.fields.label)?;
-        let optional_column = |key, column: &Option<String>| {
-            column.as_deref().map(|column| column_values(key, column)).transpose()
+        let labels = column_values("label", &self.fields.label)?;
+        let optional_column = |parameter, column: &Option<String>| {
+            column.as_deref().map(|column| column_values(parameter, column)).transpose()
         };
-        let groups = optional_column("data.group", &self.fields.group)?;
-        let splits = optional_column("split.column", &self.fields.split)?;
+        let groups = optional_column("group", &self.fields.group)?;
+        let splits = optional_column("split", &self.fields.split)?;
         let class_names = read_class_names(&table, &self.fields.label).map_err(shard_error)?;
         let shard = Arc::new(ParquetShard::new(path, table, &column));
         let shard_split = Split::from_shard_path(name);
@@ -200,12 +200,6 @@ pub fn read_parquet_columns(path: &Path) -> Result<(Vec<String>, Vec<String>), D
         table.columns().partition(|column| table.is_binary(column));
     let images = images.iter().map(|column| column.strip_suffix(BYTES_FIELD).unwrap_or(column).to_owned());
     Ok((images.collect(), others.into_iter().map(str::to_owned).collect()))
-}
-
-/// The error for the column `column` that the config key `key` names and the file lacks.
-fn missing_column_error(table: &ParquetTable, path: &Path, key: &str, column: &str) -> DatasetError {
-    let columns = NameList(table.columns().map(str::to_owned).collect());
-    DatasetError::Shard { path: path.into(), problem: no_column_message(column, key, &columns) }
 }
 
 /// The name of a class, group or split in a field of a table: text without surrounding whitespace, or a whole

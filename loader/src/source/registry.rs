@@ -4,13 +4,13 @@ use std::marker::PhantomData;
 use std::path::Path;
 
 use schemars::{Schema, SchemaGenerator};
-use serde::Deserialize;
 use serde_json::Value;
 use thiserror::Error;
 
 use super::config::{ConfiguredSource, SourceConfig, SourceConfigError};
 use super::csv::CsvConfig;
 use super::folder::FolderConfig;
+#[cfg(feature = "parquet")]
 use super::parquet::ParquetConfig;
 use super::webdataset::WebDatasetConfig;
 
@@ -47,6 +47,7 @@ impl SourceRegistry {
             kinds: vec![
                 Box::new(TypedSourceKind::<FolderConfig>(PhantomData)),
                 Box::new(TypedSourceKind::<CsvConfig>(PhantomData)),
+                #[cfg(feature = "parquet")]
                 Box::new(TypedSourceKind::<ParquetConfig>(PhantomData)),
                 Box::new(TypedSourceKind::<WebDatasetConfig>(PhantomData)),
             ],
@@ -112,12 +113,6 @@ pub trait SourceKind: Send + Sync {
     ) -> Result<Box<dyn ConfiguredSource>, SourceConfigError>;
 }
 
-/// The section `[data]`.
-#[derive(Deserialize)]
-struct Section<C> {
-    data: C,
-}
-
 /// The registered source with the configuration type `C`, of which it holds no value.
 struct TypedSourceKind<C>(PhantomData<C>);
 
@@ -145,13 +140,10 @@ impl<C: SourceConfig> SourceKind for TypedSourceKind<C> {
         table: toml::Table,
         base: &Path,
     ) -> Result<Box<dyn ConfiguredSource>, SourceConfigError> {
-        // Within a table of its section, so that an error has the whole path of the key.
-        let section = toml::Table::from_iter([("data".to_owned(), toml::Value::Table(table))]);
-        let Section { data: mut config }: Section<C> =
-            section.try_into().map_err(|error: toml::de::Error| SourceConfigError::Table {
-                kind: C::KIND,
-                message: error.to_string().split_whitespace().collect::<Vec<_>>().join(" "),
-            })?;
+        let mut config: C = table.try_into().map_err(|error: toml::de::Error| SourceConfigError::Table {
+            kind: C::KIND,
+            message: error.to_string().split_whitespace().collect::<Vec<_>>().join(" "),
+        })?;
         config.resolve(base)?;
         Ok(Box::new(config))
     }
@@ -192,9 +184,9 @@ mod tests {
              \"\"\n"
         );
         let message = |text: &str| configure(text).unwrap_err().to_string();
-        assert!(message("csv = ''").starts_with("`data.csv` is empty"));
-        assert!(message("csv = 'x.csv'").starts_with("`data.images` is missing"));
-        assert!(message("csv = 3").contains("expected path string in `data.csv`"), "{}", message("csv = 3"));
+        assert!(message("csv = ''").starts_with("`csv` is empty"));
+        assert!(message("csv = 'x.csv'").starts_with("`images` is missing"));
+        assert!(message("csv = 3").contains("expected path string in `csv`"), "{}", message("csv = 3"));
         assert!(message("csv = 'x.csv'\nimage = 'x'").contains("unknown field `image`"));
     }
 }

@@ -29,7 +29,7 @@ pub(super) fn resolve_shards(
     if shards.starts_with(HUB) {
         let problem = format!(
             "is {shards}: only Parquet data sets of the Hugging Face hub are supported; write \
-             `data.parquet = \"{HUB_DATASETS}owner/name\"`"
+             `parquet = \"{HUB_DATASETS}owner/name\"`"
         );
         return Err(SourceConfigError::key(key, problem));
     }

@@ -109,7 +109,7 @@ impl WebDatasetSource {
     /// parses the annotations. Errors of single samples are in the result; a shard or an annotation that
     /// cannot be read is an error of the whole shard.
     fn read_shard(&self, path: &Path, name: &str) -> Result<ShardContents, DatasetError> {
-        let shard_error = |problem| DatasetError::Shard { path: path.into(), problem };
+        let shard_error = |problem| DatasetError::Invalid { path: path.into(), problem };
         let (mut sample_files, mut errors) = (Vec::<SampleFiles>::new(), Vec::new());
         let mut image_members = Vec::new();
         // Adds a file of the archive to its sample.

@@ -39,13 +39,13 @@ fn group_splits_that_scikit_learn_refuses_are_errors() {
     let message = |test_size| group_shuffle_split(&[4, 9, 9], 1, test_size, 0).unwrap_err().to_string();
     assert_eq!(
         message(TestSize::Count(2)),
-        "a test set of 2 cannot be taken from 2 groups: set `split.test_size` to a whole number below 2, or \
+        "a test set of 2 cannot be taken from 2 groups: set `test_size` to a whole number below 2, or \
          to a fraction between 0 and 1"
     );
     assert_eq!(
         message(TestSize::Fraction(0.6)),
-        "with `split.test_size = 0.6`, none of 2 groups (photos that stay together, by `data.group`) is left \
-         for training: make `split.test_size` smaller, or add photos of other groups"
+        "with `test_size = 0.6`, none of 2 groups (photos that stay together) is left for training: make \
+         `test_size` smaller, or add photos of other groups"
     );
 }
 

@@ -21,22 +21,22 @@ fn impossible_hash_splits_are_errors() {
         |keys: &[&str], test_size| hash_split(keys, test_size, 0).map(|_| ()).unwrap_err().to_string();
     assert_eq!(
         message(&["a", "b"], TestSize::Count(1)),
-        "`split.method = \"hash\"` needs a fraction between 0 and 1 as `split.test_size`, such as 0.2, not 1"
+        "a split by hash needs a fraction between 0 and 1 as `test_size`, such as 0.2, not 1"
     );
     assert_eq!(
         message(&["a", "b"], TestSize::Fraction(f64::NAN)),
-        "`split.method = \"hash\"` needs a fraction between 0 and 1 as `split.test_size`, such as 0.2, not \
+        "a split by hash needs a fraction between 0 and 1 as `test_size`, such as 0.2, not \
          NaN"
     );
     assert_eq!(
         message(&["a", "a"], TestSize::Fraction(1e-9)),
-        "with `split.test_size = 1e-9`, the hash method puts all 2 photos into the training set: choose a \
-         different `split.seed` or `split.test_size`"
+        "with `test_size = 1e-9`, the hash method puts all 2 photos into the training set: choose a \
+         different `seed` or `test_size`"
     );
     assert_eq!(
         message(&["a"], TestSize::Fraction(1.0 - 1e-9)),
         "with `split.test_size = 0.999999999`, the hash method puts the only photo into the test set: choose \
-         a different `split.seed` or `split.test_size`"
+         a different `seed` or `test_size`"
     );
     let message = message(&[], TestSize::Fraction(0.5));
     assert_eq!(message, "there are no photos to split into training and test set: add photos");

@@ -4,8 +4,8 @@ use proptest::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::{golden, group, label};
-use crate::log_capture::capture_log;
 use crate::*;
+use headstock_testing::capture_log;
 
 /// Stratified folds, by group if there are groups.
 fn split_folds(

@@ -76,7 +76,7 @@ fn split_errors_say_what_to_do() {
     let lone = SplitError::LoneSample { labels: vec![0, 2] };
     let names = ["akita", "boxer", "pug"];
     assert_eq!(
-        lone.message_with_names(|label| names[label as usize].to_owned()),
+        lone.with_names(|label| names[label as usize].to_owned()).to_string(),
         "classes akita, pug have only one photo: the training set and the test set each need a photo of \
          every class; add photos, or remove the classes"
     );

@@ -71,7 +71,7 @@ impl Validator<'_> {
         };
         let source = kind.configure(data.source.clone(), base).map_err(|error| match error {
             SourceConfigError::Key { key, problem } => self.key_error(&format!("data.{key}"), problem),
-            error @ SourceConfigError::Table { .. } => self.value_error(error.to_string()),
+            error @ SourceConfigError::Table { .. } => self.value_error(format!("[data]: {error}")),
         })?;
         data.source = source.table();
         let split_column = split.column.clone().filter(|_| split.method == SplitMethod::Predefined);

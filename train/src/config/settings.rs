@@ -79,7 +79,10 @@ impl Settings {
         options.features.cache =
             validator.absolute_path("features.cache", &options.features.cache, base)?.into();
         validator.check_split(&options.split, &source)?;
-        options.augment.check().map_err(|error| validator.value_error(error.to_string()))?;
+        options.augment.check().map_err(|error| {
+            let problem = format!("is {}: {}", error.value, error.expected);
+            validator.key_error(&format!("augment.{}", error.key), problem)
+        })?;
         if options.features.views > MAX_VIEWS {
             let problem =
                 format!("is {}: it must be at most {MAX_VIEWS} views of each photo", options.features.views);

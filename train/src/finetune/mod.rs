@@ -333,9 +333,7 @@ fn hold_out_split(
         Some(groups) => {
             let n_folds = (1.0 / options.validation).round().max(2.0) as usize;
             let seed = (options.seed % u64::from(u32::MAX)) as u32;
-            let splits = stratified_group_k_fold(&labels, &groups, n_folds, seed).map_err(|error| {
-                TrainError::Data(error.message_with_names(|label| samples.classes.name(label).to_owned()))
-            })?;
+            let splits = stratified_group_k_fold(&labels, &groups, n_folds, seed)?;
             // A class with a single group is in one fold entirely; that fold cannot be held out, or the class
             // could not be learned.
             let n_classes =

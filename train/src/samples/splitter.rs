@@ -30,11 +30,11 @@ impl SampleSplitter<'_> {
     /// subset of each sample, `[N]`.
     ///
     /// # Errors
-    /// [`TrainError::Data`] for samples that cannot be split in this way.
+    /// [`TrainError::Split`] for samples that cannot be split in this way.
     pub(super) fn assign_subsets(&self, options: &SplitOptions) -> Result<Vec<Subset>, TrainError> {
-        let split = self.draw_split(options).map_err(|error| {
-            TrainError::Data(error.message_with_names(|label| self.classes.name(label).to_owned()))
-        })?;
+        let split = self
+            .draw_split(options)
+            .map_err(|error| error.with_names(|label| self.classes.name(label).to_owned()))?;
         let mut subsets = vec![Subset::Train; self.labels.len()];
         for &row in &split.test {
             subsets[row] = Subset::Test;

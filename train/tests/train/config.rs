@@ -88,7 +88,7 @@ fn invalid_overrides_are_refused_with_the_reason() {
         ("split.test_size=0", "`split.test_size` is 0"),
         ("features.views=1001", "`features.views` is 1001"),
         ("split.sede=1", "unknown key `split.sede`; did you mean `split.seed`?"),
-        ("data.folder=3", "data.folder"),
+        ("data.folder=3", "[data]: the table is not valid for the source `folder`"),
     ] {
         let found = error_of(resolve(MINIMAL, &[text]));
         assert!(found.contains(reason), "{text}: {found}");

@@ -297,22 +297,22 @@ fn errors_name_the_key_and_value() {
     let crop = |crop| message(serde_json::json!({ "random_resized_crop": crop }));
     assert_eq!(
         crop(serde_json::json!({ "scale": [0.0, 1.0] })).unwrap(),
-        "`augment.random_resized_crop.scale` is [0.0, 1.0]: must be two fractions of the photo's area, above 0 and at most 1, in ascending order"
+        "`random_resized_crop.scale` is [0.0, 1.0]: must be two fractions of the photo's area, above 0 and at most 1, in ascending order"
     );
     for scale in [[0.5, 0.4], [0.5, 1.1], [-0.5, 0.5]] {
         assert!(crop(serde_json::json!({ "scale": scale })).is_some(), "{scale:?}");
     }
     assert_eq!(
         crop(serde_json::json!({ "ratio": [2.0, 1.0] })).unwrap(),
-        "`augment.random_resized_crop.ratio` is [2.0, 1.0]: must be two aspect ratios above 0, in ascending order"
+        "`random_resized_crop.ratio` is [2.0, 1.0]: must be two aspect ratios above 0, in ascending order"
     );
     assert_eq!(
         message(serde_json::json!({ "horizontal_flip": 1.5 })).unwrap(),
-        "`augment.horizontal_flip` is 1.5: must be a probability from 0 to 1"
+        "`horizontal_flip` is 1.5: must be a probability from 0 to 1"
     );
     assert_eq!(
         message(serde_json::json!({ "rotation": -1.0 })).unwrap(),
-        "`augment.rotation` is -1: must be an angle in degrees from 0 to 180"
+        "`rotation` is -1: must be an angle in degrees from 0 to 180"
     );
     let nan = Augment { rotation: Some(f64::NAN), ..Augment::default() };
     assert_eq!(nan.check().unwrap_err().key, "rotation");

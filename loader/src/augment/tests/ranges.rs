@@ -172,15 +172,15 @@ fn an_error_shows_the_number_or_the_list() {
     let message = |key: &str, value: Value| augment_with(key, &value).check().unwrap_err().to_string();
     assert_eq!(
         message("affine.degrees", json!(-1)),
-        "`augment.affine.degrees` is -1: must be an angle in degrees from 0 to 360, or two angles from -360 to 360 in ascending order"
+        "`affine.degrees` is -1: must be an angle in degrees from 0 to 360, or two angles from -360 to 360 in ascending order"
     );
     assert_eq!(
         message("gaussian_blur.sigma", json!([2, 0.5])),
-        "`augment.gaussian_blur.sigma` is [2.0, 0.5]: must be a number above 0, or two such numbers in ascending order"
+        "`gaussian_blur.sigma` is [2.0, 0.5]: must be a number above 0, or two such numbers in ascending order"
     );
     assert_eq!(
         message("erasing.value", json!(300)),
-        "`augment.erasing.value` is 300: must be one or three values from 0 to 255, or \"random\""
+        "`erasing.value` is 300: must be one or three values from 0 to 255, or \"random\""
     );
 }
 

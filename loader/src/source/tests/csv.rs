@@ -135,7 +135,7 @@ fn a_missing_column_is_reported_with_the_existing_ones() {
     let table = CsvFixture::new("id,Breed,size\na,x,1\n", &["a.jpg"]);
     assert_eq!(
         table.error_message(),
-        "ROOT/labels.csv: there is no column `breed`: set `data.label` in the config file to one of the \
+        "ROOT/labels.csv: there is no column `breed`: set `label` to one of the \
          columns id, Breed, size; did you mean `Breed`?"
     );
     let other = CsvSource {
@@ -145,7 +145,7 @@ fn a_missing_column_is_reported_with_the_existing_ones() {
     };
     assert_eq!(
         table.error_message_with(&other),
-        "ROOT/labels.csv: there is no column `filename`: set `data.id` in the config file to one of the \
+        "ROOT/labels.csv: there is no column `filename`: set `id` to one of the \
          columns id, Breed, size"
     );
     let table = CsvFixture::new("id,breed,id\na,x,b\n", &["a.jpg"]);
@@ -170,7 +170,7 @@ fn groups_are_numbered_by_name_and_a_missing_group_is_an_error() {
     let other = table.grouped("dogs");
     assert_eq!(
         table.error_message_with(&other),
-        "ROOT/labels.csv: there is no column `dogs`: set `data.group` in the config file to one of the \
+        "ROOT/labels.csv: there is no column `dogs`: set `group` to one of the \
          columns id, breed, dog; did you mean `dog`?"
     );
     let table = CsvFixture::new("id,breed,dog\na,x,rex\nb,y,\n", &["a.jpg", "b.jpg"]);
@@ -285,8 +285,8 @@ fn missing_images_are_counted_and_named() {
         CsvFixture::new(format!("id,breed\n{rows}a,y\n"), &["a.jpg", "p3.jpg"]).error_message(),
         "ROOT/labels.csv lists photos that are not in the folder ROOT/train (11): p0.jpg, p1.jpg, p2.jpg, \
          p4.jpg, p5.jpg, p6.jpg, p7.jpg, p8.jpg, p9.jpg, p10.jpg and 1 more; add these photos or remove \
-         their rows; if the photos are there, check in the config file `data.images` (the folder of the \
-         photos), `data.id` (the column of file names) and `data.extension` (the extension that is added to \
+         their rows; if the photos are there, check `images` (the folder of the photos), `id` (the column of \
+         file names) and `extension` (the extension that is added to \
          each name)"
     );
     for (id, image) in [("sub", "sub.jpg/x"), ("a.jpg/b", "a.jpg"), (".", "a.jpg")] {

@@ -1,6 +1,6 @@
 use super::*;
 use crate::dataset::ClassMap;
-use crate::log_capture::capture_log;
+use headstock_testing::capture_log;
 
 fn error_message_for(files: &[&str]) -> String {
     let root = tempfile::tempdir().unwrap();

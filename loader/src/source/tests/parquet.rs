@@ -1,7 +1,7 @@
 use super::*;
 use crate::decode::decode;
 use crate::golden;
-use crate::log_capture::capture_log;
+use headstock_testing::capture_log;
 
 fn parquet_source(shards: &[&str]) -> ParquetSource {
     ParquetSource {
@@ -98,7 +98,7 @@ fn columns_that_are_missing_or_have_another_type_are_errors() {
         fields: FieldNames { label: "label".into(), group: None, split: None },
         ..flat_source("plain.parquet")
     };
-    assert!(refusal(&other).contains("there is no column `label`: set `data.label`"));
+    assert!(refusal(&other).contains("there is no column `label`: set `label`"));
     let other = ParquetSource {
         fields: FieldNames { label: "class".into(), group: None, split: Some("class".into()) },
         ..flat_source("plain.parquet")

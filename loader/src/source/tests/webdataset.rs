@@ -2,7 +2,7 @@ use super::*;
 use crate::dataset::Sample;
 use crate::decode::decode;
 use crate::golden;
-use crate::log_capture::capture_log;
+use headstock_testing::capture_log;
 
 fn webdataset_source(shards: &[&str]) -> WebDatasetSource {
     WebDatasetSource {

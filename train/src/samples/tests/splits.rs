@@ -227,7 +227,7 @@ fn data_that_cannot_be_split_is_refused_with_the_reason() {
         (&["split.test_size=0.001", "split.method=hash"], "0.001"),
         (&["split.test_size=0.99"], "class"),
         (&["split.method=group", "data.group=dog", "split.folds=15"], "15"),
-        (&["data.group=cat"], "there is no column `cat`: set `data.group` in the config file"),
+        (&["data.group=cat"], "there is no column `cat`: set `group` to"),
     ] {
         let refusal = folder.read_error(CSV, set);
         assert!(refusal.contains(reason), "{set:?}: {refusal}");

@@ -1,4 +1,4 @@
-//! Captures log output in tests.
+//! Captures log output.
 
 use std::io::{self, Write};
 use std::sync::{Arc, LazyLock, Mutex};
@@ -12,7 +12,7 @@ static EXTRA_DISPATCHERS: LazyLock<[Dispatch; 2]> =
     LazyLock::new(|| [(); 2].map(|()| Dispatch::new(NoSubscriber::default())));
 
 /// Calls `run` and returns the text that this thread logs meanwhile, so that a test can check it.
-pub(crate) fn capture_log(run: impl FnOnce()) -> String {
+pub fn capture_log(run: impl FnOnce()) -> String {
     #[derive(Clone, Default)]
     struct LogBuffer(Arc<Mutex<Vec<u8>>>);
     impl Write for LogBuffer {
