@@ -26,8 +26,9 @@ pub use checkpoint::{Checkpoint, CheckpointError};
 pub use device::{DeviceChoice, DeviceError, Precision};
 pub use error::{BackboneError, ErrorKind};
 pub use headstock_engine::{Isa, LayerTime, Method};
+pub use headstock_split::Resampling;
 pub use layer::FeatureLayer;
-pub use preprocessing::{Interpolation, Preprocessing};
+pub use preprocessing::Preprocessing;
 pub use source::{SourceError, WeightsSource};
 pub use trainable::{
     BatchNormMode, ParameterRole, ParameterSlot, StageActivations, TrainableBackbone, TrainableParameter,

@@ -1,22 +1,9 @@
 //! Preprocessing of images: read from the config files of the weights, and stored in every run.
 
+use headstock_split::Resampling;
 use serde::{Deserialize, Serialize};
 
 use crate::architecture::MIN_SIDE;
-
-/// A resampling filter, named as in timm.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Interpolation {
-    /// Nearest neighbor.
-    Nearest,
-    /// Triangle filter.
-    Bilinear,
-    /// Cubic filter.
-    Bicubic,
-    /// Windowed sinc filter.
-    Lanczos,
-}
 
 /// The steps from an image to the network input: resize, center crop, scale to `[0, 1]`, subtract the mean,
 /// divide by std.
@@ -27,7 +14,7 @@ pub struct Preprocessing {
     /// Height and width of the center crop, in pixels.
     pub crop: [u32; 2],
     /// The filter for resizing.
-    pub interpolation: Interpolation,
+    pub interpolation: Resampling,
     /// Mean of each channel, RGB, for pixels in `[0, 1]`.
     pub mean: [f32; 3],
     /// Standard deviation of each channel, RGB, for pixels in `[0, 1]`.
@@ -43,7 +30,7 @@ impl Default for Preprocessing {
         Self {
             resize: 256,
             crop: [224, 224],
-            interpolation: Interpolation::Bilinear,
+            interpolation: Resampling::Bilinear,
             mean: IMAGENET_MEAN,
             std: IMAGENET_STD,
         }
@@ -127,10 +114,10 @@ impl TimmConfig {
             ));
         }
         let interpolation = match self.interpolation.as_deref().unwrap_or("bicubic") {
-            "nearest" => Interpolation::Nearest,
-            "bilinear" => Interpolation::Bilinear,
-            "bicubic" => Interpolation::Bicubic,
-            "lanczos" => Interpolation::Lanczos,
+            "nearest" => Resampling::Nearest,
+            "bilinear" => Resampling::Bilinear,
+            "bicubic" => Resampling::Bicubic,
+            "lanczos" => Resampling::Lanczos,
             other => {
                 return Err(format!(
                     "`pretrained_cfg.interpolation` is \"{other}\": only \"nearest\", \"bilinear\", \
@@ -232,10 +219,10 @@ impl TransformersProcessor {
         // transformers' defaults for these keys differ between its versions and processors.
         let no_filter = || format!("`resample` is missing: add the number of the filter, {RESAMPLE_FILTERS}");
         let interpolation = match self.resample.ok_or_else(no_filter)? {
-            0 => Interpolation::Nearest,
-            1 => Interpolation::Lanczos,
-            2 => Interpolation::Bilinear,
-            3 => Interpolation::Bicubic,
+            0 => Resampling::Nearest,
+            1 => Resampling::Lanczos,
+            2 => Resampling::Bilinear,
+            3 => Resampling::Bicubic,
             other => return Err(format!("`resample` is {other}: only {RESAMPLE_FILTERS} are supported")),
         };
         let (mean, std) = if self.do_normalize == Some(false) {
@@ -382,10 +369,10 @@ mod tests {
     #[test]
     fn resample_is_the_number_of_a_pillow_filter() {
         for (number, filter) in [
-            (0, Interpolation::Nearest),
-            (1, Interpolation::Lanczos),
-            (2, Interpolation::Bilinear),
-            (3, Interpolation::Bicubic),
+            (0, Resampling::Nearest),
+            (1, Resampling::Lanczos),
+            (2, Resampling::Bilinear),
+            (3, Resampling::Bicubic),
         ] {
             let json = format!(
                 r#"{{"size": 224, "resample": {number}, "image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}}"#

@@ -101,7 +101,7 @@ mod tests {
         assert_eq!(no_column(Some("split")), "`split.column` in the config names the column");
         assert_eq!(no_column(None), "");
         let (csv, images) = ("x.csv".into(), "x".into());
-        let missing = DatasetError::MissingImages { csv, images, count: 1, missing: NameList(Vec::new()) };
+        let missing = DatasetError::MissingImages { csv, images, missing: NameList(Vec::new()) };
         assert!(hint_for(missing).contains("`data.images`, `data.id` and `data.extension`"));
     }
 

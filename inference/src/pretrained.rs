@@ -3,11 +3,10 @@
 use std::path::Path;
 
 use headstock_backbone::{
-    Backbone, BackboneError, Checkpoint, DeviceChoice, FeatureLayer, Interpolation, Precision, Preprocessing,
-    WeightsSource,
+    Backbone, BackboneError, Checkpoint, DeviceChoice, FeatureLayer, Precision, Preprocessing, WeightsSource,
 };
 use headstock_heads::Tensors;
-use headstock_loader::{EvalTransform, Resampling};
+use headstock_loader::EvalTransform;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -143,12 +142,6 @@ impl PretrainedBackbone {
     pub fn transform(&self) -> EvalTransform {
         let Preprocessing { resize, crop: [height, width], interpolation, .. } =
             *self.checkpoint.preprocessing();
-        let interpolation = match interpolation {
-            Interpolation::Nearest => Resampling::Nearest,
-            Interpolation::Bilinear => Resampling::Bilinear,
-            Interpolation::Bicubic => Resampling::Bicubic,
-            Interpolation::Lanczos => Resampling::Lanczos,
-        };
         EvalTransform { resize, crop: (height, width), interpolation }
     }
 }

@@ -128,21 +128,15 @@ pub fn probe(bytes: &[u8], max_pixels: u64) -> Result<(), DecodeError> {
 
 /// The format of an image file by its first bytes; an error if the file is empty or the format is not
 /// supported.
-fn require_known_format(bytes: &[u8]) -> Result<ImageFormat, DecodeError> {
+fn detect_format(bytes: &[u8]) -> Result<ImageFormat, DecodeError> {
     if bytes.is_empty() {
-        Err(ReadError::Empty.into())
-    } else {
-        detect_format(bytes).ok_or(DecodeError::UnknownFormat)
+        return Err(ReadError::Empty.into());
     }
-}
-
-/// The format of an image file by its first bytes; `None` if it is not supported.
-fn detect_format(bytes: &[u8]) -> Option<ImageFormat> {
     if bytes.starts_with(b"II+\0") || bytes.starts_with(b"MM\0+") {
-        return Some(ImageFormat::Tiff); // BigTIFF
+        return Ok(ImageFormat::Tiff); // BigTIFF
     }
-    let format = image::guess_format(bytes).ok()?;
-    (!format_name(format).is_empty()).then_some(format)
+    let format = image::guess_format(bytes).ok().filter(|format| !format_name(*format).is_empty());
+    format.ok_or(DecodeError::UnknownFormat)
 }
 
 /// The name of a format for messages; empty if the format is not supported.

@@ -1,9 +1,7 @@
 //! References to images that have not been read, and reading them.
 
-use std::cmp::Ordering;
 use std::fmt;
 use std::fs;
-use std::hash::{Hash, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -100,10 +98,8 @@ impl ImageRef {
     /// The path of the image file, or `None` for a record of a shard, which has no file of its own.
     #[must_use]
     pub fn file_path(&self) -> Option<&Path> {
-        match &self.0 {
-            ImageLocation::File(path) => Some(path),
-            ImageLocation::Record { .. } => None,
-        }
+        let (path, record) = self.location();
+        record.is_none().then_some(path)
     }
 }
 
@@ -120,24 +116,6 @@ impl PartialEq for ImageRef {
 }
 
 impl Eq for ImageRef {}
-
-impl PartialOrd for ImageRef {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for ImageRef {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.location().cmp(&other.location())
-    }
-}
-
-impl Hash for ImageRef {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.location().hash(state);
-    }
-}
 
 impl fmt::Display for ImageRef {
     /// Names the image in messages: the path of its file, or the path of its shard and the name of its

@@ -5,8 +5,8 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use crate::indices::SplitIndices;
 use crate::keyed_rng::KeyedRng;
+use crate::parts::SplitIndices;
 
 /// Seed of the order in which groups are assigned to folds, so that the same groups get the same folds.
 const SEED: u64 = 0x666f_6c64;
@@ -42,8 +42,11 @@ const MIN_GAIN: f64 = 1e-12;
 pub fn stratified_folds(labels: &[u32], groups: Option<&[u32]>, count: usize) -> Vec<SplitIndices> {
     assert!(count > 0, "at least one fold is required");
     let mut groups = build_groups(labels, groups, SEED);
-    let first_class = |group: &Group| group.class_counts[0].0;
-    groups.sort_by_key(|group| (std::cmp::Reverse(group.sum_of_squared_counts()), first_class(group)));
+    groups.sort_by_key(|Group { class_counts, .. }| {
+        // Large groups are hardest to balance, so they go first.
+        let sum_of_squares: usize = class_counts.iter().map(|(_, rows)| rows * rows).sum();
+        (std::cmp::Reverse(sum_of_squares), class_counts[0].0)
+    });
     let mut assignment = FoldAssignment::new(&groups, count, 1.0 / count as f64);
     for group in 0..groups.len() {
         let best_fold = assignment.best_fold(group);
@@ -85,14 +88,6 @@ struct Group {
     rows: Vec<usize>,
     /// The classes in the group, ascending, each with its number of rows: `(class, rows)`.
     class_counts: Vec<(usize, usize)>,
-}
-
-impl Group {
-    /// Sort key of the order in which groups are assigned to folds, the largest first: the sum over the
-    /// classes of the squared number of rows. Large groups are hardest to balance, so they go first.
-    fn sum_of_squared_counts(&self) -> usize {
-        self.class_counts.iter().map(|(_, rows)| rows * rows).sum()
-    }
 }
 
 /// Collects the rows of each group and counts their classes. `groups` has the group number of each row;
@@ -246,10 +241,10 @@ impl<'a> FoldAssignment<'a> {
     /// held out, all others of the `n_rows` rows are fitted on.
     fn to_fold(&self, fold: usize, n_rows: usize) -> SplitIndices {
         let mut is_held_out = vec![false; n_rows];
-        for (group, _) in
-            self.groups.iter().zip(&self.fold_of).filter(|(_, group_fold)| **group_fold == Some(fold))
-        {
-            group.rows.iter().for_each(|&row| is_held_out[row] = true);
+        for (group, group_fold) in self.groups.iter().zip(&self.fold_of) {
+            if *group_fold == Some(fold) {
+                group.rows.iter().for_each(|&row| is_held_out[row] = true);
+            }
         }
         let (test, train) = (0..n_rows).partition(|&row| is_held_out[row]);
         SplitIndices { train, test }

@@ -1,8 +1,7 @@
 //! Stratified group k-fold.
 
 use crate::error::{SplitError, SplitUnit};
-use crate::indices::SplitIndices;
-use crate::parts::{check_folds, samples_by_label, splits_from_folds};
+use crate::parts::{SplitIndices, check_folds, samples_by_label, splits_from_folds};
 use crate::random_state::RandomState;
 
 /// Splits the samples into `n_splits` folds that keep groups together and roughly preserve the class
@@ -47,20 +46,17 @@ pub fn stratified_group_k_fold(
         });
     }
     let class_totals: Vec<f64> = classes.iter().map(|(_, samples)| samples.len() as f64).collect();
-    // Labels may have gaps; classes are numbered without gaps.
-    let mut class_of_sample = vec![0; labels.len()];
-    for (class, (_, samples)) in classes.iter().enumerate() {
+    let order = RandomState::new(seed).permutation(groups_with_samples.len());
+    let count_classes = |group: usize| {
+        let samples = &groups_with_samples[group].1;
+        let mut counts = vec![0.0; classes.len()];
         for &sample in samples {
-            class_of_sample[sample] = class;
+            // Labels may have gaps; classes are numbered without gaps.
+            counts[classes.partition_point(|&(label, _)| label < labels[sample])] += 1.0;
         }
-    }
-
-    let mut order: Vec<usize> = (0..groups_with_samples.len()).collect();
-    RandomState::new(seed).shuffle(&mut order);
-    let mut sorted_groups: Vec<GroupCounts<'_>> = order
-        .iter()
-        .map(|&group| GroupCounts::new(&groups_with_samples[group].1, &class_of_sample, classes.len()))
-        .collect();
+        GroupCounts { samples, std_dev: std_dev(&counts, pairwise_sum), counts }
+    };
+    let mut sorted_groups: Vec<GroupCounts<'_>> = order.into_iter().map(count_classes).collect();
     // A stable sort: ties keep the shuffled order.
     sorted_groups.sort_by(|a, b| b.std_dev.total_cmp(&a.std_dev));
 
@@ -83,20 +79,6 @@ struct GroupCounts<'a> {
     counts: Vec<f64>,
     /// Standard deviation of `counts`: groups with uneven classes are assigned first.
     std_dev: f64,
-}
-
-impl<'a> GroupCounts<'a> {
-    /// Counts how many of a group's `samples` (indices) are in each class, and computes the standard
-    /// deviation of these counts, by which groups are ordered before they are assigned to folds.
-    /// `class_of_sample[i]` is the class number of sample `i` of all samples.
-    fn new(samples: &'a [usize], class_of_sample: &[usize], n_classes: usize) -> Self {
-        let mut counts = vec![0.0; n_classes];
-        for &sample in samples {
-            counts[class_of_sample[sample]] += 1.0;
-        }
-        let std_dev = std_dev(&counts);
-        Self { samples, counts, std_dev }
-    }
 }
 
 /// How many samples of each class are assigned to each fold so far.
@@ -145,19 +127,15 @@ impl FoldCounts {
         // numpy sums a matrix along its folds sequentially. With one class the matrix is contiguous along the
         // folds, and numpy sums contiguous values pairwise. The results differ in the last bits.
         let sum_fn = if classes.len() == 1 { pairwise_sum } else { sequential_sum };
-        let deviations: Vec<f64> = classes.map(|class| std_dev_with(&fractions(class), sum_fn)).collect();
+        let deviations: Vec<f64> = classes.map(|class| std_dev(&fractions(class), sum_fn)).collect();
         pairwise_sum(&deviations) / deviations.len() as f64
     }
 }
 
-/// The population standard deviation, bit for bit as `numpy.std` of contiguous values.
-fn std_dev(values: &[f64]) -> f64 {
-    std_dev_with(values, pairwise_sum)
-}
-
-/// The population standard deviation of `values`. `sum` adds up numbers: in numpy, the order of the additions
-/// depends on the memory layout, and the folds must be those of scikit-learn even where the last bit decides.
-fn std_dev_with(values: &[f64], sum: fn(&[f64]) -> f64) -> f64 {
+/// The population standard deviation of `values`, bit for bit as `numpy.std`. `sum` adds up numbers: in numpy,
+/// the order of the additions depends on the memory layout ([`pairwise_sum`] for contiguous values), and the
+/// folds must be those of scikit-learn even where the last bit decides.
+fn std_dev(values: &[f64], sum: fn(&[f64]) -> f64) -> f64 {
     let count = values.len() as f64;
     let mean = sum(values) / count;
     let squares: Vec<f64> = values.iter().map(|value| (value - mean) * (value - mean)).collect();

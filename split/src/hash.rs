@@ -3,7 +3,7 @@
 use sha2::{Digest, Sha256};
 
 use crate::error::SplitError;
-use crate::indices::SplitIndices;
+use crate::parts::SplitIndices;
 use crate::test_size::TestSize;
 
 /// A split in which the set of each sample depends only on its key and `seed`, so adding or removing samples

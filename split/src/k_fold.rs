@@ -1,8 +1,7 @@
 //! Stratified k-fold.
 
 use crate::error::SplitError;
-use crate::indices::SplitIndices;
-use crate::parts::{check_folds, samples_by_label, splits_from_folds};
+use crate::parts::{SplitIndices, check_folds, samples_by_label, splits_from_folds};
 use crate::random_state::RandomState;
 
 /// Splits the samples into `n_splits` folds with the class proportions of the whole; each split tests on one

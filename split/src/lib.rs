@@ -5,6 +5,9 @@
 //! data is added. [`stratified_folds`] and [`hold_out`] are for the inside of a fit: they never fail, keep every
 //! class in the training set, and depend on the numbers of the groups, not on the order of the samples.
 //!
+//! The crate also has what crates that do not know each other share: [`KeyedRng`], [`words`] for messages, and
+//! [`Resampling`], which the preprocessing of a backbone names and the loader applies.
+//!
 //! ```
 //! use headstock_split::{TestSize, stratified_shuffle_split};
 //!
@@ -18,11 +21,11 @@ mod folds;
 mod group_k_fold;
 mod group_shuffle;
 mod hash;
-mod indices;
 mod k_fold;
 mod keyed_rng;
 mod parts;
 mod random_state;
+mod resampling;
 mod shuffle;
 mod test_size;
 #[cfg(test)]
@@ -34,8 +37,9 @@ pub use folds::{hold_out, stratified_folds};
 pub use group_k_fold::stratified_group_k_fold;
 pub use group_shuffle::group_shuffle_split;
 pub use hash::hash_split;
-pub use indices::SplitIndices;
 pub use k_fold::stratified_k_fold;
 pub use keyed_rng::KeyedRng;
+pub use parts::SplitIndices;
+pub use resampling::Resampling;
 pub use shuffle::stratified_shuffle_split;
 pub use test_size::TestSize;

@@ -1,9 +1,18 @@
-//! What the splits of scikit-learn share: classes, sizes, checks, and folds as splits.
+//! What splits share: their result, classes, sizes, checks, and folds as splits.
 
 use crate::error::{SplitError, SplitUnit};
-use crate::indices::SplitIndices;
 use crate::test_size::TestSize;
 use crate::words::counted;
+
+/// The samples of a split, by index: those to train on and those to test on, such as one fold of a
+/// cross-validation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SplitIndices {
+    /// Indices of the training set.
+    pub train: Vec<usize>,
+    /// Indices of the test set.
+    pub test: Vec<usize>,
+}
 
 /// Groups the samples by label: the distinct labels in ascending order, each with the ascending indices of
 /// its samples. `labels[i]` is the label, or the group, of sample `i`.

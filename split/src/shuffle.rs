@@ -1,8 +1,7 @@
 //! Stratified shuffle split.
 
 use crate::error::{SplitError, SplitUnit};
-use crate::indices::SplitIndices;
-use crate::parts::{samples_by_label, split_sizes};
+use crate::parts::{SplitIndices, samples_by_label, split_sizes};
 use crate::random_state::RandomState;
 use crate::test_size::TestSize;
 use crate::words::NameList;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use headstock_backbone::{
-    Backbone, Checkpoint, DeviceChoice, Interpolation, Precision, Preprocessing, WeightsSource,
+    Backbone, Checkpoint, DeviceChoice, Precision, Preprocessing, Resampling, WeightsSource,
 };
 use headstock_hub::WeightFiles;
 use image::imageops::{FilterType, resize};
@@ -35,7 +35,7 @@ pub fn small_preprocessing() -> Preprocessing {
     Preprocessing {
         resize: 36,
         crop: [32, 32],
-        interpolation: Interpolation::Bilinear,
+        interpolation: Resampling::Bilinear,
         mean: [0.0; 3],
         std: [1.0; 3],
     }

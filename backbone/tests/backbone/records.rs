@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::{Debug, Write};
 use std::sync::{Arc, LazyLock, Mutex};
 
-use headstock_backbone::{Checkpoint, Interpolation, Preprocessing, WeightsSource};
+use headstock_backbone::{Checkpoint, Preprocessing, Resampling, WeightsSource};
 use serde::Deserialize;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -18,7 +18,7 @@ use crate::support::{CheckpointDir, golden_json, tensor_shapes, write_zeros};
 struct GoldenRecord {
     config: serde_json::Value,
     resize: u32,
-    interpolation: Interpolation,
+    interpolation: Resampling,
     crop: [u32; 2],
     mean: [f32; 3],
     std: [f32; 3],
@@ -63,7 +63,7 @@ fn the_preprocessing_of_all_weights_of_timm_matches_timm() {
     // Some easy mistakes.
     assert_eq!(records["resnet34.ra4_e3600_r224_in1k"].mean, [0.5; 3]);
     assert_eq!(records["resnet50.a1_in1k"].resize, 235);
-    assert_eq!(records["resnet50.tv_in1k"].interpolation, Interpolation::Bilinear);
+    assert_eq!(records["resnet50.tv_in1k"].interpolation, Resampling::Bilinear);
 }
 
 #[test]
@@ -84,10 +84,7 @@ fn missing_keys_have_the_defaults_of_timm() {
     }
     // A config without any key, with values from timm's documentation.
     let nothing = &cases["nothing"];
-    assert_eq!(
-        (nothing.resize, nothing.crop, nothing.interpolation),
-        (256, [224, 224], Interpolation::Bicubic)
-    );
+    assert_eq!((nothing.resize, nothing.crop, nothing.interpolation), (256, [224, 224], Resampling::Bicubic));
     assert_eq!((nothing.mean, nothing.std), ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]));
 }
 
@@ -157,7 +154,7 @@ fn the_old_format_of_timm_is_supported() {
     let expected = Preprocessing {
         resize: 168,
         crop: [160, 160],
-        interpolation: Interpolation::Bicubic,
+        interpolation: Resampling::Bicubic,
         mean: [0.5; 3],
         std: [0.25; 3],
     };
@@ -177,7 +174,7 @@ fn configs_and_processors_of_transformers_are_supported() {
             "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225],
             "size": {"shortest_edge": 224}}"#,
     ];
-    let expected = Preprocessing { interpolation: Interpolation::Bicubic, ..Preprocessing::default() };
+    let expected = Preprocessing { interpolation: Resampling::Bicubic, ..Preprocessing::default() };
     for (architecture, config) in records["transformers"].as_object().unwrap() {
         let directory = dir_with_weights(&format!("transformers-{architecture}"));
         directory.write("config.json", config.to_string());

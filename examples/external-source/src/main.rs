@@ -31,7 +31,6 @@ struct JsonLines {
 
 impl SourceConfig for JsonLines {
     const KIND: &'static str = "json-lines";
-    const ABOUT: &'static str = "a file of JSON lines with a photo on each";
 
     fn resolve(&mut self, base: &Path) -> Result<(), SourceConfigError> {
         resolve_path("file", &mut self.file, base)

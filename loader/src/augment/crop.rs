@@ -47,11 +47,7 @@ impl RandomResizedCrop {
     pub(super) fn draw(&self, (width, height): (u32, u32), random: &mut KeyedRng) -> Crop {
         let area = f64::from(width) * f64::from(height);
         for _ in 0..10 {
-            let target_area = area * random.uniform_between(self.scale[0], self.scale[1]);
-            // Uniform in its logarithm: twice as wide is as likely as twice as high.
-            let aspect = random.uniform_between(self.ratio[0].ln(), self.ratio[1].ln()).exp();
-            let w = (target_area * aspect).sqrt().round_ties_even() as u32;
-            let h = (target_area / aspect).sqrt().round_ties_even() as u32;
+            let [w, h] = draw_sides(area, self.scale, self.ratio, random);
             if (1..=width).contains(&w) && (1..=height).contains(&h) {
                 let (top, left) = (random.up_to(height - h), random.up_to(width - w));
                 return Crop { top, left, height: h, width: w };
@@ -68,4 +64,13 @@ impl RandomResizedCrop {
         };
         Crop { top: height.saturating_sub(h) / 2, left: width.saturating_sub(w) / 2, height: h, width: w }
     }
+}
+
+/// Draws the sides of a rectangle in pixels: its area, as a fraction of `area` in the range `scale`, and the
+/// ratio of the first side to the second, in the range `ratio`.
+pub(super) fn draw_sides(area: f64, scale: [f64; 2], ratio: [f64; 2], random: &mut KeyedRng) -> [u32; 2] {
+    let target_area = area * random.uniform_between(scale[0], scale[1]);
+    // Uniform in its logarithm: twice as long is as likely as half as long.
+    let aspect = random.uniform_between(ratio[0].ln(), ratio[1].ln()).exp();
+    [target_area * aspect, target_area / aspect].map(|square| square.sqrt().round_ties_even() as u32)
 }

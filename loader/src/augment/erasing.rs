@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::check::{AugmentError, check_probability, is_positive_range, is_range_within, require};
+use super::crop::draw_sides;
 use super::number_or_list::{ErasingValue, NumberOrList};
 use super::step::{ImageOps, Step, half};
 use crate::geometry::Crop;
@@ -78,11 +79,7 @@ impl Step for RandomErasing {
         };
         let area = f64::from(width) * f64::from(height);
         for _ in 0..10 {
-            let target_area = area * random.uniform_between(self.scale[0], self.scale[1]);
-            // Uniform in its logarithm: twice as high is as likely as twice as wide.
-            let aspect = random.uniform_between(self.ratio[0].ln(), self.ratio[1].ln()).exp();
-            let h = (target_area * aspect).sqrt().round_ties_even() as u32;
-            let w = (target_area / aspect).sqrt().round_ties_even() as u32;
+            let [h, w] = draw_sides(area, self.scale, self.ratio, random);
             if h < height && w < width {
                 let (top, left) = (random.up_to(height - h), random.up_to(width - w));
                 let area = Crop { top, left, height: h, width: w };

@@ -87,26 +87,26 @@ impl ImageOp for Blur {
         let (width, height) = (image.width() as usize, image.height() as usize);
         let [x_weights, y_weights] = self.kernel_size.map(|size| gaussian_weights(size, self.sigma));
         let stride = width * 3;
-        let columns = ReflectedAxis::new(width, x_weights.len());
+        let columns = reflected_axis(width, x_weights.len());
         let mut blurred = vec![0.0_f32; stride * height];
         // Blurred horizontally, then vertically. `max(1)` is for an image without pixels.
         for (row, out) in
             image.as_raw().chunks_exact(stride.max(1)).zip(blurred.chunks_exact_mut(stride.max(1)))
         {
             for (x, pixel) in out.chunks_exact_mut(3).enumerate() {
-                for (weight, &source_x) in x_weights.iter().zip(columns.window(x)) {
+                for (weight, &source_x) in x_weights.iter().zip(&columns[x..]) {
                     for (value, &source) in pixel.iter_mut().zip(&row[source_x * 3..]) {
                         *value += weight * f32::from(source);
                     }
                 }
             }
         }
-        let rows = ReflectedAxis::new(height, y_weights.len());
+        let rows = reflected_axis(height, y_weights.len());
         let mut out = RgbImage::new(image.width(), image.height());
         let mut sums = vec![0.0_f32; stride];
         for (y, out_row) in out.chunks_exact_mut(stride.max(1)).enumerate() {
             sums.fill(0.0);
-            for (weight, &source_y) in y_weights.iter().zip(rows.window(y)) {
+            for (weight, &source_y) in y_weights.iter().zip(&rows[y..]) {
                 for (sum, value) in sums.iter_mut().zip(&blurred[source_y * stride..]) {
                     *sum += weight * value;
                 }
@@ -127,31 +127,17 @@ fn gaussian_weights(size: u32, sigma: f64) -> Vec<f32> {
     (0..size).map(|i| (weight(i) / sum) as f32).collect()
 }
 
-/// The columns or rows of an image, extended by reflection at both ends so that a kernel fits everywhere.
-struct ReflectedAxis {
-    /// The index in the image of each position, from half a kernel before the first to half a kernel after
-    /// the last.
-    indices: Vec<usize>,
-    kernel_size: usize,
-}
-
-impl ReflectedAxis {
-    /// Extends an axis (the columns or rows) of `size` pixels by half of a kernel of `kernel_size` pixels at
-    /// both ends, so that a blur finds a pixel at every position of the kernel. Positions outside are
-    /// reflected without repeating the edge pixel: position -1 is pixel 1.
-    fn new(size: usize, kernel_size: usize) -> Self {
-        let last = size.saturating_sub(1) as i64;
-        let radius = (kernel_size / 2) as i64;
-        // A triangle wave with the period 2 `last`.
-        let reflect = |index: i64| match last {
-            0 => 0,
-            _ => (last - (index.rem_euclid(2 * last) - last).abs()) as usize,
-        };
-        Self { indices: (-radius..=last + radius).map(reflect).collect(), kernel_size }
-    }
-
-    /// The indices of the pixels under a kernel whose center is at pixel `center`.
-    fn window(&self, center: usize) -> &[usize] {
-        &self.indices[center..center + self.kernel_size]
-    }
+/// The columns or rows of an axis of `size` pixels, extended by half of a kernel of `kernel_size` pixels at both
+/// ends, so that a blur finds a pixel at every position of the kernel: with the kernel's center at pixel `i`, its
+/// pixels are those from index `i` of the result on. Positions outside are reflected without repeating the edge
+/// pixel: position -1 is pixel 1.
+fn reflected_axis(size: usize, kernel_size: usize) -> Vec<usize> {
+    let last = size.saturating_sub(1) as i64;
+    let radius = (kernel_size / 2) as i64;
+    // A triangle wave with the period 2 `last`.
+    let reflect = |index: i64| match last {
+        0 => 0,
+        _ => (last - (index.rem_euclid(2 * last) - last).abs()) as usize,
+    };
+    (-radius..=last + radius).map(reflect).collect()
 }

@@ -152,9 +152,6 @@ pub(crate) struct DrawnParameters {
     pub(crate) ops: ImageOps,
 }
 
-/// The view index of epoch 0. Cached views have lower indices, so that their random streams differ.
-const FIRST_EPOCH_VIEW: u64 = 1 << 32;
-
 /// The steps that share the random stream of the crop. Each of the others has its own.
 const STEPS_WITH_SHARED_STREAM: [&str; 2] = ["horizontal_flip", "rotation"];
 
@@ -175,56 +172,32 @@ impl Augment {
     }
 
     /// The steps after the crop that are set, in the order in which they are applied.
-    fn steps(&self) -> impl Iterator<Item = KeyedStep<'_>> {
+    fn steps(&self) -> impl Iterator<Item = KeyedStep> {
         let steps = [
             chance("horizontal_flip", self.horizontal_flip, FlipHorizontal),
             chance("vertical_flip", self.vertical_flip, FlipVertical),
-            keyed("policy", self.policy.as_ref()),
+            keyed("policy", self.policy.clone()),
             keyed("rotation", self.rotation.map(RandomRotation)),
-            keyed("affine", self.affine.as_ref()),
-            keyed("perspective", self.perspective.as_ref()),
-            keyed("color_jitter", self.color_jitter.as_ref()),
+            keyed("affine", self.affine.clone()),
+            keyed("perspective", self.perspective),
+            keyed("color_jitter", self.color_jitter.clone()),
             chance("grayscale", self.grayscale, Grayscale),
-            keyed("gaussian_blur", self.gaussian_blur.as_ref()),
-            keyed("sharpness", self.sharpness.as_ref()),
-            keyed("posterize", self.posterize.as_ref()),
-            keyed("solarize", self.solarize.as_ref()),
+            keyed("gaussian_blur", self.gaussian_blur.clone()),
+            keyed("sharpness", self.sharpness),
+            keyed("posterize", self.posterize),
+            keyed("solarize", self.solarize),
             chance("equalize", self.equalize, Equalize),
             chance("autocontrast", self.autocontrast, Autocontrast),
             chance("invert", self.invert, Invert),
-            keyed("erasing", self.erasing.as_ref()),
+            keyed("erasing", self.erasing.clone()),
         ];
         steps.into_iter().flatten()
     }
 
-    /// Draws the parameters of the view with index `view` of an image of `size`. Both sizes are (width,
-    /// height); `view_size` is that of the view. `hash` is the hash of the image file's bytes.
-    pub(crate) fn draw_view(
-        &self,
-        size: (u32, u32),
-        view_size: (u32, u32),
-        view: u32,
-        hash: &[u8; 32],
-    ) -> DrawnParameters {
-        self.draw(size, view_size, view.into(), hash)
-    }
-
-    /// Draws the parameters of the view for the training epoch `epoch`; the others are those of
-    /// [`draw_view`](Self::draw_view), from whose draws these differ.
-    pub(crate) fn draw_epoch_view(
-        &self,
-        size: (u32, u32),
-        view_size: (u32, u32),
-        epoch: u64,
-        hash: &[u8; 32],
-    ) -> DrawnParameters {
-        self.draw(size, view_size, epoch.wrapping_add(FIRST_EPOCH_VIEW), hash)
-    }
-
     /// Draws the parameters of all configured steps for a view of `view_size` of an image of `size`, both
-    /// (width, height). The draws depend only on the seed, `view_index` (a cached view's number, or
-    /// [`FIRST_EPOCH_VIEW`] plus the epoch) and `hash`, the hash of the image file's bytes.
-    fn draw(
+    /// (width, height). The draws depend only on the seed, `view_index` and `hash`, the hash of the image
+    /// file's bytes.
+    pub(crate) fn draw(
         &self,
         size: (u32, u32),
         view_size: (u32, u32),
@@ -235,12 +208,9 @@ impl Augment {
         let crop = self.random_resized_crop.map(|crop| crop.draw(size, &mut shared));
         let mut ops = Vec::new();
         for (key, step) in self.steps() {
-            if STEPS_WITH_SHARED_STREAM.contains(&key) {
-                ops.extend(step.draw(view_size, &mut shared));
-            } else {
-                let mut random = step_rng(self.seed, view_index, hash, key);
-                ops.extend(step.draw(view_size, &mut random));
-            }
+            let is_shared = STEPS_WITH_SHARED_STREAM.contains(&key);
+            let own = &mut step_rng(self.seed, view_index, hash, key);
+            ops.extend(step.draw(view_size, if is_shared { &mut shared } else { own }));
         }
         DrawnParameters { crop, ops }
     }

@@ -2,13 +2,12 @@
 
 use std::fmt;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::{Error, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 /// A number, or a list of numbers.
-#[derive(Clone, Debug, PartialEq, JsonSchema)]
-#[schemars(untagged)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "expected a number or a list of numbers")]
 pub enum NumberOrList {
     /// One number: the distance from the center of a range to its ends, or the value of all elements.
     Number(f64),
@@ -57,115 +56,13 @@ impl fmt::Display for NumberOrList {
     }
 }
 
-impl Serialize for NumberOrList {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Number(number) => number.serialize(serializer),
-            Self::List(numbers) => numbers.serialize(serializer),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for NumberOrList {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(NumberOrListVisitor)
-    }
-}
-
-/// Deserializes a [`NumberOrList`]; accepts integers as well as floating-point numbers, alone or in a list.
-struct NumberOrListVisitor;
-
-impl<'de> Visitor<'de> for NumberOrListVisitor {
-    type Value = NumberOrList;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a number or a list of numbers")
-    }
-
-    fn visit_f64<E: Error>(self, number: f64) -> Result<NumberOrList, E> {
-        Ok(NumberOrList::Number(number))
-    }
-
-    fn visit_i64<E: Error>(self, number: i64) -> Result<NumberOrList, E> {
-        Ok(NumberOrList::Number(number as f64))
-    }
-
-    fn visit_u64<E: Error>(self, number: u64) -> Result<NumberOrList, E> {
-        Ok(NumberOrList::Number(number as f64))
-    }
-
-    /// Reads a list of numbers of any length, such as the range `[0.8, 1.2]` of a parameter in the config.
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<NumberOrList, A::Error> {
-        let mut numbers = Vec::new();
-        while let Some(number) = list.next_element()? {
-            numbers.push(number);
-        }
-        Ok(NumberOrList::List(numbers))
-    }
-}
-
 /// What fills an erased rectangle: one number or a list of three from 0 to 255, or `"random"`.
-#[derive(Clone, Debug, PartialEq, JsonSchema)]
-#[schemars(untagged)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase", expecting = "expected a number, a list of numbers or \"random\"")]
 pub enum ErasingValue {
-    /// One value for all channels, or a list of three for red, green and blue; from 0 to 255.
-    Color(NumberOrList),
     /// `"random"`: normal noise with ImageNet's mean and standard deviation.
-    #[schemars(schema_with = "random_schema")]
     Random,
-}
-
-/// The JSON schema of the string `"random"`.
-fn random_schema(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "const": "random" })
-}
-
-impl Serialize for ErasingValue {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Color(numbers) => numbers.serialize(serializer),
-            Self::Random => "random".serialize(serializer),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for ErasingValue {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ErasingValueVisitor)
-    }
-}
-
-/// Deserializes an [`ErasingValue`]; accepts what [`NumberOrListVisitor`] accepts, and the string `"random"`.
-struct ErasingValueVisitor;
-
-impl<'de> Visitor<'de> for ErasingValueVisitor {
-    type Value = ErasingValue;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a number, a list of numbers or \"random\"")
-    }
-
-    fn visit_str<E: Error>(self, value: &str) -> Result<ErasingValue, E> {
-        match value {
-            "random" => Ok(ErasingValue::Random),
-            _ => Err(E::invalid_value(serde::de::Unexpected::Str(value), &self)),
-        }
-    }
-
-    fn visit_f64<E: Error>(self, number: f64) -> Result<ErasingValue, E> {
-        NumberOrListVisitor.visit_f64(number).map(ErasingValue::Color)
-    }
-
-    fn visit_i64<E: Error>(self, number: i64) -> Result<ErasingValue, E> {
-        NumberOrListVisitor.visit_i64(number).map(ErasingValue::Color)
-    }
-
-    fn visit_u64<E: Error>(self, number: u64) -> Result<ErasingValue, E> {
-        NumberOrListVisitor.visit_u64(number).map(ErasingValue::Color)
-    }
-
-    /// Reads a list of numbers, such as the color `[255, 0, 0]` in the config.
-    fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<ErasingValue, A::Error> {
-        NumberOrListVisitor.visit_seq(list).map(ErasingValue::Color)
-    }
+    /// One value for all channels, or a list of three for red, green and blue; from 0 to 255.
+    #[serde(untagged)]
+    Color(NumberOrList),
 }

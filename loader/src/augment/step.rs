@@ -20,19 +20,15 @@ pub(super) trait Step {
 }
 
 /// A step with its key within `[augment]`, which names its random stream.
-pub(super) type KeyedStep<'a> = (&'static str, Box<dyn Step + 'a>);
+pub(super) type KeyedStep = (&'static str, Box<dyn Step>);
 
 /// The step with the key `key`; `None` if the key is not set.
-pub(super) fn keyed<'a>(key: &'static str, step: Option<impl Step + 'a>) -> Option<KeyedStep<'a>> {
+pub(super) fn keyed(key: &'static str, step: Option<impl Step + 'static>) -> Option<KeyedStep> {
     Some((key, Box::new(step?)))
 }
 
 /// The step with the key `key` whose value is the probability `p` of `op`; `None` if the key is not set.
-pub(super) fn chance(
-    key: &'static str,
-    p: Option<f64>,
-    op: impl ImageOp + Clone,
-) -> Option<KeyedStep<'static>> {
+pub(super) fn chance(key: &'static str, p: Option<f64>, op: impl ImageOp + Clone) -> Option<KeyedStep> {
     keyed(key, p.map(|p| Chance { key, p, op }))
 }
 
@@ -50,16 +46,6 @@ impl<O: ImageOp + Clone> Step for Chance<O> {
 
     fn draw(&self, _: (u32, u32), random: &mut KeyedRng) -> ImageOps {
         draw_chance(self.p, self.op.clone(), random)
-    }
-}
-
-impl<S: Step> Step for &S {
-    fn check(&self) -> Result<(), AugmentError> {
-        S::check(self)
-    }
-
-    fn draw(&self, view_size: (u32, u32), random: &mut KeyedRng) -> ImageOps {
-        S::draw(self, view_size, random)
     }
 }
 

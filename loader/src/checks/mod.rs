@@ -10,6 +10,7 @@ mod sizes;
 
 use std::fmt;
 
+pub use headers::inspect;
 pub use names::{NameDifference, SimilarNames, similar_names};
 pub use sizes::{MAX_ASPECT_RATIO, MIN_SIDE, SizeStats};
 
@@ -82,24 +83,6 @@ impl fmt::Display for ColorMode {
         })?;
         if self.transparent { f.write_str(", transparent") } else { Ok(()) }
     }
-}
-
-/// Reads how an image is stored from its header; `None` for an unknown format or an incomplete header.
-/// Nothing is decoded, so the pixel data may still be damaged.
-///
-/// ```
-/// use headstock_loader::checks::inspect;
-///
-/// let mut file = std::io::Cursor::new(Vec::new());
-/// image::GrayImage::new(4, 3).write_to(&mut file, image::ImageFormat::Png)?;
-/// let inspection = inspect(file.get_ref()).ok_or("not an image")?;
-/// assert_eq!((inspection.format, inspection.size, inspection.frames), ("PNG", (4, 3), 1));
-/// assert_eq!(inspection.mode.to_string(), "gray");
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[must_use]
-pub fn inspect(bytes: &[u8]) -> Option<Inspection> {
-    headers::read(bytes)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Class names and their labels.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -39,19 +39,14 @@ impl ClassMap {
     /// Numbers the classes from 0 in `order`. `names` are the class names of the samples, with duplicates.
     #[must_use]
     pub fn new<'a>(names: impl IntoIterator<Item = &'a str>, order: ClassOrder) -> Self {
-        let mut labels = HashMap::new();
-        let mut distinct: Vec<String> = Vec::new();
-        for name in names {
-            if !labels.contains_key(name) {
-                labels.insert(name.to_owned(), distinct.len() as u32);
-                distinct.push(name.to_owned());
-            }
-        }
+        let mut seen = HashSet::new();
+        let mut names: Vec<String> =
+            names.into_iter().filter(|name| seen.insert(*name)).map(str::to_owned).collect();
         if order == ClassOrder::Sorted {
-            distinct.sort_unstable();
-            labels = distinct.iter().zip(0..).map(|(name, label)| (name.clone(), label)).collect();
+            names.sort_unstable();
         }
-        Self { names: distinct, labels }
+        let labels = names.iter().cloned().zip(0..).collect();
+        Self { names, labels }
     }
 
     /// Class names by label, `[C]`.

@@ -1,7 +1,7 @@
 //! Errors of data sets.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use headstock_split::words::NameList;
 use thiserror::Error;
@@ -24,9 +24,6 @@ pub enum DatasetError {
     /// The folder does not exist.
     #[error("there is no folder {}: check the spelling of the path", .0.display())]
     NoFolder(PathBuf),
-    /// A name is not UTF-8.
-    #[error("{} has a name that is not valid UTF-8 text: rename the file or folder", .0.display())]
-    NotUtf8(PathBuf),
     /// A link or an id points outside the image folder.
     #[error(
         "{subject} points outside the folder {}: photos must be inside that folder; replace the link with a \
@@ -100,7 +97,7 @@ pub enum DatasetError {
         /// The training classes.
         known: NameList,
     },
-    /// A file that a source reads is invalid, or a pattern is invalid or matches no file.
+    /// A file that a source reads or its name is invalid, or a pattern is invalid or matches no file.
     #[error("{}: {problem}", path.display())]
     Invalid {
         /// The file or pattern.
@@ -128,50 +125,35 @@ pub enum DatasetError {
         /// The existing columns.
         columns: NameList,
     },
-    /// A row has no id, label or group.
-    #[error("{}, line {line}: the column `{column}` is empty: add a value, or remove the line", path.display())]
-    EmptyField {
-        /// The CSV.
-        path: PathBuf,
-        /// The line, counted from 1.
-        line: u64,
-        /// The column.
-        column: String,
-    },
-    /// Two rows have the same id.
-    #[error(
-        "{}: `{id}` is on line {first} and on line {second}: each photo may be listed only once; remove one \
-         of the two lines",
-        path.display()
-    )]
-    DuplicateId {
-        /// The CSV.
-        path: PathBuf,
-        /// The id.
-        id: String,
-        /// The first line with the id.
-        first: u64,
-        /// The second line with the id.
-        second: u64,
-    },
     /// Listed images do not exist.
     #[error(
-        "{} lists photos that are not in the folder {} ({count}): {missing}; add these photos or remove \
+        "{} lists photos that are not in the folder {} ({}): {missing}; add these photos or remove \
          their rows; if the photos are there, check `images` (the folder of the photos), `id` (the column of \
          file names) and `extension` (the extension that is added to each name)",
         csv.display(),
-        images.display()
+        images.display(),
+        missing.0.len()
     )]
     MissingImages {
         /// The CSV.
         csv: PathBuf,
         /// The image folder.
         images: PathBuf,
-        /// Number of missing images.
-        count: usize,
         /// Ids of the missing images.
         missing: NameList,
     },
+}
+
+impl DatasetError {
+    /// For `map_err`: the error that the file or folder `path` cannot be read.
+    pub(crate) fn io(path: &Path) -> impl Fn(io::Error) -> Self {
+        move |source| Self::Io { path: path.into(), source }
+    }
+
+    /// The error that the file `path` has a `problem`, also for `map_err`.
+    pub(crate) fn invalid(path: &Path, problem: impl Into<String>) -> Self {
+        Self::Invalid { path: path.into(), problem: problem.into() }
+    }
 }
 
 /// A suggestion for a misspelled column, to append to an error message; empty if no column is similar: less

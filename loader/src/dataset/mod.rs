@@ -52,9 +52,7 @@ impl Dataset {
     /// # Errors
     /// [`DatasetError`]: the first of `raw.errors`, no samples, or only one class.
     pub fn from_raw(mut raw: RawDataset, class_order: ClassOrder) -> Result<Self, DatasetError> {
-        if !raw.errors.is_empty() {
-            return Err(raw.errors.swap_remove(0));
-        }
+        raw.check_no_errors()?;
         if raw.samples.is_empty() {
             let hint = "training needs photos with a class; add photos, or check the path";
             return Err(DatasetError::Empty { path: raw.origin, missing: "photos", hint });
@@ -74,9 +72,7 @@ impl Dataset {
     /// not in `classes`.
     pub fn from_raw_with_classes(mut raw: RawDataset, classes: &ClassMap) -> Result<Self, DatasetError> {
         raw.errors.retain(|error| !matches!(error, DatasetError::EmptyClass { .. }));
-        if !raw.errors.is_empty() {
-            return Err(raw.errors.swap_remove(0));
-        }
+        raw.check_no_errors()?;
         let found = ClassMap::new(raw.samples.iter().map(|sample| sample.class.as_str()), ClassOrder::Sorted);
         let unknown: Vec<String> =
             found.names().iter().filter(|name| classes.label(name).is_none()).cloned().collect();

@@ -16,6 +16,13 @@ pub struct RawDataset {
     pub errors: Vec<DatasetError>,
 }
 
+impl RawDataset {
+    /// The first of the errors, if there are any.
+    pub(super) fn check_no_errors(&mut self) -> Result<(), DatasetError> {
+        if self.errors.is_empty() { Ok(()) } else { Err(self.errors.swap_remove(0)) }
+    }
+}
+
 /// A sample with its class, group and split by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RawSample {

@@ -14,22 +14,7 @@ pub enum Split {
 }
 
 impl Split {
-    /// Split names that the Hugging Face hub recognizes; case is ignored.
-    const NAMES: [(&str, Self); 11] = [
-        ("train", Self::Train),
-        ("training", Self::Train),
-        ("validation", Self::Validation),
-        ("valid", Self::Validation),
-        ("val", Self::Validation),
-        ("dev", Self::Validation),
-        ("test", Self::Test),
-        ("testing", Self::Test),
-        ("eval", Self::Test),
-        ("evaluation", Self::Test),
-        ("holdout", Self::Test),
-    ];
-
-    /// The split called `name`, ignoring case.
+    /// The split called `name`, ignoring case: one of the names that the Hugging Face hub recognizes.
     ///
     /// ```
     /// use headstock_loader::Split;
@@ -39,8 +24,12 @@ impl Split {
     /// ```
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        let known = Self::NAMES.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
-        known.map(|(_, split)| *split)
+        match name.to_ascii_lowercase().as_str() {
+            "train" | "training" => Some(Self::Train),
+            "validation" | "valid" | "val" | "dev" => Some(Self::Validation),
+            "test" | "testing" | "eval" | "evaluation" | "holdout" => Some(Self::Test),
+            _ => None,
+        }
     }
 
     /// The split called `name` in the field or column `field` of the data.

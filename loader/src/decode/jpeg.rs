@@ -56,11 +56,6 @@ fn damaged(message: String) -> DecodeError {
     DecodeError::Damaged { format: JPEG, message }
 }
 
-/// The error for a JPEG that the fallback decoder rejects.
-fn from_zune_error(error: &DecodeErrors) -> DecodeError {
-    damaged(zune_message(error))
-}
-
 /// Reads the header of a JPEG and checks that it has at most `max_pixels` pixels and an end marker, before
 /// any pixel is decoded. Bytes between header segments are skipped, as in libjpeg; damage in the compressed
 /// data is an error when the pixels are decoded.
@@ -68,7 +63,7 @@ pub(super) fn open(bytes: &[u8], max_pixels: u64) -> Result<OpenedJpeg<'_>, Deco
     let options =
         DecoderOptions::default().set_strict_mode(false).set_max_width(usize::MAX).set_max_height(usize::MAX);
     let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
-    decoder.decode_headers().map_err(|error| from_zune_error(&error))?;
+    decoder.decode_headers().map_err(from_zune_error)?;
     let (width, height) = decoder.dimensions().ok_or_else(|| damaged("no frame header".into()))?;
     check_size(JPEG, width as u64, height as u64, max_pixels)?;
     let out_colorspace = match decoder.input_colorspace() {
@@ -91,29 +86,19 @@ pub(super) fn open(bytes: &[u8], max_pixels: u64) -> Result<OpenedJpeg<'_>, Deco
     })
 }
 
-/// The result of decoding a region at a reduced scale.
-pub(super) enum DecodedJpeg {
-    /// The region at the scale.
-    Region(RgbImage),
-    /// The whole image at full size: the fallback decoder supports neither regions nor scales.
-    Full(RgbImage),
-}
-
 impl OpenedJpeg<'_> {
     /// Decodes `window` of the stored (not yet rotated) image, reduced by `scale` (1, 2, 4 or 8). The window
-    /// is in pixels of the reduced image. If our own decoder does not support this kind of JPEG, the result
-    /// is the whole image instead ([`DecodedJpeg::Full`]).
-    pub(super) fn decode(self, scale: u32, window: Crop) -> Result<DecodedJpeg, DecodeError> {
-        let pixel_range = |start: u32, length: u32| start as usize..start as usize + length as usize;
-        let area = PixelArea {
-            x: pixel_range(window.left, window.width),
-            y: pixel_range(window.top, window.height),
-        };
+    /// is in pixels of the reduced image. Also returns whether the image is this window. If our own decoder
+    /// does not support this kind of JPEG, it is the whole image at full size instead: the fallback decoder
+    /// supports neither regions nor scales.
+    pub(super) fn decode(self, scale: u32, window: Crop) -> Result<(RgbImage, bool), DecodeError> {
+        let range = |start: u32, length: u32| start as usize..start as usize + length as usize;
+        let area = PixelArea { x: range(window.left, window.width), y: range(window.top, window.height) };
         let size = (self.size.0 as usize, self.size.1 as usize);
         match codec::decode(self.bytes, size, /* eighths */ 8 / scale as usize, &area) {
-            Ok(image) => Ok(DecodedJpeg::Region(image)),
+            Ok(image) => Ok((image, true)),
             Err(JpegError::Damaged(message)) => Err(damaged(message.into())),
-            Err(JpegError::Unsupported) => self.decode_with_zune().map(DecodedJpeg::Full),
+            Err(JpegError::Unsupported) => Ok((self.decode_with_zune()?, false)),
         }
     }
 
@@ -121,7 +106,7 @@ impl OpenedJpeg<'_> {
     /// support.
     fn decode_with_zune(self) -> Result<RgbImage, DecodeError> {
         let Self { mut decoder, out_colorspace, size: (width, height), .. } = self;
-        let mut pixels = decoder.decode().map_err(|error| from_zune_error(&error))?;
+        let mut pixels = decoder.decode().map_err(from_zune_error)?;
         if out_colorspace == ColorSpace::CMYK {
             pixels = cmyk_to_rgb(&pixels);
         }
@@ -130,16 +115,16 @@ impl OpenedJpeg<'_> {
     }
 }
 
-/// The message of the fallback decoder's error, for users: without the quotes that its `Display` adds, and
-/// the same for every truncated file.
-fn zune_message(error: &DecodeErrors) -> String {
-    match error {
-        DecodeErrors::Format(message) => message.clone(),
-        DecodeErrors::FormatStatic(message) => (*message).into(),
+/// The error for a JPEG that the fallback decoder rejects, with a message for users: without the quotes that
+/// `Display` adds, and the same for every truncated file.
+fn from_zune_error(error: DecodeErrors) -> DecodeError {
+    damaged(match error {
+        DecodeErrors::Format(message) => message,
+        DecodeErrors::FormatStatic(message) => message.into(),
         // Reading from memory fails only at the end of the bytes.
         DecodeErrors::ExhaustedData | DecodeErrors::IoErrors(_) => TRUNCATED.into(),
         _ => error.to_string(),
-    }
+    })
 }
 
 /// Whether the file has an end-of-image marker. Without this check the decoder would fill the missing rows of

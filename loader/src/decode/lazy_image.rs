@@ -6,7 +6,7 @@ use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage, imageops};
 
 use super::{
-    DecodeError, TRUNCATED, check_size, chunks, damaged, format_name, into_rgb, jpeg, require_known_format,
+    DecodeError, TRUNCATED, check_size, chunks, damaged, detect_format, format_name, into_rgb, jpeg,
     without_panic,
 };
 use crate::geometry::{Crop, DecodedRegion};
@@ -68,7 +68,7 @@ impl<'a> LazyImage<'a> {
     /// [`DecodeError`] if the header cannot be read, a JPEG, PNG or WebP is truncated, or the image has more
     /// than `max_pixels` pixels.
     pub fn open(bytes: &'a [u8], max_pixels: u64) -> Result<Self, DecodeError> {
-        let format = require_known_format(bytes)?;
+        let format = detect_format(bytes)?;
         without_panic(format_name(format), || {
             let (decoder, stored_size, orientation) = FormatDecoder::open(bytes, format, max_pixels)?;
             let orientation = ExifOrientation(orientation);
@@ -147,26 +147,19 @@ impl<'a> LazyImage<'a> {
                 Some(decoder) => decoder,
                 None => FormatDecoder::open(bytes, format, max_pixels)?.0,
             };
-            let (mut image, region) = match decoder {
+            let (mut image, is_needed_region) = match decoder {
                 FormatDecoder::Jpeg(opened) => {
-                    match opened.decode(scale, orientation.stored_crop(needed, region.image_size))? {
-                        jpeg::DecodedJpeg::Region(image) => (
-                            DynamicImage::ImageRgb8(image),
-                            DecodedRegion { origin: (needed.left, needed.top), ..region },
-                        ),
-                        jpeg::DecodedJpeg::Full(image) => {
-                            (DynamicImage::ImageRgb8(image), DecodedRegion::whole(size))
-                        }
-                    }
+                    let window = orientation.stored_crop(needed, region.image_size);
+                    let (image, is_window) = opened.decode(scale, window)?;
+                    (DynamicImage::ImageRgb8(image), is_window)
                 }
                 FormatDecoder::Other(decoder) => {
-                    let image =
-                        DynamicImage::from_decoder(decoder).map_err(|error| damaged(format, &error))?;
-                    (image, DecodedRegion::whole(size))
+                    (DynamicImage::from_decoder(decoder).map_err(|error| damaged(format, &error))?, false)
                 }
             };
             image.apply_orientation(orientation.0);
-            Ok((into_rgb(image), region))
+            let needed_region = DecodedRegion { origin: (needed.left, needed.top), ..region };
+            Ok((into_rgb(image), if is_needed_region { needed_region } else { DecodedRegion::whole(size) }))
         })
     }
 }

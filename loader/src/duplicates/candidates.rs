@@ -29,7 +29,10 @@ where
     R: Send,
 {
     let hashes: Vec<[PerceptualHash; 2]> = images.iter().map(|(_, signature)| signature.hashes).collect();
-    let columns = HashColumns::from_hashes(&hashes);
+    let columns = HashColumns {
+        even: [0, 1].map(|crop| hashes.iter().map(|hash| hash[crop].even).collect()),
+        odd: [0, 1].map(|crop| hashes.iter().map(|hash| hash[crop].odd).collect()),
+    };
     let arch = Arch::new();
     (0..hashes.len().div_ceil(TILE))
         .into_par_iter()
@@ -62,22 +65,17 @@ where
         .collect()
 }
 
-/// Compares the hashes of two images, each of the whole image and of its center crop. Gives the number of
-/// different even bits and of different odd bits for three pairs of hashes: whole to whole, whole to center,
-/// center to whole. They are counted apart because mirroring an image inverts its odd bits.
-fn hash_distances(a: &[PerceptualHash; 2], b: &[PerceptualHash; 2]) -> [(u32, u32); 3] {
-    let distance = |a: &PerceptualHash, b: &PerceptualHash| {
-        ((a.even ^ b.even).count_ones(), (a.odd ^ b.odd).count_ones())
-    };
-    [distance(&a[0], &b[0]), distance(&a[0], &b[1]), distance(&a[1], &b[0])]
-}
+/// The pairs of hashes of two images that are compared: whole to whole, whole to center, center to whole. 0 is
+/// the hash of the whole image, 1 that of its center crop.
+const HASH_PAIRS: [(usize, usize); 3] = [(0, 0), (0, 1), (1, 0)];
 
 /// In which orientations two images have close hashes, so that only these are aligned. `a` and `b` are the
-/// hashes of each image: of the whole and of its center crop. Mirroring an image inverts all odd bits of its
-/// hashes.
+/// hashes of each image: of the whole and of its center crop. Even and odd bits are counted apart because
+/// mirroring an image inverts all odd bits of its hashes.
 fn candidate_orientations(a: &[PerceptualHash; 2], b: &[PerceptualHash; 2]) -> CandidateOrientations {
     let is_near = |distance: u32| distance <= u32::from(MAX_DISTANCE);
-    let distances = hash_distances(a, b);
+    let distances =
+        HASH_PAIRS.map(|(i, j)| ((a[i].even ^ b[j].even).count_ones(), (a[i].odd ^ b[j].odd).count_ones()));
     CandidateOrientations {
         direct: distances.iter().any(|&(even, odd)| is_near(even + odd)),
         mirrored: distances.iter().any(|&(even, odd)| is_near(even + BITS_PER_PARITY as u32 - odd)),
@@ -89,16 +87,6 @@ struct HashColumns {
     /// Even bits of the whole images, then of their centers; `odd` likewise.
     even: [Vec<u64>; 2],
     odd: [Vec<u64>; 2],
-}
-
-impl HashColumns {
-    /// Rearranges the hashes of all images; each image has a hash of the whole and one of its center crop.
-    fn from_hashes(hashes: &[[PerceptualHash; 2]]) -> Self {
-        Self {
-            even: [0, 1].map(|crop| hashes.iter().map(|hash| hash[crop].even).collect()),
-            odd: [0, 1].map(|crop| hashes.iter().map(|hash| hash[crop].odd).collect()),
-        }
-    }
 }
 
 /// The arguments of computing the Hamming distance of one image to each image of a tile, with the SIMD
@@ -118,15 +106,14 @@ impl WithSimd for HammingDistances<'_> {
 
     /// Writes the distances from the image with `hash` to the images of the tile `start..end` into
     /// `distances`: the smallest Hamming distance of the pairs of hashes (whole image and center crop) that
-    /// [`hash_distances`] compares, with the image as it is or mirrored. `pulp` inlines this into a function
+    /// [`HASH_PAIRS`] names, with the image as it is or mirrored. `pulp` inlines this into a function
     /// that it compiles for the instruction set `S`.
     #[inline(always)]
     fn with_simd<S: pulp::Simd>(self, _: S) {
         let tile = self.start..self.end;
         let distances = &mut self.distances[..tile.len()];
         distances.fill(u8::MAX);
-        // 0 is the hash of the whole image, 1 that of its center crop.
-        for (a, b) in [(0, 0), (0, 1), (1, 0)] {
+        for (a, b) in HASH_PAIRS {
             let PerceptualHash { even, odd } = self.hash[a];
             let (evens, odds) = (&self.columns.even[b][tile.clone()], &self.columns.odd[b][tile.clone()]);
             for ((distance, to_even), to_odd) in distances.iter_mut().zip(evens).zip(odds) {

@@ -2,11 +2,16 @@
 //! decoded.
 
 use image::{RgbImage, imageops};
+use pulp::Arch;
 
 use super::EvalTransform;
 use crate::augment::{Augment, DrawnParameters, ImageOps};
 use crate::geometry::{Crop, DecodedRegion};
-use crate::transform::{SourceAxis, Window, resize_window};
+use crate::transform::{SourceAxis, resize_window};
+
+/// The view index of epoch 0. Views that are not drawn for an epoch have lower indices, so that their random
+/// streams differ.
+const FIRST_EPOCH_VIEW: u64 = 1 << 32;
 
 /// How one view of an image is rendered: the evaluation transform, or an augmentation with drawn parameters.
 #[derive(Debug)]
@@ -26,7 +31,7 @@ struct ResizePlan {
     source: Crop,
     /// Width and height after resizing, before cropping.
     size: (u32, u32),
-    window: Window,
+    window: Crop,
     /// Position (x, y) of the window in the view; not 0 if the view is padded.
     offset: (u32, u32),
 }
@@ -64,7 +69,7 @@ impl RenderSpec {
         view: u32,
         hash: &[u8; 32],
     ) -> Self {
-        Self::from_draw(eval, augment.draw_view(size, eval.view_size(), view, hash))
+        Self::drawn(augment, eval, size, view.into(), hash)
     }
 
     /// The augmented view for the training epoch `epoch`, for a training that draws a new view in each epoch
@@ -78,11 +83,18 @@ impl RenderSpec {
         epoch: u64,
         hash: &[u8; 32],
     ) -> Self {
-        Self::from_draw(eval, augment.draw_epoch_view(size, eval.view_size(), epoch, hash))
+        Self::drawn(augment, eval, size, epoch.wrapping_add(FIRST_EPOCH_VIEW), hash)
     }
 
-    /// The view that starts from `eval` and has the drawn parameters.
-    fn from_draw(eval: &EvalTransform, DrawnParameters { crop, ops }: DrawnParameters) -> Self {
+    /// The view whose parameters `augment` draws for `view_index`.
+    fn drawn(
+        augment: &Augment,
+        eval: &EvalTransform,
+        size: (u32, u32),
+        view_index: u64,
+        hash: &[u8; 32],
+    ) -> Self {
+        let DrawnParameters { crop, ops } = augment.draw(size, eval.view_size(), view_index, hash);
         Self { eval: *eval, crop, ops }
     }
 
@@ -101,15 +113,15 @@ impl RenderSpec {
             // A crop that was drawn for an image of a different size may lie outside this image.
             let clipped = Some(crop.clipped_to(image_size)).filter(|crop| crop.width > 0 && crop.height > 0);
             let source = clipped.unwrap_or_else(|| Crop::whole(image_size));
-            let window = Window { x: 0, y: 0, width, height };
-            return ResizePlan { source, size: (width, height), window, offset: (0, 0) };
+            let size = (width, height);
+            return ResizePlan { source, size, window: Crop::whole(size), offset: (0, 0) };
         }
         let resized = resized_size(image_size, self.eval.resize.max(1));
-        // (x, y) is where the crop starts in the resized image, (left, top) where the image starts in the
+        // (left, top) is where the crop starts in the resized image, (x, y) where the image starts in the
         // view.
-        let ((x, left), (y, top)) = (center_offset(resized.0, width), center_offset(resized.1, height));
-        let window = Window { x, y, width: resized.0.min(width), height: resized.1.min(height) };
-        ResizePlan { source: Crop::whole(image_size), size: resized, window, offset: (left, top) }
+        let ((left, x), (top, y)) = (center_offset(resized.0, width), center_offset(resized.1, height));
+        let window = Crop { top, left, height: resized.1.min(height), width: resized.0.min(width) };
+        ResizePlan { source: Crop::whole(image_size), size: resized, window, offset: (x, y) }
     }
 
     /// By how much a JPEG image of `image_size` (width, height) can be reduced while it is decoded, which is
@@ -130,8 +142,8 @@ impl RenderSpec {
         let needed_range = |axis: SourceAxis, n_outputs, start, length| {
             axis.needed_pixels(self.eval.interpolation, n_outputs, start..start + length)
         };
-        let (left, width) = needed_range(x_axis, size.0, window.x, window.width);
-        let (top, height) = needed_range(y_axis, size.1, window.y, window.height);
+        let (left, width) = needed_range(x_axis, size.0, window.left, window.width);
+        let (top, height) = needed_range(y_axis, size.1, window.top, window.height);
         Crop { top, left, height, width }
     }
 
@@ -152,7 +164,7 @@ impl RenderSpec {
         let (x_axis, y_axis) = source_axes(source, region);
         let axes =
             (x_axis.with_first_available(region.origin.0), y_axis.with_first_available(region.origin.1));
-        let mut view = resize_window(image, axes, resized_size, window, self.eval.interpolation);
+        let mut view = resize_window(Arch::new(), image, axes, resized_size, window, self.eval.interpolation);
         // A window that is smaller than the view is padded with black.
         if view.dimensions() != self.eval.view_size() {
             let (width, height) = self.eval.view_size();
@@ -167,12 +179,6 @@ impl RenderSpec {
 /// gives (`region`), as the columns and rows (x, y) to resize. They are counted from the first pixel of the
 /// reduced image, even if the decoded part starts later.
 fn source_axes(source: Crop, region: DecodedRegion) -> (SourceAxis, SourceAxis) {
-    if region.scale == 1 {
-        return (
-            SourceAxis::from_pixels(source.left, source.width),
-            SourceAxis::from_pixels(source.top, source.height),
-        );
-    }
     let axis = |start: u32, length: u32, shift: f64, size: u32| {
         let scaled = |pixels: u32| f64::from(pixels) / f64::from(region.scale);
         SourceAxis::from_span(scaled(start) + shift, scaled(length), size)

@@ -15,13 +15,7 @@ pub(super) trait Cursor {
 /// Readers of one shard at the positions where they stopped, for use by several threads. Sequential reads
 /// reuse a reader; a backward read opens a new one. `C` is the type of a reader.
 #[derive(Debug)]
-pub(super) struct CursorPool<C>(Mutex<Vec<C>>);
-
-impl<C> Default for CursorPool<C> {
-    fn default() -> Self {
-        Self(Mutex::default())
-    }
-}
+pub(super) struct CursorPool<C>(pub(super) Mutex<Vec<C>>);
 
 impl<C: Cursor> CursorPool<C> {
     /// Reads the record with index `record`: calls `read` with the nearest reader before it, or with a new
@@ -42,10 +36,7 @@ impl<C: Cursor> CursorPool<C> {
                 .filter_map(|(i, cursor)| Some((cursor.position_before(record)?, i)));
             candidates.max().map(|(_, i)| cursors.remove(i))
         };
-        let mut cursor = match nearest {
-            Some(cursor) => cursor,
-            None => open()?,
-        };
+        let mut cursor = nearest.map_or_else(open, Ok)?;
         let value = read(&mut cursor)?;
         let mut cursors = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if cursors.len() == MAX_CURSORS {

@@ -10,6 +10,7 @@ pub(crate) mod tar;
 use std::fmt;
 
 pub use pattern::find_shards;
+pub(crate) use pattern::visible_entries;
 
 use crate::image_ref::ReadError;
 

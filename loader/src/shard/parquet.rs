@@ -5,6 +5,7 @@ mod pages;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use headstock_split::words::{NameList, counted};
 use parquet::basic::{ConvertedType, Type as PhysicalType};
@@ -31,7 +32,8 @@ const LISTS_PER_READ: usize = 256;
 /// Each method that reads a damaged file returns [`DatasetError::Invalid`].
 pub struct ParquetTable {
     path: PathBuf,
-    file_size: u64,
+    /// Size of the file in bytes.
+    pub(crate) file_size: u64,
     reader: SerializedFileReader<ReopeningFile>,
     /// Columns of single values by path.
     columns: BTreeMap<String, ParquetColumn>,
@@ -82,7 +84,7 @@ impl ParquetTable {
                 .collect();
             Ok(Self { path: path.into(), file_size, reader, columns })
         };
-        catch_panic(open).map_err(|problem| DatasetError::Invalid { path: path.into(), problem })
+        catch_panic(open).map_err(|problem| DatasetError::invalid(path, problem))
     }
 
     /// A reader of the values of the leaf column with index `column` in the row group with index `group`;
@@ -101,8 +103,8 @@ impl ParquetTable {
     }
 
     /// The error that this file has a `problem`.
-    fn shard_error(&self, problem: String) -> DatasetError {
-        DatasetError::Invalid { path: self.path.clone(), problem }
+    fn shard_error(&self, problem: impl Into<String>) -> DatasetError {
+        DatasetError::invalid(&self.path, problem)
     }
 
     /// Paths of all columns except lists.
@@ -144,14 +146,7 @@ impl ParquetTable {
         let n_rows = groups
             .iter()
             .try_fold(0usize, |total, group| total.checked_add(usize::try_from(group.num_rows()).ok()?));
-        n_rows.ok_or_else(|| {
-            self.shard_error("the file is damaged: it claims an impossible number of rows".into())
-        })
-    }
-
-    /// Size of the file in bytes.
-    pub(crate) fn file_size(&self) -> u64 {
-        self.file_size
+        n_rows.ok_or_else(|| self.shard_error("the file is damaged: it claims an impossible number of rows"))
     }
 
     /// Reads a column of single values that are whole numbers, booleans or text, such as labels: `[N]` in row
@@ -160,54 +155,40 @@ impl ParquetTable {
     /// # Errors
     /// [`DatasetError::Invalid`] for a missing column or another type.
     pub fn read_values(&self, column: &str) -> Result<Vec<Option<ParquetValue>>, DatasetError> {
-        let &ParquetColumn { index, present_level, is_unsigned } =
+        let &ParquetColumn { index, present_level: level, is_unsigned } =
             self.columns.get(column).ok_or_else(|| self.no_column_error(column, None))?;
+        let number = |value: i64| Ok(ParquetValue::Number(value));
+        let int32 =
+            |&value: &i32| number(if is_unsigned { value.cast_unsigned().into() } else { value.into() });
+        let int64 = |&value: &i64| match value {
+            ..0 if is_unsigned => Err(format!(
+                "the column `{column}` has a number above 2^63 - 1, which is too large: use smaller numbers"
+            )),
+            _ => number(value),
+        };
+        let text = |value: &ByteArray| match value.as_utf8() {
+            Ok(text) => Ok(ParquetValue::Text(text.to_owned())),
+            Err(_) => {
+                Err(format!("the column `{column}` has text that is not UTF-8: save the text as UTF-8"))
+            }
+        };
         let mut values = Vec::new();
         self.for_each_row_group(column, index, |reader, n_rows| {
-            let n_before = values.len();
-            let max_len = n_before.saturating_add(n_rows);
-            match reader {
-                ColumnReader::Int32ColumnReader(reader) => {
-                    append_values(reader, present_level, &mut values, max_len, |&value| {
-                        Ok(ParquetValue::Number(if is_unsigned {
-                            value.cast_unsigned().into()
-                        } else {
-                            value.into()
-                        }))
-                    })
-                }
-                ColumnReader::Int64ColumnReader(reader) => {
-                    append_values(reader, present_level, &mut values, max_len, |&value| {
-                        if is_unsigned && value < 0 {
-                            return Err(format!(
-                                "the column `{column}` has a number above 2^63 - 1, which is too large: use \
-                                 smaller numbers"
-                            ));
-                        }
-                        Ok(ParquetValue::Number(value))
-                    })
-                }
+            let group = match reader {
+                ColumnReader::Int32ColumnReader(reader) => read_nullable(reader, level, n_rows, int32),
+                ColumnReader::Int64ColumnReader(reader) => read_nullable(reader, level, n_rows, int64),
                 ColumnReader::BoolColumnReader(reader) => {
-                    append_values(reader, present_level, &mut values, max_len, |value| {
-                        Ok(ParquetValue::Number((*value).into()))
-                    })
+                    read_nullable(reader, level, n_rows, |&value| number(value.into()))
                 }
-                ColumnReader::ByteArrayColumnReader(reader) => {
-                    append_values(reader, present_level, &mut values, max_len, |value| {
-                        let text = value.as_utf8().map_err(|_| {
-                            format!(
-                                "the column `{column}` has text that is not UTF-8: save the text as UTF-8"
-                            )
-                        })?;
-                        Ok(ParquetValue::Text(text.to_owned()))
-                    })
-                }
+                ColumnReader::ByteArrayColumnReader(reader) => read_nullable(reader, level, n_rows, text),
                 _ => Err(format!(
                     "the column `{column}` holds neither whole numbers nor text: choose a different column, \
                      or save the values as whole numbers or text"
                 )),
             }?;
-            Ok(values.len() - n_before)
+            let n_read = group.len();
+            values.extend(group);
+            Ok(n_read)
         })?;
         Ok(values)
     }
@@ -221,28 +202,28 @@ impl ParquetTable {
     pub fn read_lists(&self, column: &str) -> Result<(Vec<f32>, usize), DatasetError> {
         let columns = self.schema().columns().iter().enumerate();
         let leaves: Vec<_> = columns.filter(|(_, leaf)| leaf.path().parts()[0] == column).collect();
-        let (column_index, levels) = match leaves.as_slice() {
+        let (column_index, leaf) = match leaves.as_slice() {
             [] => return Err(self.no_column_error(column, None)),
-            [(index, leaf)] if leaf.max_rep_level() == 1 => (
-                *index,
-                ListLevels { present: leaf.max_def_level(), in_list: leaf.repeated_ancestor_def_level() },
-            ),
+            [(index, leaf)] if leaf.max_rep_level() == 1 => (*index, leaf),
             _ => {
-                let problem = format!(
+                return Err(self.shard_error(format!(
                     "`{column}` does not hold a list of numbers in each row: save the column as lists of \
                      float32"
-                );
-                return Err(self.shard_error(problem));
+                )));
             }
         };
-        let mut lists = ListColumn::default();
+        let mut lists = ListColumn {
+            present_level: leaf.max_def_level(),
+            item_level: leaf.repeated_ancestor_def_level(),
+            values: Vec::new(),
+            list_length: None,
+            n_rows: 0,
+        };
         self.for_each_row_group(column, column_index, |reader, _| {
             let n_before = lists.n_rows;
             let read = match reader {
-                ColumnReader::FloatColumnReader(reader) => lists.append_all(reader, levels, |value| value),
-                ColumnReader::DoubleColumnReader(reader) => {
-                    lists.append_all(reader, levels, |value| value as f32)
-                }
+                ColumnReader::FloatColumnReader(reader) => lists.append_all(reader, |value| value),
+                ColumnReader::DoubleColumnReader(reader) => lists.append_all(reader, |value| value as f32),
                 _ => {
                     let kind = self.schema().column(column_index).physical_type();
                     return Err(format!(
@@ -291,18 +272,13 @@ impl ParquetTable {
     }
 }
 
-/// The definition levels of a list column. Parquet stores one with each number; it tells what is null.
-#[derive(Clone, Copy)]
-struct ListLevels {
-    /// Level of a non-null number.
-    present: i16,
-    /// Level of a list item, null or not; a lower level means a null or empty list.
-    in_list: i16,
-}
-
-/// The values of a list column that were read so far.
-#[derive(Default)]
+/// The values of a list column that were read so far, and its definition levels. Parquet stores one with each
+/// number; it tells what is null.
 struct ListColumn {
+    /// Level of a non-null number.
+    present_level: i16,
+    /// Level of a list item, null or not; a lower level means a null or empty list.
+    item_level: i16,
     /// `[n_rows, list_length]`
     values: Vec<f32>,
     /// Length of every list, once a row has been read.
@@ -313,12 +289,11 @@ struct ListColumn {
 impl ListColumn {
     /// Appends the remaining rows of `reader`, with values converted by `to_f32`. Parquet stores the values
     /// of all lists one after the other and two levels with each value: the repetition level tells where a
-    /// list starts, the definition level what is null (see `levels`). Null lists, null values and lists of
+    /// list starts, the definition level what is null. Null lists, null values and lists of
     /// another length than the first are errors.
     fn append_all<T: DataType>(
         &mut self,
         mut reader: ColumnReaderImpl<T>,
-        levels: ListLevels,
         to_f32: impl Fn(T::T) -> f32,
     ) -> Result<(), String> {
         let (mut definition_levels, mut repetition_levels, mut values) = (Vec::new(), Vec::new(), Vec::new());
@@ -337,91 +312,74 @@ impl ListColumn {
             if n_rows == 0 {
                 return Ok(());
             }
-            let mut length = 0;
-            for (i, (&definition_level, &repetition_level)) in
-                definition_levels.iter().zip(&repetition_levels).enumerate()
-            {
-                // Repetition level 0 starts the list of the next row.
-                if repetition_level == 0 && i > 0 {
-                    self.finish_row(length)?;
-                    length = 0;
+            let mut unread_levels = &definition_levels[..];
+            // Repetition level 0 starts the list of a row.
+            for list in repetition_levels.chunk_by(|_, &next| next > 0) {
+                let (row, length) = (self.n_rows, list.len());
+                let (row_levels, rest) = unread_levels.split_at(length);
+                unread_levels = rest;
+                if row_levels[0] < self.item_level {
+                    return Err(format!("row {row} has no list: each row needs a list of numbers"));
                 }
-                if definition_level < levels.in_list {
-                    return Err(format!("row {} has no list: each row needs a list of numbers", self.n_rows));
-                }
-                if definition_level < levels.present {
+                if let Some(null) = row_levels.iter().position(|&level| level < self.present_level) {
                     return Err(format!(
-                        "number {length} in the list of row {} is null (missing): write a number",
-                        self.n_rows
+                        "number {null} in the list of row {row} is null (missing): write a number"
                     ));
                 }
-                length += 1;
+                let expected = *self.list_length.get_or_insert(length);
+                if length != expected {
+                    return Err(format!(
+                        "row {row} has {}, but the rows before it have {expected}: all rows need the same \
+                         number of values",
+                        counted(length, "value", "values")
+                    ));
+                }
+                self.n_rows += 1;
             }
-            self.finish_row(length)?;
             self.values.extend(values.drain(..).map(&to_f32));
         }
     }
-
-    /// Counts a row whose list has `length` values; an error if the lists before it have another length.
-    fn finish_row(&mut self, length: usize) -> Result<(), String> {
-        let expected = *self.list_length.get_or_insert(length);
-        if length != expected {
-            let (row, values) = (self.n_rows, counted(length, "value", "values"));
-            return Err(format!(
-                "row {row} has {values}, but the rows before it have {expected}: all rows need the same \
-                 number of values"
-            ));
-        }
-        self.n_rows += 1;
-        Ok(())
-    }
 }
 
-/// Appends the remaining values of a column reader, converted by `convert`, to `values`, `None` for null.
-/// `present_level` is the definition level of a value that is not null. Stops early once there are more than
-/// `max_len`, because a damaged file could claim values without end.
-fn append_values<T: DataType>(
+/// Reads the remaining values of a column reader, converted by `convert`; `None` for null. `present_level` is
+/// the definition level of a value that is not null. Stops early once there are more than `max_rows`, because a
+/// damaged file could claim values without end.
+fn read_nullable<T: DataType>(
     mut reader: ColumnReaderImpl<T>,
     present_level: i16,
-    values: &mut Vec<Option<ParquetValue>>,
-    max_len: usize,
+    max_rows: usize,
     convert: impl Fn(&T::T) -> Result<ParquetValue, String>,
-) -> Result<(), String> {
-    let (mut is_present, mut present_values) = (Vec::new(), Vec::new());
+) -> Result<Vec<Option<ParquetValue>>, String> {
+    let mut values = Vec::new();
     loop {
-        let n_rows =
-            read_batch(&mut reader, present_level, ROWS_PER_READ, &mut is_present, &mut present_values)?;
-        if n_rows == 0 || values.len() > max_len {
-            return Ok(());
+        let (is_present, present_values) = read_batch(&mut reader, present_level, ROWS_PER_READ)?;
+        if is_present.is_empty() || values.len() > max_rows {
+            return Ok(values);
         }
         let mut present = present_values.iter();
-        for &is_present in &is_present {
+        for is_present in is_present {
             values.push(if is_present { present.next().map(&convert).transpose()? } else { None });
         }
     }
 }
 
-/// Reads up to `max_rows` rows of a column of single values and returns their number. Afterwards `is_present`
-/// has one entry per row, false for null, and `values` the values of the other rows. `present_level` is the
-/// definition level of a value that is not null; at 0 the column has no nulls.
+/// Reads up to `max_rows` rows of a column of single values. Returns one entry per row, false for null, and the
+/// values of the other rows. `present_level` is the definition level of a value that is not null; at 0 the column
+/// has no nulls.
 fn read_batch<T: DataType>(
     reader: &mut ColumnReaderImpl<T>,
     present_level: i16,
     max_rows: usize,
-    is_present: &mut Vec<bool>,
-    values: &mut Vec<T::T>,
-) -> Result<usize, String> {
-    is_present.clear();
-    values.clear();
-    let mut definition_levels = Vec::new();
-    let (n_rows, n_values, _) =
-        reader.read_records(max_rows, Some(&mut definition_levels), None, values).map_err(error_message)?;
-    if present_level == 0 {
-        is_present.resize(n_values, true);
-    } else {
-        is_present.extend(definition_levels.iter().map(|&level| level == present_level));
-    }
-    Ok(n_rows)
+) -> Result<(Vec<bool>, Vec<T::T>), String> {
+    let (mut definition_levels, mut values) = (Vec::new(), Vec::new());
+    let (_, n_values, _) = reader
+        .read_records(max_rows, Some(&mut definition_levels), None, &mut values)
+        .map_err(error_message)?;
+    let is_present = match present_level {
+        0 => vec![true; n_values],
+        _ => definition_levels.iter().map(|&level| level == present_level).collect(),
+    };
+    Ok((is_present, values))
 }
 
 /// A Parquet file as a shard: each row is a record, and one column has the bytes of its image.
@@ -450,7 +408,7 @@ impl ParquetShard {
             let n_rows = usize::try_from(group.num_rows()).unwrap_or(0);
             row_group_starts.push(row_group_starts[row_group_starts.len() - 1] + n_rows);
         }
-        Self { path: path.into(), table, column, row_group_starts, cursors: CursorPool::default() }
+        Self { path: path.into(), table, column, row_group_starts, cursors: CursorPool(Mutex::default()) }
     }
 
     /// Opens a reader at the start of the row group that contains `row`, for rows that no pooled reader can
@@ -487,8 +445,7 @@ impl RecordReader for ParquetShard {
                             download the file again"
                     .into());
             }
-            let (mut is_present, mut values): (_, Vec<ByteArray>) = (Vec::new(), Vec::new());
-            read_batch(&mut cursor.reader, self.column.present_level, 1, &mut is_present, &mut values)?;
+            let (_, values) = read_batch(&mut cursor.reader, self.column.present_level, 1)?;
             cursor.next_row = index + 1;
             let bytes = values.first().ok_or("the row has no photo")?;
             if bytes.len() as u64 > MAX_RECORD_BYTES {

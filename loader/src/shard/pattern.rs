@@ -35,7 +35,7 @@ const MAX_SHARDS: usize = 100_000;
 /// # Errors
 /// [`DatasetError`] for a folder that cannot be read, or a pattern that is invalid or matches no file.
 pub fn find_shards(pattern: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>, DatasetError> {
-    let pattern_error = |problem: String| DatasetError::Invalid { path: pattern.into(), problem };
+    let pattern_error = |problem: String| DatasetError::invalid(pattern, problem);
     if pattern.is_file() {
         return Ok(vec![pattern.into()]);
     }
@@ -56,9 +56,7 @@ pub fn find_shards(pattern: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>, 
             }
             let glob = GlobBuilder::new(&expanded).literal_separator(true).build();
             let matcher = glob.map_err(|error| pattern_error(error.to_string()))?.compile_matcher();
-            let mut matched = Vec::new();
-            collect_files(&literal_folder(&expanded), &|path| matcher.is_match(path), &mut matched)?;
-            files.append(&mut matched);
+            collect_files(&literal_folder(&expanded), &|path| matcher.is_match(path), &mut files)?;
         }
     }
     if files.is_empty() {
@@ -80,15 +78,9 @@ fn collect_files(
     is_match: &dyn Fn(&Path) -> bool,
     files: &mut Vec<PathBuf>,
 ) -> Result<(), DatasetError> {
-    let io_error = |source| DatasetError::Io { path: folder.into(), source };
-    for entry in folder.read_dir().map_err(io_error)? {
-        let entry = entry.map_err(io_error)?;
-        let (path, kind) = (entry.path(), entry.file_type().map_err(io_error)?);
-        if is_hidden(&path) {
-            continue;
-        }
+    for path in visible_entries(folder)? {
         // Links to files are followed; links to folders are not, as they may form a cycle.
-        if kind.is_dir() {
+        if path.symlink_metadata().map_err(DatasetError::io(folder))?.is_dir() {
             collect_files(&path, is_match, files)?;
         } else if is_match(&path) && path.is_file() {
             files.push(path);
@@ -105,8 +97,19 @@ fn literal_folder(pattern: &str) -> PathBuf {
     if folder.as_os_str().is_empty() { ".".into() } else { folder }
 }
 
-fn is_hidden(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
+/// The paths of the files and folders in `folder` that are not hidden, sorted bytewise by name, so that the
+/// order of samples is the same on every file system.
+pub(crate) fn visible_entries(folder: &Path) -> Result<Vec<PathBuf>, DatasetError> {
+    let io_error = DatasetError::io(folder);
+    let mut paths = Vec::new();
+    for entry in folder.read_dir().map_err(&io_error)? {
+        let entry = entry.map_err(&io_error)?;
+        if !entry.file_name().as_encoded_bytes().starts_with(b".") {
+            paths.push(entry.path());
+        }
+    }
+    paths.sort_unstable_by(|a, b| a.file_name().cmp(&b.file_name()));
+    Ok(paths)
 }
 
 /// Whether the file name ends in a dot and one of `extensions`, which may have two parts (`tar.gz`); ignores

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use flate2::read::MultiGzDecoder;
 use tar::{Archive, Entries, EntryType};
@@ -163,7 +164,7 @@ impl TarShard {
     /// The system error if the file cannot be read.
     pub(crate) fn new(path: &Path, members: Vec<TarMember>) -> io::Result<Self> {
         let is_gzip = is_gzip(&File::open(path)?)?;
-        Ok(Self { path: path.into(), members, is_gzip, cursors: CursorPool::default() })
+        Ok(Self { path: path.into(), members, is_gzip, cursors: CursorPool(Mutex::default()) })
     }
 }
 

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
-use super::DataSource;
+use super::{DataSource, FieldNames};
 use crate::dataset::DatasetError;
 
 /// The configuration of a data source: the table `[data]` without `kind` and without the keys that all
@@ -23,8 +23,6 @@ pub trait SourceConfig:
     /// The name in `data.kind`. If the source has a key of this name, a config may leave out `kind`: `csv =
     /// "labels.csv"` is enough for `kind = "csv"`.
     const KIND: &'static str;
-    /// One-line description.
-    const ABOUT: &'static str;
 
     /// Checks the values of the keys, and makes relative paths absolute: they are relative to `base`, the
     /// folder of the config file. The program calls this when it reads the config, before any work is done.
@@ -77,6 +75,13 @@ pub struct SourceContext {
     pub split_column: Option<String>,
     /// The downloaded data sets of the Hugging Face hub by the values of [`SourceConfig::hub_datasets`].
     pub downloads: BTreeMap<String, DownloadedDataset>,
+}
+
+impl SourceContext {
+    /// The columns or fields with the class, the group and the split of a sample.
+    pub(super) fn fields(&self, label: &str, group: Option<&String>) -> FieldNames {
+        FieldNames { label: label.into(), group: group.cloned(), split: self.split_column.clone() }
+    }
 }
 
 /// A data set of the Hugging Face hub on the disk.

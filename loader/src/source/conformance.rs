@@ -1,8 +1,9 @@
 //! The conformance suite for data sources, to be run in a test.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::fs;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -49,13 +50,12 @@ pub struct ExampleSample {
 pub fn check_source<C: SourceConfig>(folder: &Path, write: impl Fn(&Path, &[ExampleSample]) -> C) {
     let folder_for = |name: &str| {
         let folder = folder.join(name);
-        fs::create_dir(&folder)
-            .unwrap_or_else(|error| panic!("failed to create {}: {error}", folder.display()));
+        expect("a folder of the test is created", fs::create_dir(&folder));
         folder
     };
     let configured = |folder: &Path, samples: &[ExampleSample]| {
         let mut config = write(folder, samples);
-        expect::<C, _>("a valid configuration is accepted", SourceConfig::resolve(&mut config, folder));
+        expect("a valid configuration is accepted", SourceConfig::resolve(&mut config, folder));
         config
     };
     let samples = example_samples();
@@ -68,8 +68,8 @@ pub fn check_source<C: SourceConfig>(folder: &Path, write: impl Fn(&Path, &[Exam
     check_damaged_files(&configured(&damaged, &samples), &damaged);
     let empty = folder_for("empty");
     let config = configured(&empty, &[]);
-    if let Ok(raw) = without_panic::<C, _>("no samples", || list(&config)) {
-        require::<C>(raw.samples.is_empty(), "no samples are listed where there are none", "some are");
+    if let Ok(raw) = without_panic("no samples", || list(&config)) {
+        assert!(raw.samples.is_empty(), "no samples are listed where there are none: {:?}", raw.samples);
     }
 }
 
@@ -84,27 +84,18 @@ fn example_samples() -> Vec<ExampleSample> {
     labeled.chain((14..17).map(|number| sample(number, None))).collect()
 }
 
-/// Fails the test that runs the suite.
-fn fail<C: SourceConfig>(property: &str, detail: impl Display) -> ! {
-    panic!("data source `{}` fails a check: {property}; {detail}", C::KIND)
-}
-
-fn require<C: SourceConfig>(condition: bool, property: &str, detail: impl Display) {
-    if !condition {
-        fail::<C>(property, detail);
-    }
-}
-
-fn expect<C: SourceConfig, T>(property: &str, result: Result<T, impl Display>) -> T {
-    result.unwrap_or_else(|error| fail::<C>(property, error))
+/// The value of `result`; fails the test that runs the suite if it is an error.
+#[track_caller]
+fn expect<T>(property: &str, result: Result<T, impl Display>) -> T {
+    result.unwrap_or_else(|error| panic!("{property}: {error}"))
 }
 
 /// The result of `run`; fails if it panics. `input` says on what.
-fn without_panic<C: SourceConfig, T>(input: &str, run: impl FnOnce() -> T) -> T {
-    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| fail::<C>("nothing panics", input))
+fn without_panic<T>(input: &str, run: impl FnOnce() -> T) -> T {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| panic!("nothing panics: {input}"))
 }
 
-fn list<C: SourceConfig>(config: &C) -> Result<RawDataset, DatasetError> {
+fn list(config: &impl SourceConfig) -> Result<RawDataset, DatasetError> {
     SourceConfig::open(config, &SourceContext::default())?.source.list()
 }
 
@@ -112,52 +103,42 @@ fn check_configuration<C: SourceConfig>(config: &C) {
     let schema = C::json_schema(&mut SchemaGenerator::default());
     for (key, key_schema) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
         let is_described = key_schema["description"].as_str().is_some_and(|text| !text.is_empty());
-        require::<C>(is_described, "every key has a doc comment", key);
+        assert!(is_described, "every key has a doc comment: {key}");
     }
     let registry = SourceRegistry::empty().with::<C>().expect("the registry is empty");
     let kind = registry.get(C::KIND).expect("the source was just added");
     let table = ConfiguredSource::table(config);
-    let again = expect::<C, _>("a TOML round trip works", kind.configure(table.clone(), Path::new("/")));
-    require::<C>(again.table() == table, "a TOML round trip keeps the table", again.table());
+    let again = expect("a TOML round trip works", kind.configure(table.clone(), Path::new("/")));
+    assert_eq!(again.table(), table, "a TOML round trip keeps the table");
     let mut unknown = table;
     unknown.insert("no_such_key".into(), 1.into());
-    match kind.configure(unknown, Path::new("/")) {
-        Ok(_) => fail::<C>("an unknown key is an error", "`no_such_key` is accepted"),
-        Err(error) => require::<C>(
-            error.to_string().contains("no_such_key"),
-            "the error of an unknown key names it",
-            error,
-        ),
-    }
+    let Err(error) = kind.configure(unknown, Path::new("/")) else {
+        panic!("an unknown key is an error: `no_such_key` is accepted")
+    };
+    assert!(error.to_string().contains("no_such_key"), "the error of an unknown key names it: {error}");
 }
 
-fn check_listing<C: SourceConfig>(config: &C, written: &[ExampleSample]) {
-    let raw = expect::<C, _>("valid data is listed", list(config));
-    let errors: Vec<String> = raw.errors.iter().map(ToString::to_string).collect();
-    require::<C>(errors.is_empty(), "valid data has no errors", errors.join("; "));
-    let again = expect::<C, _>("data is listed again", list(config));
-    require::<C>(raw.samples == again.samples, "each listing gives the same samples", "two differ");
+fn check_listing(config: &impl SourceConfig, written: &[ExampleSample]) {
+    let raw = expect("valid data is listed", list(config));
+    assert!(raw.errors.is_empty(), "valid data has no errors: {:?}", raw.errors);
+    let again = expect("data is listed again", list(config));
+    assert_eq!(raw.samples, again.samples, "each listing gives the same samples");
     let mut ids = BTreeSet::new();
     for RawSample { id, .. } in &raw.samples {
         let is_relative = !id.is_empty() && !id.contains('\\') && relative_path(id).as_ref() == Some(id);
-        require::<C>(is_relative, "an id is a relative path with `/`", format!("{id:?}"));
-        require::<C>(ids.insert(id), "an id is unique", id);
+        assert!(is_relative, "an id is a relative path with `/`: {id:?}");
+        assert!(ids.insert(id), "an id is unique: {id}");
     }
-    let count = |classes: &mut dyn Iterator<Item = &str>| {
-        let mut counts = BTreeMap::new();
-        for class in classes {
-            *counts.entry(class.to_owned()).or_insert(0) += 1;
-        }
-        counts
-    };
-    let listed = count(&mut raw.samples.iter().map(|sample| sample.class.as_str()));
-    let expected = count(&mut written.iter().filter_map(|sample| sample.class.as_deref()));
-    require::<C>(listed == expected, "the classes are those of the data", format!("{listed:?}"));
+    let mut listed: Vec<&String> = raw.samples.iter().map(|sample| &sample.class).collect();
+    let mut expected: Vec<&String> = written.iter().filter_map(|sample| sample.class.as_ref()).collect();
+    listed.sort();
+    expected.sort();
+    assert_eq!(listed, expected, "the classes are those of the data");
 }
 
-fn check_images<C: SourceConfig>(config: &C, written: &[ExampleSample]) {
-    let samples = expect::<C, _>("valid data is listed", list(config)).samples;
-    let read = |sample: &RawSample| expect::<C, _>("an image is read", sample.image.read());
+fn check_images(config: &impl SourceConfig, written: &[ExampleSample]) {
+    let samples = expect("valid data is listed", list(config)).samples;
+    let read = |sample: &RawSample| expect("an image is read", sample.image.read());
     let mut read_once: Vec<(String, Vec<u8>)> =
         samples.iter().map(|sample| (sample.class.clone(), read(sample))).collect();
     // From several threads, half of them backwards.
@@ -172,48 +153,43 @@ fn check_images<C: SourceConfig>(config: &C, written: &[ExampleSample]) {
         let threads = [false, true, false, true].map(|backwards| scope.spawn(move || is_same(backwards)));
         threads.into_iter().all(|thread| thread.join().unwrap_or(false))
     });
-    require::<C>(
-        is_same,
-        "an image is read with the same bytes each time, from several threads",
-        "it is not",
-    );
+    assert!(is_same, "an image is read with the same bytes each time, from several threads");
     if let Some(root) = SourceConfig::image_root(config) {
         for (sample, (_, bytes)) in samples.iter().zip(&read_once) {
             let is_file = fs::read(root.join(&sample.id)).is_ok_and(|file| file == *bytes);
-            require::<C>(is_file, "an id is the path of the image from the image root", &sample.id);
+            assert!(is_file, "an id is the path of the image from the image root: {}", sample.id);
         }
     }
     let mut expected: Vec<(String, Vec<u8>)> =
         (written.iter()).filter_map(|sample| Some((sample.class.clone()?, sample.bytes.clone()))).collect();
     expected.sort();
     read_once.sort();
-    require::<C>(
+    let n_equal = read_once.iter().zip(&expected).filter(|(read, written)| read == written).count();
+    assert!(
         read_once == expected,
-        "an image has the bytes and the class that were written",
-        "one differs",
+        "an image has the bytes and the class that were written: {n_equal} of {} are so",
+        expected.len()
     );
 }
 
-fn check_unlabeled<C: SourceConfig>(config: &C, written: &[ExampleSample]) {
-    let opened = expect::<C, _>("the data is opened", SourceConfig::open(config, &SourceContext::default()));
-    let unlabeled = expect::<C, _>("unlabeled images are listed", opened.source.unlabeled());
+fn check_unlabeled(config: &impl SourceConfig, written: &[ExampleSample]) {
+    let opened = expect("the data is opened", SourceConfig::open(config, &SourceContext::default()));
+    let unlabeled = expect("unlabeled images are listed", opened.source.unlabeled());
     let ids: BTreeSet<&String> = unlabeled.iter().collect();
     let n_written = written.iter().filter(|sample| sample.class.is_none()).count();
-    require::<C>(
+    assert!(
         ids.len() == unlabeled.len() && ids.len() == n_written,
-        "the images without a class are listed",
-        format!("{n_written} were written, {unlabeled:?} are listed"),
+        "the images without a class are listed: {n_written} were written, {unlabeled:?} are listed"
     );
 }
 
 /// Damages each file in `folder`, which `config` reads, in several ways, one at a time; then removes all.
-fn check_damaged_files<C: SourceConfig>(config: &C, folder: &Path) {
-    let mut files = Vec::new();
-    collect_files::<C>(folder, &mut files);
-    for file in &files {
-        let bytes = expect::<C, _>("a file of the test is read", fs::read(file));
-        let mut damaged = vec![Vec::new(), bytes[..bytes.len() / 2].to_vec()];
-        damaged.push(bytes[..bytes.len().saturating_sub(1)].to_vec());
+fn check_damaged_files(config: &impl SourceConfig, folder: &Path) {
+    for file in expect("the folder of the test is read", collect_files(folder)) {
+        let bytes = expect("a file of the test is read", fs::read(&file));
+        let mut damaged = [0, bytes.len() / 2, bytes.len().saturating_sub(1)]
+            .map(|length| bytes[..length].to_vec())
+            .to_vec();
         for part in 0..8 {
             let mut changed = bytes.clone();
             let Some(byte) = changed.get_mut(bytes.len() * part / 8) else { continue };
@@ -221,50 +197,46 @@ fn check_damaged_files<C: SourceConfig>(config: &C, folder: &Path) {
             damaged.push(changed);
         }
         for content in damaged {
-            expect::<C, _>("a file of the test is written", fs::write(file, content));
-            without_panic::<C, _>(&format!("{} is damaged", file.display()), || use_all(config, folder));
+            expect("a file of the test is written", fs::write(&file, content));
+            without_panic(&format!("{} is damaged", file.display()), || use_all(config, folder));
         }
-        expect::<C, _>("a file of the test is removed", fs::remove_file(file));
-        without_panic::<C, _>(&format!("{} is missing", file.display()), || use_all(config, folder));
-        expect::<C, _>("a file of the test is written", fs::write(file, bytes));
+        expect("a file of the test is removed", fs::remove_file(&file));
+        without_panic(&format!("{} is missing", file.display()), || use_all(config, folder));
+        expect("a file of the test is written", fs::write(&file, bytes));
     }
-    expect::<C, _>("the folder of the test is removed", fs::remove_dir_all(folder));
-    let listed = without_panic::<C, _>("all files are missing", || list(config));
-    require::<C>(listed.is_err(), "missing data is an error", "there is none");
+    expect("the folder of the test is removed", fs::remove_dir_all(folder));
+    let listed = without_panic("all files are missing", || list(config));
+    assert!(listed.is_err(), "missing data is an error: {listed:?}");
 }
 
 /// Lists and reads all that `config` reads, some of which may be damaged. Fails if the listing fails with an
 /// error that names nothing in `folder`.
-fn use_all<C: SourceConfig>(config: &C, folder: &Path) {
-    let is_named = |error: &DatasetError| error.to_string().contains(&folder.display().to_string());
+fn use_all(config: &impl SourceConfig, folder: &Path) {
     let opened = SourceConfig::open(config, &SourceContext::default());
     let outcome = opened.and_then(|opened| Ok((opened.source.unlabeled()?, opened.source.list()?)));
-    match outcome {
-        Ok((_, raw)) => {
-            for error in &raw.errors {
-                require::<C>(is_named(error), "an error names a file or folder", error);
-            }
-            for sample in &raw.samples {
-                require::<C>(!sample.class.is_empty(), "a class has a name", &sample.id);
-                if let Err(error) = sample.image.read() {
-                    require::<C>(!error.to_string().is_empty(), "an error says what is wrong", &sample.id);
-                }
-            }
+    let (samples, errors) = match outcome {
+        Ok((_, raw)) => (raw.samples, raw.errors),
+        Err(error) => (Vec::new(), vec![error]),
+    };
+    for error in errors {
+        let is_named = error.to_string().contains(&folder.display().to_string());
+        assert!(is_named, "an error names a file or folder: {error}");
+    }
+    for RawSample { id, class, image, .. } in samples {
+        assert!(!class.is_empty(), "a class has a name: {id}");
+        if let Err(error) = image.read() {
+            assert!(!error.to_string().is_empty(), "an error says what is wrong: {id}");
         }
-        Err(error) => require::<C>(is_named(&error), "an error names a file or folder", &error),
     }
 }
 
-fn collect_files<C: SourceConfig>(folder: &Path, files: &mut Vec<PathBuf>) {
-    let entries = expect::<C, _>("a folder of the test is read", fs::read_dir(folder));
-    let mut paths: Vec<PathBuf> =
-        entries.map(|entry| expect::<C, _>("a folder of the test is read", entry).path()).collect();
-    paths.sort();
-    for path in paths {
-        if path.is_dir() {
-            collect_files::<C>(&path, files);
-        } else {
-            files.push(path);
-        }
+/// The files in `folder` and its subfolders, sorted.
+fn collect_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() { files.append(&mut collect_files(&path)?) } else { files.push(path) }
     }
+    files.sort();
+    Ok(files)
 }

@@ -21,7 +21,6 @@ pub struct CsvConfig {
     /// A CSV or TSV file with one photo per row. Needs `images`.
     pub csv: PathBuf,
     /// The folder that the file names in the table are relative to.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub images: Option<PathBuf>,
     /// The column with the name of the photo's file.
     #[serde(default = "default_id")]
@@ -34,7 +33,6 @@ pub struct CsvConfig {
     /// trained on. `compare` keeps all photos of a group in the same fold. `split.method = "group"` keeps
     /// them together in the training set or in the test set; with other methods a message says how many
     /// groups are in both. Groups are ordered by name. Optional.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
     /// The file name extension that is appended to the file names.
     #[serde(default)]
@@ -47,7 +45,6 @@ fn default_id() -> String {
 
 impl SourceConfig for CsvConfig {
     const KIND: &'static str = "csv";
-    const ABOUT: &'static str = "a CSV or TSV table with one photo per row";
 
     fn resolve(&mut self, base: &Path) -> Result<(), SourceConfigError> {
         resolve_path("csv", &mut self.csv, base)?;
@@ -71,11 +68,7 @@ impl SourceConfig for CsvConfig {
             images: root.clone(),
             id: self.id.clone(),
             extension: self.extension.clone(),
-            fields: FieldNames {
-                label: self.label.clone(),
-                group: self.group.clone(),
-                split: context.split_column.clone(),
-            },
+            fields: context.fields(&self.label, self.group.as_ref()),
         };
         Ok(OpenDataSource { source: Box::new(source), root })
     }
@@ -149,8 +142,11 @@ impl DataSource for CsvSource {
                 continue;
             };
             if let Some(&first) = first_lines.get(&relative) {
-                let (path, second) = (self.csv.clone(), line);
-                raw.errors.push(DatasetError::DuplicateId { path, id: relative, first, second });
+                let problem = format!(
+                    "`{relative}` is on line {first} and on line {line}: each photo may be listed only once; \
+                     remove one of the two lines"
+                );
+                raw.errors.push(DatasetError::invalid(&self.csv, problem));
                 continue;
             }
             first_lines.insert(relative.clone(), line);
@@ -171,12 +167,12 @@ impl DataSource for CsvSource {
                 Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
                     missing.push(relative);
                 }
-                Err(source) => return Err(DatasetError::Io { path, source }),
+                Err(error) => return Err(DatasetError::io(&path)(error)),
             }
         }
         if !missing.is_empty() {
-            let (csv, images, count) = (self.csv.clone(), self.images.clone(), missing.len());
-            raw.errors.push(DatasetError::MissingImages { csv, images, count, missing: NameList(missing) });
+            let (csv, images) = (self.csv.clone(), self.images.clone());
+            raw.errors.push(DatasetError::MissingImages { csv, images, missing: NameList(missing) });
         }
         Ok(raw)
     }
@@ -197,18 +193,10 @@ impl DataSource for CsvSource {
         Some(&self.csv)
     }
 
-    fn filter_table(&self, keep: &dyn Fn(&str) -> bool) -> Result<Option<Vec<u8>>, DatasetError> {
-        self.filter_rows(keep).map(Some)
-    }
-}
-
-impl CsvSource {
-    /// The CSV with only those rows whose image path, relative to the image folder, satisfies `keep`, to
-    /// write a table without bad photos. Of several rows with the same image only the first remains. Columns
-    /// and delimiter are unchanged.
+    /// Of several rows with the same image only the first remains. Columns and delimiter are unchanged.
     ///
     /// ```
-    /// use headstock_loader::source::{CsvSource, FieldNames};
+    /// use headstock_loader::source::{CsvSource, DataSource, FieldNames};
     ///
     /// # let folder = tempfile::tempdir()?;
     /// # let folder = folder.path();
@@ -220,13 +208,11 @@ impl CsvSource {
     ///     extension: "jpg".into(),
     ///     fields: FieldNames { label: "breed".into(), group: None, split: None },
     /// };
-    /// assert_eq!(source.filter_rows(|path| path != "1.jpg")?, b"id;breed;age\n2;akita;4\n");
+    /// let table = source.filter_table(&|path| path != "1.jpg")?;
+    /// assert_eq!(table.ok_or("no table")?, b"id;breed;age\n2;akita;4\n");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    ///
-    /// # Errors
-    /// [`DatasetError`] for a file that cannot be read or parsed.
-    pub fn filter_rows(&self, keep: impl Fn(&str) -> bool) -> Result<Vec<u8>, DatasetError> {
+    fn filter_table(&self, keep: &dyn Fn(&str) -> bool) -> Result<Option<Vec<u8>>, DatasetError> {
         let table = CsvFile::open(&self.csv)?;
         let mut reader = table.reader();
         let header = table.header(&mut reader)?;
@@ -244,7 +230,7 @@ impl CsvSource {
                 writer.write_record(&record).map_err(|e| table.csv_error(&e))?;
             }
         }
-        Ok(writer.into_inner().expect("writing to a vector cannot fail"))
+        Ok(Some(writer.into_inner().expect("writing to a vector cannot fail")))
     }
 }
 
@@ -289,27 +275,23 @@ fn read_rows(source: &CsvSource) -> Result<(Vec<CsvRow>, Vec<DatasetError>), Dat
     for record in reader.records() {
         let record = record.map_err(|e| table.csv_error(&e))?;
         let line = lines.line_at(record.position());
-        let parse_row = || -> Result<CsvRow, DatasetError> {
+        let parse_row = || -> Result<CsvRow, String> {
             let field = |column: usize| match record.get(column) {
                 Some(value) if !value.is_empty() => Ok(value.to_owned()),
                 _ => {
-                    let (path, column) = (source.csv.clone(), header[column].to_owned());
-                    Err(DatasetError::EmptyField { path, line, column })
+                    Err(format!("the column `{}` is empty: add a value, or remove the line", &header[column]))
                 }
             };
-            let split = split_column.map(|column| {
-                Split::parse(&header[column], &field(column)?).map_err(|problem| DatasetError::Invalid {
-                    path: source.csv.clone(),
-                    problem: format!("line {line}: {problem}"),
-                })
-            });
+            let split = split_column.map(|column| Split::parse(&header[column], &field(column)?));
             let (id, class) = (field(id_column)?, field(label_column)?);
             let group = group_column.map(field).transpose()?;
             Ok(CsvRow { line, id, class, group, split: split.transpose()? })
         };
         match parse_row() {
             Ok(row) => rows.push(row),
-            Err(error) => errors.push(error),
+            Err(problem) => {
+                errors.push(DatasetError::invalid(&source.csv, format!("line {line}: {problem}")));
+            }
         }
     }
     if rows.is_empty() && errors.is_empty() {
@@ -352,7 +334,7 @@ struct CsvFile<'a> {
 impl<'a> CsvFile<'a> {
     /// Reads the file `path` into memory.
     fn open(path: &'a Path) -> Result<Self, DatasetError> {
-        let bytes = std::fs::read(path).map_err(|source| DatasetError::Io { path: path.into(), source })?;
+        let bytes = std::fs::read(path).map_err(DatasetError::io(path))?;
         Ok(Self { path, bytes })
     }
 
@@ -397,7 +379,7 @@ impl<'a> CsvFile<'a> {
 
     /// Converts an error of the CSV parser.
     fn csv_error(&self, error: &csv::Error) -> DatasetError {
-        DatasetError::Invalid { path: self.path.into(), problem: error_message(error, self.content()) }
+        DatasetError::invalid(self.path, error_message(error, self.content()))
     }
 
     /// The error for a file that has nothing but a header.
@@ -461,16 +443,15 @@ fn find_column(
     parameter: &'static str,
     name: &str,
 ) -> Result<usize, DatasetError> {
-    let path = source.csv.clone();
-    let mut indices = header.iter().enumerate().filter(|&(_, column)| column == name).map(|(index, _)| index);
+    let mut indices = (0..header.len()).filter(|&index| &header[index] == name);
     match (indices.next(), indices.next()) {
         (Some(index), None) => Ok(index),
-        (Some(_), Some(_)) => Err(DatasetError::Invalid {
-            path,
-            problem: format!("two columns are called `{name}`: rename one of them"),
-        }),
+        (Some(_), Some(_)) => {
+            let problem = format!("two columns are called `{name}`: rename one of them");
+            Err(DatasetError::invalid(&source.csv, problem))
+        }
         (None, _) => Err(DatasetError::NoColumn {
-            path,
+            path: source.csv.clone(),
             parameter: Some(parameter),
             column: name.into(),
             columns: NameList(header.iter().map(str::to_owned).collect()),

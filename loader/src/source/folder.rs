@@ -1,7 +1,6 @@
 //! One folder per class, as torchvision's `ImageFolder`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use headstock_split::words::{NameList, counted};
@@ -13,6 +12,7 @@ use super::config::{OpenDataSource, SourceConfig, SourceConfigError, SourceConte
 use super::paths::{is_image_file, lowercase_extension};
 use super::seen_paths::{SeenPaths, canonical_path};
 use crate::dataset::{DatasetError, RawDataset, RawSample, Split};
+use crate::shard::visible_entries;
 
 /// The keys of `[data]` of a folder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -22,13 +22,11 @@ pub struct FolderConfig {
     /// per class.
     pub folder: PathBuf,
     /// A folder of photos for testing only, with one folder per class. If it is given, `[split]` is not used.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test_folder: Option<PathBuf>,
 }
 
 impl SourceConfig for FolderConfig {
     const KIND: &'static str = "folder";
-    const ABOUT: &'static str = "one folder per class";
 
     fn resolve(&mut self, base: &Path) -> Result<(), SourceConfigError> {
         resolve_path("folder", &mut self.folder, base)?;
@@ -129,8 +127,6 @@ struct ImageFile {
     /// Path relative to the root, with `/` as separator.
     id: String,
     path: PathBuf,
-    /// Path with links resolved.
-    canonical: PathBuf,
 }
 
 /// A folder and its visible contents, recursively.
@@ -264,8 +260,8 @@ impl FolderWalker<'_> {
                 folder.subfolders.push(self.read_folder(id, entry_path, &entry_canonical)?);
             } else if is_image_file(&entry_path) && entry_path.is_file() {
                 let id = id_of(&entry_path)?;
-                self.seen.insert(entry_canonical.clone(), entry_path.display().to_string())?;
-                folder.images.push(ImageFile { id, path: entry_path, canonical: entry_canonical });
+                self.seen.insert(entry_canonical, entry_path.display().to_string())?;
+                folder.images.push(ImageFile { id, path: entry_path });
             } else {
                 let extension = lowercase_extension(&entry_path)
                     .map_or_else(|| "no extension".into(), |extension| format!(".{extension}"));
@@ -278,8 +274,7 @@ impl FolderWalker<'_> {
     /// The canonical path (with links resolved) of the file or folder `path`; `parent` is that of its folder,
     /// so only `path` itself can be a link. A link that leads out of the root is an error.
     fn resolve(&self, parent: &Path, path: &Path) -> Result<PathBuf, DatasetError> {
-        let io_error = |source| DatasetError::Io { path: path.into(), source };
-        if !fs::symlink_metadata(path).map_err(io_error)?.is_symlink() {
+        if !path.symlink_metadata().map_err(DatasetError::io(path))?.is_symlink() {
             return Ok(path.file_name().map_or_else(|| parent.into(), |name| parent.join(name)));
         }
         let canonical = canonical_path(path)?;
@@ -293,22 +288,10 @@ impl FolderWalker<'_> {
     }
 }
 
-/// The paths of the files and folders in `folder` that are not hidden, sorted bytewise by name, so that the
-/// order of samples is the same on every file system.
-fn visible_entries(folder: &Path) -> Result<Vec<PathBuf>, DatasetError> {
-    let io_error = |source| DatasetError::Io { path: folder.into(), source };
-    let mut paths = Vec::new();
-    for entry in fs::read_dir(folder).map_err(io_error)? {
-        let entry = entry.map_err(io_error)?;
-        if !entry.file_name().as_encoded_bytes().starts_with(b".") {
-            paths.push(entry.path());
-        }
-    }
-    paths.sort_unstable_by(|a, b| a.file_name().cmp(&b.file_name()));
-    Ok(paths)
-}
-
 /// The file name of `path`, which must be UTF-8.
 fn utf8_name(path: &Path) -> Result<&str, DatasetError> {
-    path.file_name().and_then(|name| name.to_str()).ok_or_else(|| DatasetError::NotUtf8(path.into()))
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.ok_or_else(|| {
+        DatasetError::invalid(path, "the name is not valid UTF-8 text: rename the file or folder")
+    })
 }

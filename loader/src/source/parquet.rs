@@ -6,6 +6,7 @@ use std::sync::Arc;
 use headstock_split::words::counted;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::config::{OpenDataSource, SourceConfig, SourceConfigError, SourceContext};
 use super::paths::common_folder;
@@ -34,10 +35,8 @@ pub struct ParquetConfig {
     #[serde(default = "default_label")]
     pub label: String,
     /// The column with the group of a photo, as for `csv`. Optional.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
     /// Photos for testing only, in Parquet shards.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test_parquet: Option<String>,
 }
 
@@ -47,7 +46,6 @@ fn default_image() -> String {
 
 impl SourceConfig for ParquetConfig {
     const KIND: &'static str = "parquet";
-    const ABOUT: &'static str = "Parquet files with one photo per row, also of the Hugging Face hub";
 
     fn resolve(&mut self, base: &Path) -> Result<(), SourceConfigError> {
         resolve_shards("parquet", &mut self.parquet, base, true)?;
@@ -77,11 +75,7 @@ impl SourceConfig for ParquetConfig {
                 (shards, root)
             }
         };
-        let fields = FieldNames {
-            label: self.label.clone(),
-            group: self.group.clone(),
-            split: context.split_column.clone(),
-        };
+        let fields = context.fields(&self.label, self.group.as_ref());
         let source = ParquetSource { shards, image: self.image.clone(), fields };
         Ok(OpenDataSource { source: Box::new(source), root })
     }
@@ -112,6 +106,9 @@ impl DataSource for ParquetSource {
     }
 }
 
+/// The values of a column, `[N]`, and the name of the column.
+type NamedValues = (Vec<Option<ParquetValue>>, String);
+
 impl ParquetSource {
     /// Reads the samples of all shards, in parallel.
     fn read_shards(&self) -> Result<ShardContents, DatasetError> {
@@ -121,7 +118,7 @@ impl ParquetSource {
     /// Reads the samples of the shard `path`, one per row, but not the images; `name` is the prefix of their
     /// ids. Rows without a class are listed as unlabeled.
     fn read_shard(&self, path: &Path, name: &str) -> Result<ShardContents, DatasetError> {
-        let shard_error = |problem| DatasetError::Invalid { path: path.into(), problem };
+        let shard_error = |problem| DatasetError::invalid(path, problem);
         let table = ParquetTable::open(path)?;
         let nested = format!("{}{BYTES_FIELD}", self.image);
         let column = match (table.has_column(&nested), table.has_column(&self.image)) {
@@ -137,10 +134,11 @@ impl ParquetSource {
         }
         let n_rows = table.n_rows()?;
         // Empty or repeated rows take no space, so a few bytes could claim billions of rows.
-        if n_rows as u64 > table.file_size() {
-            let problem =
-                format!("the file is damaged: it claims {n_rows} photos in {} bytes", table.file_size());
-            return Err(shard_error(problem));
+        if n_rows as u64 > table.file_size {
+            let size = table.file_size;
+            return Err(shard_error(format!(
+                "the file is damaged: it claims {n_rows} photos in {size} bytes"
+            )));
         }
         let column_values = |parameter, column: &str| {
             if table.has_column(column) {
@@ -151,35 +149,30 @@ impl ParquetSource {
         };
         let labels = column_values("label", &self.fields.label)?;
         let optional_column = |parameter, column: &Option<String>| {
-            column.as_deref().map(|column| column_values(parameter, column)).transpose()
+            let column = column.clone();
+            column.map(|column| Ok((column_values(parameter, &column)?, column))).transpose()
         };
-        let groups = optional_column("group", &self.fields.group)?;
-        let splits = optional_column("split", &self.fields.split)?;
+        let groups: Option<NamedValues> = optional_column("group", &self.fields.group)?;
+        let splits: Option<NamedValues> = optional_column("split", &self.fields.split)?;
         let class_names = read_class_names(&table, &self.fields.label).map_err(shard_error)?;
         let shard = Arc::new(ParquetShard::new(path, table, &column));
         let shard_split = Split::from_shard_path(name);
         let mut contents = ShardContents::default();
         for (row, label) in labels.into_iter().enumerate() {
             let row_error = |problem| shard_error(format!("row {row} (counted from 0): {problem}"));
-            let empty_error =
-                |column: &str| row_error(format!("the column `{column}` is empty: add a value"));
+            let text = |(values, column): &NamedValues| {
+                let empty = || row_error(format!("the column `{column}` is empty: add a value"));
+                value_text(&values[row]).ok_or_else(empty)
+            };
             let id = format!("{name}/{row}");
             let Some(class) = class_name(label, class_names.as_deref()).map_err(row_error)? else {
                 contents.unlabeled.push(id);
                 continue;
             };
-            let group = match (&groups, &self.fields.group) {
-                (Some(groups), Some(column)) => {
-                    Some(value_text(&groups[row]).ok_or_else(|| empty_error(column))?)
-                }
-                _ => None,
-            };
-            let split = match (&splits, &self.fields.split) {
-                (Some(splits), Some(column)) => {
-                    let name = value_text(&splits[row]).ok_or_else(|| empty_error(column))?;
-                    Some(Split::parse(column, &name).map_err(row_error)?)
-                }
-                _ => shard_split,
+            let group = groups.as_ref().map(text).transpose()?;
+            let split = match &splits {
+                Some(column) => Some(Split::parse(&column.1, &text(column)?).map_err(row_error)?),
+                None => shard_split,
             };
             let image = ImageRef::from_record(shard.clone(), row);
             contents.samples.push(RawSample { id, image, class, group, split });
@@ -235,27 +228,15 @@ fn class_name(label: Option<ParquetValue>, class_names: Option<&[String]>) -> Re
 /// library stores in the file; `None` if it says nothing about the column or the column is not a
 /// `ClassLabel`.
 fn read_class_names(table: &ParquetTable, column: &str) -> Result<Option<Vec<String>>, String> {
-    #[derive(Deserialize)]
-    struct HuggingFaceMetadata {
-        info: DatasetInfo,
-    }
-    #[derive(Deserialize)]
-    struct DatasetInfo {
-        features: serde_json::Map<String, serde_json::Value>,
-    }
-    #[derive(Deserialize)]
-    struct ClassLabel {
-        names: Vec<String>,
-    }
     let Some(metadata) = table.metadata_value("huggingface") else { return Ok(None) };
     let metadata_error =
         |error: serde_json::Error| format!("the metadata `huggingface` of the file is invalid: {error}");
-    let HuggingFaceMetadata { info: DatasetInfo { features } } =
-        serde_json::from_str(metadata).map_err(metadata_error)?;
-    match features.get(column) {
+    let metadata: Value = serde_json::from_str(metadata).map_err(metadata_error)?;
+    let features = metadata["info"]["features"].as_object();
+    match features.ok_or("the metadata `huggingface` of the file is invalid: it has no features")?.get(column)
+    {
         Some(feature) if feature["_type"] == "ClassLabel" => {
-            let ClassLabel { names } = ClassLabel::deserialize(feature).map_err(metadata_error)?;
-            Ok(Some(names))
+            Vec::deserialize(&feature["names"]).map(Some).map_err(metadata_error)
         }
         _ => Ok(None),
     }

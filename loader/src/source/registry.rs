@@ -1,6 +1,5 @@
 //! Lookup of data sources by name.
 
-use std::marker::PhantomData;
 use std::path::Path;
 
 use schemars::{Schema, SchemaGenerator};
@@ -36,7 +35,7 @@ pub enum SourceRegistryError {
 /// The known data sources, in the order in which they were added.
 #[derive(Default)]
 pub struct SourceRegistry {
-    kinds: Vec<Box<dyn SourceKind>>,
+    kinds: Vec<SourceKind>,
 }
 
 impl SourceRegistry {
@@ -45,11 +44,11 @@ impl SourceRegistry {
     pub fn builtin() -> Self {
         Self {
             kinds: vec![
-                Box::new(TypedSourceKind::<FolderConfig>(PhantomData)),
-                Box::new(TypedSourceKind::<CsvConfig>(PhantomData)),
+                SourceKind::new::<FolderConfig>(),
+                SourceKind::new::<CsvConfig>(),
                 #[cfg(feature = "parquet")]
-                Box::new(TypedSourceKind::<ParquetConfig>(PhantomData)),
-                Box::new(TypedSourceKind::<WebDatasetConfig>(PhantomData)),
+                SourceKind::new::<ParquetConfig>(),
+                SourceKind::new::<WebDatasetConfig>(),
             ],
         }
     }
@@ -69,7 +68,7 @@ impl SourceRegistry {
         if self.get(C::KIND).is_ok() {
             return Err(SourceRegistryError::Duplicate(C::KIND));
         }
-        self.kinds.push(Box::new(TypedSourceKind::<C>(PhantomData)));
+        self.kinds.push(SourceKind::new::<C>());
         Ok(self)
     }
 
@@ -77,7 +76,7 @@ impl SourceRegistry {
     ///
     /// # Errors
     /// [`SourceRegistryError::Unknown`], which lists the known names.
-    pub fn get(&self, name: &str) -> Result<&dyn SourceKind, SourceRegistryError> {
+    pub fn get(&self, name: &str) -> Result<&SourceKind, SourceRegistryError> {
         self.iter().find(|kind| kind.name() == name).ok_or_else(|| SourceRegistryError::Unknown {
             name: name.into(),
             known: self.iter().map(SourceKind::name).collect(),
@@ -85,68 +84,69 @@ impl SourceRegistry {
     }
 
     /// All sources, in the order in which they were added.
-    pub fn iter(&self) -> impl Iterator<Item = &dyn SourceKind> {
-        self.kinds.iter().map(AsRef::as_ref)
+    pub fn iter(&self) -> impl Iterator<Item = &SourceKind> {
+        self.kinds.iter()
     }
 }
 
+/// The configuration of a source from a table, or what is wrong with the table.
+type Configured = Result<Box<dyn ConfiguredSource>, SourceConfigError>;
+
 /// A registered data source with its configuration type hidden.
-pub trait SourceKind: Send + Sync {
+pub struct SourceKind {
+    name: &'static str,
+    json_schema: fn(&mut SchemaGenerator) -> Schema,
+    configure: fn(toml::Table, &Path) -> Configured,
+}
+
+impl SourceKind {
+    /// The source with the configuration type `C`.
+    fn new<C: SourceConfig>() -> Self {
+        Self { name: C::KIND, json_schema: C::json_schema, configure: configure::<C> }
+    }
+
     /// The name of the source, such as `csv`: the value of `data.kind` in a config.
-    fn name(&self) -> &'static str;
-    /// A description of the source in one line.
-    fn about(&self) -> &'static str;
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
     /// The keys of `[data]` that the source has, in the order of the configuration's fields.
-    fn keys(&self) -> Vec<String>;
+    #[must_use]
+    pub fn keys(&self) -> Vec<String> {
+        let schema = self.json_schema(&mut SchemaGenerator::default());
+        let properties = schema.get("properties").and_then(Value::as_object);
+        properties.into_iter().flat_map(|keys| keys.keys().cloned()).collect()
+    }
+
     /// The JSON schema of the table `[data]` with the keys of this source only; `generator` collects the
     /// definitions that the parts of a schema share.
-    fn json_schema(&self, generator: &mut SchemaGenerator) -> Schema;
+    pub fn json_schema(&self, generator: &mut SchemaGenerator) -> Schema {
+        (self.json_schema)(generator)
+    }
+
     /// Parses and resolves the table `[data]`, which has the keys of this source only. Paths in it are
     /// relative to `base`.
     ///
     /// # Errors
     /// [`SourceConfigError`], which names the key.
-    fn configure(
-        &self,
-        table: toml::Table,
-        base: &Path,
-    ) -> Result<Box<dyn ConfiguredSource>, SourceConfigError>;
-}
-
-/// The registered source with the configuration type `C`, of which it holds no value.
-struct TypedSourceKind<C>(PhantomData<C>);
-
-impl<C: SourceConfig> SourceKind for TypedSourceKind<C> {
-    fn name(&self) -> &'static str {
-        C::KIND
-    }
-
-    fn about(&self) -> &'static str {
-        C::ABOUT
-    }
-
-    fn keys(&self) -> Vec<String> {
-        let schema = C::json_schema(&mut SchemaGenerator::default());
-        let properties = schema.get("properties").and_then(Value::as_object);
-        properties.into_iter().flat_map(|keys| keys.keys().cloned()).collect()
-    }
-
-    fn json_schema(&self, generator: &mut SchemaGenerator) -> Schema {
-        C::json_schema(generator)
-    }
-
-    fn configure(
+    pub fn configure(
         &self,
         table: toml::Table,
         base: &Path,
     ) -> Result<Box<dyn ConfiguredSource>, SourceConfigError> {
-        let mut config: C = table.try_into().map_err(|error: toml::de::Error| SourceConfigError::Table {
-            kind: C::KIND,
-            message: error.to_string().split_whitespace().collect::<Vec<_>>().join(" "),
-        })?;
-        config.resolve(base)?;
-        Ok(Box::new(config))
+        (self.configure)(table, base)
     }
+}
+
+/// [`SourceKind::configure`] for the source with the configuration type `C`.
+fn configure<C: SourceConfig>(table: toml::Table, base: &Path) -> Configured {
+    let mut config: C = table.try_into().map_err(|error: toml::de::Error| SourceConfigError::Table {
+        kind: C::KIND,
+        message: error.to_string().split_whitespace().collect::<Vec<_>>().join(" "),
+    })?;
+    config.resolve(base)?;
+    Ok(Box::new(config))
 }
 
 #[cfg(test)]

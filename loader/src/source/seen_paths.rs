@@ -16,17 +16,15 @@ impl SeenPaths {
     /// # Errors
     /// [`DatasetError::SameFile`] if it was seen before, for example through a link.
     pub(super) fn insert(&mut self, canonical: PathBuf, name: String) -> Result<(), DatasetError> {
-        match self.0.get(&canonical) {
-            Some(first) => Err(DatasetError::SameFile { first: first.clone(), second: name }),
-            None => {
-                self.0.insert(canonical, name);
-                Ok(())
-            }
+        if let Some(first) = self.0.get(&canonical) {
+            return Err(DatasetError::SameFile { first: first.clone(), second: name });
         }
+        self.0.insert(canonical, name);
+        Ok(())
     }
 }
 
 /// `path` with all links resolved.
 pub(super) fn canonical_path(path: &Path) -> Result<PathBuf, DatasetError> {
-    path.canonicalize().map_err(|source| DatasetError::Io { path: path.into(), source })
+    path.canonicalize().map_err(DatasetError::io(path))
 }

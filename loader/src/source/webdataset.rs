@@ -33,16 +33,13 @@ pub struct WebDatasetConfig {
     #[serde(default = "default_label")]
     pub label: String,
     /// The field of the `json` members with the group of a photo, as for `csv`. Optional.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
     /// Photos for testing only, in tar archives.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test_webdataset: Option<String>,
 }
 
 impl SourceConfig for WebDatasetConfig {
     const KIND: &'static str = "webdataset";
-    const ABOUT: &'static str = "tar archives in WebDataset format";
 
     fn resolve(&mut self, base: &Path) -> Result<(), SourceConfigError> {
         resolve_shards("webdataset", &mut self.webdataset, base, false)?;
@@ -61,11 +58,7 @@ impl SourceConfig for WebDatasetConfig {
     fn open(&self, context: &SourceContext) -> Result<OpenDataSource, DatasetError> {
         let shards = find_shards(Path::new(&self.webdataset), &["tar", "tar.gz", "tgz"])?;
         let root = common_folder(&shards);
-        let fields = FieldNames {
-            label: self.label.clone(),
-            group: self.group.clone(),
-            split: context.split_column.clone(),
-        };
+        let fields = context.fields(&self.label, self.group.as_ref());
         Ok(OpenDataSource { source: Box::new(WebDatasetSource { shards, fields }), root })
     }
 }
@@ -109,7 +102,7 @@ impl WebDatasetSource {
     /// parses the annotations. Errors of single samples are in the result; a shard or an annotation that
     /// cannot be read is an error of the whole shard.
     fn read_shard(&self, path: &Path, name: &str) -> Result<ShardContents, DatasetError> {
-        let shard_error = |problem| DatasetError::Invalid { path: path.into(), problem };
+        let shard_error = |problem| DatasetError::invalid(path, problem);
         let (mut sample_files, mut errors) = (Vec::<SampleFiles>::new(), Vec::new());
         let mut image_members = Vec::new();
         // Adds a file of the archive to its sample.
@@ -130,18 +123,17 @@ impl WebDatasetSource {
             if is_image_file(Path::new(&relative)) && !extension.contains('.') {
                 files.images.push(relative);
                 image_members.push(member);
-            } else if let Some(kind) = AnnotationKind::from_extension(extension) {
-                let text = read_annotation(&member, bytes)?;
-                files.annotations.push((kind, text));
+            } else if let Some(kind) =
+                ANNOTATIONS.iter().position(|kind| kind.eq_ignore_ascii_case(extension))
+            {
+                files.annotations.push((kind, read_annotation(&member, bytes)?));
             } else {
                 files.n_others += 1;
             }
             Ok(())
         };
         let n_links = visit_members(path, &mut visit).map_err(shard_error)?;
-        let shard = TarShard::new(path, image_members)
-            .map_err(|source| DatasetError::Io { path: path.into(), source })?;
-        let shard = Arc::new(shard);
+        let shard = Arc::new(TarShard::new(path, image_members).map_err(DatasetError::io(path))?);
         let shard_split = Split::from_shard_path(name);
         let mut contents = ShardContents { errors, n_skipped: n_links, ..ShardContents::default() };
         // The record of an image is its index among all images of the archive.
@@ -216,29 +208,9 @@ fn read_annotation(member: &TarMember, bytes: &mut dyn Read) -> Result<String, S
     Ok(text)
 }
 
-/// Kinds of annotation files, by extension, in order of precedence: those that say the class of an image.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum AnnotationKind {
-    /// The class, a number or a name.
-    Cls,
-    /// An object with the class and other fields.
-    Json,
-    /// The class name.
-    Txt,
-}
-
-impl AnnotationKind {
-    /// The kind of annotation file with this extension, ignoring case; `None` for files that are not
-    /// annotations.
-    fn from_extension(extension: &str) -> Option<Self> {
-        match extension.to_ascii_lowercase().as_str() {
-            "cls" => Some(Self::Cls),
-            "json" => Some(Self::Json),
-            "txt" => Some(Self::Txt),
-            _ => None,
-        }
-    }
-}
+/// The extensions of annotation files, those that say the class of an image, in order of precedence: the class
+/// (a number or a name), an object with the class and other fields, the class name.
+const ANNOTATIONS: [&str; 3] = ["cls", "json", "txt"];
 
 /// The files of a sample, before annotations are parsed.
 #[derive(Default)]
@@ -247,8 +219,8 @@ struct SampleFiles {
     key: String,
     /// Paths of the image files.
     images: Vec<String>,
-    /// Kinds and texts of the annotation files.
-    annotations: Vec<(AnnotationKind, String)>,
+    /// Kinds, as indices in [`ANNOTATIONS`], and texts of the annotation files.
+    annotations: Vec<(usize, String)>,
     /// Number of the other files.
     n_others: usize,
 }
@@ -267,10 +239,10 @@ impl SampleFiles {
     /// A sample with a class must have the group and the split, if `fields` names them.
     fn parse_annotations(&self, fields: &FieldNames) -> Result<Annotations, String> {
         let mut annotations = Annotations::default();
-        let mut order: Vec<&(AnnotationKind, String)> = self.annotations.iter().collect();
-        order.sort_by_key(|(kind, _)| *kind);
-        for (kind, text) in order {
-            let class = if *kind == AnnotationKind::Json {
+        let mut in_order: Vec<&(usize, String)> = self.annotations.iter().collect();
+        in_order.sort_by_key(|(kind, _)| *kind);
+        for (kind, text) in in_order {
+            let class = if ANNOTATIONS[*kind] == "json" {
                 let record: Value = serde_json::from_str(text).map_err(|error| {
                     format!("the .json file is not valid JSON: {error}; correct the file")
                 })?;
@@ -291,10 +263,9 @@ impl SampleFiles {
             };
             annotations.class = annotations.class.or(class);
         }
-        let missing_field =
-            |field: &Option<String>, is_present: bool| field.as_ref().filter(|_| !is_present).cloned();
-        let missing = missing_field(&fields.group, annotations.group.is_some())
-            .or_else(|| missing_field(&fields.split, annotations.split.is_some()));
+        let has_fields =
+            [(&fields.group, annotations.group.is_some()), (&fields.split, annotations.split.is_some())];
+        let missing = has_fields.into_iter().find_map(|(field, has)| field.as_ref().filter(|_| !has));
         match missing {
             Some(field) if annotations.class.is_some() => Err(format!(
                 "the photo has no .json file with the field `{field}`: each photo needs a .json file with \

@@ -8,11 +8,7 @@ pub(crate) type LookupTable = [u8; 256];
 /// The table whose entry `v` is `new_value(v)`, for an operation that changes each pixel value on its own:
 /// the function is then called 256 times and not for each pixel.
 pub(crate) fn lookup_table(new_value: impl Fn(u8) -> u8) -> LookupTable {
-    let mut table = [0; 256];
-    for (entry, value) in table.iter_mut().zip(0..=u8::MAX) {
-        *entry = new_value(value);
-    }
-    table
+    std::array::from_fn(|value| new_value(value as u8))
 }
 
 /// Replaces every value `v` of the image by `new_value(v)`.

@@ -12,8 +12,8 @@ use std::fmt;
 
 use image::RgbImage;
 
-pub use resample::Resampling;
-pub(crate) use resample::{SourceAxis, Window, resize, resize_window};
+pub use headstock_split::Resampling;
+pub(crate) use resample::{SourceAxis, resize, resize_window};
 
 /// An operation on the pixels of an image, with all its parameters. The values of the parameters are in its
 /// `Debug` text.

@@ -9,50 +9,24 @@
 
 use std::ops::Range;
 
+use headstock_split::Resampling;
 use image::RgbImage;
 use pulp::{Arch, Simd, WithSimd};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
-/// Pillow's resampling filters. All except `Nearest` are antialiased.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Resampling {
-    /// The nearest pixel.
-    Nearest,
-    /// Triangle filter with support 1.
-    Bilinear,
-    /// Cubic filter with a = -0.5 and support 2.
-    Bicubic,
-    /// Windowed sinc with support 3.
-    Lanczos,
-}
+use crate::geometry::Crop;
 
-impl Resampling {
-    /// All filters.
-    pub const ALL: [Self; 4] = [Self::Nearest, Self::Bilinear, Self::Bicubic, Self::Lanczos];
-}
+/// A resampling filter along one axis: the weight of an input as a function of its distance, and the distance
+/// from which on the weight is 0. Distances are from the center of an output to that of an input, in pixels of
+/// the coarser of the two images.
+type ResamplingFilter = (fn(f64) -> f64, f64);
 
-/// A resampling filter along one axis. Distances are from the center of an output to that of an input, in
-/// pixels of the coarser of the two images.
-#[derive(Clone, Copy)]
-struct ResamplingFilter {
-    /// The weight of an input as a function of its distance.
-    weight: fn(f64) -> f64,
-    /// The distance from which on the weight is 0.
-    support: f64,
-}
-
-impl ResamplingFilter {
-    /// Pillow's filter for `interpolation`; `None` for nearest, which copies single pixels without weights.
-    fn for_resampling(interpolation: Resampling) -> Option<Self> {
-        let (weight, support): (fn(f64) -> f64, f64) = match interpolation {
-            Resampling::Nearest => return None,
-            Resampling::Bilinear => (triangle, 1.0),
-            Resampling::Bicubic => (cubic, 2.0),
-            Resampling::Lanczos => (lanczos, 3.0),
-        };
-        Some(Self { weight, support })
+/// Pillow's filter for `interpolation`; `None` for nearest, which copies single pixels without weights.
+fn resampling_filter(interpolation: Resampling) -> Option<ResamplingFilter> {
+    match interpolation {
+        Resampling::Nearest => None,
+        Resampling::Bilinear => Some((triangle, 1.0)),
+        Resampling::Bicubic => Some((cubic, 2.0)),
+        Resampling::Lanczos => Some((lanczos, 3.0)),
     }
 }
 
@@ -82,15 +56,6 @@ fn lanczos(x: f64) -> f64 {
     let sinc =
         |x: f64| if x == 0.0 { 1.0 } else { (x * std::f64::consts::PI).sin() / (x * std::f64::consts::PI) };
     if (-3.0..3.0).contains(&x) { sinc(x) * sinc(x / 3.0) } else { 0.0 }
-}
-
-/// A rectangle of the resized image, in pixels: the part that is computed, such as the center crop.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Window {
-    pub(crate) x: u32,
-    pub(crate) y: u32,
-    pub(crate) width: u32,
-    pub(crate) height: u32,
 }
 
 /// What is resized along one axis (x or y) of an image: a range of pixels, and the interval within it that
@@ -152,31 +117,19 @@ impl SourceAxis {
 /// Pillow's `Image.resize(size, interpolation)`.
 pub(crate) fn resize(image: &RgbImage, size: (u32, u32), interpolation: Resampling) -> RgbImage {
     let axes = (SourceAxis::from_pixels(0, image.width()), SourceAxis::from_pixels(0, image.height()));
-    let window = Window { x: 0, y: 0, width: size.0, height: size.1 };
-    resize_window(image, axes, size, window, interpolation)
+    resize_window(Arch::new(), image, axes, size, Crop::whole(size), interpolation)
 }
 
 /// Resizes a region of `image` to `size` (width, height), neither of which may be 0, and returns only the
 /// rectangle `window` of the result; other pixels are not computed. `axes` (x, y) are the columns and rows of
-/// the region. Uses the best SIMD instructions of this CPU.
+/// the region. Uses the SIMD instructions of `arch`; pixels are summed as integers, so all instructions give
+/// identical results.
 pub(crate) fn resize_window(
-    image: &RgbImage,
-    axes: (SourceAxis, SourceAxis),
-    size: (u32, u32),
-    window: Window,
-    interpolation: Resampling,
-) -> RgbImage {
-    resize_window_with(Arch::new(), image, axes, size, window, interpolation)
-}
-
-/// [`resize_window`] with the SIMD instructions of `arch`, so that tests can compare them. Pixels are summed
-/// as integers, so all instructions give identical results.
-pub(super) fn resize_window_with(
     arch: Arch,
     image: &RgbImage,
     (x_axis, y_axis): (SourceAxis, SourceAxis),
     size: (u32, u32),
-    window: Window,
+    window: Crop,
     interpolation: Resampling,
 ) -> RgbImage {
     if image.is_empty() {
@@ -185,11 +138,12 @@ pub(super) fn resize_window_with(
     if x_axis.is_identity(size.0) && y_axis.is_identity(size.1) {
         // Nothing to filter: copy the window. `image` starts at the first decoded pixel.
         let first_pixel = |axis: SourceAxis, offset: u32| axis.first + offset - axis.first_available;
-        let (x, y) = (first_pixel(x_axis, window.x), first_pixel(y_axis, window.y));
+        let (x, y) = (first_pixel(x_axis, window.left), first_pixel(y_axis, window.top));
         return image::imageops::crop_imm(image, x, y, window.width, window.height).to_image();
     }
-    let mut x_taps = FilterTaps::for_axis(interpolation, x_axis, size.0, window.x..window.x + window.width);
-    let mut y_taps = FilterTaps::for_axis(interpolation, y_axis, size.1, window.y..window.y + window.height);
+    let (columns, rows) = (window.left..window.left + window.width, window.top..window.top + window.height);
+    let mut x_taps = FilterTaps::for_axis(interpolation, x_axis, size.0, columns);
+    let mut y_taps = FilterTaps::for_axis(interpolation, y_axis, size.1, rows);
     let source = ByteRows { bytes: image.as_raw(), stride: image.width() as usize * 3 };
     // Each pass rounds to 8 bits, so the order of the passes matters. The first pass computes only the
     // columns or rows that the second one reads.
@@ -198,16 +152,13 @@ pub(super) fn resize_window_with(
         let intermediate =
             arch.dispatch(VerticalPass { source, bytes: columns.start * 3..columns.end * 3, taps: &y_taps });
         let source = ByteRows { bytes: &intermediate, stride: columns.len() * 3 };
-        arch.dispatch(HorizontalPass { source, rows: 0..y_taps.len(), taps: &x_taps })
+        arch.dispatch(HorizontalPass { source, rows: 0..y_taps.inputs.len(), taps: &x_taps })
     } else {
         let rows = y_taps.rebase_inputs();
         let intermediate = arch.dispatch(HorizontalPass { source, rows, taps: &x_taps });
-        let stride = x_taps.len() * 3;
-        arch.dispatch(VerticalPass {
-            source: ByteRows { bytes: &intermediate, stride },
-            bytes: 0..stride,
-            taps: &y_taps,
-        })
+        let stride = x_taps.inputs.len() * 3;
+        let source = ByteRows { bytes: &intermediate, stride };
+        arch.dispatch(VerticalPass { source, bytes: 0..stride, taps: &y_taps })
     };
     RgbImage::from_raw(window.width, window.height, pixels)
         .expect("the passes compute all pixels of the window")
@@ -232,11 +183,9 @@ const HALF: i32 = 1 << (PRECISION_BITS - 1);
 /// How the outputs along one axis are computed: each is the weighted sum of a range of inputs. A *tap* is one
 /// input with its fixed-point weight (the weight times 2 to the power of [`PRECISION_BITS`]).
 struct FilterTaps {
-    /// The first input of each output.
-    starts: Vec<usize>,
-    /// The number of inputs of each output.
-    lengths: Vec<usize>,
-    /// `stride` weights for each output, of which the first `lengths` are used.
+    /// The inputs of each output.
+    inputs: Vec<Range<usize>>,
+    /// `stride` weights for each output, of which the first ones are used, one for each input.
     weights: Vec<i32>,
     /// Number of weights stored for each output.
     stride: usize,
@@ -247,29 +196,30 @@ impl FilterTaps {
     /// `n_outputs` pixels. Only for the output pixels in `outputs`, a range of `0..n_outputs`. Inputs are
     /// counted from the first decoded pixel of `axis`.
     fn for_axis(interpolation: Resampling, axis: SourceAxis, n_outputs: u32, outputs: Range<u32>) -> Self {
-        let mut taps = match ResamplingFilter::for_resampling(interpolation) {
+        let mut taps = match resampling_filter(interpolation) {
             _ if axis.is_identity(n_outputs) => {
-                Self::from_single_inputs(outputs.map(|output| output as usize).collect())
+                Self::from_single_inputs(outputs.map(|output| output as usize))
             }
             Some(filter) => Self::from_filter(filter, axis, n_outputs, outputs),
             None => Self::from_single_inputs(nearest_inputs(axis, n_outputs, outputs)),
         };
         // So far inputs are counted from `axis.first`.
-        for start in &mut taps.starts {
-            *start = *start + axis.first as usize - axis.first_available as usize;
-        }
+        taps.renumber_inputs(|input| input + axis.first as usize - axis.first_available as usize);
         taps
     }
 
-    /// The weights by which output pixel `i` is a copy of input pixel `inputs[i]`: one input per output, with
-    /// weight 1. For nearest, and for an axis that keeps its size.
-    fn from_single_inputs(inputs: Vec<usize>) -> Self {
-        Self {
-            lengths: vec![1; inputs.len()],
-            weights: vec![1 << PRECISION_BITS; inputs.len()],
-            starts: inputs,
-            stride: 1,
+    /// Replaces the numbers of the inputs by `new_number` of them.
+    fn renumber_inputs(&mut self, new_number: impl Fn(usize) -> usize) {
+        for inputs in &mut self.inputs {
+            *inputs = new_number(inputs.start)..new_number(inputs.end);
         }
+    }
+
+    /// The weights by which each output pixel is a copy of one of the input pixels `inputs`: one input per
+    /// output, with weight 1. For nearest, and for an axis that keeps its size.
+    fn from_single_inputs(inputs: impl Iterator<Item = usize>) -> Self {
+        let inputs: Vec<Range<usize>> = inputs.map(|input| input..input + 1).collect();
+        Self { weights: vec![1 << PRECISION_BITS; inputs.len()], inputs, stride: 1 }
     }
 
     /// Computes which input pixels, with which weights, make up each output pixel in `outputs` when `axis` is
@@ -277,15 +227,19 @@ impl FilterTaps {
     /// output sum to 1, in fixed point. When an axis is reduced, the filter is widened by the scale, so that
     /// all inputs count (antialiasing). Same arithmetic as Pillow's `precompute_coeffs` and
     /// `normalize_coeffs_8bpc`.
-    fn from_filter(filter: ResamplingFilter, axis: SourceAxis, n_outputs: u32, outputs: Range<u32>) -> Self {
+    fn from_filter(
+        (filter_weight, filter_support): ResamplingFilter,
+        axis: SourceAxis,
+        n_outputs: u32,
+        outputs: Range<u32>,
+    ) -> Self {
         // Inputs per output.
         let scale = axis.length / f64::from(n_outputs);
         let filter_scale = scale.max(1.0);
-        let support = filter.support * filter_scale;
+        let support = filter_support * filter_scale;
         let stride = support.ceil() as usize * 2 + 1;
         let mut taps = Self {
-            starts: Vec::with_capacity(outputs.len()),
-            lengths: Vec::with_capacity(outputs.len()),
+            inputs: Vec::with_capacity(outputs.len()),
             weights: vec![0; stride * outputs.len()],
             stride,
         };
@@ -296,7 +250,7 @@ impl FilterTaps {
             let end = ((center + support + 0.5) as usize).min(axis.n_pixels as usize);
             exact_weights.clear();
             exact_weights.extend(
-                (start..end).map(|x| (filter.weight)((x as f64 - center + 0.5) * (1.0 / filter_scale))),
+                (start..end).map(|x| filter_weight((x as f64 - center + 0.5) * (1.0 / filter_scale))),
             );
             let sum: f64 = exact_weights.iter().sum();
             for (weight, &exact) in weights.iter_mut().zip(&exact_weights) {
@@ -304,61 +258,49 @@ impl FilterTaps {
                 // Adding half with the same sign rounds to nearest.
                 *weight = (normalized * f64::from(1 << PRECISION_BITS) + 0.5f64.copysign(normalized)) as i32;
             }
-            taps.starts.push(start);
-            taps.lengths.push(end - start);
+            taps.inputs.push(start..end);
         }
         taps
-    }
-
-    /// Number of outputs.
-    fn len(&self) -> usize {
-        self.starts.len()
     }
 
     /// For each output: (index of its first input, weights of the inputs from there on).
     #[inline(always)]
     fn outputs(&self) -> impl Iterator<Item = (usize, &[i32])> {
-        let weights = self.weights.chunks_exact(self.stride).zip(&self.lengths);
-        self.starts.iter().zip(weights).map(|(&start, (weights, &length))| (start, &weights[..length]))
+        let weights = self.weights.chunks_exact(self.stride);
+        self.inputs.iter().zip(weights).map(|(inputs, weights)| (inputs.start, &weights[..inputs.len()]))
     }
 
     /// The smallest range of inputs that contains the inputs of all outputs, as `first..end`: the pixels that
     /// are read.
     fn input_range(&self) -> Range<usize> {
-        let first = self.starts.iter().copied().min().unwrap_or(0);
-        let end = self.starts.iter().zip(&self.lengths).map(|(start, length)| start + length).max();
-        first..end.unwrap_or(first)
+        let first = self.inputs.iter().map(|inputs| inputs.start).min().unwrap_or(0);
+        first..self.inputs.iter().map(|inputs| inputs.end).max().unwrap_or(first)
     }
 
     /// Prepares these weights for the second pass of a resize, whose input is the result of the first pass:
     /// renumbers the inputs so that the first one that is read is 0. Returns the range of inputs by their
     /// previous numbers, to which the first pass can be limited.
     fn rebase_inputs(&mut self) -> Range<usize> {
-        let inputs = self.input_range();
-        for start in &mut self.starts {
-            *start -= inputs.start;
-        }
-        inputs
+        let range = self.input_range();
+        self.renumber_inputs(|input| input - range.start);
+        range
     }
 }
 
 /// For nearest: the input pixel at the center of each output pixel in `outputs` (a range of `0..n_outputs`)
 /// when `axis` is resized to `n_outputs` pixels, counted from `axis.first`. The scale is added up from output
 /// 0, so that rounding errors accumulate in the same way as in Pillow.
-fn nearest_inputs(axis: SourceAxis, n_outputs: u32, outputs: Range<u32>) -> Vec<usize> {
+fn nearest_inputs(axis: SourceAxis, n_outputs: u32, outputs: Range<u32>) -> impl Iterator<Item = usize> {
     let scale = axis.length / f64::from(n_outputs);
     let mut position = axis.start + scale * 0.5;
     for _ in 0..outputs.start {
         position += scale;
     }
-    // Map lazily: an image one pixel wide can have 4 billion outputs.
-    outputs
-        .map(|_| {
-            let input = (position as usize).min(axis.n_pixels as usize - 1);
-            position += scale;
-            input
-        })
-        .collect()
+    outputs.map(move |_| {
+        let input = (position as usize).min(axis.n_pixels as usize - 1);
+        position += scale;
+        input
+    })
 }
 
 /// The RGB bytes of an image.
@@ -414,8 +356,8 @@ impl WithSimd for HorizontalPass<'_> {
         let Self { source, rows, taps } = self;
         let inputs = taps.input_range();
         let mut gathered: Vec<PixelColumn> = vec![[0; _]; inputs.len()];
-        let mut resized: Vec<PixelColumn> = vec![[0; _]; taps.len()];
-        let stride = taps.len() * 3;
+        let mut resized: Vec<PixelColumn> = vec![[0; _]; taps.inputs.len()];
+        let stride = taps.inputs.len() * 3;
         let mut out = vec![0; rows.len() * stride];
         for (first, out_rows) in rows.step_by(ROWS_PER_STEP).zip(out.chunks_mut(ROWS_PER_STEP * stride)) {
             for row in 0..out_rows.len() / stride {
@@ -461,7 +403,7 @@ impl WithSimd for VerticalPass<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) -> Vec<u8> {
         let Self { source, bytes, taps } = self;
-        let mut out = vec![0; bytes.len() * taps.len()];
+        let mut out = vec![0; bytes.len() * taps.inputs.len()];
         for ((start, weights), out_row) in taps.outputs().zip(out.chunks_exact_mut(bytes.len())) {
             let inputs = &source.bytes[start * source.stride + bytes.start..];
             let (blocks, last_bytes) = out_row.as_chunks_mut::<BYTES_PER_STEP>();

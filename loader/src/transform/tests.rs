@@ -4,6 +4,7 @@ use image::RgbImage;
 use proptest::prelude::*;
 
 use super::*;
+use crate::geometry::Crop;
 use crate::golden::{self, PixelDifference, pixel_difference, synthetic_image};
 
 fn number(case: &serde_json::Value, key: &str) -> u32 {
@@ -94,13 +95,13 @@ proptest! {
         let image = synthetic_image(width, height);
         let part = |size: u32, share: f64| (f64::from(size) * share) as u32;
         let (x, y) = (part(size.0, corner.0), part(size.1, corner.1));
-        let window = Window { x, y, width: size.0 - x, height: (size.1 - y).div_ceil(2) };
+        let window = Crop { top: y, left: x, height: (size.1 - y).div_ceil(2), width: size.0 - x };
         for interpolation in Resampling::ALL {
             let whole = resize(&image, size, interpolation);
             let expected = image::imageops::crop_imm(&whole, x, y, window.width, window.height).to_image();
             for arch in instruction_sets() {
                 let axes = (SourceAxis::from_pixels(0, width), SourceAxis::from_pixels(0, height));
-                let ours = resample::resize_window_with(arch, &image, axes, size, window, interpolation);
+                let ours = resize_window(arch, &image, axes, size, window, interpolation);
                 prop_assert!(ours == expected, "{interpolation:?} on {arch:?}");
             }
         }

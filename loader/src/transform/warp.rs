@@ -46,13 +46,9 @@ fn transform_axis_aligned(image: &RgbImage, [a, _, c, _, e, f]: [f64; 6]) -> Rgb
     let (width, height) = image.dimensions();
     // The source column (or row) of each output column (or row); `None` outside the image.
     let source_pixels = |offset: f64, step: f64, size: u32| {
-        let mut position = offset + step * 0.5;
-        let mut pixels = Vec::with_capacity(size as usize);
-        for _ in 0..size {
-            pixels.push(pixel_index(position, size));
-            position += step;
-        }
-        pixels
+        let positions =
+            std::iter::successors(Some(offset + step * 0.5), move |position| Some(position + step));
+        positions.take(size as usize).map(|position| pixel_index(position, size)).collect::<Vec<_>>()
     };
     let (columns, rows) = (source_pixels(c, a, width), source_pixels(f, e, height));
     let mut out = RgbImage::new(width, height);

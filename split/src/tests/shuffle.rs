@@ -35,9 +35,9 @@ fn splits_that_scikit_learn_refuses_are_errors() {
         let error = stratified_shuffle_split(&labels, 1, test_size, 0).unwrap_err();
         let as_expected = match kind {
             "lone sample" => matches!(error, SplitError::LoneSample { .. }),
-            "test part too small" => matches!(error, SplitError::TestTooSmall { .. }),
-            "training part too small" => matches!(error, SplitError::TrainTooSmall { .. }),
-            "empty training part" => matches!(error, SplitError::TrainTooSmall { train: 0, .. }),
+            "test part too small" => matches!(error, SplitError::TooSmall { is_test: true, .. }),
+            "training part too small" => matches!(error, SplitError::TooSmall { is_test: false, .. }),
+            "empty training part" => matches!(error, SplitError::TooSmall { is_test: false, samples: 0, .. }),
             "size out of range" => matches!(error, SplitError::TestSize { .. }),
             "no samples" => error == SplitError::Empty,
             _ => false,
@@ -54,26 +54,26 @@ fn split_errors_say_what_to_do() {
     let labels = [0, 0, 0, 1, 1, 1];
     assert_eq!(
         message(&labels, TestSize::Count(6)),
-        "a test set of 6 cannot be taken from 6 photos: set `split.test_size` to a whole number below 6, or \
+        "a test set of 6 cannot be taken from 6 photos: set `test_size` to a whole number below 6, or \
          to a fraction between 0 and 1"
     );
     assert!(message(&labels, TestSize::Fraction(f64::NAN)).starts_with("a test set of NaN cannot be taken"));
     assert_eq!(
         message(&labels, TestSize::Count(1)),
         "the test set would have 1 photo for 2 classes: every class needs at least one photo; make \
-         `split.test_size` larger"
+         `test_size` larger"
     );
     assert_eq!(
         message(&labels, TestSize::Fraction(0.9)),
         "the training set would have no photo for 2 classes: every class needs at least one photo; make \
-         `split.test_size` smaller, or add photos"
+         `test_size` smaller, or add photos"
     );
     assert_eq!(
         message(&[0, 0, 1, 1, 2], TestSize::Fraction(0.4)),
         "class 2 has only one photo: the training set and the test set each need a photo of every class; add \
          photos, or remove the class"
     );
-    let lone = SplitError::LoneSample { labels: vec![0, 2] };
+    let lone = stratified_shuffle_split(&[0, 1, 1, 2, 1], 1, TestSize::Count(2), 0).unwrap_err();
     let names = ["akita", "boxer", "pug"];
     assert_eq!(
         lone.with_names(|label| names[label as usize].to_owned()).to_string(),
@@ -88,7 +88,9 @@ fn a_size_is_read_as_a_fraction_or_a_count() {
     assert_eq!(read("0.1").unwrap(), TestSize::Fraction(0.1));
     assert_eq!(read("1.0").unwrap(), TestSize::Fraction(1.0));
     assert_eq!(read("1").unwrap(), TestSize::Count(1));
-    let error = read("-1").unwrap_err().to_string();
+    let negative = stratified_shuffle_split(&[0, 0, 1, 1], 1, read("-1").unwrap(), 0);
+    assert!(matches!(negative, Err(SplitError::TestSize { .. })), "{negative:?}");
+    let error = read("\"1\"").unwrap_err().to_string();
     assert!(error.contains("a fraction between 0 and 1, or a whole number of photos"), "{error}");
     for size in [TestSize::Fraction(0.1), TestSize::Count(7)] {
         assert_eq!(read(&serde_json::to_string(&size).unwrap()).unwrap(), size);

@@ -84,8 +84,8 @@ impl Validator<'_> {
         &self,
         data: &DataOptions,
         sources: &'a SourceRegistry,
-    ) -> Result<Option<&'a dyn SourceKind>, ConfigError> {
-        let named: Vec<&dyn SourceKind> = match &data.kind {
+    ) -> Result<Option<&'a SourceKind>, ConfigError> {
+        let named: Vec<&SourceKind> = match &data.kind {
             Some(kind) => vec![
                 sources
                     .get(kind)
@@ -114,7 +114,7 @@ impl Validator<'_> {
     fn refuse_misplaced_keys(
         &self,
         data: &DataOptions,
-        kind: Option<&dyn SourceKind>,
+        kind: Option<&SourceKind>,
         sources: &SourceRegistry,
     ) -> Result<(), ConfigError> {
         let own_keys = kind.map(SourceKind::keys).unwrap_or_default();
@@ -131,7 +131,7 @@ impl Validator<'_> {
 }
 
 /// The key and, if needed, the value with which a config names a kind of source.
-fn naming_key(kind: &dyn SourceKind) -> String {
+fn naming_key(kind: &SourceKind) -> String {
     let name = kind.name();
     if kind.keys().iter().any(|key| key == name) {
         format!("`data.{name}`")

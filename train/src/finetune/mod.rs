@@ -36,7 +36,7 @@ use sha2::{Digest, Sha256};
 pub use self::find_lr::{LrCurve, LrPoint, find_lr};
 use self::model::FinetuneModel;
 pub use self::speed::{FinetuneSpeed, measure_finetune_speed};
-use self::trainer::{FinetuneResult, HoldoutSplit, Trainer, TrainerConfig};
+use self::trainer::{FinetuneResult, Trainer, TrainerConfig};
 use crate::activations::{ActivationCache, ActivationSource, SplitPoint};
 use crate::config::{AugmentMode, Config, Registries, Settings, TuneOptions};
 use crate::error::TrainError;
@@ -124,7 +124,7 @@ fn run_to_end(
 /// What fine-tuning starts from: the prepared data, the holdout split, and the head's initial parameters.
 struct PreparedFinetune {
     prepared: PreparedData,
-    split: HoldoutSplit,
+    split: SplitIndices,
     /// The label of each sample of the data set, training and test.
     labels: Vec<u32>,
     /// The head's initial parameters.
@@ -153,7 +153,7 @@ impl PreparedFinetune {
             let PreparedData { samples, features, n_augmented, .. } = &mut prepared;
             let mut fitter = HeadFitter { samples, features, n_augmented: *n_augmented, progress };
             let task = format!("fitting {}", settings.head.kind());
-            let (fitted, fit) = fitter.fit(settings.head.as_ref(), None, &split.fit, &task)?;
+            let (fitted, fit) = fitter.fit(settings.head.as_ref(), None, &split.train, &task)?;
             seconds.fit = fit;
             (fitted.head.tensors()?, owned_params(fitted.chosen))
         } else {
@@ -234,9 +234,9 @@ fn with_trainer_config<R>(
 
 /// Weight of each class in the loss, `[C]`, by `tune.class_weight` from the class counts of the samples that
 /// are trained on. `labels` are those of all samples.
-fn class_weights(options: &TuneOptions, split: &HoldoutSplit, labels: &[u32], n_classes: usize) -> Vec<f64> {
+fn class_weights(options: &TuneOptions, split: &SplitIndices, labels: &[u32], n_classes: usize) -> Vec<f64> {
     let mut counts = vec![0; n_classes];
-    split.fit.iter().for_each(|&row| counts[labels[row] as usize] += 1);
+    split.train.iter().for_each(|&row| counts[labels[row] as usize] += 1);
     options.class_weight.sample_weights(&counts)
 }
 
@@ -263,7 +263,7 @@ fn train_and_test(
     let started = Instant::now();
     let pretrained =
         prepared.pretrained.take().expect("photos have a backbone").with_tensors(&tuned_tensors)?;
-    let (test, held_out) = (prepared.test.as_slice(), split.held_out.as_slice());
+    let (test, held_out) = (prepared.test.as_slice(), split.test.as_slice());
     let rows = [test, held_out].concat();
     let images = prepared.images.as_deref().unwrap_or_default();
     let images: Vec<ImageRef> = rows.iter().map(|&row| images[row].clone()).collect();
@@ -305,7 +305,7 @@ fn train_and_test(
         chosen_params,
         calibration,
         previously_trained_on: None,
-        n_train_samples: split.fit.len(),
+        n_train_samples: split.train.len(),
         n_computed,
         seconds: PhaseSeconds { tune: Some(tune_seconds), calibration: calibration_seconds, ..seconds },
     };
@@ -319,14 +319,14 @@ fn hold_out_split(
     samples: &SampleSet,
     train: &[usize],
     options: &TuneOptions,
-) -> Result<HoldoutSplit, TrainError> {
+) -> Result<SplitIndices, TrainError> {
     let labels = samples.labels(train);
     if options.validation == 0.0 {
         tracing::info!(
             "no photos are held out (`tune.validation = 0`): the model of the last epoch is used, and \
              probabilities are not calibrated"
         );
-        return Ok(HoldoutSplit { fit: train.to_vec(), held_out: Vec::new() });
+        return Ok(SplitIndices { train: train.to_vec(), test: Vec::new() });
     }
     let SplitIndices { train: fit, test: held_out } = match sample_groups(samples, train) {
         None => hold_out(&labels, None, options.validation, options.seed),
@@ -353,7 +353,7 @@ fn hold_out_split(
         );
     }
     let rows_at = |indices: Vec<usize>| indices.into_iter().map(|i| train[i]).collect();
-    Ok(HoldoutSplit { fit: rows_at(fit), held_out: rows_at(held_out) })
+    Ok(SplitIndices { train: rows_at(fit), test: rows_at(held_out) })
 }
 
 /// The group of each of `rows`; `None` if the samples have no groups.
@@ -362,15 +362,15 @@ fn sample_groups(samples: &SampleSet, rows: &[usize]) -> Option<Vec<u32>> {
 }
 
 /// Logs the number of parameters and images that are trained.
-fn log_summary(backbone: &TrainableBackbone, stage: FeatureLayer, split: &HoldoutSplit) {
+fn log_summary(backbone: &TrainableBackbone, stage: FeatureLayer, split: &SplitIndices) {
     let n_values: usize =
         backbone.parameters().iter().map(|parameter| parameter.shape.iter().product::<usize>()).sum();
     tracing::info!(
         "fine-tuning the backbone from {stage} on: {:.1} million parameters; photos trained on: {}, held \
          out: {}",
         n_values as f64 / 1e6,
-        split.fit.len(),
-        split.held_out.len()
+        split.train.len(),
+        split.test.len()
     );
 }
 
@@ -386,15 +386,15 @@ fn split_point(stage: FeatureLayer, options: &TuneOptions) -> Option<SplitPoint>
 /// cached.
 fn views_to_cache(
     n_images: usize,
-    split: &HoldoutSplit,
+    split: &SplitIndices,
     options: &TuneOptions,
     n_augmented: u32,
 ) -> Vec<Option<u32>> {
     let mut views = vec![None; n_images];
     if options.augment == AugmentMode::Cached {
-        split.fit.iter().for_each(|&row| views[row] = Some(n_augmented));
+        split.train.iter().for_each(|&row| views[row] = Some(n_augmented));
     }
-    split.held_out.iter().for_each(|&row| views[row] = Some(0));
+    split.test.iter().for_each(|&row| views[row] = Some(0));
     views
 }
 

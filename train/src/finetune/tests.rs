@@ -140,7 +140,7 @@ fn a_training_resumed_within_an_epoch_ends_the_same() {
     let uninterrupted = begin_run(&folder, "whole", &settings);
     let resumed = begin_run(&folder, "resumed", &settings);
     // In the second epoch, after its second batch.
-    let per_epoch = prepared.split.fit.len().div_ceil(2) as u64;
+    let per_epoch = prepared.split.train.len().div_ceil(2) as u64;
     let progress = CheckpointCopier {
         after: per_epoch + 3,
         seen: AtomicU64::new(0),
@@ -173,7 +173,7 @@ fn order_and_views_depend_on_the_epoch_and_each_image_comes_once() {
     for epoch in &epochs {
         let mut sorted = images(epoch);
         sorted.sort_unstable();
-        assert_eq!(sorted, prepared.split.fit);
+        assert_eq!(sorted, prepared.split.train);
         seen.extend(epoch.iter().map(|item| match item.view {
             ViewId::Numbered(view) => (item.image, view),
             ViewId::PerEpoch { .. } => panic!("there are no per-epoch views here"),
@@ -182,7 +182,7 @@ fn order_and_views_depend_on_the_epoch_and_each_image_comes_once() {
     // In three epochs each of the three views comes once.
     seen.sort_unstable();
     let expected: Vec<(usize, u32)> =
-        prepared.split.fit.iter().flat_map(|&image| (0..3).map(move |view| (image, view))).collect();
+        prepared.split.train.iter().flat_map(|&image| (0..3).map(move |view| (image, view))).collect();
     assert_eq!(seen, expected);
 }
 

@@ -452,7 +452,6 @@ struct ListedConfig {
 
 impl SourceConfig for ListedConfig {
     const KIND: &'static str = "listed";
-    const ABOUT: &'static str = "a list of photos";
 
     fn resolve(&mut self, base: &Path) -> Result<(), SourceConfigError> {
         resolve_path("list", &mut self.list, base)

@@ -15,7 +15,7 @@ use operation::{MagnitudeScale, PolicyOp};
 
 use super::check::{AugmentError, check_interpolation, require};
 use super::step::{ImageOps, Step};
-use crate::transform::{ImageOp, Resampling};
+use crate::transform::Resampling;
 
 /// `augment.policy`: one of torchvision's automatic augmentation policies, chosen by `kind`.
 ///
@@ -59,7 +59,8 @@ impl Step for Policy {
             Self::AutoAugment(policy) => (policy.draw(view_size, random), policy.interpolation),
             Self::AugMix(policy) => return vec![Box::new(policy.draw(view_size, random))],
         };
-        chain.into_iter().filter_map(|operation| operation.to_image_op(interpolation)).collect()
+        let to_image_op = |drawn: DrawnOp| drawn.operation.to_image_op(drawn.magnitude, interpolation);
+        chain.into_iter().filter_map(to_image_op).collect()
     }
 }
 
@@ -181,11 +182,6 @@ impl DrawnOp {
     fn with_random_sign(operation: PolicyOp, magnitude: f64, random: &mut KeyedRng) -> Self {
         let is_negated = operation.is_signed() && random.bernoulli(0.5);
         Self { operation, magnitude: if is_negated { -magnitude } else { magnitude } }
-    }
-
-    /// The operation on the pixels of a view, as torchvision's on PIL images; `None` for the identity.
-    fn to_image_op(self, interpolation: Resampling) -> Option<Box<dyn ImageOp>> {
-        self.operation.to_image_op(self.magnitude, interpolation)
     }
 }
 

@@ -37,23 +37,8 @@ pub(super) enum PolicyOp {
 impl PolicyOp {
     /// Whether the magnitude can be negative; policies then draw its sign.
     pub(super) fn is_signed(self) -> bool {
-        match self {
-            Self::ShearX
-            | Self::ShearY
-            | Self::TranslateX
-            | Self::TranslateY
-            | Self::Rotate
-            | Self::Brightness
-            | Self::Color
-            | Self::Contrast
-            | Self::Sharpness => true,
-            Self::Identity
-            | Self::Posterize
-            | Self::Solarize
-            | Self::AutoContrast
-            | Self::Equalize
-            | Self::Invert => false,
-        }
+        use PolicyOp::{AutoContrast, Equalize, Identity, Invert, Posterize, Solarize};
+        !matches!(self, Identity | Posterize | Solarize | AutoContrast | Equalize | Invert)
     }
 
     /// The affine map of a shear (`magnitude` is the tangent of its angle) or a translation (`magnitude` is

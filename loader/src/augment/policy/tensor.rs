@@ -3,7 +3,7 @@
 //!
 //! Source: torchvision 0.29.2's `functional/_color.py` and `_geometry.py`, PyTorch's `grid_sample`.
 
-use image::{Rgb, RgbImage, imageops};
+use image::{Rgb, RgbImage};
 
 use super::operation::PolicyOp;
 use crate::augment::affine::AffineMap;
@@ -15,6 +15,7 @@ use crate::augment::solarize::Solarize;
 use crate::transform::ImageOp;
 use crate::transform::enhance::filter_3x3;
 use crate::transform::lookup_table::{lookup_table, map_channels, map_values};
+use crate::transform::rotate::quarter_turn;
 
 /// Applies `operation` with `magnitude` (in the unit of the operation) as torchvision does on a tensor.
 /// `AugMix` needs this; the other policies use [`PolicyOp::to_image_op`], which equals torchvision on PIL
@@ -103,16 +104,10 @@ fn autocontrast(image: RgbImage) -> RgbImage {
 /// the center, to the same size.
 fn rotate(image: &RgbImage, degrees: f64) -> RgbImage {
     let degrees = degrees.rem_euclid(360.0);
-    let square = image.width() == image.height();
-    match degrees {
-        0.0 => image.clone(),
-        180.0 => imageops::rotate180(image),
-        // `imageops` rotates clockwise.
-        90.0 if square => imageops::rotate270(image),
-        270.0 if square => imageops::rotate90(image),
-        // `AffineMap` rotates clockwise too.
-        _ => warp_bilinear(image, &AffineMap { degrees: -degrees, ..AffineMap::IDENTITY }),
-    }
+    quarter_turn(image, degrees).unwrap_or_else(|| {
+        // `AffineMap` rotates clockwise.
+        warp_bilinear(image, &AffineMap { degrees: -degrees, ..AffineMap::IDENTITY })
+    })
 }
 
 /// Applies an affine map with bilinear interpolation, for `AugMix`: PyTorch's `affine_grid` and

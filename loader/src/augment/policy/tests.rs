@@ -6,6 +6,7 @@ use crate::augment::tests::oracle::{self, assert_distribution, assert_frequencie
 use crate::augment::tests::test_hash;
 use crate::augment::view_rng::step_rng;
 use crate::golden::{self, pixel_difference};
+use crate::transform::ImageOp;
 
 fn read<T: serde::de::DeserializeOwned>(value: &Value) -> T {
     serde_json::from_value(value.clone()).unwrap()
@@ -71,7 +72,9 @@ fn policies_with_given_draws_match_torchvision() {
             AugMixDraw { original_weight: read(&case["original"]), chains }.apply(image)
         } else {
             let interpolation = read(&case["interpolation"]);
-            let ops = chain(&case["chain"]).into_iter().filter_map(|drawn| drawn.to_image_op(interpolation));
+            let ops = chain(&case["chain"])
+                .into_iter()
+                .filter_map(|drawn| drawn.operation.to_image_op(drawn.magnitude, interpolation));
             ops.fold(image, |image, op| op.apply(image))
         };
         let difference = pixel_difference(&ours, &results[case["result"].as_str().unwrap()]);

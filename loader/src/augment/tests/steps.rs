@@ -8,7 +8,8 @@ use crate::augment::color_jitter::Brightness;
 use crate::augment::erasing::{Erase, EraseFill};
 use crate::augment::perspective::Perspective;
 use crate::augment::rotation::Rotate;
-use crate::augment::{Augment, ImageOps};
+use crate::augment::{Augment, DrawnParameters, ImageOps};
+use crate::render::{EvalTransform, RenderSpec};
 use crate::transform::Resampling;
 
 /// Valid settings from JSON.
@@ -164,7 +165,7 @@ fn steps_are_independent_of_each_other() {
 fn steps_are_independent_across_views_seeds_epochs_and_images() {
     let augment = parse(all_steps_with(0.5));
     let first: Vec<[bool; 15]> = (0..TRIES).map(|image| step_outcomes(&augment, 0, 1, image)).collect();
-    let epoch = super::super::FIRST_EPOCH_VIEW;
+    let epoch = 1 << 32;
     type OutcomesOf<'a> = &'a dyn Fn(u64) -> [bool; 15];
     let others: [(&str, OutcomesOf<'_>); 4] = [
         ("view", &|image| step_outcomes(&augment, 0, 2, image)),
@@ -198,13 +199,19 @@ fn every_byte_of_the_image_hash_counts() {
 fn views_and_epoch_views_use_their_arguments() {
     let augment = Augment { seed: 3, ..all_steps() };
     let (size, hash) = ((61, 47), test_hash(9));
-    let draw = |view_index| format!("{:?}", augment.draw(size, VIEW_SIZE, view_index, &hash));
-    let draw_view = |view| format!("{:?}", augment.draw_view(size, VIEW_SIZE, view, &hash));
+    let (width, height) = VIEW_SIZE;
+    let eval = EvalTransform { resize: 64, crop: (height, width), interpolation: Resampling::Bilinear };
+    let draw = |view_index| {
+        let DrawnParameters { crop, ops } = augment.draw(size, VIEW_SIZE, view_index, &hash);
+        format!("{:?}", RenderSpec { eval, crop, ops })
+    };
+    let draw_view = |view| format!("{:?}", RenderSpec::augmented(&augment, &eval, size, view, &hash));
     assert_eq!(draw_view(2), draw(2));
     // Epochs are numbered after the largest view index.
     let last = u64::from(u32::MAX);
     assert_eq!(draw_view(u32::MAX), draw(last));
-    assert_eq!(format!("{:?}", augment.draw_epoch_view(size, VIEW_SIZE, 0, &hash)), draw(last + 1));
+    let epoch_view = RenderSpec::augmented_in_epoch(&augment, &eval, size, 0, &hash);
+    assert_eq!(format!("{epoch_view:?}"), draw(last + 1));
 }
 
 // effect: augment.affine.degrees, augment.affine.translate, augment.affine.scale, augment.affine.shear

@@ -6,9 +6,21 @@ use image::metadata::Orientation;
 
 use super::{ColorMode, ColorSpace, Inspection};
 
-/// How an image file is stored, for [`inspect`](super::inspect): detects the format from the first bytes and
-/// parses the header. `None` for an unknown format or an incomplete header.
-pub(super) fn read(bytes: &[u8]) -> Option<Inspection> {
+/// Reads how an image is stored from its header; `None` for an unknown format or an incomplete header. The
+/// format is detected from the first bytes. Nothing is decoded, so the pixel data may still be damaged.
+///
+/// ```
+/// use headstock_loader::checks::inspect;
+///
+/// let mut file = std::io::Cursor::new(Vec::new());
+/// image::GrayImage::new(4, 3).write_to(&mut file, image::ImageFormat::Png)?;
+/// let inspection = inspect(file.get_ref()).ok_or("not an image")?;
+/// assert_eq!((inspection.format, inspection.size, inspection.frames), ("PNG", (4, 3), 1));
+/// assert_eq!(inspection.mode.to_string(), "gray");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use]
+pub fn inspect(bytes: &[u8]) -> Option<Inspection> {
     match bytes {
         [0xFF, 0xD8, ..] => read_jpeg(bytes),
         [0x89, b'P', b'N', b'G', ..] => read_png(bytes),

@@ -19,13 +19,8 @@ pub(super) fn read(bytes: &[u8]) -> Option<Inspection> {
     let page = tiff.page_at(first_offset)?;
     // Each directory has the offset of the next one. Offsets seen before are a cycle, where counting ends.
     let (mut offsets, mut next_offset) = (BTreeSet::from([first_offset]), page.next_offset);
-    while let Some(page) =
-        next_offset.filter(|&offset| offset > 0 && offsets.insert(offset)).map(|offset| tiff.page_at(offset))
-    {
-        next_offset = page.and_then(|page| page.next_offset);
-        if next_offset.is_none() {
-            break;
-        }
+    while let Some(offset) = next_offset.filter(|&offset| offset > 0 && offsets.insert(offset)) {
+        next_offset = tiff.page_at(offset).and_then(|page| page.next_offset);
     }
     Some(Inspection { frames: offsets.len(), ..page.inspection })
 }

@@ -4,9 +4,9 @@ use image::RgbImage;
 use pulp::Arch;
 
 use super::JpegError;
-use super::frame::{Frame, JpegHeaders, NO_FRAME, Reached, ScanComponent, ScanHeader};
-use super::planes::{ComponentPlane, JpegColorModel, NeededBlocks, PixelArea, UpsampleAndConvert};
-use super::scan::{self, BlockGrid, NeededCoefficients, RestartIntervals};
+use super::frame::{Frame, JpegHeaders, NO_FRAME, ScanComponent, ScanHeader};
+use super::planes::{ComponentPlane, NeededBlocks, PixelArea, UpsampleAndConvert};
+use super::scan::{self, BlockGrid, RestartIntervals};
 
 /// More scans than any encoder writes. A scan of a few dozen bytes covers all blocks of a large image, so a
 /// file of 10 MB could take a quarter of an hour. Chrome and `zune-jpeg` have the same limit.
@@ -28,7 +28,7 @@ pub(super) fn decode(
     let mut state: Option<DecodeState> = None;
     // The first two bytes are the start-of-image marker.
     let (mut offset, mut n_scans) = (2, 0);
-    while let Reached::Scan(header, start) = headers.read_until_scan(bytes, offset)? {
+    while let Some((header, start)) = headers.read_until_scan(bytes, offset)? {
         n_scans += 1;
         if n_scans > MAX_SCANS {
             return Err(JpegError::Damaged("the file has more than 100 scans"));
@@ -39,8 +39,10 @@ pub(super) fn decode(
         }
         let state = state.get_or_insert_with(|| DecodeState::new(frame, &header, eighths, area));
         offset = intervals.load_scan(bytes, start)?;
+        let is_progressive = frame.progressive;
         state.read_scan(&mut headers, &header, &intervals, arch)?;
-        if state.is_complete(headers.frame.as_ref().ok_or(NO_FRAME)?) {
+        // No further scan can add data: bytes after the last scan are ignored.
+        if !is_progressive && !state.has_dc_scan.contains(&false) {
             break;
         }
     }
@@ -51,12 +53,7 @@ pub(super) fn decode(
     if !state.is_streamed {
         fill_planes(&mut state.planes, &state.blocks, frame, arch, /* mcu_row */ 0);
     }
-    let color_model = match state.planes.len() {
-        1 => JpegColorModel::Gray,
-        _ if headers.is_rgb() => JpegColorModel::Rgb,
-        _ => JpegColorModel::YCbCr,
-    };
-    let pixels = UpsampleAndConvert { planes: &state.planes, color_model, area }.run(arch);
+    let pixels = arch.dispatch(UpsampleAndConvert { planes: &state.planes, is_rgb: headers.is_rgb(), area });
     RgbImage::from_raw(area.x.len() as u32, area.y.len() as u32, pixels)
         .ok_or(JpegError::Damaged("the file has fewer pixels than its header declares"))
 }
@@ -109,7 +106,7 @@ impl DecodeState {
         arch: Arch,
     ) -> Result<(), JpegError> {
         let frame = headers.frame.as_ref().ok_or(NO_FRAME)?;
-        let needed: Vec<NeededBlocks> = self.planes.iter().map(|plane| plane.needed().clone()).collect();
+        let needed: Vec<NeededBlocks> = self.planes.iter().map(|plane| plane.needed.clone()).collect();
         // Skip a progressive AC scan if only DC coefficients are needed.
         if frame.progressive
             && header.first_coefficient > 0
@@ -128,20 +125,15 @@ impl DecodeState {
             headers.build_skip_entries(header);
         }
         let frame = headers.frame.as_ref().ok_or(NO_FRAME)?;
-        let needed_coefficients = |component: usize, column: usize, row: usize| {
-            if may_skip { needed[component].coefficients(column, row) } else { NeededCoefficients::All }
+        let needs_ac = |component: usize, column: usize, row: usize| {
+            !may_skip || needed[component].needs_ac(column, row)
         };
         let Self { planes, blocks, is_streamed, .. } = self;
-        scan::read_scan(headers, frame, header, intervals, blocks, needed_coefficients, |mcu_row, blocks| {
+        scan::read_scan(headers, frame, header, intervals, blocks, needs_ac, |mcu_row, blocks| {
             if *is_streamed {
                 fill_planes(planes, blocks, frame, arch, mcu_row);
             }
         })
-    }
-
-    /// Whether no further scan can add data, so that bytes after the last scan are ignored.
-    fn is_complete(&self, frame: &Frame) -> bool {
-        !frame.progressive && !self.has_dc_scan.contains(&false)
     }
 }
 

@@ -136,19 +136,15 @@ pub(super) struct JpegHeaders {
     pub(super) frame: Option<Frame>,
 }
 
-/// Where [`JpegHeaders::read_until_scan`] stopped.
-pub(super) enum Reached {
-    /// At a scan, with the offset of its compressed data.
-    Scan(ScanHeader, usize),
-    /// At the end-of-image marker.
-    End,
-}
-
 impl JpegHeaders {
-    /// Parses the header segments of the file `bytes` into `self`, from `offset` to the next scan or the end
-    /// of the image, and returns which of the two it reached. Bytes between segments are skipped, as in
-    /// libjpeg.
-    pub(super) fn read_until_scan(&mut self, bytes: &[u8], mut offset: usize) -> Result<Reached, JpegError> {
+    /// Parses the header segments of the file `bytes` into `self`, from `offset` to the next scan. Returns the
+    /// header of the scan and the offset of its compressed data; `None` at the end of the image. Bytes between
+    /// segments are skipped, as in libjpeg.
+    pub(super) fn read_until_scan(
+        &mut self,
+        bytes: &[u8],
+        mut offset: usize,
+    ) -> Result<Option<(ScanHeader, usize)>, JpegError> {
         loop {
             // A marker is one or more bytes 0xFF and a byte that tells the kind of segment.
             offset +=
@@ -158,7 +154,7 @@ impl JpegHeaders {
             offset += 1;
             match marker {
                 0x00 | 0x01 | 0xD0..=0xD8 => continue, // no segment follows
-                0xD9 => return Ok(Reached::End),       // end of the image
+                0xD9 => return Ok(None),               // end of the image
                 _ => {}
             }
             let rest = &bytes[offset..];
@@ -176,7 +172,7 @@ impl JpegHeaders {
                 }
                 0xC4 => self.parse_huffman_tables(segment)?,
                 0xC3 | 0xC5..=0xCF => return Err(JpegError::Unsupported), // other frames, arithmetic coding
-                0xDA => return Ok(Reached::Scan(self.parse_scan_header(segment)?, offset)),
+                0xDA => return Ok(Some((self.parse_scan_header(segment)?, offset))),
                 0xDB => self.parse_quant_tables(segment)?,
                 // DRI: the restart interval.
                 0xDD => {
@@ -270,27 +266,25 @@ impl JpegHeaders {
         }
         // The coefficients `first..=last` in zigzag order, and which of their bits the scan has (libjpeg's
         // `Ah` and `Al`). A scan that is not progressive holds all bits of all coefficients.
-        let (first, last, approx_high, approx_low) = if frame.progressive {
+        let (first_coefficient, last_coefficient, approx_high, approx_low) = if frame.progressive {
             (first.into(), last.into(), u32::from(approx_bits >> 4), u32::from(approx_bits & 15))
         } else {
             (0, 63, 0, 0)
         };
         // A progressive scan holds DC coefficients only, or AC coefficients of one component.
-        let is_valid = first <= last
-            && last < 64
+        let is_valid = first_coefficient <= last_coefficient
+            && last_coefficient < 64
             && approx_low <= 13
             && (approx_high == 0 || approx_high == approx_low + 1)
-            && (!frame.progressive || if first == 0 { last == 0 } else { components.len() == 1 });
+            && match first_coefficient {
+                _ if !frame.progressive => true,
+                0 => last_coefficient == 0,
+                _ => components.len() == 1,
+            };
         if components.is_empty() || !is_valid {
             return Err(JpegError::Damaged("a scan header is invalid"));
         }
-        Ok(ScanHeader {
-            components,
-            first_coefficient: first,
-            last_coefficient: last,
-            approx_high,
-            approx_low,
-        })
+        Ok(ScanHeader { components, first_coefficient, last_coefficient, approx_high, approx_low })
     }
 
     /// Whether the three components are RGB and not YCbCr. As in libjpeg, a JFIF segment means YCbCr;

@@ -223,15 +223,10 @@ impl<'a> BitReader<'a> {
         value
     }
 
-    /// Whether more bits were read than the interval has.
-    pub(super) fn is_past_end(&self) -> bool {
-        let read = self.position * 8 - self.n_bits as usize;
-        read > self.bytes.len().saturating_sub(PADDING) * 8
-    }
-
     /// An error if more bits were read than the interval has: the scan is truncated.
     pub(super) fn check_not_past_end(&self) -> Result<(), JpegError> {
-        if self.is_past_end() { Err(truncated()) } else { Ok(()) }
+        let n_read = self.position * 8 - self.n_bits as usize;
+        if n_read > self.bytes.len().saturating_sub(PADDING) * 8 { Err(truncated()) } else { Ok(()) }
     }
 
     /// Decodes the next Huffman code with `table` to its symbol: the number of zero coefficients before a

@@ -4,7 +4,7 @@
 //! integers with 13 fractional bits; the column pass keeps 2 fractional bits. Sums wrap around only in
 //! damaged files.
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
 /// One number for each of 8 columns (in the first pass) or 8 rows (in the second). The lanes are computed in
 /// parallel by SIMD instructions.
@@ -210,7 +210,7 @@ fn dc_value(block: &[i16; 64], quant_table: &[i32; 64]) -> i32 {
 }
 
 /// The arguments of transforming a row of blocks of one component to `side` rows of samples.
-/// [`Self::transform`] runs it with the SIMD instructions of the processor.
+/// [`pulp::Arch::dispatch`] runs it with the SIMD instructions of the processor.
 pub(super) struct BlockRow<'a> {
     /// Row-major coefficients, not multiplied by `quant_table`.
     pub(super) blocks: &'a [[i16; 64]],
@@ -223,12 +223,6 @@ pub(super) struct BlockRow<'a> {
 }
 
 impl BlockRow<'_> {
-    /// Computes the samples of all blocks (dequantization and inverse DCT) and puts them into `out`, side by
-    /// side.
-    pub(super) fn transform(self, arch: Arch) {
-        arch.dispatch(self);
-    }
-
     /// Computes the samples of all blocks (dequantization and inverse DCT) and puts them into `out`, side by
     /// side. `SIDE` is [`Self::side`] as a constant, so that the compiler unrolls the loops.
     #[inline(always)]

@@ -9,7 +9,7 @@ use pulp::{Arch, Simd, WithSimd};
 
 use super::frame::Frame;
 use super::idct::BlockRow;
-use super::scan::{BlockGrid, NeededCoefficients};
+use super::scan::BlockGrid;
 
 /// The columns `x` and rows `y` of a region of the stored image, in pixels of the reduced image.
 #[derive(Clone, Debug)]
@@ -28,7 +28,7 @@ pub(super) struct ComponentPlane {
     ratio: (usize, usize),
     /// Whether upsampling may interpolate (libjpeg's "fancy upsampling") instead of repeating samples.
     fancy_upsampling: bool,
-    needed: NeededBlocks,
+    pub(super) needed: NeededBlocks,
     /// The samples of the needed blocks, row by row.
     samples: Vec<u8>,
 }
@@ -43,12 +43,11 @@ pub(super) struct NeededBlocks {
 }
 
 impl NeededBlocks {
-    /// Which coefficients of the block at `column` and `row` must be decoded: the DC coefficient always,
-    /// because the next block's is relative to it.
+    /// Whether the AC coefficients of the block at `column` and `row` must be decoded. The DC coefficient
+    /// always must, because the next block's is relative to it.
     #[inline(always)]
-    pub(super) fn coefficients(&self, column: usize, row: usize) -> NeededCoefficients {
-        let is_needed = self.columns.contains(&column) && self.rows.contains(&row);
-        if is_needed && !self.dc_only { NeededCoefficients::All } else { NeededCoefficients::DcOnly }
+    pub(super) fn needs_ac(&self, column: usize, row: usize) -> bool {
+        !self.dc_only && self.columns.contains(&column) && self.rows.contains(&row)
     }
 
     /// Whether skipping the AC coefficients that are not needed is faster than decoding all coefficients:
@@ -93,11 +92,6 @@ impl ComponentPlane {
         Self { side, size, ratio, fancy_upsampling: eighths > 1, needed, samples }
     }
 
-    /// The blocks that this plane needs.
-    pub(super) fn needed(&self) -> &NeededBlocks {
-        &self.needed
-    }
-
     /// Turns the coefficients of the needed blocks of `grid` into samples: multiplies them by `quant_table`
     /// and applies the inverse DCT. The first row of `grid` is row `first_row` of the component's blocks,
     /// because a grid may hold one row of MCUs only.
@@ -114,7 +108,7 @@ impl ComponentPlane {
                 let out = &mut self.samples[(row - self.needed.rows.start) * self.side * stride..]
                     [..self.side * stride];
                 let blocks = &row_blocks[self.needed.columns.clone()];
-                BlockRow { blocks, quant_table, side: self.side, out, stride }.transform(arch);
+                arch.dispatch(BlockRow { blocks, quant_table, side: self.side, out, stride });
             }
         }
     }
@@ -237,27 +231,13 @@ fn upsample_pairs<const LEFT_BIAS: u16, const RIGHT_BIAS: u16, const SHIFT: u32>
     }
 }
 
-/// What the components of a JPEG mean.
-#[derive(Clone, Copy)]
-pub(super) enum JpegColorModel {
-    Gray,
-    Rgb,
-    YCbCr,
-}
-
-/// The arguments of upsampling the planes and converting them to RGB pixels of `area`. [`Self::run`] runs it
-/// with the SIMD instructions of the processor.
+/// The arguments of upsampling the planes and converting them to RGB pixels of `area`; [`Arch::dispatch`] runs
+/// it with the SIMD instructions of the processor.
 pub(super) struct UpsampleAndConvert<'a> {
     pub(super) planes: &'a [ComponentPlane],
-    pub(super) color_model: JpegColorModel,
+    /// Whether three components are RGB and not YCbCr.
+    pub(super) is_rgb: bool,
     pub(super) area: &'a PixelArea,
-}
-
-impl UpsampleAndConvert<'_> {
-    /// Returns the RGB bytes of `area`, row by row.
-    pub(super) fn run(self, arch: Arch) -> Vec<u8> {
-        arch.dispatch(self)
-    }
 }
 
 impl WithSimd for UpsampleAndConvert<'_> {
@@ -288,7 +268,7 @@ impl WithSimd for UpsampleAndConvert<'_> {
             let second = second.upsampled_row(y, columns, &mut sums, &mut second_row);
             let third = third.upsampled_row(y, columns, &mut sums, &mut third_row);
             let components = first.iter().zip(second).zip(third);
-            if matches!(self.color_model, JpegColorModel::Rgb) {
+            if self.is_rgb {
                 for (pixel, ((&red, &green), &blue)) in pixels.iter_mut().zip(components) {
                     *pixel = [red, green, blue];
                 }

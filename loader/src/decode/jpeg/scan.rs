@@ -30,14 +30,6 @@ impl BlockGrid {
     }
 }
 
-/// The coefficients of a block that are needed.
-#[derive(Clone, Copy, PartialEq)]
-pub(super) enum NeededCoefficients {
-    All,
-    /// Only the DC coefficient, to which the DC coefficient of the next block is relative.
-    DcOnly,
-}
-
 /// The compressed bytes of one scan, without markers and escapes. A restart marker starts a new interval,
 /// which is decoded independently of the others; a scan without such markers is one interval.
 #[derive(Default)]
@@ -107,8 +99,8 @@ struct ComponentDecoder<'a> {
 const NO_HUFFMAN_TABLE: JpegError = JpegError::Damaged("a scan uses an undefined Huffman table");
 
 /// Decodes the scan of `header` from its compressed data `intervals` into `blocks`, one grid of coefficients
-/// per component. If a grid has fewer rows than the image, later rows overwrite earlier ones. `needed` gives
-/// the coefficients needed of a block, by component, column and row. `on_mcu_row` is called with the number
+/// per component. If a grid has fewer rows than the image, later rows overwrite earlier ones. `needs_ac` says
+/// whether the AC coefficients of a block are needed, by component, column and row. `on_mcu_row` is called with the number
 /// of a row of MCUs (groups of blocks of all components) and `blocks` after this row is decoded.
 pub(super) fn read_scan(
     headers: &JpegHeaders,
@@ -116,7 +108,7 @@ pub(super) fn read_scan(
     header: &ScanHeader,
     intervals: &RestartIntervals,
     blocks: &mut [BlockGrid],
-    needed: impl Fn(usize, usize, usize) -> NeededCoefficients,
+    needs_ac: impl Fn(usize, usize, usize) -> bool,
     mut on_mcu_row: impl FnMut(usize, &[BlockGrid]),
 ) -> Result<(), JpegError> {
     let mut decoders: Vec<ComponentDecoder<'_>> = header
@@ -165,7 +157,7 @@ pub(super) fn read_scan(
                         if frame.progressive {
                             decoder.read_progressive_block(&mut bits, header, block, &mut eob_run)?;
                         } else {
-                            decoder.read_baseline_block(&mut bits, block, needed(component, x, y))?;
+                            decoder.read_baseline_block(&mut bits, block, needs_ac(component, x, y))?;
                         }
                     }
                 }
@@ -191,24 +183,25 @@ impl ComponentDecoder<'_> {
         Ok(self.previous_dc)
     }
 
-    /// Decodes the next block of a baseline scan into `block`, not dequantized. Coefficients that are not
-    /// `needed` become 0; their bits are skipped.
+    /// Decodes the next block of a baseline scan into `block`, not dequantized. Without `needs_ac` its AC
+    /// coefficients become 0; their bits are skipped.
     #[inline(always)]
     fn read_baseline_block(
         &mut self,
         bits: &mut BitReader<'_>,
         block: &mut Block,
-        needed: NeededCoefficients,
+        needs_ac: bool,
     ) -> Result<(), JpegError> {
         let ac_table = self.ac_table.ok_or(NO_HUFFMAN_TABLE)?;
         // A local copy stays in registers.
         let mut reader = *bits;
         *block = [0; 64];
         block[0] = self.read_dc(&mut reader)? as i16;
-        if needed == NeededCoefficients::DcOnly {
-            reader.skip_ac(ac_table)?;
+        if needs_ac {
+            // After an early end the coefficients stay 0.
+            read_ac(&mut reader, ac_table, 1..=63, 0, block)?;
         } else {
-            read_ac(&mut reader, ac_table, block)?;
+            reader.skip_ac(ac_table)?;
         }
         *bits = reader;
         Ok(())
@@ -239,23 +232,8 @@ impl ComponentDecoder<'_> {
             // A first scan has the high bits of AC coefficients.
             (_, 0) => {
                 let ac_table = self.ac_table.ok_or(NO_HUFFMAN_TABLE)?;
-                let mut index = first;
-                while index <= last {
-                    match bits.read_coefficient(ac_table)? {
-                        Coefficient::Value { run, value } => {
-                            index += run as usize;
-                            block[block_position(index)?] = (value << header.approx_low) as i16;
-                            index += 1;
-                        }
-                        Coefficient::Run(15) => index += 16, // 16 zeros
-                        Coefficient::Run(run) => {
-                            *eob_run = (1 << run) - 1 + bits.read_bits(run);
-                            return Ok(());
-                        }
-                    }
-                }
-                if index > last + 1 {
-                    return Err(TOO_MANY_COEFFICIENTS);
+                if let Some(run) = read_ac(bits, ac_table, first..=last, header.approx_low, block)? {
+                    *eob_run = (1 << run) - 1 + bits.read_bits(run);
                 }
             }
             _ => self.refine_ac_band(bits, first..=last, header.approx_low, block, eob_run)?,
@@ -309,23 +287,30 @@ impl ComponentDecoder<'_> {
     }
 }
 
-/// Decodes the AC coefficients of the next block of a baseline scan, which come in zigzag order, into the
-/// row-major `block`. Its AC coefficients must be 0 before.
+/// Decodes the AC coefficients in `band` (zigzag indices) of the next block, of a baseline scan or of the first
+/// progressive scan of the band, into the row-major `block`. They must be 0 before; their lowest bit in the scan
+/// is bit `approx_low`. If the band ends early, returns the number that says so, see [`Coefficient::Run`].
 #[inline(always)]
-fn read_ac(bits: &mut BitReader<'_>, ac_table: &HuffmanTable, block: &mut Block) -> Result<(), JpegError> {
-    let mut index = 1;
-    while index < 64 {
+fn read_ac(
+    bits: &mut BitReader<'_>,
+    ac_table: &HuffmanTable,
+    band: RangeInclusive<usize>,
+    approx_low: u32,
+    block: &mut Block,
+) -> Result<Option<u32>, JpegError> {
+    let (mut index, last) = band.into_inner();
+    while index <= last {
         match bits.read_coefficient(ac_table)? {
             Coefficient::Value { run, value } => {
                 index += run as usize;
-                block[block_position(index)?] = value as i16;
+                block[block_position(index)?] = (value << approx_low) as i16;
                 index += 1;
             }
-            Coefficient::Run(15) => index += 16,  // 16 zeros
-            Coefficient::Run(_) => return Ok(()), // the block ends
+            Coefficient::Run(15) => index += 16, // 16 zeros
+            Coefficient::Run(run) => return Ok(Some(run)),
         }
     }
-    if index > 64 { Err(TOO_MANY_COEFFICIENTS) } else { Ok(()) }
+    if index > last + 1 { Err(TOO_MANY_COEFFICIENTS) } else { Ok(None) }
 }
 
 const TOO_MANY_COEFFICIENTS: JpegError = JpegError::Damaged("a block has more than 64 coefficients");

@@ -111,7 +111,6 @@ struct FaultySource(FaultyConfig);
 
 impl SourceConfig for FaultyConfig {
     const KIND: &'static str = "faulty";
-    const ABOUT: &'static str = "files of one folder";
 
     fn resolve(&mut self, base: &Path) -> Result<(), SourceConfigError> {
         resolve_path("faulty", &mut self.faulty, base)

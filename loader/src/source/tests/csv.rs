@@ -113,8 +113,9 @@ fn the_delimiter_is_a_tab_in_a_tsv_and_otherwise_the_most_frequent_in_the_header
 #[test]
 fn filtered_rows_keep_all_columns_and_the_first_row_of_each_image() {
     let table = CsvFixture::new("id;breed;age\n a ;x;1\nb;y;2\n./a;z;3\n../c;x;4\nc;\"x;y\";5\n", &[]);
-    let only =
-        |keeps: &dyn Fn(&str) -> bool| String::from_utf8(table.source().filter_rows(keeps).unwrap()).unwrap();
+    let only = |keeps: &dyn Fn(&str) -> bool| {
+        String::from_utf8(table.source().filter_table(keeps).unwrap().unwrap()).unwrap()
+    };
     assert_eq!(only(&|_| true), "id;breed;age\na;x;1\nb;y;2\nc;\"x;y\";5\n");
     assert_eq!(only(&|image| image == "a.jpg"), "id;breed;age\na;x;1\n");
     assert_eq!(only(&|_| false), "id;breed;age\n");
@@ -177,7 +178,7 @@ fn groups_are_numbered_by_name_and_a_missing_group_is_an_error() {
     let grouped = table.grouped("dog");
     assert_eq!(
         table.error_message_with(&grouped),
-        "ROOT/labels.csv, line 3: the column `dog` is empty: add a value, or remove the line"
+        "ROOT/labels.csv: line 3: the column `dog` is empty: add a value, or remove the line"
     );
 }
 
@@ -249,15 +250,15 @@ fn parse_errors_name_the_line() {
 fn empty_fields_are_reported_with_their_line() {
     assert_eq!(
         CsvFixture::new("id,breed\na,x\n,y\n", &[]).error_message(),
-        "ROOT/labels.csv, line 3: the column `id` is empty: add a value, or remove the line"
+        "ROOT/labels.csv: line 3: the column `id` is empty: add a value, or remove the line"
     );
     assert_eq!(
         CsvFixture::new("id,breed\r\na, \r\n", &[]).error_message(),
-        "ROOT/labels.csv, line 2: the column `breed` is empty: add a value, or remove the line"
+        "ROOT/labels.csv: line 2: the column `breed` is empty: add a value, or remove the line"
     );
     assert_eq!(
         CsvFixture::new("id,breed\n\"a\nb\",x\n\n\nc,\n", &[]).error_message(),
-        "ROOT/labels.csv, line 6: the column `breed` is empty: add a value, or remove the line"
+        "ROOT/labels.csv: line 6: the column `breed` is empty: add a value, or remove the line"
     );
 }
 

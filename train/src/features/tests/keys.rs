@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use headstock_backbone::{Interpolation, Preprocessing, WeightsSource};
+use headstock_backbone::{Preprocessing, Resampling, WeightsSource};
 use headstock_heads::{Hyperparameter, Registry, Tensors};
 use headstock_inference::BackboneOptions;
 
@@ -260,7 +260,7 @@ fn each_field_of_the_preprocessing_changes_the_keys() {
         Preprocessing { resize: 37, ..small_preprocessing() },
         Preprocessing { crop: [33, 32], ..small_preprocessing() },
         Preprocessing { crop: [32, 33], ..small_preprocessing() },
-        Preprocessing { interpolation: Interpolation::Bicubic, ..small_preprocessing() },
+        Preprocessing { interpolation: Resampling::Bicubic, ..small_preprocessing() },
         Preprocessing { mean: [0.0, 0.0, 0.001], ..small_preprocessing() },
         Preprocessing { std: [1.0, 0.999, 1.0], ..small_preprocessing() },
     ];

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use headstock_backbone::{Interpolation, Preprocessing};
+use headstock_backbone::{Preprocessing, Resampling};
 use headstock_loader::encode::thumbnail;
 use headstock_loader::{DecodeMode, LazyImage, RenderSpec, render_views};
 use sha2::{Digest, Sha256};
@@ -219,19 +219,13 @@ fn the_network_runs_on_the_configured_device() {
 
 #[test]
 fn images_are_rendered_with_the_preprocessing_of_the_weights() {
-    use headstock_loader::Resampling;
     let options = Project::new(&[]).settings(&[]).options;
-    for (interpolation, resampling) in [
-        (Interpolation::Nearest, Resampling::Nearest),
-        (Interpolation::Bilinear, Resampling::Bilinear),
-        (Interpolation::Bicubic, Resampling::Bicubic),
-        (Interpolation::Lanczos, Resampling::Lanczos),
-    ] {
+    for interpolation in Resampling::ALL {
         let preprocessing =
             Preprocessing { resize: 50, crop: [33, 44], interpolation, ..small_preprocessing() };
         let checkpoint = Checkpoint::open_with(&bundled_weights(), &preprocessing).unwrap();
         let pretrained = PretrainedBackbone::from_checkpoint(checkpoint, options.backbone.clone().unwrap());
-        let expected = EvalTransform { resize: 50, crop: (33, 44), interpolation: resampling };
+        let expected = EvalTransform { resize: 50, crop: (33, 44), interpolation };
         assert_eq!(pretrained.transform(), expected);
     }
 }

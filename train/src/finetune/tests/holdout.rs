@@ -39,7 +39,7 @@ fn a_share_of_each_class_is_held_out_but_never_its_last_sample() {
     );
     let samples = samples(&all_labels, None);
     let held_out = |validation, seed| {
-        let HoldoutSplit { fit, held_out } =
+        let SplitIndices { train: fit, test: held_out } =
             hold_out_split(&samples, &train, &options(validation, seed)).unwrap();
         let mut union = [fit, held_out.clone()].concat();
         union.sort_unstable();
@@ -78,7 +78,7 @@ fn no_group_is_on_both_sides_and_no_class_is_held_out_entirely() {
         let samples = samples(&labels, Some(&groups));
         let train: Vec<usize> = (0..n_samples).collect();
         let validation = [0.2, 0.25, 0.34, 0.5][round % 4];
-        let Ok(HoldoutSplit { fit, held_out }) =
+        let Ok(SplitIndices { train: fit, test: held_out }) =
             hold_out_split(&samples, &train, &options(validation, round as u64))
         else {
             continue;
@@ -101,7 +101,7 @@ fn no_group_is_on_both_sides_and_no_class_is_held_out_entirely() {
             n_empty += 1;
             continue;
         }
-        let HoldoutSplit { held_out: other_held_out, .. } =
+        let SplitIndices { test: other_held_out, .. } =
             hold_out_split(&samples, &train, &options(validation, 1000 + round as u64)).unwrap();
         n_different += usize::from(other_held_out != held_out);
     }
@@ -123,7 +123,7 @@ fn with_groups_of_equal_size_a_share_of_each_class_is_held_out() {
         [(0.2, [4, 4, 0, 0]), (0.1, [2, 2, 0, 0]), (0.5, [10, 10, 0, 0]), (0.9, [10, 10, 0, 0])]
     {
         for seed in [0, 7, u64::MAX] {
-            let HoldoutSplit { held_out, .. } =
+            let SplitIndices { test: held_out, .. } =
                 hold_out_split(&samples, &train, &options(validation, seed)).unwrap();
             assert_eq!(class_counts(&held_out, &labels), expected, "{validation}, seed {seed}");
         }
@@ -134,7 +134,7 @@ fn with_groups_of_equal_size_a_share_of_each_class_is_held_out() {
 fn with_a_validation_of_0_all_groups_are_trained_on() {
     let (labels, groups) = ([0, 1, 0, 1], [0, 0, 1, 1]);
     let found = hold_out_split(&samples(&labels, Some(&groups)), &[0, 1, 2, 3], &options(0.0, 0)).unwrap();
-    assert_eq!((found.fit, found.held_out), (vec![0, 1, 2, 3], vec![]));
+    assert_eq!((found.train, found.test), (vec![0, 1, 2, 3], vec![]));
 }
 
 #[test]
@@ -142,14 +142,14 @@ fn with_a_single_group_per_class_nothing_is_held_out() {
     let labels = [0, 0, 0, 1, 1, 1];
     let samples = samples(&labels, Some(&labels));
     let found = hold_out_split(&samples, &[0, 1, 2, 3, 4, 5], &options(0.5, 0)).unwrap();
-    assert_eq!((found.fit, found.held_out), (vec![0, 1, 2, 3, 4, 5], vec![]));
+    assert_eq!((found.train, found.test), (vec![0, 1, 2, 3, 4, 5], vec![]));
 }
 
 // effect: tune.class_weight
 #[test]
 fn class_weights_depend_on_the_training_samples_alone() {
     let labels = [0, 0, 0, 1, 1, 2, 2, 2, 2];
-    let split = HoldoutSplit { fit: vec![0, 1, 2, 3, 5, 6], held_out: vec![4, 7, 8] };
+    let split = SplitIndices { train: vec![0, 1, 2, 3, 5, 6], test: vec![4, 7, 8] };
     let weights_with = |class_weight| {
         class_weights(&TuneOptions { class_weight, ..TuneOptions::default() }, &split, &labels, 3)
     };
@@ -161,7 +161,7 @@ fn class_weights_depend_on_the_training_samples_alone() {
 // effect: features.views x tune.augment, tune.augment
 #[test]
 fn training_samples_are_cached_in_every_view_and_held_out_ones_in_the_evaluation_view() {
-    let split = HoldoutSplit { fit: vec![0, 3], held_out: vec![4] };
+    let split = SplitIndices { train: vec![0, 3], test: vec![4] };
     let views_with =
         |augment| views_to_cache(6, &split, &TuneOptions { augment, ..TuneOptions::default() }, 2);
     assert_eq!(views_with(AugmentMode::Cached), [Some(2), None, None, Some(2), Some(0), None]);

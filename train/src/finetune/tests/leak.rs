@@ -138,8 +138,8 @@ fn copies_of_an_image_are_trained_on_or_held_out_together() {
             let name = |&row: &usize| prepared.samples.rows[row].id.replace("copy-", "");
             rows.iter().map(name).collect::<BTreeSet<_>>()
         };
-        assert!(split.held_out.len() >= 6, "{:?}", split.held_out);
-        names(&split.fit).intersection(&names(&split.held_out)).count()
+        assert!(split.test.len() >= 6, "{:?}", split.test);
+        names(&split.train).intersection(&names(&split.test)).count()
     };
     assert_eq!(n_on_both_sides(true), 0);
     assert!(n_on_both_sides(false) > 2, "without groups copies are on both sides");
@@ -164,7 +164,7 @@ fn the_model_and_its_inputs_follow_the_settings() {
     for mode in [BatchNormMode::Frozen, BatchNormMode::Train] {
         let settings = settings(mode);
         let prepared_finetune = PreparedFinetune::prepare(&settings, None, &()).unwrap();
-        n_views = (3 * prepared_finetune.split.fit.len() + prepared_finetune.split.held_out.len()) as u64;
+        n_views = (3 * prepared_finetune.split.train.len() + prepared_finetune.split.test.len()) as u64;
         with_trainer_config(&prepared_finetune, &settings, None, &(), |config, mut model| {
             assert_eq!((config.n_augmented, config.activations.shape()), (2, [4, 4, 1024]));
             assert_eq!(
@@ -188,7 +188,7 @@ fn the_model_and_its_inputs_follow_the_settings() {
             };
             let before = statistics(&mut model);
             let batch = [1, 2].map(|view| BatchItem {
-                image: prepared_finetune.split.fit[0],
+                image: prepared_finetune.split.train[0],
                 view: ViewId::Numbered(view),
             });
             config.activations.for_each_batch(&[batch.to_vec()], &mut |_, values| {
@@ -247,7 +247,7 @@ fn the_head_starts_fitted_on_the_training_samples_or_unfitted() {
     let PreparedData { samples, mut features, n_augmented, .. } =
         PreparedData::prepare(&settings, &()).unwrap();
     let mut fitter = HeadFitter { samples: &samples, features: &mut features, n_augmented, progress: &() };
-    let (fitted_alone, _) = fitter.fit(settings.head.as_ref(), None, &split.fit, "").unwrap();
+    let (fitted_alone, _) = fitter.fit(settings.head.as_ref(), None, &split.train, "").unwrap();
     let fitted_alone =
         fitted_alone.head.tensors().unwrap()["weight"].flatten_all().unwrap().to_vec1::<f32>().unwrap();
     assert!(fitted == fitted_alone && fitted.iter().any(|&value| value != 0.0));

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use headstock_backbone::{FeatureLayer, StageActivations};
 use headstock_heads::History;
 use headstock_inference::Progress;
-use headstock_split::KeyedRng;
+use headstock_split::{KeyedRng, SplitIndices};
 
 pub(super) use self::checkpointing::has_checkpoint;
 use self::checkpointing::{BestEpoch, TrainState, initial_state};
@@ -37,12 +37,6 @@ const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(60);
 const ORDER_STREAM: u64 = 1;
 const VIEW_STREAM: u64 = 2;
 const MIXING_STREAM: u64 = 3;
-
-/// Row indices of the samples that are trained on and of those that are held out.
-pub(super) struct HoldoutSplit {
-    pub(super) fit: Vec<usize>,
-    pub(super) held_out: Vec<usize>,
-}
 
 /// Source of batches of activations: [`ActivationCache`], or a formula in tests.
 pub(super) trait ActivationBatches {
@@ -74,7 +68,8 @@ impl ActivationBatches for ActivationCache<'_> {
 /// The configuration and data of a training.
 pub(super) struct TrainerConfig<'a> {
     pub(super) options: &'a TuneOptions,
-    pub(super) split: &'a HoldoutSplit,
+    /// Row indices of the samples that are trained on, and of those that are held out (`test`).
+    pub(super) split: &'a SplitIndices,
     /// The label of each sample of the data set, indexed by row.
     pub(super) labels: &'a [u32],
     /// Weight of each class in the loss, `[C]`.
@@ -93,7 +88,7 @@ pub(super) struct TrainerConfig<'a> {
 impl TrainerConfig<'_> {
     /// Optimizer steps per epoch.
     pub(super) fn steps_per_epoch(&self) -> u64 {
-        let n_batches = self.split.fit.len().div_ceil(self.options.batch_size);
+        let n_batches = self.split.train.len().div_ceil(self.options.batch_size);
         n_batches.div_ceil(self.options.grad_accum_steps) as u64
     }
 }
@@ -192,7 +187,7 @@ impl<'a> Trainer<'a> {
     /// checkpoint stays.
     pub(super) fn run(mut self, progress: &dyn Progress) -> Result<FinetuneResult<'a>, TrainError> {
         let TrainerConfig { options, split, .. } = &self.config;
-        let (options, n_samples) = (*options, split.fit.len() as u64);
+        let (options, n_samples) = (*options, split.train.len() as u64);
         if self.state == initial_state(&self.config) {
             if options.head_starts_fitted() {
                 self.validate()?;
@@ -217,7 +212,7 @@ impl<'a> Trainer<'a> {
         } else {
             self.swap_ema();
         }
-        let has_held_out = !self.config.split.held_out.is_empty();
+        let has_held_out = !self.config.split.test.is_empty();
         let columns = ["epoch", "lr", "loss", "validation_loss", "validation_accuracy"];
         let columns = columns[..if has_held_out { 5 } else { 3 }].to_vec();
         let TrainState { history, chosen_params, .. } = self.state;
@@ -302,7 +297,7 @@ impl<'a> Trainer<'a> {
             }
             Ok(ControlFlow::Continue(()))
         })?;
-        let n_samples = self.config.split.fit.len() as f64;
+        let n_samples = self.config.split.train.len() as f64;
         let lr = self.config.options.learning_rates().0
             * (self.lr_factor)(self.state.steps_done.saturating_sub(1));
         self.state.history.push(vec![(epoch + 1) as f64, lr, self.state.loss_sum / n_samples]);
@@ -332,7 +327,7 @@ impl<'a> Trainer<'a> {
     pub(super) fn epoch_batches(&self, epoch: u64) -> Vec<Vec<BatchItem>> {
         let TrainerConfig { options, split, n_augmented, .. } = &self.config;
         let seed = options.seed;
-        let mut images = split.fit.clone();
+        let mut images = split.train.clone();
         KeyedRng::new(&[seed, ORDER_STREAM, epoch]).shuffle(&mut images);
         let n_views = u64::from(*n_augmented) + 1;
         let item = |&image: &usize| {
@@ -371,7 +366,7 @@ impl<'a> Trainer<'a> {
         }
         // The share of this batch in the images of its optimizer step.
         let first_batch = state.batches_done / options.grad_accum_steps * options.grad_accum_steps;
-        let n_remaining = config.split.fit.len() - first_batch * options.batch_size;
+        let n_remaining = config.split.train.len() - first_batch * options.batch_size;
         let step_size = (options.grad_accum_steps * options.batch_size).min(n_remaining);
         let grad_scale = batch.len() as f64 / step_size as f64;
         let input = StageActivations { values: &values, images: batch.len(), height, width, channels };
@@ -422,7 +417,7 @@ impl<'a> Trainer<'a> {
     /// Validates on the held-out samples (with the EMA if there is one), and saves the model if it is the
     /// best so far.
     fn validate(&mut self) -> Result<(), TrainError> {
-        if self.config.split.held_out.is_empty() {
+        if self.config.split.test.is_empty() {
             return Ok(());
         }
         self.swap_ema();
@@ -435,7 +430,7 @@ impl<'a> Trainer<'a> {
     /// history (before the first epoch they are logged), and saves the model if its loss is the lowest so
     /// far.
     fn evaluate_held_out(&mut self) -> Result<(), TrainError> {
-        let held_out = &self.config.split.held_out;
+        let held_out = &self.config.split.test;
         let (mut loss_sum, mut n_correct) = (0.0, 0);
         let labels = self.config.labels;
         for_each_logits(&mut self.model, self.config.activations, held_out, |images, logits| {

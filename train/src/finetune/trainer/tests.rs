@@ -186,7 +186,7 @@ impl TrainerFixture {
     ) -> Vec<Vec<BatchItem>> {
         let options = &self.settings.options.tune;
         let held_out = if options.validation > 0.0 { reference.held_out.clone() } else { Vec::new() };
-        let split = HoldoutSplit { fit: reference.fit.clone(), held_out };
+        let split = SplitIndices { train: reference.fit.clone(), test: held_out };
         let initial_head: Tensors = [("weight", vec![N_CLASSES, 3]), ("bias", vec![N_CLASSES])]
             .map(|(name, shape)| {
                 let values = floats(&reference.start[&format!("head.{name}")]);
