@@ -35,7 +35,7 @@ fn impossible_hash_splits_are_errors() {
     );
     assert_eq!(
         message(&["a"], TestSize::Fraction(1.0 - 1e-9)),
-        "with `split.test_size = 0.999999999`, the hash method puts the only photo into the test set: choose \
+        "with `test_size = 0.999999999`, the hash method puts the only photo into the test set: choose \
          a different `seed` or `test_size`"
     );
     let message = message(&[], TestSize::Fraction(0.5));

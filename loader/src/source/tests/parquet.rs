@@ -82,16 +82,15 @@ fn columns_that_are_missing_or_have_another_type_are_errors() {
     let other = ParquetSource { image: "pictures".into(), ..flat_source("plain.parquet") };
     assert_eq!(
         refusal(&other),
-        "ROOT/plain.parquet: there is no column `pictures`: set `data.image` in the config file to one of \
-         the columns class, picture, use; did you mean `picture`?"
+        "ROOT/plain.parquet: there is no column `pictures`: set `image` to one of the columns class, picture, use; did you mean `picture`?"
     );
     let file = "train-00000-of-00002.parquet";
     let other = ParquetSource { image: "label".into(), ..parquet_source(&[file]) };
     assert_eq!(
         refusal(&other),
         format!(
-            "ROOT/{file}: the column `label` does not hold image files (the bytes of each file): set \
-             `data.image` to the column that does"
+            "ROOT/{file}: the column `label` does not hold image files (the bytes of each file): set `image` to \
+             the column that does"
         )
     );
     let other = ParquetSource {
