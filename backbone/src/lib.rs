@@ -25,7 +25,7 @@ pub use backbone::{Backbone, InferenceWorker, PixelBatch};
 pub use checkpoint::{Checkpoint, CheckpointError};
 pub use device::{DeviceChoice, DeviceError, Precision};
 pub use error::{BackboneError, ErrorKind};
-pub use headstock_engine::{Isa, LayerTime, Method};
+pub use headstock_engine::{EngineError, Isa, LayerTime, Method};
 pub use headstock_split::Resampling;
 pub use layer::FeatureLayer;
 pub use preprocessing::Preprocessing;

@@ -2,6 +2,8 @@
 
 use std::error::Error;
 
+use headstock_backbone::{BackboneError, EngineError};
+use headstock_heads::HeadError;
 use headstock_inference::InferenceError;
 use headstock_loader::{DatasetError, DecodeError};
 use headstock_split::SplitError;
@@ -10,6 +12,7 @@ use headstock_train::TrainError;
 /// The hint for the first error in the chain of causes that has one.
 pub(crate) fn hint(error: &anyhow::Error) -> Option<String> {
     let by_crate = [train_hint, inference_hint, loader_hint, split_hint];
+    let by_crate = [train_hint, inference_hint, heads_hint, engine_hint];
     error.chain().find_map(|cause| by_crate.iter().find_map(|hint| hint(cause)))
 }
 
@@ -71,6 +74,43 @@ fn split_hint(error: &(dyn Error + 'static)) -> Option<String> {
         SplitError::TooFewFolds { .. } | SplitError::TooManyFolds { .. } => {
             "`split.folds` in the config, or `--folds` of `compare`, is the number of folds"
         }
+/// The error inside transparent ones: the chain of causes does not contain it.
+fn innermost<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
+    if let Some(TrainError::Inference(inner)) = error.downcast_ref() {
+        return innermost(inner);
+    }
+    match error.downcast_ref() {
+        Some(InferenceError::Head(inner)) => return inner,
+        Some(InferenceError::Backbone(inner)) => return innermost(inner),
+        _ => {}
+    }
+    match error.downcast_ref() {
+        Some(BackboneError::Engine(inner)) => inner,
+        _ => error,
+    }
+}
+
+/// The hint for an error of `headstock-heads`.
+fn heads_hint(error: &(dyn Error + 'static)) -> Option<String> {
+    let hint = match innermost(error).downcast_ref()? {
+        HeadError::Parameter { parameter, .. } => format!("change `head.{parameter}` in the config"),
+        HeadError::Width { .. } => {
+            "`backbone.weights` and `backbone.layer` in the config choose the features".to_owned()
+        }
+        HeadError::NotFinite { .. } => {
+            "`backbone.weights` and `backbone.precision` in the config choose the backbone and its precision"
+                .to_owned()
+        }
+        _ => return None,
+    };
+    Some(hint)
+}
+
+/// The hint for an error of `headstock-engine`.
+fn engine_hint(error: &(dyn Error + 'static)) -> Option<String> {
+    let hint = match innermost(error).downcast_ref()? {
+        EngineError::NoBf16 => "set `backbone.precision` to \"f32\" in the config",
+        EngineError::Threads { .. } => "give a lower number with `--threads`",
         _ => return None,
     };
     Some(hint.to_owned())
@@ -129,5 +169,37 @@ mod tests {
             assert!(hint_for(stratified_k_fold(&[0, 0], n_splits, 0).unwrap_err()).contains("`split.folds`"));
         }
         assert_eq!(size(&[], TestSize::Count(1)), "");
+    use super::*;
+
+    #[test]
+    fn errors_of_heads_name_the_keys_that_change_them() {
+        for (error, expected) in [
+            (
+                HeadError::Parameter { parameter: "alpha", value: "0".into(), expected: "must be above 0" },
+                "`head.alpha`",
+            ),
+            (HeadError::Width { expected: 4, found: 3 }, "`backbone.weights` and `backbone.layer`"),
+            (
+                HeadError::NotFinite { row: 0, column: 1, value: f32::NAN },
+                "`backbone.weights` and `backbone.precision`",
+            ),
+        ] {
+            let hint = hint(&TrainError::from(error).into()).unwrap_or_default();
+            assert!(hint.contains(expected), "{hint}");
+        }
+        assert_eq!(hint(&HeadError::Data("no row".into()).into()), None);
+    }
+
+    #[test]
+    fn errors_of_the_engine_name_the_key_and_the_flag_that_change_them() {
+        let no_bf16 = || BackboneError::from(EngineError::NoBf16);
+        let expected = "set `backbone.precision` to \"f32\" in the config";
+        assert_eq!(hint(&no_bf16().into()).as_deref(), Some(expected));
+        assert_eq!(hint(&TrainError::from(no_bf16()).into()).as_deref(), Some(expected));
+        let first = rayon::ThreadPoolBuilder::new().build_global();
+        let source = first.and_then(|()| rayon::ThreadPoolBuilder::new().build_global());
+        let threads = EngineError::Threads { threads: 9, source: source.expect_err("built twice") };
+        let expected = "give a lower number with `--threads`";
+        assert_eq!(hint(&BackboneError::from(threads).into()).as_deref(), Some(expected));
     }
 }

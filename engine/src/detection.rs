@@ -111,8 +111,7 @@ mod tests {
                 (Ok(found), Some(expected)) => assert_eq!(found, expected, "{supported:?}"),
                 (Err(error), None) => assert_eq!(
                     error.to_string(),
-                    "this CPU has no bf16 arithmetic (AVX512-BF16 or AMX-BF16): set `backbone.precision` to \
-                     \"f32\""
+                    "this CPU has no bf16 arithmetic (AVX512-BF16 or AMX-BF16): use the precision f32"
                 ),
                 (found, _) => panic!("{supported:?}: {found:?}"),
             }

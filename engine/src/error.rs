@@ -32,7 +32,7 @@ pub enum EngineError {
         problem: String,
     },
     /// The CPU has no `bf16` instructions.
-    #[error("this CPU has no bf16 arithmetic (AVX512-BF16 or AMX-BF16): set `backbone.precision` to \"f32\"")]
+    #[error("this CPU has no bf16 arithmetic (AVX512-BF16 or AMX-BF16): use the precision f32")]
     NoBf16,
     /// A layer is not supported by the engine, or does not fit its input.
     #[error("failed to add {layer} to the network: {problem}")]
@@ -65,7 +65,7 @@ pub enum EngineError {
         problem: String,
     },
     /// The thread pool cannot be started.
-    #[error("failed to start {threads} threads for the network: use fewer threads (--threads)")]
+    #[error("failed to start {threads} threads for the network: use fewer threads")]
     Threads {
         /// Number of threads.
         threads: usize,

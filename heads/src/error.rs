@@ -6,17 +6,17 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum HeadError {
-    /// A hyperparameter in `[head]` is out of range.
-    #[error("`head.{parameter}` is {value}: {expected}")]
+    /// A hyperparameter is out of range.
+    #[error("`{parameter}` is {value}: {expected}")]
     Parameter {
-        /// Key in `[head]`.
+        /// Name of the hyperparameter.
         parameter: &'static str,
         /// The given value.
         value: String,
         /// The accepted range as a fragment: `must be greater than 0`.
         expected: &'static str,
     },
-    /// `[head]` does not deserialize into the head's configuration (unknown key, wrong type).
+    /// A table of hyperparameters does not deserialize into the head's configuration (unknown key, wrong type).
     #[error("head `{kind}`: {message}")]
     Config {
         /// Name of the head.
@@ -43,7 +43,7 @@ pub enum HeadError {
     /// The features have another width than those of the fit.
     #[error(
         "the head expects {expected} features per photo, but the data has {found}: give features of the \
-         backbone (`backbone.weights`) and layer (`backbone.layer`) that the head was fitted on"
+         backbone and layer that the head was fitted on"
     )]
     Width {
         /// `F` of the head.
@@ -57,7 +57,7 @@ pub enum HeadError {
     /// A tensor is missing from the file or invalid.
     #[error(
         "the head's tensor `{name}` {problem}: the model file is damaged, or was saved with different \
-         settings of [head]; train again"
+         hyperparameters; train again"
     )]
     Tensor {
         /// Name of the tensor.

@@ -35,8 +35,7 @@ fn bf16_activations_differ_from_f32_by_rounding_errors() {
     println!("bf16 on {available:?}");
     if available.is_empty() {
         let error = Backbone::new(&checkpoint, DeviceChoice::Cpu, Precision::Bf16).unwrap_err();
-        let expected =
-            "this CPU has no bf16 arithmetic (AVX512-BF16 or AMX-BF16): set `backbone.precision` to \"f32\"";
+        let expected = "this CPU has no bf16 arithmetic (AVX512-BF16 or AMX-BF16): use the precision f32";
         assert_eq!(error.to_string(), expected);
         assert_eq!(error.kind(), ErrorKind::Config);
     }

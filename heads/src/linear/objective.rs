@@ -88,8 +88,8 @@ impl<'a> LogisticProblem<'a> {
             let gradient = minimum.progress.last().map_or(f64::NAN, |last| last.1);
             tracing::warn!(
                 "the head `linear` has not converged and may be less accurate: the gradient is \
-                 {gradient:.1e}, above head.tol = {:.1e} (iterations: {}); raise `head.max_iter`, or set \
-                 `head.standardize = true`",
+                 {gradient:.1e}, above `tol` = {:.1e} (iterations: {}); raise `max_iter`, or set \
+                 `standardize = true`",
                 self.config.tol,
                 minimum.progress.len() - 1
             );

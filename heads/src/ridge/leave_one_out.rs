@@ -50,8 +50,8 @@ pub(super) fn choose_alpha(
     if group_rows.len() < 2 {
         let value = alphas[alphas.len() / 2];
         tracing::warn!(
-            "`head.alpha = \"auto\"` needs at least two photos to compare values: `head.alpha = {value}` is \
-             used; add photos, or set `head.alpha` to a number"
+            "`alpha = \"auto\"` needs at least two photos to compare values: `alpha = {value}` is used; add \
+             photos, or set `alpha` to a number"
         );
         return Choice { value, history: History::default() };
     }
@@ -61,8 +61,8 @@ pub(super) fn choose_alpha(
     if !errors[best].is_finite() {
         value = alphas.iter().copied().fold(value, f64::max);
         tracing::warn!(
-            "all values in `head.alphas` are too small for these features: the largest, {value:?}, is used \
-             as `alpha`; add larger values to `head.alphas`"
+            "all values in `alphas` are too small for these features: the largest, {value:?}, is used as \
+             `alpha`; add larger values to `alphas`"
         );
     }
     let rows = alphas.iter().zip(&errors).map(|(&alpha, &error)| vec![alpha, error]).collect();

@@ -57,8 +57,8 @@ pub(crate) fn choose_by_cross_validation(
     if n_held_out == 0 {
         let value = candidates[candidates.len() / 2];
         tracing::warn!(
-            "`head.{parameter} = \"auto\"` needs a class with at least two photos to compare values: \
-             `head.{parameter} = {value}` is used; add photos, or set `head.{parameter}` to a number"
+            "`{parameter} = \"auto\"` needs a class with at least two photos to compare values: \
+             `{parameter} = {value}` is used; add photos, or set `{parameter}` to a number"
         );
         return Ok(Choice { value, history: History::default() });
     }

@@ -187,8 +187,8 @@ impl<'a> SvmProblem<'a> {
             };
             tracing::warn!(
                 "the head `svm` has not converged{suffix} and may be less accurate: the duality gap is \
-                 {:.1e} of the objective, above head.tol = {:.1e} (rounds: {}); raise `head.max_iter`, lower \
-                 `head.C`, or set `head.standardize = true`",
+                 {:.1e} of the objective, above `tol` = {:.1e} (rounds: {}); raise `max_iter`, lower `C`, or \
+                 set `standardize = true`",
                 gap / primal,
                 self.config.tol,
                 progress.len()

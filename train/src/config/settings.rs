@@ -305,9 +305,12 @@ impl Validator<'_> {
                 known,
             });
         }
-        let configured = head
-            .configure(options.head.clone())
-            .map_err(|error: HeadError| self.value_error(error.to_string()))?;
+        let configured = head.configure(options.head.clone()).map_err(|error| match error {
+            HeadError::Parameter { parameter, value, expected } => {
+                self.key_error(&format!("head.{parameter}"), format!("is {value}: {expected}"))
+            }
+            error => self.value_error(error.to_string()),
+        })?;
         options.head = complete_head_table(configured.as_ref());
         Ok(configured)
     }
