@@ -2,13 +2,13 @@
 
 use crate::error::EngineError;
 use crate::isa::{DType, Isa};
-#[cfg(test)]
-use crate::kernels::EmulatedBf16;
 #[cfg(all(test, not(target_arch = "x86_64")))]
 use crate::kernels::Narrowing;
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::{AmxBf16, Avx2, Avx512, Avx512Bf16, Narrowing};
 use crate::kernels::{Job, Kernel, PortableF32};
+#[cfg(test)]
+use crate::tests::emulated::EmulatedBf16;
 
 /// The problem in the error about an instruction set that the CPU lacks.
 pub(crate) const NOT_SUPPORTED: &str = "this CPU does not have these instructions";

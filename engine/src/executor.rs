@@ -32,16 +32,6 @@ pub enum OutputLayout {
     Nhwc,
 }
 
-/// The last stage to run, and where and how its value is written.
-#[derive(Clone, Copy)]
-pub(crate) struct OutputRequest {
-    /// Index of the stage, and of the tap at its end.
-    pub(crate) stage: usize,
-    pub(crate) layout: OutputLayout,
-    /// The output of the whole batch.
-    pub(crate) out: *mut f32,
-}
-
 /// Runs the plan on one thread. The threads of a team run the same nodes, each computes its share of a node,
 /// and they synchronize after each node.
 ///
@@ -56,7 +46,12 @@ pub(crate) struct Executor<'a> {
     pub(crate) worker: Worker<'a>,
     /// Pixels of the whole batch.
     pub(crate) values: PixelValues<'a>,
-    pub(crate) request: OutputRequest,
+    /// Index of the last stage to run, and of the tap at its end.
+    pub(crate) stage: usize,
+    /// Layout of the output.
+    pub(crate) layout: OutputLayout,
+    /// The output of the whole batch.
+    pub(crate) out: *mut f32,
     pub(crate) observer: Option<&'a dyn LayerObserver>,
 }
 
@@ -85,14 +80,13 @@ struct ConvContext<'a> {
 
 impl Executor<'_> {
     /// Runs the network on the images with indices `images` of the batch, a group at a time so that values
-    /// fit the cache, and writes their output where the request says.
+    /// fit the cache, and writes their output.
     pub(crate) fn run(&self, images: Range<usize>) {
-        let OutputRequest { stage, .. } = self.request;
-        let group_size = self.plan.stages[stage].group_size;
+        let group_size = self.plan.stages[self.stage].group_size;
         let mut first = images.start;
         while first < images.end {
             let count = group_size.min(images.end - first);
-            self.run_stage(stage, first, count);
+            self.run_stage(self.stage, first, count);
             self.write_output(first, count);
             self.worker.wait();
             first += count;
@@ -402,7 +396,7 @@ impl Executor<'_> {
     /// the requested layout, for images `first..first + count` of the batch: averages over pixels, or all
     /// values.
     fn write_output(&self, first: usize, count: usize) {
-        let OutputRequest { stage, layout, out } = self.request;
+        let Self { stage, layout, out, .. } = *self;
         let value = self.network.taps[stage];
         let ValueType { channels, precision } = self.network.values[value];
         let (height, width) = self.plan.sizes[value];

@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 
 use crate::cache_line::CacheLine;
-use crate::kernels::{Job, Kernel, Stride, Tile, TileOutput};
+use crate::kernels::{Job, Kernel, Stride, Tile, TileOperands, TileOutput};
 
 /// Bytes of weights that stay in the L2 cache while tiles of pixels are processed: half of the L2 cache of
 /// the smallest server core; the other half is for activations.
@@ -35,8 +35,8 @@ impl RowSpans {
 }
 
 /// Multiplies the pixels of `spans` with panels of weights. `offsets`, `steps` and `weights` are those of
-/// [`Tile`]; the panels follow each other in `weights`. The job's creator guarantees that the pointers are
-/// valid for all spans and panels.
+/// [`TileOperands`]; the panels follow each other in `weights`. The job's creator guarantees that the
+/// pointers are valid for all spans and panels.
 pub(crate) struct Gemm<'a, S> {
     pub(crate) offsets: &'a [usize],
     pub(crate) steps: usize,
@@ -69,11 +69,14 @@ impl<S: Stride> Job for Gemm<'_, S> {
                     for panel in group_start..group_end {
                         // SAFETY: the job's creator guarantees all pixels of all spans and all panels.
                         unsafe {
-                            let tile = Tile {
+                            let operands = TileOperands {
                                 activations: src.add(span * src_stride + start * S::BYTES),
                                 offsets: self.offsets,
                                 steps: self.steps,
                                 weights: self.weights.add(panel * panel_lines),
+                            };
+                            let tile = Tile {
+                                operands,
                                 output: self.output,
                                 pixel: pixel + span * dst_stride + start,
                                 vector: self.vector + panel * K::VECTORS_PER_PANEL,

@@ -33,7 +33,7 @@ const SIDE: usize = 4;
 /// The sum of `x x^T` over samples `x` of a layer's inputs: how the inputs are correlated, which GPTQ needs.
 pub(crate) struct Gram {
     /// Number of inputs.
-    size: usize,
+    pub(crate) size: usize,
     /// `[size, size]`; only the upper triangle is valid.
     values: Vec<f64>,
 }
@@ -42,11 +42,6 @@ impl Gram {
     /// The zero matrix of a layer with `size` inputs, to which samples are added.
     pub(crate) fn new(size: usize) -> Self {
         Self { size, values: vec![0.0; size * size] }
-    }
-
-    /// Number of inputs.
-    pub(crate) fn size(&self) -> usize {
-        self.size
     }
 
     /// Adds `x x^T` to the Gram matrix of a layer's inputs, by which GPTQ chooses the rounding of the layer's

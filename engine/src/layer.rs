@@ -150,7 +150,7 @@ impl Convolution {
         // `grams` do not fit if they were collected with a kernel that computes the layer by another method.
         let quantize_if_possible = |matrix: &mut [f64], matrix_index: usize| {
             let reads_bf16 = layout.vectors_per_line == 2;
-            let fit = |grams: &&[Gram]| grams.len() == n_matrices && grams[matrix_index].size() == inputs;
+            let fit = |grams: &&[Gram]| grams.len() == n_matrices && grams[matrix_index].size == inputs;
             if let Some(grams) = grams.filter(fit).filter(|_| reads_bf16 && method != Method::Direct) {
                 gptq::quantize_weights(matrix, &grams[matrix_index]);
             }

@@ -6,7 +6,7 @@ use crate::cache_line::CacheLine;
 use crate::dispatch::KernelSet;
 use crate::error::EngineError;
 use crate::isa::{DType, Isa};
-use crate::kernels::{Job, Kernel, LinePixels, Tile, TileEpilogue, TileOutput};
+use crate::kernels::{Job, Kernel, LinePixels, Tile, TileEpilogue, TileOperands, TileOutput};
 
 /// Steps of a round: enough to make its overhead negligible.
 const STEPS: usize = 1 << 14;
@@ -86,15 +86,13 @@ fn run_tiles<K: Kernel>(kernel: K) -> usize {
     // All k-blocks read the same activations.
     let (offsets, count) = ([0; K_BLOCKS], STEPS / K_BLOCKS / BLOCK_STEPS);
     for _ in 0..count {
-        let tile = Tile {
+        let operands = TileOperands {
             activations: activations.as_ptr().cast(),
             offsets: &offsets,
             steps: BLOCK_STEPS,
             weights: weights.as_ptr(),
-            output,
-            pixel: 0,
-            vector: 0,
         };
+        let tile = Tile { operands, output, pixel: 0, vector: 0 };
         // SAFETY: activations, weights and sums have the size of a tile of all rows.
         unsafe { kernel.compute_tile::<LinePixels>(K::MAX_ROWS, &tile) };
     }

@@ -107,12 +107,6 @@ impl ArenaAllocator {
         self.allocations.push(Allocation { offset, lines, first_node, last_node });
         self.allocations.len() - 1
     }
-
-    /// Number of cache lines from offset 0 to the end of the farthest allocation: the memory that the stage
-    /// needs.
-    fn peak_lines(&self) -> usize {
-        self.allocations.iter().map(|allocation| allocation.offset + allocation.lines).max().unwrap_or(0)
-    }
 }
 
 /// Chooses the distance in cache lines between two channel blocks of `pixels` pixels each, a line per pixel:
@@ -203,23 +197,25 @@ impl Planner<'_> {
             } else {
                 self.allocate_output(nodes, index, group_size, &locations, &mut allocator)
             };
-            let tiles = winograd_tile_count(sizes, node, group_size);
-            // Scratch memory is in use only while its node runs.
-            let scratch = allocator.allocate(scratch_lines(sizes, node, group_size, tiles), index, index);
             let input = locations[node.input].slot;
-            let copy_block_stride = copy_block_stride(sizes, node, group_size);
+            let ConvScratch { lines, copy_block_stride, offsets, tiles } =
+                conv_scratch(sizes, node, group_size, input.block_stride);
+            // Scratch memory is in use only while its node runs.
+            let scratch = allocator.allocate(lines, index, index);
             planned_nodes.push(PlannedNode {
                 node: range.start + index,
                 input,
                 copy_block_stride,
-                offsets: k_block_offsets(sizes, node, input.block_stride, copy_block_stride, tiles),
+                offsets,
                 output: locations[node.output].slot,
                 residual: residual_value(node).map(|value| locations[value].slot).unwrap_or_default(),
                 scratch: self.shared_start + allocator.allocations[scratch].offset,
                 tiles,
             });
         }
-        (Stage { group_size, planned_nodes, output: self.tap_slots[stage] }, allocator.peak_lines())
+        // The stage needs the memory up to the end of the farthest allocation.
+        let ends = allocator.allocations.iter().map(|allocation| allocation.offset + allocation.lines);
+        (Stage { group_size, planned_nodes, output: self.tap_slots[stage] }, ends.max().unwrap_or(0))
     }
 
     /// Chooses the memory of the output of the layer `nodes[index]`, where `nodes` are those of a stage: that
@@ -235,7 +231,8 @@ impl Planner<'_> {
     ) -> ValueLocation {
         let (network, node) = (self.network, &nodes[index]);
         let last_use = |value: usize| {
-            (index..nodes.len()).rev().find(|&later| reads_value(&nodes[later], value)).unwrap_or(index)
+            let reads = |node: &Node| node.input == value || residual_value(node) == Some(value);
+            (index..nodes.len()).rev().find(|&later| reads(&nodes[later])).unwrap_or(index)
         };
         let last_node = last_use(node.output);
         // A sum overwrites its residual if no later node reads it: each pixel is read before it is written.
@@ -264,11 +261,6 @@ fn residual_value(node: &Node) -> Option<usize> {
         Op::Convolution { residual, .. } => residual,
         Op::MaxPool { .. } => None,
     }
-}
-
-/// Whether a node reads this value, as its input or as its residual.
-fn reads_value(node: &Node, value: usize) -> bool {
-    node.input == value || residual_value(node) == Some(value)
 }
 
 /// Computes the height and width of each value for images of `height` x `width` pixels: element 0 is the size
@@ -336,95 +328,85 @@ const WEIGHTS_PER_VALUE: usize = 16;
 /// Bytes of transformed tiles and their products that stay in the L2 cache next to weights that fit it too.
 const TRANSFORMED_IN_CACHE: usize = 512 << 10;
 
-/// Chooses how many Winograd tiles (4 x 4 outputs each) a node (layer) transforms and multiplies at a time,
-/// for `group_size` images: as many as stay in the L2 cache if the weights fit it too, else all tiles of the
-/// images, so that the weights are read once. 0 if the node does not use Winograd's algorithm.
-fn winograd_tile_count(sizes: &[(usize, usize)], node: &Node, group_size: usize) -> usize {
-    let Op::Convolution { packed, .. } = &node.op else { return 0 };
-    if packed.method != Method::Winograd {
-        return 0;
-    }
-    let (height, width) = sizes[node.input];
-    let n_tiles = group_size * Tiling { height, width }.tiles_per_image();
-    let tile_bytes =
-        winograd::COMPONENTS * (packed.panels.k_blocks + channel_vectors(packed.outputs)) * CacheLine::BYTES;
-    let max_rows = node.kernel.layout().max_rows;
-    if packed.weights.len() * CacheLine::BYTES <= 2 * TRANSFORMED_IN_CACHE {
-        // Rounded down to whole tiles of the GEMM, which have `max_rows` rows: a row per Winograd tile.
-        (TRANSFORMED_IN_CACHE / tile_bytes / max_rows * max_rows)
-            .clamp(max_rows, n_tiles.max(max_rows))
-            .min(n_tiles)
-    } else {
-        n_tiles
-    }
+/// The scratch memory of a node (layer) while it runs, and where its GEMM reads activations.
+#[derive(Default)]
+struct ConvScratch {
+    /// Number of cache lines.
+    lines: usize,
+    /// Lines between two channel blocks of the input's padded or subsampled copy; 0 without such a copy.
+    copy_block_stride: usize,
+    /// The sums of the GEMM have parts, k-blocks: each is a channel block at one cell of the kernel (in the
+    /// first layer a row of the kernel). For each the offset in bytes from the first activations of an output
+    /// pixel to those of the k-block, so that the GEMM needs to know nothing of kernels.
+    offsets: Vec<usize>,
+    /// Winograd tiles (4 x 4 outputs each) transformed and multiplied at a time; 0 for other methods.
+    tiles: usize,
 }
 
-/// Number of cache lines of scratch memory that a node (layer) needs while it runs: for a padded or
-/// subsampled copy of the input of `group_size` images, or for `tiles` transformed Winograd tiles and their
-/// products. 0 if it needs none.
-fn scratch_lines(sizes: &[(usize, usize)], node: &Node, group_size: usize, tiles: usize) -> usize {
-    let Op::Convolution { packed, .. } = &node.op else { return 0 };
-    let (height, width) = sizes[node.input];
+/// Plans the scratch memory of a node for `group_size` images: a padded or subsampled copy of its input, or
+/// transformed Winograd tiles and their products; none for a pool. `sizes` has the height and width of each
+/// value, `input_block_stride` is the distance in cache lines between two channel blocks of the input.
+fn conv_scratch(
+    sizes: &[(usize, usize)],
+    node: &Node,
+    group_size: usize,
+    input_block_stride: usize,
+) -> ConvScratch {
+    let Op::Convolution { packed, .. } = &node.op else { return ConvScratch::default() };
+    let ((height, width), (rows, columns)) = (sizes[node.input], sizes[node.output]);
+    let k_blocks = packed.panels.k_blocks;
+    // The offsets of k-blocks that are `distance` lines apart.
+    let spaced = |distance: usize| (0..k_blocks).map(|block| block * distance * CacheLine::BYTES).collect();
     match packed.method {
         Method::FirstLayer => {
             let padded = padded_images(packed, height, width);
-            (group_size * padded.n_rows() * padded.row_len * size_of::<f32>()).div_ceil(CacheLine::BYTES)
+            let row_lines = padded.row_len * size_of::<f32>() / CacheLine::BYTES;
+            let lines = group_size * padded.n_rows() * row_lines;
+            ConvScratch { lines, offsets: spaced(row_lines), ..ConvScratch::default() }
         }
-        Method::Pointwise if packed.stride == 1 => 0,
-        Method::Pointwise => packed.panels.k_blocks * copy_block_stride(sizes, node, group_size),
-        Method::Direct => packed.input_blocks() * copy_block_stride(sizes, node, group_size),
-        Method::Winograd => {
-            transformed_lines(packed.panels.k_blocks, tiles)
-                + transformed_lines(channel_vectors(packed.outputs), tiles)
+        Method::Pointwise if packed.stride == 1 => {
+            ConvScratch { offsets: spaced(input_block_stride), ..ConvScratch::default() }
         }
-    }
-}
-
-/// Distance in cache lines between two channel blocks of the padded or subsampled copy that a node (layer)
-/// makes of its input in its scratch memory, for `group_size` images; 0 if the node makes no copy in channel
-/// blocks.
-fn copy_block_stride(sizes: &[(usize, usize)], node: &Node, group_size: usize) -> usize {
-    let Op::Convolution { packed, .. } = &node.op else { return 0 };
-    let (height, width) = sizes[node.input];
-    match packed.method {
-        Method::Pointwise if packed.stride > 1 => {
-            let (rows, columns) = sizes[node.output];
-            block_stride(group_size * rows * columns)
+        Method::Pointwise => {
+            let copy_block_stride = block_stride(group_size * rows * columns);
+            let offsets = spaced(copy_block_stride);
+            ConvScratch { lines: k_blocks * copy_block_stride, copy_block_stride, offsets, tiles: 0 }
         }
-        Method::Direct => block_stride(group_size * padded_input(packed, height, width).image_len()),
-        Method::Pointwise | Method::FirstLayer | Method::Winograd => 0,
-    }
-}
-
-/// The sums of a layer's GEMM have parts, k-blocks: each is a channel block at one cell of the kernel (in the
-/// first layer a row of the kernel). Returns for each the offset in bytes from the first activations of an
-/// output pixel to those of the k-block, so that the GEMM needs to know nothing of kernels. The strides are
-/// the distances in cache lines between two channel blocks of the input and of its copy; `tiles` is the
-/// number of Winograd tiles at a time. Empty for a pool.
-fn k_block_offsets(
-    sizes: &[(usize, usize)],
-    node: &Node,
-    input_block_stride: usize,
-    copy_block_stride: usize,
-    tiles: usize,
-) -> Vec<usize> {
-    let Op::Convolution { packed, .. } = &node.op else { return Vec::new() };
-    let (height, width) = sizes[node.input];
-    let offset = |k_block: usize| match packed.method {
-        Method::FirstLayer => k_block * padded_images(packed, height, width).row_len * size_of::<f32>(),
-        Method::Pointwise if packed.stride == 1 => k_block * input_block_stride * CacheLine::BYTES,
-        Method::Pointwise => k_block * copy_block_stride * CacheLine::BYTES,
-        Method::Winograd => k_block * tiles * CacheLine::BYTES,
         Method::Direct => {
             let padded = padded_input(packed, height, width);
-            let kernel_area = packed.kernel_size * packed.kernel_size;
-            let (block, position) = (k_block / kernel_area, k_block % kernel_area);
-            let (y, x) = (position / packed.kernel_size, position % packed.kernel_size);
-            let column = x % packed.stride * padded.phase_columns() + x / packed.stride;
-            (block * copy_block_stride + y * padded.row_len() + column) * CacheLine::BYTES
+            let copy_block_stride = block_stride(group_size * padded.image_len());
+            let offset = |k_block: usize| {
+                let kernel_area = packed.kernel_size * packed.kernel_size;
+                let (block, position) = (k_block / kernel_area, k_block % kernel_area);
+                let (y, x) = (position / packed.kernel_size, position % packed.kernel_size);
+                let column = x % packed.stride * padded.phase_columns() + x / packed.stride;
+                (block * copy_block_stride + y * padded.row_len() + column) * CacheLine::BYTES
+            };
+            let offsets = (0..k_blocks).map(offset).collect();
+            ConvScratch {
+                lines: packed.input_blocks() * copy_block_stride,
+                copy_block_stride,
+                offsets,
+                tiles: 0,
+            }
         }
-    };
-    (0..packed.panels.k_blocks).map(offset).collect()
+        Method::Winograd => {
+            let output_blocks = channel_vectors(packed.outputs);
+            let n_tiles = group_size * Tiling { height, width }.tiles_per_image();
+            let tile_bytes = winograd::COMPONENTS * (k_blocks + output_blocks) * CacheLine::BYTES;
+            let max_rows = node.kernel.layout().max_rows;
+            // As many tiles as stay in the L2 cache if the weights fit it too, rounded down to whole tiles of
+            // the GEMM, which have `max_rows` rows: a row per Winograd tile. Else all tiles of the images, so
+            // that the weights are read once.
+            let tiles = if packed.weights.len() * CacheLine::BYTES <= 2 * TRANSFORMED_IN_CACHE {
+                (TRANSFORMED_IN_CACHE / tile_bytes / max_rows * max_rows).max(max_rows).min(n_tiles)
+            } else {
+                n_tiles
+            };
+            let lines = transformed_lines(k_blocks, tiles) + transformed_lines(output_blocks, tiles);
+            ConvScratch { lines, offsets: spaced(tiles), tiles, ..ConvScratch::default() }
+        }
+    }
 }
 
 /// Distance in cache lines between two of the 36 components of transformed Winograd tiles, each `blocks`

@@ -8,7 +8,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::cache_line::{Arena, CacheLine, SharedPtr};
 use crate::error::EngineError;
-use crate::executor::{Executor, LayerObserver, OutputLayout, OutputRequest};
+use crate::executor::{Executor, LayerObserver, OutputLayout};
 use crate::image::{self, PixelValues};
 use crate::layer::Method;
 use crate::network::{Network, Op, Tap};
@@ -188,10 +188,9 @@ impl Session {
                 let team = thread / team_size;
                 let _poison = PoisonOnPanic(&barriers[team]);
                 let worker = Worker { rank: thread % team_size, team_size, barrier: &barriers[team] };
-                let request = OutputRequest { stage: tap.0, layout, out: out.offset(0) };
-                let arena = arenas[team].pointer();
-                let executor = Executor { network, plan, arena, worker, values, request, observer };
-                executor.run(part_range(team, n_teams, count));
+                let (arena, stage, out) = (arenas[team].pointer(), tap.0, out.offset(0));
+                Executor { network, plan, arena, worker, values, stage, layout, out, observer }
+                    .run(part_range(team, n_teams, count));
             };
             match &self.pool {
                 None => work(0),

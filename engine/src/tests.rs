@@ -2,6 +2,7 @@
 
 mod calibration;
 mod edges;
+pub(crate) mod emulated;
 mod naive;
 mod operations;
 mod plans;
@@ -16,10 +17,11 @@ use crate::dispatch::{AnyKernel, KernelSet};
 use crate::executor::OutputLayout;
 use crate::image::PixelValues;
 use crate::isa::{DType, Isa};
-use crate::kernels::{EmulatedBf16, Narrowing, PortableF32};
+use crate::kernels::{Narrowing, PortableF32};
 use crate::layer::Convolution;
 use crate::network::{Epilogue, Network, NetworkBuilder, Tap, ValueId};
 use crate::session::{ImageBatch, Session};
+use emulated::EmulatedBf16;
 use naive::{FeatureMap, NaiveNetwork};
 
 /// A generator of random numbers in -1..1.

@@ -29,30 +29,6 @@ const P: f32 = 0.75;
 /// See [`P`].
 const Q: f32 = 1.5;
 
-/// The input transform of Winograd's algorithm F(4 x 4, 3 x 3) along one axis: computes the six values
-/// `B^T x` for six adjacent inputs `x`, a row or a column of a 6 x 6 input tile, with one channel per lane.
-/// Done for all columns and then for all rows it gives the 36 components of the tile, which are multiplied
-/// with those of a kernel. Each row of `B^T` is that of Lavin and Gray (2015), scaled so that its last
-/// coefficient is 1.
-#[inline(always)]
-pub(crate) fn transform_input_row<S: Simd>(simd: S, x: [S::Vector; IN_SIDE]) -> [S::Vector; IN_SIDE] {
-    let scale_add = |factor: f32, a, b| simd.mul_add(simd.splat(factor), a, b);
-    // `B^T` has a row for each interpolation point: 0, `P`, `-P`, `Q`, `-Q` and infinity. The rows for `P`
-    // and `-P` differ only in the sign of the odd part; likewise for `Q` and `-Q`.
-    let (even_p, odd_p) = (scale_add(-Q * Q, x[2], x[4]), scale_add(-Q * Q, x[1], x[3]));
-    let (even_q, odd_q) = (scale_add(-P * P, x[2], x[4]), scale_add(-P * P, x[1], x[3]));
-    // The rows for the points 0 and infinity have the same coefficients.
-    let outer_row = |a, b, c| scale_add(P * P * Q * Q, a, scale_add(-(P * P + Q * Q), b, c));
-    [
-        outer_row(x[0], x[2], x[4]),
-        scale_add(P, odd_p, even_p),
-        scale_add(-P, odd_p, even_p),
-        scale_add(Q, odd_q, even_q),
-        scale_add(-Q, odd_q, even_q),
-        outer_row(x[1], x[3], x[5]),
-    ]
-}
-
 /// The output transform of Winograd's algorithm F(4 x 4, 3 x 3) along one axis: computes four values `A^T m`
 /// from six products `m` of an input tile's components with those of a kernel, a row or a column of the 6 x 6
 /// products, with one channel per lane. Done for all columns and then for all rows it gives the 4 x 4 outputs
@@ -70,28 +46,6 @@ fn transform_output_row<S: Simd>(simd: S, m: [S::Vector; IN_SIDE]) -> [S::Vector
         scale_add(Q, difference_q, scale(P, difference_p)),
         scale_add(Q * Q, sum_q, scale(P * P, sum_p)),
         scale_add(Q * Q * Q, difference_q, scale_add(P * P * P, difference_p, m[5])),
-    ]
-}
-
-/// Computes the six values `A y` for four adjacent output gradients `y`, a row or a column of a 4 x 4 tile,
-/// with one channel per lane: a transform along one axis for the gradient of the weights by Winograd's
-/// algorithm. Done for all columns and then for all rows it gives 36 components, which are multiplied with
-/// those of the inputs. `A` is the transpose of the matrix of [`transform_output_row`].
-#[inline(always)]
-fn transform_gradient_row<S: Simd>(simd: S, y: [S::Vector; OUT_SIDE]) -> [S::Vector; IN_SIDE] {
-    let scale_add = |factor: f32, a, b| simd.mul_add(simd.splat(factor), a, b);
-    let scale = |factor: f32, a| scale_add(factor, a, simd.splat(0.0));
-    // The polynomial with coefficients `y` at each point. Its values at `P` and `-P` differ only in the sign
-    // of the odd powers; likewise for `Q` and `-Q`.
-    let (even_p, odd_p) = (scale_add(P * P, y[2], y[0]), scale_add(P * P * P, y[3], scale(P, y[1])));
-    let (even_q, odd_q) = (scale_add(Q * Q, y[2], y[0]), scale_add(Q * Q * Q, y[3], scale(Q, y[1])));
-    [
-        y[0],
-        simd.add(even_p, odd_p),
-        simd.sub(even_p, odd_p),
-        simd.add(even_q, odd_q),
-        simd.sub(even_q, odd_q),
-        y[3],
     ]
 }
 
@@ -128,7 +82,7 @@ pub(crate) fn kernel_transform_factors(component: usize) -> [f64; 9] {
 /// for three weights `g`, a row or a column of a 3 x 3 kernel, with one kernel per lane. `G` is that of
 /// [`kernel_transform_matrix`], here in `f32`, since kernels in training are transformed at each step.
 #[inline(always)]
-fn transform_kernel_row<S: Simd>(simd: S, g: [S::Vector; TAPS]) -> [S::Vector; IN_SIDE] {
+pub(crate) fn transform_kernel_row<S: Simd>(simd: S, g: [S::Vector; TAPS]) -> [S::Vector; IN_SIDE] {
     let scale_add = |factor: f32, a, b| simd.mul_add(simd.splat(factor), a, b);
     let scale = |factor: f32, a| scale_add(factor, a, simd.splat(0.0));
     let [div_0, div_p, div_q] = DIVISORS;
@@ -150,7 +104,7 @@ fn transform_kernel_row<S: Simd>(simd: S, g: [S::Vector; TAPS]) -> [S::Vector; I
 /// one kernel per lane. Done for all columns and then for all rows it gives the gradients of the 3 x 3
 /// weights. The matrix is the transpose of that of [`transform_kernel_row`].
 #[inline(always)]
-fn kernel_gradient_row<S: Simd>(simd: S, m: [S::Vector; IN_SIDE]) -> [S::Vector; TAPS] {
+pub(crate) fn kernel_gradient_row<S: Simd>(simd: S, m: [S::Vector; IN_SIDE]) -> [S::Vector; TAPS] {
     let scale_add = |factor: f32, a, b| simd.mul_add(simd.splat(factor), a, b);
     let scale = |factor: f32, a| scale_add(factor, a, simd.splat(0.0));
     let [div_0, div_p, div_q] = DIVISORS;
@@ -165,44 +119,25 @@ fn kernel_gradient_row<S: Simd>(simd: S, m: [S::Vector; IN_SIDE]) -> [S::Vector;
     ]
 }
 
-/// Transforms 16 kernels `g` of a convolution, one per lane, for Winograd's algorithm: from their 3 x 3
-/// weights, `taps[row][column]`, to their 36 components, `G g G^T`, which are multiplied with those of tiles.
-/// Used in training, where the kernels change at each step; [`kernel_transform_factors`] serves frozen
-/// kernels.
+/// Transforms a matrix of `N` x `N` vectors along both axes: `transform` takes a column of it, and then a row
+/// of the results, and returns `M` vectors. With [`transform_kernel_row`] it transforms 16 kernels `g`, one
+/// per lane, from their 3 x 3 weights `[row][column]` to their 36 components, `G g G^T`, in training, where
+/// kernels change at each step; [`kernel_transform_factors`] serves frozen kernels. With
+/// [`kernel_gradient_row`] it turns the 36 components `m` of the gradients of 16 kernels into the gradients
+/// of their weights, `G^T m G`.
 #[inline(always)]
-pub(crate) fn transform_kernel<S: Simd>(
-    simd: S,
-    taps: [[S::Vector; TAPS]; TAPS],
-) -> [[S::Vector; IN_SIDE]; IN_SIDE] {
-    let zero = simd.splat(0.0);
-    let (mut columns, mut components) = ([[zero; IN_SIDE]; TAPS], [[zero; IN_SIDE]; IN_SIDE]);
-    for x in 0..TAPS {
-        columns[x] = transform_kernel_row(simd, [taps[0][x], taps[1][x], taps[2][x]]);
+pub(crate) fn transform_both_axes<V: Copy, const N: usize, const M: usize>(
+    matrix: [[V; N]; N],
+    transform: impl Fn([V; N]) -> [V; M],
+) -> [[V; M]; M] {
+    let (mut columns, mut result) = ([[matrix[0][0]; M]; N], [[matrix[0][0]; M]; M]);
+    for (x, column) in columns.iter_mut().enumerate() {
+        *column = transform(std::array::from_fn(|y| matrix[y][x]));
     }
-    for y in 0..IN_SIDE {
-        components[y] = transform_kernel_row(simd, [columns[0][y], columns[1][y], columns[2][y]]);
+    for (y, row) in result.iter_mut().enumerate() {
+        *row = transform(std::array::from_fn(|x| columns[x][y]));
     }
-    components
-}
-
-/// Computes the gradients of the loss with respect to the 3 x 3 weights of 16 kernels, one per lane, as
-/// `G^T m G`: the last step of Winograd's algorithm for the gradient of the weights. The 36 `components`,
-/// `m`, are the products of the transformed input and the transformed output gradient, summed over all tiles.
-/// Returns the gradients as `[row][column]` of the kernels.
-#[inline(always)]
-pub(crate) fn kernel_gradient<S: Simd>(
-    simd: S,
-    components: [[S::Vector; IN_SIDE]; IN_SIDE],
-) -> [[S::Vector; TAPS]; TAPS] {
-    let zero = simd.splat(0.0);
-    let (mut columns, mut taps) = ([[zero; TAPS]; IN_SIDE], [[zero; TAPS]; TAPS]);
-    for x in 0..IN_SIDE {
-        columns[x] = kernel_gradient_row(simd, std::array::from_fn(|y| components[y][x]));
-    }
-    for y in 0..TAPS {
-        taps[y] = kernel_gradient_row(simd, std::array::from_fn(|x| columns[x][y]));
-    }
-    taps
+    result
 }
 
 /// The division of images of `height` x `width` pixels into tiles of 4 x 4 outputs, which are numbered in the
@@ -275,20 +210,54 @@ pub(crate) struct GradientTiles;
 impl TileTransform<IN_SIDE> for InputTiles {
     const MARGIN: usize = 1;
 
-    /// Transforms a row or a column of an input tile, as [`transform_input_row`] says.
+    /// The input transform of Winograd's algorithm F(4 x 4, 3 x 3) along one axis: computes the six values
+    /// `B^T x` for six adjacent inputs `x`, a row or a column of a 6 x 6 input tile, with one channel per
+    /// lane. Done for all columns and then for all rows it gives the 36 components of the tile, which are
+    /// multiplied with those of a kernel. Each row of `B^T` is that of Lavin and Gray (2015), scaled so that
+    /// its last coefficient is 1.
     #[inline(always)]
-    fn transform_row<S: Simd>(simd: S, values: [S::Vector; IN_SIDE]) -> [S::Vector; IN_SIDE] {
-        transform_input_row(simd, values)
+    fn transform_row<S: Simd>(simd: S, x: [S::Vector; IN_SIDE]) -> [S::Vector; IN_SIDE] {
+        let scale_add = |factor: f32, a, b| simd.mul_add(simd.splat(factor), a, b);
+        // `B^T` has a row for each interpolation point: 0, `P`, `-P`, `Q`, `-Q` and infinity. The rows for
+        // `P` and `-P` differ only in the sign of the odd part; likewise for `Q` and `-Q`.
+        let (even_p, odd_p) = (scale_add(-Q * Q, x[2], x[4]), scale_add(-Q * Q, x[1], x[3]));
+        let (even_q, odd_q) = (scale_add(-P * P, x[2], x[4]), scale_add(-P * P, x[1], x[3]));
+        // The rows for the points 0 and infinity have the same coefficients.
+        let outer_row = |a, b, c| scale_add(P * P * Q * Q, a, scale_add(-(P * P + Q * Q), b, c));
+        [
+            outer_row(x[0], x[2], x[4]),
+            scale_add(P, odd_p, even_p),
+            scale_add(-P, odd_p, even_p),
+            scale_add(Q, odd_q, even_q),
+            scale_add(-Q, odd_q, even_q),
+            outer_row(x[1], x[3], x[5]),
+        ]
     }
 }
 
 impl TileTransform<OUT_SIDE> for GradientTiles {
     const MARGIN: usize = 0;
 
-    /// Transforms a row or a column of a tile of the output gradient, as [`transform_gradient_row`] says.
+    /// Computes the six values `A y` for four adjacent output gradients `y`, a row or a column of a 4 x 4
+    /// tile, with one channel per lane: a transform along one axis for the gradient of the weights by
+    /// Winograd's algorithm. Done for all columns and then for all rows it gives 36 components, which are
+    /// multiplied with those of the inputs. `A` is the transpose of the matrix of [`transform_output_row`].
     #[inline(always)]
-    fn transform_row<S: Simd>(simd: S, values: [S::Vector; OUT_SIDE]) -> [S::Vector; IN_SIDE] {
-        transform_gradient_row(simd, values)
+    fn transform_row<S: Simd>(simd: S, y: [S::Vector; OUT_SIDE]) -> [S::Vector; IN_SIDE] {
+        let scale_add = |factor: f32, a, b| simd.mul_add(simd.splat(factor), a, b);
+        let scale = |factor: f32, a| scale_add(factor, a, simd.splat(0.0));
+        // The polynomial with coefficients `y` at each point. Its values at `P` and `-P` differ only in the
+        // sign of the odd powers; likewise for `Q` and `-Q`.
+        let (even_p, odd_p) = (scale_add(P * P, y[2], y[0]), scale_add(P * P * P, y[3], scale(P, y[1])));
+        let (even_q, odd_q) = (scale_add(Q * Q, y[2], y[0]), scale_add(Q * Q * Q, y[3], scale(Q, y[1])));
+        [
+            y[0],
+            simd.add(even_p, odd_p),
+            simd.sub(even_p, odd_p),
+            simd.add(even_q, odd_q),
+            simd.sub(even_q, odd_q),
+            y[3],
+        ]
     }
 }
 
@@ -452,11 +421,11 @@ mod tests {
     #[test]
     fn transforms_give_the_correlation() {
         for (input, kernel) in (0..IN_SIDE).flat_map(|input| (0..TAPS).map(move |kernel| (input, kernel))) {
-            let x = transform_input_row(Portable, unit(input));
+            let x = InputTiles::transform_row(Portable, unit(input));
             let y = transform_output_row(Portable, product(x, transform_kernel_row(Portable, unit(kernel))));
             for (output, y) in y.iter().enumerate() {
                 let expected = f32::from(u8::from(output + kernel == input));
-                let gradient = product(x, transform_gradient_row(Portable, unit(output)));
+                let gradient = product(x, GradientTiles::transform_row(Portable, unit(output)));
                 let gradient = kernel_gradient_row(Portable, gradient);
                 for found in [y[0], gradient[kernel][0]] {
                     assert!((found - expected).abs() < 1e-5, "{input} {kernel} {output}: {found} {expected}");
@@ -471,7 +440,7 @@ mod tests {
             let taps = std::array::from_fn(|y| {
                 std::array::from_fn(|x| [f32::from(u8::from(TAPS * y + x == tap)); 16])
             });
-            let components = transform_kernel(Portable, taps);
+            let components = transform_both_axes(taps, |row| transform_kernel_row(Portable, row));
             for component in 0..COMPONENTS {
                 let found = components[component / IN_SIDE][component % IN_SIDE][0];
                 let expected = kernel_transform_factors(component)[tap];

@@ -7,7 +7,7 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 use std::sync::OnceLock;
 
-use super::{Avx512, Avx512Bf16, Job, Kernel, Simd, Stride, Tile, WithKernel};
+use super::{Avx512, Avx512Bf16, Job, Kernel, Simd, Stride, Tile, TileOperands, TileSink, WithKernel};
 use crate::cache_line::CacheLine;
 
 /// The kernel for AMX-BF16 in `bf16`: AMX for GEMMs, AVX-512 for everything else.
@@ -188,7 +188,8 @@ impl Kernel for AmxBf16 {
     /// [`READ_SLACK`](crate::plan::READ_SLACK) lines at its end.
     #[inline(always)]
     unsafe fn compute_tile<S: Stride>(self, rows: usize, tile: &Tile<'_>) {
-        debug_assert_eq!(tile.steps, STEPS_PER_BLOCK);
+        let &TileOperands { activations, offsets, steps, mut weights } = &tile.operands;
+        debug_assert_eq!(steps, STEPS_PER_BLOCK);
         let mut sum_tile = SumTile([[0.0; 32]; 32]);
         let weights_stride = Self::VECTORS_PER_PANEL * CacheLine::BYTES;
         // SAFETY: weights and activations are valid as `Tile` requires, with the plan's slack after them;
@@ -198,10 +199,9 @@ impl Kernel for AmxBf16 {
             // Sums: `tmm0` and `tmm1` of the first 16 pixels, `tmm2` and `tmm3` of the others. Activations:
             // `tmm4` and `tmm5`. Weights of the first and last 16 channels: `tmm6` and `tmm7`.
             asm!("tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3", options(nostack, nomem));
-            let mut weights = tile.weights;
             // A k-block at a time: 16 steps, of two `bf16` activations of each pixel and their weights.
-            for &offset in tile.offsets {
-                let activations = tile.activations.add(offset);
+            for &offset in offsets {
+                let activations = activations.add(offset);
                 asm!(
                     "tileloadd tmm4, [{activations} + {stride} * 1]",
                     "tileloadd tmm6, [{weights} + {weights_stride} * 1]",
@@ -238,7 +238,7 @@ impl Kernel for AmxBf16 {
             );
             for (row, sums) in sum_tile.0.iter().enumerate().take(rows) {
                 let sums = [self.simd().load(sums.as_ptr()), self.simd().load(sums.as_ptr().add(16))];
-                tile.store_row(self, row, &sums);
+                tile.write_row(self, row, &sums);
             }
         }
     }

@@ -110,20 +110,6 @@ impl Kernel for Avx2 {
         unsafe { enter(self, job) }
     }
 
-    /// Loads 16 channels: in `f32` they are the whole cache line.
-    #[inline(always)]
-    unsafe fn load_part(self, src: *const CacheLine, _: usize) -> [__m256; 2] {
-        // SAFETY: a cache line is 16 `f32`.
-        unsafe { self.load(src.cast()) }
-    }
-
-    /// Stores 16 channels: in `f32` they are the whole cache line.
-    #[inline(always)]
-    unsafe fn store_part(self, dst: *mut CacheLine, _: usize, vector: [__m256; 2]) {
-        // SAFETY: a cache line is 16 `f32`.
-        unsafe { self.store(dst.cast(), vector) }
-    }
-
     #[inline(always)]
     fn zero_sums(self) -> [[__m256; 2]; 1] {
         [self.splat(0.0)]

@@ -171,20 +171,6 @@ impl Kernel for Avx512 {
         [self.simd().splat(0.0); 2]
     }
 
-    /// Loads 16 channels: in `f32` they are the whole cache line.
-    #[inline(always)]
-    unsafe fn load_part(self, src: *const CacheLine, _: usize) -> __m512 {
-        // SAFETY: a cache line is 16 `f32`.
-        unsafe { self.simd().load(src.cast()) }
-    }
-
-    /// Stores 16 channels: in `f32` they are the whole cache line.
-    #[inline(always)]
-    unsafe fn store_part(self, dst: *mut CacheLine, _: usize, vector: __m512) {
-        // SAFETY: a cache line is 16 `f32`.
-        unsafe { self.simd().store(dst.cast(), vector) }
-    }
-
     /// Loads the weights of 32 output channels for one step of a GEMM, which multiplies one activation of a
     /// pixel: one `f32` per channel, and 16 channels in each of the two lines from `src` on.
     #[inline(always)]

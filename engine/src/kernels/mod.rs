@@ -13,16 +13,12 @@ mod amx;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
-#[cfg(test)]
-mod emulated;
 #[cfg(any(test, target_arch = "x86_64"))]
 mod narrowing;
 mod portable;
 mod simd;
 mod tile;
 
-#[cfg(test)]
-pub(crate) use emulated::EmulatedBf16;
 #[cfg(any(test, target_arch = "x86_64"))]
 pub(crate) use narrowing::Narrowing;
 #[cfg(test)]
@@ -100,17 +96,29 @@ pub(crate) trait Kernel: Copy + Send + Sync + 'static {
     fn vectorize<J: Job>(self, job: J);
 
     /// Loads 16 channels as `f32` from a cache line in the input precision: part `part` of the line, which is
-    /// always 0 for `f32`, and 0 or 1 for `bf16`.
+    /// always 0 for `f32`, and 0 or 1 for `bf16`. This default is for `f32`, where they are the whole line.
     ///
     /// # Safety
     /// `src` must be valid for reads and `part` below [`VECTORS_PER_LINE`](Self::VECTORS_PER_LINE).
-    unsafe fn load_part(self, src: *const CacheLine, part: usize) -> Vector<Self>;
+    #[inline(always)]
+    unsafe fn load_part(self, src: *const CacheLine, part: usize) -> Vector<Self> {
+        let _ = part;
+        // SAFETY: the caller guarantees a cache line, 16 `f32`.
+        unsafe { self.simd().load(src.cast()) }
+    }
+
     /// Stores 16 channels as part `part` of a cache line, rounded to the input precision: for pools and
-    /// Winograd's input transform, whose results later layers or GEMMs read.
+    /// Winograd's input transform, whose results later layers or GEMMs read. This default is for `f32`, where
+    /// they are the whole line.
     ///
     /// # Safety
     /// `dst` must be valid for writes and `part` below [`VECTORS_PER_LINE`](Self::VECTORS_PER_LINE).
-    unsafe fn store_part(self, dst: *mut CacheLine, part: usize, vector: Vector<Self>);
+    #[inline(always)]
+    unsafe fn store_part(self, dst: *mut CacheLine, part: usize, vector: Vector<Self>) {
+        let _ = part;
+        // SAFETY: the caller guarantees a cache line, 16 `f32`.
+        unsafe { self.simd().store(dst.cast(), vector) }
+    }
 
     /// Stores 16 channels as part `part` of a cache line, rounded to the output precision: for the results of
     /// convolutions. The output precision differs from the input precision only in `Narrowing`.
@@ -145,14 +153,14 @@ pub(crate) trait Kernel: Copy + Send + Sync + 'static {
     ) -> Self::Sums;
 
     /// Computes and stores a tile: `rows` pixels by the output channels of one panel of weights. `S` is the
-    /// distance between pixels in memory.
+    /// distance between pixels in memory. This default multiplies step by step, with all sums in registers.
     ///
     /// # Safety
     /// The pointers of the tile must be valid as [`Tile`] requires, and `rows` in `1..=MAX_ROWS`.
     #[inline(always)]
     unsafe fn compute_tile<S: Stride>(self, rows: usize, tile: &Tile<'_>) {
         // SAFETY: the caller upholds the same contract.
-        unsafe { tile_in_registers::<Self, S>(self, rows, tile) }
+        unsafe { multiply_tile::<Self, S>(self, rows, &tile.operands, tile) }
     }
 }
 
@@ -196,21 +204,6 @@ impl TileOutput {
     }
 }
 
-impl Tile<'_> {
-    /// Applies the epilogue (bias, residual and ReLU, or nothing) to `sums`, row `row` of the tile: all
-    /// channels of the panel at one output pixel. Stores the result in the layer's output.
-    ///
-    /// # Safety
-    /// The row must be one of the tile's, whose pointers must be valid as [`Tile`] requires.
-    #[inline(always)]
-    pub(crate) unsafe fn store_row<K: Kernel>(&self, kernel: K, row: usize, sums: &K::Sums) {
-        for (index, &vector) in sums.as_ref().iter().enumerate() {
-            // SAFETY: guaranteed by the caller.
-            unsafe { self.output.store(kernel, self.pixel + row, self.vector + index, vector) };
-        }
-    }
-}
-
 /// Destination of the sums of a tile of a GEMM, which may apply an epilogue (such as bias and ReLU) before it
 /// stores them.
 pub(crate) trait TileSink {
@@ -224,27 +217,15 @@ pub(crate) trait TileSink {
 }
 
 impl TileSink for Tile<'_> {
-    /// Applies the epilogue to the sums of row `row`, an output pixel of a frozen layer, and stores them in
-    /// the layer's output.
+    /// Applies the epilogue (bias, residual and ReLU, or nothing) to the sums of row `row`, an output pixel
+    /// of a frozen layer, and stores them in the layer's output.
     #[inline(always)]
     unsafe fn write_row<K: Kernel>(&self, kernel: K, row: usize, sums: &K::Sums) {
-        // SAFETY: the caller upholds the same contract.
-        unsafe { self.store_row(kernel, row, sums) }
+        for (index, &vector) in sums.as_ref().iter().enumerate() {
+            // SAFETY: guaranteed by the caller and the creator of the tile.
+            unsafe { self.output.store(kernel, self.pixel + row, self.vector + index, vector) };
+        }
     }
-}
-
-/// Computes a tile of a GEMM, `rows` output pixels by the channels of one panel of weights, with all sums in
-/// registers, and stores it in the tile's output. It is the [`Kernel::compute_tile`] of kernels that multiply
-/// step by step (all but AMX).
-///
-/// # Safety
-/// The pointers of the tile must be valid as [`Tile`] requires, and `rows` in `1..=MAX_ROWS`.
-#[inline(always)]
-pub(crate) unsafe fn tile_in_registers<K: Kernel, S: Stride>(kernel: K, rows: usize, tile: &Tile<'_>) {
-    let &Tile { activations, offsets, steps, weights, .. } = tile;
-    let operands = TileOperands { activations, offsets, steps, weights };
-    // SAFETY: guaranteed by the caller.
-    unsafe { multiply_tile::<K, S>(kernel, rows, &operands, tile) }
 }
 
 /// The innermost part of a GEMM: computes the sums of activation times weight for `rows` rows (output pixels,

@@ -3,8 +3,8 @@
 use super::{Job, Kernel, Vector, WithKernel};
 use crate::cache_line::CacheLine;
 
-/// Computes with an `f32` kernel and stores outputs with a `bf16` kernel, which must be compiled for the
-/// instructions of both: for the layer of a network that switches from `f32` to `bf16`.
+/// Computes with a kernel from `f32` to `f32` and stores outputs with a `bf16` kernel, which must be compiled
+/// for the instructions of both: for the layer of a network that switches from `f32` to `bf16`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Narrowing<Wide, Narrow> {
     pub(crate) compute: Wide,
@@ -30,19 +30,6 @@ impl<Wide: Kernel, Narrow: Kernel<Simd = Wide::Simd>> Kernel for Narrowing<Wide,
     #[inline(always)]
     fn vectorize<J: Job>(self, job: J) {
         self.store.vectorize(WithKernel { kernel: self, job });
-    }
-
-    #[inline(always)]
-    unsafe fn load_part(self, src: *const CacheLine, part: usize) -> Vector<Self> {
-        // SAFETY: the caller upholds the same contract.
-        unsafe { self.compute.load_part(src, part) }
-    }
-
-    /// Stores 16 channels in `f32`, the input precision: these are not outputs of the layer.
-    #[inline(always)]
-    unsafe fn store_part(self, dst: *mut CacheLine, part: usize, vector: Vector<Self>) {
-        // SAFETY: the caller upholds the same contract.
-        unsafe { self.compute.store_part(dst, part, vector) }
     }
 
     /// Stores 16 channels of an output rounded to `bf16`: the only step that differs from the `f32` kernel.

@@ -56,9 +56,6 @@ impl Simd for Portable {
         // SAFETY: the caller guarantees the address.
         unsafe { dst.cast::<[f32; 16]>().write_unaligned(vector) }
     }
-
-    #[inline(always)]
-    fn prefetch(self, _: *const u8) {}
 }
 
 impl Kernel for PortableF32 {
@@ -79,20 +76,6 @@ impl Kernel for PortableF32 {
     #[inline(always)]
     fn vectorize<J: Job>(self, job: J) {
         job.run(self);
-    }
-
-    /// Loads 16 channels: in `f32` they are the whole cache line.
-    #[inline(always)]
-    unsafe fn load_part(self, src: *const CacheLine, _: usize) -> [f32; 16] {
-        // SAFETY: a cache line is 16 `f32`.
-        unsafe { Portable.load(src.cast()) }
-    }
-
-    /// Stores 16 channels: in `f32` they are the whole cache line.
-    #[inline(always)]
-    unsafe fn store_part(self, dst: *mut CacheLine, _: usize, vector: [f32; 16]) {
-        // SAFETY: a cache line is 16 `f32`.
-        unsafe { Portable.store(dst.cast(), vector) }
     }
 
     #[inline(always)]

@@ -52,6 +52,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     unsafe fn store(self, dst: *mut f32, vector: Self::Vector);
 
     /// Prefetches the cache line at `address` to the L1 cache, so that a later load need not wait. The
-    /// address need not be valid.
-    fn prefetch(self, address: *const u8);
+    /// address need not be valid. This default does nothing.
+    #[inline(always)]
+    fn prefetch(self, _address: *const u8) {}
 }

@@ -25,18 +25,10 @@ impl Stride for ImagePixels {
 /// A tile of a GEMM, up to [`MAX_ROWS`](super::Kernel::MAX_ROWS) output pixels (rows) by one panel of output
 /// channels: what it reads, and where its sums go.
 ///
-/// The sum of an output is split into k-blocks, whose activations may be anywhere, and these into steps. Row
-/// `r`, step `s` of k-block `b` reads the 4 bytes at `activations + offsets[b] + r * stride + 4 * s`; the
-/// weights are read in order, [`VECTORS_PER_PANEL`](super::Kernel::VECTORS_PER_PANEL) lines per step. There is
-/// at least one step. All these must be valid for reads, as must bias and residual; the output must be valid
-/// for writes and overlap nothing that is read, except the residual, which may be the output itself.
+/// The operands must be valid for reads, as must bias and residual; the output must be valid for writes and
+/// overlap nothing that is read, except the residual, which may be the output itself.
 pub(crate) struct Tile<'a> {
-    pub(crate) activations: *const u8,
-    /// In bytes, one per k-block.
-    pub(crate) offsets: &'a [usize],
-    /// Steps in a k-block.
-    pub(crate) steps: usize,
-    pub(crate) weights: *const CacheLine,
+    pub(crate) operands: TileOperands<'a>,
     pub(crate) output: TileOutput,
     /// Index of the output pixel of row 0.
     pub(crate) pixel: usize,
@@ -73,7 +65,8 @@ pub(crate) struct TileResidual {
 
 /// What a tile multiplies: the activations of its rows, and one panel of weights.
 ///
-/// Row `r`, step `s` of k-block `b` reads the 4 bytes at
+/// The sum of an output is split into k-blocks, whose activations may be anywhere, and these into steps. Row
+/// `r`, step `s` of k-block `b` reads the 4 bytes at
 /// `activations + offsets[b] + r * S::BYTES + s * S::STEP`; the weights are read in order,
 /// [`VECTORS_PER_PANEL`](super::Kernel::VECTORS_PER_PANEL) lines per step. There is at least one step. All
 /// must be valid for reads.

@@ -12,7 +12,7 @@ use crate::kernels::Portable;
 use crate::layer::Convolution;
 use crate::network::{Network, NetworkBuilder, Tap};
 use crate::session::Session;
-use crate::winograd::transform_input_row;
+use crate::winograd::{InputTiles, TileTransform};
 
 const SCALE: [[f32; 256]; 3] = {
     let mut scale = [[0.0; 256]; 3];
@@ -48,10 +48,10 @@ fn network(rng: &mut TestRng) -> (Network, Tap, NaiveNetwork) {
 
 /// Checks that `gram` is the sum of `x x^T` over samples `x`.
 fn assert_gram(gram: &Gram, samples: &[Vec<f64>], label: &str) {
-    assert_eq!(gram.size(), samples[0].len(), "{label}");
+    assert_eq!(gram.size, samples[0].len(), "{label}");
     let entry = |i: usize, j: usize| samples.iter().map(|x| x[i] * x[j]).sum::<f64>();
-    let largest = (0..gram.size()).map(|i| entry(i, i)).fold(0.0, f64::max);
-    for (i, j) in (0..gram.size()).flat_map(|i| (0..gram.size()).map(move |j| (i, j))) {
+    let largest = (0..gram.size).map(|i| entry(i, i)).fold(0.0, f64::max);
+    for (i, j) in (0..gram.size).flat_map(|i| (0..gram.size).map(move |j| (i, j))) {
         let (found, expected) = (gram.get(i, j), entry(i, j));
         assert!((found - expected).abs() <= 1e-4 * largest, "{label} {i} {j}: {found}, not {expected}");
     }
@@ -84,8 +84,9 @@ fn gram_matrices_are_those_of_the_inputs_of_each_gemm() {
     }
     // The matrix of the input transform.
     let unit_vector = |index: usize| std::array::from_fn(|i| [f32::from(u8::from(i == index)); 16]);
-    let transform =
-        |row: usize, column: usize| f64::from(transform_input_row(Portable, unit_vector(column))[row][0]);
+    let transform = |row: usize, column: usize| {
+        f64::from(InputTiles::transform_row(Portable, unit_vector(column))[row][0])
+    };
     let maps = inputs(3);
     let grams = stats.for_layer("winograd").unwrap();
     assert_eq!(grams.len(), 36);

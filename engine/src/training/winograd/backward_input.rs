@@ -15,7 +15,8 @@ use crate::team::split_evenly;
 use crate::training::im2col_gemm::{EpilogueSink, TileTarget, with_thread_buffer};
 use crate::training::operands::TrainEpilogue;
 use crate::winograd::{
-    COMPONENTS, IN_SIDE, InputTiles, InverseTransform, TAPS, TransformedTiles, transform_kernel,
+    COMPONENTS, IN_SIDE, InputTiles, InverseTransform, TAPS, TransformedTiles, transform_both_axes,
+    transform_kernel_row,
 };
 
 /// Steps (output channels) of a panel whose kernels a unit of work transforms.
@@ -248,7 +249,12 @@ impl Job for TransformKernels<'_> {
                 // SAFETY: checked above.
                 *value = unsafe { simd.load(self.src.as_ptr().add(tap * self.tap_stride + index).cast()) };
             }
-            for (component, value) in transform_kernel(simd, taps).as_flattened().iter().enumerate() {
+            let components = transform_both_axes(
+                taps,
+                #[inline(always)]
+                |row| transform_kernel_row(simd, row),
+            );
+            for (component, value) in components.as_flattened().iter().enumerate() {
                 // SAFETY: the job's creator guarantees all components.
                 unsafe { simd.store(self.dst.add(component * self.component_stride + index).cast(), *value) };
             }

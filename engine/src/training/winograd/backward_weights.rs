@@ -16,7 +16,8 @@ use crate::training::backward_weights::{
 use crate::training::im2col_gemm::with_thread_buffer;
 use crate::training::operands::ScaleBiasGrad;
 use crate::winograd::{
-    COMPONENTS, GradientTiles, IN_SIDE, InputTiles, OUT_SIDE, TAPS, TransformedTiles, kernel_gradient,
+    COMPONENTS, GradientTiles, IN_SIDE, InputTiles, OUT_SIDE, TAPS, TransformedTiles, kernel_gradient_row,
+    transform_both_axes,
 };
 
 /// Tiles that a unit of work transforms.
@@ -234,7 +235,12 @@ impl Job for KernelGradTransform {
                 // SAFETY: the job's creator guarantees all components.
                 *value = unsafe { simd.load(self.sums.add(component * component_len + offset)) };
             }
-            for (tap, value) in kernel_gradient(simd, components).as_flattened().iter().enumerate() {
+            let gradients = transform_both_axes(
+                components,
+                #[inline(always)]
+                |row| kernel_gradient_row(simd, row),
+            );
+            for (tap, value) in gradients.as_flattened().iter().enumerate() {
                 // SAFETY: the job's creator guarantees all taps.
                 unsafe { simd.store(self.taps.add(tap * component_len + offset), *value) };
             }

@@ -2,9 +2,8 @@
 
 use half::bf16;
 
-use super::portable::Portable;
-use super::{Job, Kernel};
 use crate::cache_line::CacheLine;
+use crate::kernels::{Job, Kernel, Portable};
 
 /// A kernel in `bf16` in plain Rust, with which tests check the kernels that use `bf16` instructions.
 #[derive(Clone, Copy, Debug)]
