@@ -3,7 +3,6 @@
 //! A custom head whose fit ends in weights and a bias only needs `type Head = Affine`.
 
 use candle_core::{Device, Tensor};
-use rayon::prelude::*;
 
 use crate::data::{FeatureMatrix, Logits, TrainingSet};
 use crate::error::HeadError;
@@ -19,8 +18,6 @@ pub(crate) const WEIGHT: &str = "weight";
 pub(crate) const BIAS: &str = "bias";
 /// Logit of a class without training samples. Other logits are near 0, so a softmax gives it probability 0.
 pub(crate) const ABSENT_CLASS_LOGIT: f64 = -1e4;
-/// Rows per parallel task.
-const ROWS_PER_TASK: usize = 64;
 
 /// A fitted linear head `logits = features · weightᵀ + bias`: tensors `weight` `[C, F]` and `bias` `[C]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -62,6 +59,11 @@ impl Affine {
             ));
         }
         Ok(Self { weight, bias, width })
+    }
+
+    /// The map whose weights and biases are 0: no class is preferred.
+    pub(crate) fn zeros(width: usize, classes: usize) -> Self {
+        Self { weight: vec![0.0; classes * width], bias: vec![0.0; classes], width }
     }
 
     /// Splits the map into its parts `(weights [C, F], biases [C], F)`, without a copy.
@@ -195,14 +197,8 @@ impl Head for Affine {
     /// The logits `[N, C]` of features `[N, F]`, in parallel over blocks of rows. Sums are computed in `f64`,
     /// in an order that depends on `F` only: the logits of a row do not depend on the other rows.
     fn logits(&self, features: FeatureMatrix<'_>) -> Result<Logits, HeadError> {
-        features.expect_width(self.width)?;
-        let mut out = vec![0.0; features.len() * self.classes()];
         let packed = self.to_packed();
-        let blocks = features.as_slice().par_chunks(ROWS_PER_TASK * self.width);
-        out.par_chunks_mut(ROWS_PER_TASK * self.classes())
-            .zip(blocks)
-            .for_each(|(out, rows)| packed.apply(rows, out));
-        Logits::new(out, self.classes())
+        features.logits_by_block(self.width, self.classes(), |rows, out| packed.apply(rows, out))
     }
 
     /// The tensors to save: `weight` `[C, F]` and `bias` `[C]`.

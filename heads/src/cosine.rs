@@ -1,7 +1,6 @@
 //! The head `cosine`: softmax over cosine similarities with a learned scale.
 
 use candle_core::{Device, Tensor};
-use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -19,8 +18,6 @@ use crate::tensors::{Tensors, f32_matrix, f32_tensor, tensor_error};
 
 /// Name of the scalar tensor that holds the logarithm of the scale.
 const LOG_SCALE: &str = "log_scale";
-/// Rows per parallel task.
-const ROWS_PER_TASK: usize = 64;
 
 /// `[head]` with `kind = "cosine"`: `logit_c = s · cos(features, w_c)` with one learned scale
 /// `s = exp(log_scale)` for all classes (NormFace, Wang et al. 2017; the cosine classifier of Gidaris and
@@ -106,7 +103,19 @@ impl HeadConfig for CosineConfig {
 
     /// Restores a fitted head from its saved tensors.
     fn load(&self, tensors: &Tensors) -> Result<CosineHead, HeadError> {
-        CosineHead::load(tensors)
+        let (weight, _, width) = f32_matrix(tensors, WEIGHT)?;
+        let log_scale = f32_tensor(tensors, LOG_SCALE)?;
+        if log_scale.rank() != 0 {
+            return Err(tensor_error(
+                LOG_SCALE,
+                format!("has shape {:?}, expected a scalar", log_scale.dims()),
+            ));
+        }
+        let head = CosineHead { weight, log_scale: log_scale.to_scalar()?, width };
+        match head.non_finite_tensor() {
+            None => Ok(head),
+            Some(name) => Err(tensor_error(name, "contains a NaN or an infinite value".into())),
+        }
     }
 
     /// The configurations that the command `compare` fits to find the best: this one, and
@@ -175,23 +184,6 @@ pub struct CosineHead {
 }
 
 impl CosineHead {
-    /// Restores a head from the tensors that [`Head::tensors`] gives: `weight` `[C, F]` and `log_scale`.
-    fn load(tensors: &Tensors) -> Result<Self, HeadError> {
-        let (weight, _, width) = f32_matrix(tensors, WEIGHT)?;
-        let log_scale = f32_tensor(tensors, LOG_SCALE)?;
-        if log_scale.rank() != 0 {
-            return Err(tensor_error(
-                LOG_SCALE,
-                format!("has shape {:?}, expected a scalar", log_scale.dims()),
-            ));
-        }
-        let head = Self { weight, log_scale: log_scale.to_scalar()?, width };
-        match head.non_finite_tensor() {
-            None => Ok(head),
-            Some(name) => Err(tensor_error(name, "contains a NaN or an infinite value".into())),
-        }
-    }
-
     /// The name of a tensor that has a NaN or an infinite value, if any, for the error message of a damaged
     /// file or a fit that diverged. The scale must be finite, too, not only its logarithm.
     fn non_finite_tensor(&self) -> Option<&'static str> {
@@ -235,12 +227,9 @@ impl Head for CosineHead {
     /// of rows. Sums are computed in `f64`, in an order that depends on `F` only: the logits of a row do not
     /// depend on the other rows.
     fn logits(&self, features: FeatureMatrix<'_>) -> Result<Logits, HeadError> {
-        features.expect_width(self.width)?;
         let classes = self.classes();
-        let mut out = vec![0.0; features.len() * classes];
         let packed = PackedWeights::pack(&self.scaled_directions(), self.width);
-        let blocks = features.as_slice().par_chunks(ROWS_PER_TASK * self.width);
-        out.par_chunks_mut(ROWS_PER_TASK * classes).zip(blocks).for_each(|(out, rows)| {
+        features.logits_by_block(self.width, classes, |rows, out| {
             let mut sums = vec![0.0; out.len()];
             packed.multiply(rows, &mut sums);
             let rows = rows.chunks_exact(self.width).zip(sums.chunks_exact(classes));
@@ -250,8 +239,7 @@ impl Head for CosineHead {
                     *out = (sum / norm) as f32;
                 }
             }
-        });
-        Logits::new(out, classes)
+        })
     }
 
     /// The tensors to save: `weight` `[C, F]` and the scalar `log_scale`.
@@ -365,7 +353,7 @@ mod tests {
             if let Some(tensor) = replacement {
                 tensors.insert(name.into(), tensor.unwrap());
             }
-            let error = CosineHead::load(&tensors).unwrap_err().to_string();
+            let error = CosineConfig::default().load(&tensors).unwrap_err().to_string();
             assert!(error.starts_with(&format!("the head's tensor {message}: ")), "{error}");
         }
     }

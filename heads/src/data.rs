@@ -1,9 +1,13 @@
 //! Features, labels and logits as seen by heads.
 
+use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::HeadError;
+
+/// Rows per parallel task in [`FeatureMatrix::logits_by_block`].
+const ROWS_PER_TASK: usize = 64;
 
 /// A borrowed feature matrix of `N` samples, `[N, F]`, row-major `f32`.
 #[derive(Clone, Copy, Debug)]
@@ -82,6 +86,25 @@ impl<'a> FeatureMatrix<'a> {
     pub fn expect_width(&self, expected: usize) -> Result<(), HeadError> {
         if self.width == expected { Ok(()) } else { Err(HeadError::Width { expected, found: self.width }) }
     }
+
+    /// The logits `[N, classes]` of a head for rows of `width` features, computed in parallel over blocks of
+    /// rows: `fill` gets a block of rows `[n, F]`, and writes their logits `[n, classes]` to its second
+    /// argument.
+    ///
+    /// # Errors
+    /// [`HeadError::Width`] when the rows have another width.
+    pub(crate) fn logits_by_block(
+        self,
+        width: usize,
+        classes: usize,
+        fill: impl Fn(&[f32], &mut [f32]) + Sync,
+    ) -> Result<Logits, HeadError> {
+        self.expect_width(width)?;
+        let mut out = vec![0.0; self.len() * classes];
+        let blocks = self.data.par_chunks(ROWS_PER_TASK * width);
+        out.par_chunks_mut(ROWS_PER_TASK * classes).zip(blocks).for_each(|(out, rows)| fill(rows, out));
+        Logits::new(out, classes)
+    }
 }
 
 /// Logits or decision values of `N` samples, `[N, C]`, row-major `f32`, owned.
@@ -127,17 +150,10 @@ impl Logits {
     /// The predicted class of each row, `[N]`: the one with the highest logit; ties go to the lowest class.
     #[must_use]
     pub fn argmax(&self) -> Vec<u32> {
-        self.rows()
-            .map(|row| {
-                let mut best = 0;
-                for (class, &value) in row.iter().enumerate() {
-                    if value > row[best] {
-                        best = class;
-                    }
-                }
-                best as u32
-            })
-            .collect()
+        let highest = |row: &[f32]| {
+            (0..row.len()).fold(0, |best, class| if row[class] > row[best] { class } else { best }) as u32
+        };
+        self.rows().map(highest).collect()
     }
 
     /// Softmax of each row, `[N, C]`, computed in `f64`. For calibrated probabilities see
@@ -203,12 +219,7 @@ impl<'a> TrainingSet<'a> {
                 labels.len()
             )));
         }
-        if let Some((row, label)) = labels.iter().enumerate().find(|&(_, &l)| l as usize >= classes) {
-            return Err(HeadError::Data(format!(
-                "label {label} in row {row} is out of range: labels must be below the number of classes, \
-                 {classes}"
-            )));
-        }
+        check_label_range(labels, classes)?;
         if let Some(index) = features.as_slice().iter().position(|v| !v.is_finite()) {
             let (row, column) = (index / features.width(), index % features.width());
             return Err(HeadError::NotFinite { row, column, value: features.as_slice()[index] });
@@ -267,10 +278,29 @@ impl<'a> TrainingSet<'a> {
         counts
     }
 
+    /// The classes that have samples, ascending, and the index into them of each sample's class, `[N]`.
+    pub(crate) fn present_classes(&self) -> (Vec<usize>, Vec<u32>) {
+        let counts = self.class_counts();
+        let present: Vec<usize> = (0..self.classes).filter(|&class| counts[class] > 0).collect();
+        let index = |&label: &u32| present.partition_point(|&class| class < label as usize) as u32;
+        let indices = self.labels.iter().map(index).collect();
+        (present, indices)
+    }
+
     /// The weight in the loss of a sample of each class, `[C]`; 0 for a class without samples.
     #[must_use]
     pub fn class_weights(&self, class_weight: ClassWeight) -> Vec<f64> {
         class_weight.sample_weights(&self.class_counts())
+    }
+}
+
+/// Checks that labels are below the number of classes.
+pub(crate) fn check_label_range(labels: &[u32], classes: usize) -> Result<(), HeadError> {
+    match labels.iter().enumerate().find(|&(_, &label)| label as usize >= classes) {
+        Some((row, label)) => Err(HeadError::Data(format!(
+            "label {label} in row {row} is out of range: labels must be below the number of classes, {classes}"
+        ))),
+        None => Ok(()),
     }
 }
 

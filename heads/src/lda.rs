@@ -11,7 +11,7 @@ use crate::check::require;
 use crate::data::TrainingSet;
 use crate::dense::absent_classes::expand_to_all_classes;
 use crate::dense::factor::{Cholesky, EigenDecomposition};
-use crate::dense::gram::LowerTriangular;
+use crate::dense::gram::{GramAxis, LowerTriangular};
 use crate::dense::means::ClassMeans;
 use crate::dense::rows::{CenteredRows, RowSource, StandardizedRows};
 use crate::error::HeadError;
@@ -107,7 +107,7 @@ impl HeadConfig for LdaConfig {
     /// Solves `Σ W = M` for the weights `W`, with the covariance `Σ` and the class means `M`, and computes
     /// the biases in closed form; [`LdaConfig`] has the formulas.
     fn fit(&self, data: &TrainingSet<'_>, _: &FitContext<'_>) -> Result<Fitted<Affine>, HeadError> {
-        let classes = ClassMeans::compute(data);
+        let classes = ClassMeans::compute(data, None);
         let width = classes.width;
         let samples = data.labels().len() as f64;
         let compute_covariance = || match self.shrinkage {
@@ -129,9 +129,8 @@ impl HeadConfig for LdaConfig {
                     Some(factor) => factor.solve(means.clone()),
                     // The factorization overwrote the matrix. Computing it again in this rare case saves a
                     // copy of the matrix.
-                    None => {
-                        EigenDecomposition::decompose(&compute_covariance())?.pseudo_solve(means.as_ref())
-                    }
+                    None => EigenDecomposition::decompose(&compute_covariance())?
+                        .pseudo_solve(0.0, means.as_ref()),
                 }
             };
         let vectors = VectorOps::new();
@@ -183,12 +182,8 @@ fn pooled_covariance(data: &TrainingSet<'_>, classes: &ClassMeans, retained: &[f
     // In the sum, the product of a sample with itself has the weight `share / samples`, so the row is
     // multiplied by the square root.
     let scales: Vec<f64> = retained.iter().map(|share| (share / samples).sqrt()).collect();
-    LowerTriangular::column_gram(&CenteredRows {
-        features: data.features(),
-        group: &classes.class_of_row,
-        means: &classes.means,
-        scales: &scales,
-    })
+    let (features, group, means) = (data.features(), &classes.class_of_row, &classes.means);
+    LowerTriangular::gram(&CenteredRows { features, group, means, scales: &scales }, GramAxis::Columns)
 }
 
 /// Computes the covariance `Σ` `[F, F]` of linear discriminant analysis for a fixed `shrinkage`, the same for
@@ -277,8 +272,8 @@ fn ledoit_wolf_shrinkage(rows: &impl RowSource, n_varying: f64) -> f64 {
         return 0.0;
     }
     let fewer_rows = rows.n_rows() <= rows.width();
-    let gram: LowerTriangular =
-        if fewer_rows { LowerTriangular::row_gram(rows) } else { LowerTriangular::column_gram(rows) };
+    let axis = if fewer_rows { GramAxis::Rows } else { GramAxis::Columns };
+    let gram: LowerTriangular = LowerTriangular::gram(rows, axis);
     // `|R|²`
     let squared_norm = gram.sum_of_squares() / (count * count);
     let sum_of_fourth_powers: f64 = if fewer_rows {

@@ -31,8 +31,8 @@
 //! [`nearest_mean`], [`knn`]. They share the affine map of linear layers, standardization, the linear algebra
 //! of closed forms (`dense`) and the optimizers (`solver`): L-BFGS, dual coordinate descent, and AdamW for
 //! anything [`Differentiable`]. [`calibration`] and [`conformal`] sets work with every head and are fitted on
-//! held-out logits, see [`headstock_split::stratified_folds`]. Results do not depend on the number of threads:
-//! sums run in a fixed order, and random numbers are derived from the seed and their purpose.
+//! held-out logits, see [`headstock_split::stratified_folds`]. Results do not depend on the number of
+//! threads: sums run in a fixed order, and random numbers are derived from the seed and their purpose.
 
 pub mod affine;
 mod auto;
@@ -46,7 +46,7 @@ mod dense;
 pub mod differentiable;
 pub mod error;
 #[cfg(test)]
-mod example_groups;
+mod fixtures;
 mod gemm;
 pub mod head;
 mod hyperparameter;

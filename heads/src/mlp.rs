@@ -1,12 +1,11 @@
 //! The head `mlp`: a multi-layer perceptron.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use headstock_split::KeyedRng;
-use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::affine::{Affine, BIAS, PackedAffine, WEIGHT};
+use crate::affine::{Affine, PackedAffine, WEIGHT};
 use crate::check::{require, require_fraction};
 use crate::data::{ClassWeight, FeatureMatrix, Logits, TrainingSet};
 use crate::differentiable::{Differentiable, ForwardMode};
@@ -17,9 +16,6 @@ use crate::solver::gradient::mlp_learner::{Dropout, MlpLearner};
 use crate::solver::gradient::{self, WeightedSamples};
 use crate::standardize::PreparedFeatures;
 use crate::tensors::{Tensors, tensor_error};
-
-/// Rows per parallel task.
-const ROWS_PER_TASK: usize = 64;
 
 /// `[head]` with `kind = "mlp"`.
 ///
@@ -140,17 +136,10 @@ impl HeadConfig for MlpConfig {
     /// Estimated memory of a fit in bytes for data of this `shape`, to warn the user before it starts: the
     /// layers with their optimizer state, and the standardized copy of the features, if any.
     fn memory_bytes(&self, shape: HeadShape) -> u64 {
-        let mut width = shape.features;
-        let mut layer_shapes = Vec::new();
-        for units in self.hidden.iter().map(|&units| usize::try_from(units).unwrap_or(usize::MAX)) {
-            layer_shapes.push([units, width]);
-            width = units;
-        }
-        layer_shapes.push([shape.classes, width]);
         let copied_values = if self.standardize { shape.samples.saturating_mul(shape.features) } else { 0 };
         let copied_bytes = (copied_values as u64).saturating_mul(size_of::<f32>() as u64);
         MlpLearner::memory_bytes(
-            &layer_shapes,
+            &self.layer_shapes(shape.features, shape.classes),
             gradient::effective_batch_size(self.batch_size, shape.samples),
         )
         .saturating_add(copied_bytes)
@@ -172,24 +161,19 @@ impl Differentiable for MlpConfig {
     /// `nn.Linear`: uniform from `-1/√F` to `1/√F`, with the number `F` of inputs of the layer. The last
     /// layer starts at 0, as is usual for a new head on a pretrained network, so that no class is preferred.
     fn initial_parameters(&self, width: usize, classes: usize) -> Result<Tensors, HeadError> {
+        let shapes = self.layer_shapes(width, classes);
         let mut tensors = Tensors::new();
-        let mut width = width;
-        for (layer, &units) in self.hidden.iter().enumerate() {
-            let units = usize::try_from(units).unwrap_or(usize::MAX);
+        let last = self.hidden.len();
+        for (layer, &[units, width]) in shapes[..last].iter().enumerate() {
             let bound = 1.0 / (width as f64).sqrt();
             let mut rng = KeyedRng::new(&[self.seed, layer as u64]);
             let mut uniform = |n: usize| -> Vec<f32> {
                 (0..n).map(|_| ((2.0 * rng.uniform() - 1.0) * bound) as f32).collect()
             };
-            let weight = Tensor::from_vec(uniform(units * width), (units, width), &Device::Cpu)?;
-            let bias = Tensor::from_vec(uniform(units), units, &Device::Cpu)?;
-            tensors.extend([(layer_prefix(layer) + WEIGHT, weight), (layer_prefix(layer) + BIAS, bias)]);
-            width = units;
+            let map = Affine::new(uniform(units * width), uniform(units), width)?;
+            tensors.extend(map.tensors_with_prefix(&layer_prefix(layer))?);
         }
-        let last = layer_prefix(self.hidden.len());
-        let weight = Tensor::zeros((classes, width), DType::F32, &Device::Cpu)?;
-        let bias = Tensor::zeros(classes, DType::F32, &Device::Cpu)?;
-        tensors.extend([(format!("{last}{WEIGHT}"), weight), (format!("{last}{BIAS}"), bias)]);
+        tensors.extend(Affine::zeros(shapes[last][1], classes).tensors_with_prefix(&layer_prefix(last))?);
         Ok(tensors)
     }
 
@@ -220,6 +204,13 @@ impl Differentiable for MlpConfig {
 }
 
 impl MlpConfig {
+    /// The numbers of outputs and inputs of each layer, first to last.
+    fn layer_shapes(&self, features: usize, classes: usize) -> Vec<[usize; 2]> {
+        let hidden = self.hidden.iter().map(|&units| usize::try_from(units).unwrap_or(usize::MAX));
+        let sizes: Vec<usize> = [features].into_iter().chain(hidden).chain([classes]).collect();
+        sizes.windows(2).map(|pair| [pair[1], pair[0]]).collect()
+    }
+
     /// The keys that are shared with other heads.
     fn adamw_params(&self) -> AdamWParams {
         let &Self { lr, weight_decay, epochs, batch_size, validation, patience, seed, .. } = self;
@@ -239,11 +230,6 @@ pub struct MlpHead {
 }
 
 impl MlpHead {
-    /// The layer that gives the logits.
-    fn output_layer(&self) -> &Affine {
-        &self.layers[self.layers.len() - 1]
-    }
-
     /// Adapts this loaded head as a warm start of a fit on these features: the first layer is converted to
     /// the prepared features; new classes are appended and start at 0, as in a new head. `tensors` are those
     /// that the head was loaded from; a layer in them that `hidden` lacks is an error.
@@ -288,20 +274,14 @@ impl Head for MlpHead {
     }
 
     fn classes(&self) -> usize {
-        self.output_layer().classes()
+        self.layers[self.layers.len() - 1].classes()
     }
 
     /// Computes the logits of raw features, in parallel over blocks of rows. The weights of the layers are
     /// first copied into the order that matrix products need, once for all rows.
     fn logits(&self, features: FeatureMatrix<'_>) -> Result<Logits, HeadError> {
-        features.expect_width(self.width())?;
-        let mut out = vec![0.0; features.len() * self.classes()];
         let layers: Vec<PackedAffine<'_>> = self.layers.iter().map(Affine::to_packed).collect();
-        let blocks = features.as_slice().par_chunks(ROWS_PER_TASK * self.width());
-        out.par_chunks_mut(ROWS_PER_TASK * self.classes())
-            .zip(blocks)
-            .for_each(|(out, rows)| forward_layers(&layers, rows, out));
-        Logits::new(out, self.classes())
+        features.logits_by_block(self.width(), self.classes(), |rows, out| forward_layers(&layers, rows, out))
     }
 
     /// The weights and biases of all layers by name, such as `layers.0.weight`: what is saved of the head.

@@ -14,9 +14,6 @@ use crate::metric::{Metric, inverse_or_zero};
 use crate::tensors::Tensors;
 use crate::vector::VectorOps;
 
-/// Rows per parallel task.
-const ROWS_PER_TASK: usize = 64;
-
 /// `[head]` with `kind = "nearest-mean"`.
 ///
 /// With `metric = "euclidean"` it predicts as scikit-learn's `NearestCentroid`: with the class means `m_c`
@@ -83,7 +80,7 @@ impl HeadConfig for NearestMeanConfig {
 /// is `½ (|x - g|² - |x - m|²) = (m - g)·x - ½ (m - g)·(m + g)`: relative to the mean `g` of the class means,
 /// the weights are small and rounding loses little.
 fn fit_euclidean(data: &TrainingSet<'_>) -> Result<Affine, HeadError> {
-    let classes = ClassMeans::compute(data);
+    let classes = ClassMeans::compute(data, None);
     let center = classes.mean_of_means(classes.present.iter().map(|_| 1.0));
     let (mut weight, mut bias) = (Vec::with_capacity(classes.means.len()), Vec::new());
     for mean in classes.means.chunks_exact(classes.width) {
@@ -102,7 +99,7 @@ fn fit_cosine(data: &TrainingSet<'_>) -> Result<Affine, HeadError> {
     let features = data.features();
     let scale = |row: &[f32]| inverse_or_zero(vectors.dot(row, row).sqrt());
     let scales: Vec<f64> = features.as_slice().par_chunks_exact(features.width()).map(scale).collect();
-    let mut classes = ClassMeans::with_row_scales(data, Some(&scales));
+    let mut classes = ClassMeans::compute(data, Some(&scales));
     for mean in classes.means.chunks_exact_mut(classes.width) {
         let scale = inverse_or_zero(vectors.dot(mean, mean).sqrt());
         mean.iter_mut().for_each(|value| *value *= scale);
@@ -132,19 +129,15 @@ impl Head for NearestMeanHead {
         if self.metric == Metric::Euclidean {
             return self.map.logits(features);
         }
-        features.expect_width(self.width())?;
         let (width, vectors, packed) = (self.width(), VectorOps::new(), self.map.to_packed());
-        let mut out = vec![0.0; features.len() * self.classes()];
-        let blocks = features.as_slice().par_chunks(ROWS_PER_TASK * width);
-        out.par_chunks_mut(ROWS_PER_TASK * self.classes()).zip(blocks).for_each(|(out, rows)| {
+        features.logits_by_block(width, self.classes(), |rows, out| {
             let mut rows = rows.to_vec();
             for row in rows.chunks_exact_mut(width) {
                 let scale = inverse_or_zero(vectors.dot(row, row).sqrt());
                 row.iter_mut().for_each(|x| *x = (f64::from(*x) * scale) as f32);
             }
             packed.apply(&rows, out);
-        });
-        Logits::new(out, self.classes())
+        })
     }
 
     /// The weights and biases of the affine map by name: what is saved of the head.

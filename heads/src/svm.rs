@@ -12,8 +12,8 @@ use crate::error::HeadError;
 use crate::head::{FitContext, Fitted, Head, HeadConfig, HeadShape, History};
 use crate::regularization::Regularization;
 use crate::solver::cross_validation::{Choice, FoldData, choose_by_cross_validation};
-use crate::solver::dual_coordinate_descent;
-use crate::solver::one_vs_rest::SvmSolution;
+pub use crate::solver::dual_coordinate_descent::SvmLoss;
+use crate::solver::dual_coordinate_descent::{self, SvmSolution};
 use crate::tensors::Tensors;
 use problem::SvmProblem;
 
@@ -22,18 +22,6 @@ const PATH: [f64; 9] = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0];
 
 /// Relative duality gap that is enough to count the errors on held-out photos.
 const PATH_TOLERANCE: f64 = 5e-3;
-
-/// Loss of a photo with slack `ξ = max(0, 1 - y (w·x + b))`, where `y` is 1 for photos of the class and -1
-/// for the others.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum SvmLoss {
-    /// The squared slack, `C ξ²`.
-    #[default]
-    SquaredHinge,
-    /// The slack, `C ξ`.
-    Hinge,
-}
 
 /// Strategy for more than two classes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -65,20 +65,12 @@ impl IsotonicCurve {
             }
             blocks.push(block);
         }
-        let mut curve = Self { logits: Vec::new(), probabilities: Vec::new() };
-        for block in blocks {
-            curve.push(block.first, block.mean());
-            if block.last > block.first {
-                curve.push(block.last, block.mean());
-            }
-        }
-        curve
-    }
-
-    /// Appends a point of the curve.
-    fn push(&mut self, logit: f64, probability: f64) {
-        self.logits.push(logit);
-        self.probabilities.push(probability);
+        let points = |block: PavBlock| {
+            let last = (block.last > block.first).then_some(block.last);
+            [Some(block.first), last].into_iter().flatten().map(move |logit| (logit, block.mean()))
+        };
+        let (logits, probabilities) = blocks.into_iter().flat_map(points).unzip();
+        Self { logits, probabilities }
     }
 
     /// The calibrated probability of the class at the logit `value`: linear interpolation between the points

@@ -10,7 +10,7 @@ mod temperature;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::data::Logits;
+use crate::data::{Logits, check_label_range};
 use crate::error::HeadError;
 pub use isotonic::IsotonicCurve;
 pub use platt::Sigmoid;
@@ -245,13 +245,7 @@ pub(crate) fn check_labels(rows: usize, classes: usize, labels: &[u32]) -> Resul
             labels.len()
         )));
     }
-    match labels.iter().enumerate().find(|&(_, &label)| label as usize >= classes) {
-        Some((row, label)) => Err(HeadError::Data(format!(
-            "label {label} in row {row} is out of range: labels must be below the number of classes, \
-             {classes}"
-        ))),
-        None => Ok(()),
-    }
+    check_label_range(labels, classes)
 }
 
 /// Checks that no logit is NaN or infinite.

@@ -4,6 +4,8 @@
 //! log-loss is convex in the inverse temperature; a safeguarded Newton method finds its minimum inside a
 //! shrinking bracket.
 
+use std::array::from_fn;
+
 use rayon::prelude::*;
 
 use crate::data::Logits;
@@ -37,11 +39,9 @@ pub(super) fn fit(logits: &Logits, labels: &[u32]) -> f64 {
     let n = labels.len() as f64;
     // A lower loss would claim more certainty than `n` correct images of `n` support.
     let loss_floor = ((n + 2.0) / (n + 1.0)).ln();
-    let inverse = if loss.evaluate(best).value < loss_floor {
-        loss.inverse_temperature_at_loss(loss_floor, low, best)
-    } else {
-        best
-    };
+    let [best_loss, ..] = loss.evaluate(best);
+    let inverse =
+        if best_loss < loss_floor { loss.inverse_temperature_at_loss(loss_floor, low, best) } else { best };
     inverse.recip()
 }
 
@@ -52,30 +52,23 @@ struct TemperatureLoss<'a> {
     labels: &'a [u32],
 }
 
-/// The loss and its first and second derivative (slope and curvature) at one inverse temperature.
-#[derive(Clone, Copy, Debug, Default)]
-struct LossPoint {
-    value: f64,
-    slope: f64,
-    curvature: f64,
-}
-
 impl TemperatureLoss<'_> {
     /// Root mean square over the rows of the standard deviation of the logits within a row: the scale of the
     /// logits, from which the search for the temperature starts.
     fn logit_std(&self) -> f64 {
         let classes = self.logits.classes() as f64;
-        let variance = self.mean_over_rows(|row, _| {
+        let [variance] = self.mean_over_rows(|row, _| {
             let mean = row.iter().copied().map(f64::from).sum::<f64>() / classes;
-            row.iter().map(|&z| (f64::from(z) - mean).powi(2)).sum::<f64>() / classes
+            [row.iter().map(|&z| (f64::from(z) - mean).powi(2)).sum::<f64>() / classes]
         });
         variance.sqrt()
     }
 
-    /// The mean log-loss at an inverse temperature and its first two derivatives with respect to it, for
-    /// Newton's method. With softmax probabilities `p`, the loss of a row of logits `z` has the first
-    /// derivative `Σ p z - z_label`, and its second derivative is the variance of `z` under `p`.
-    fn evaluate(&self, inverse: f64) -> LossPoint {
+    /// The mean log-loss at an inverse temperature and its first two derivatives with respect to it (slope
+    /// and curvature), for Newton's method. With softmax probabilities `p`, the loss of a row of logits `z`
+    /// has the first derivative `Σ p z - z_label`, and its second derivative is the variance of `z` under
+    /// `p`.
+    fn evaluate(&self, inverse: f64) -> [f64; 3] {
         self.mean_over_rows(|row, label| {
             // Subtracting the maximum changes no probability and keeps the exponentials from overflowing.
             let max = f64::from(row.iter().copied().fold(f32::NEG_INFINITY, f32::max));
@@ -88,11 +81,7 @@ impl TemperatureLoss<'_> {
                 sum_z_squared += weight * z * z;
             }
             let (mean, label_logit) = (sum_z / sum, f64::from(row[label as usize]) - max);
-            LossPoint {
-                value: sum.ln() - inverse * label_logit,
-                slope: mean - label_logit,
-                curvature: sum_z_squared / sum - mean * mean,
-            }
+            [sum.ln() - inverse * label_logit, mean - label_logit, sum_z_squared / sum - mean * mean]
         })
     }
 
@@ -100,15 +89,16 @@ impl TemperatureLoss<'_> {
     /// loss is 0, or `low` or `high` if it is 0 nowhere between them. Newton's method, with a bracket
     /// `low..high` that shrinks around the minimum.
     fn minimize(&self, mut low: f64, mut high: f64) -> f64 {
-        if self.evaluate(low).slope >= 0.0 {
+        let slope = |inverse| self.evaluate(inverse)[1];
+        if slope(low) >= 0.0 {
             return low;
         }
-        if self.evaluate(high).slope <= 0.0 {
+        if slope(high) <= 0.0 {
             return high;
         }
         let mut inverse = 1.0f64.clamp(low, high);
         for _ in 0..MAX_ITERATIONS {
-            let LossPoint { slope, curvature, .. } = self.evaluate(inverse);
+            let [_, slope, curvature] = self.evaluate(inverse);
             if slope < 0.0 {
                 low = inverse;
             } else {
@@ -134,62 +124,27 @@ impl TemperatureLoss<'_> {
             if high / low - 1.0 < TOLERANCE {
                 return middle;
             }
-            if self.evaluate(middle).value > target_loss { low = middle } else { high = middle }
+            if self.evaluate(middle)[0] > target_loss { low = middle } else { high = middle }
         }
         high
     }
 
-    /// The mean of `f(row of logits, label)`, such as the loss of an image, over all rows, in parallel. The
-    /// bits do not depend on the number of threads, because partial sums of fixed blocks are added in order.
-    fn mean_over_rows<T: Averageable>(&self, f: impl Fn(&[f32], u32) -> T + Sync) -> T {
+    /// The mean of each of the numbers `f(row of logits, label)`, such as the loss of an image, over all
+    /// rows, in parallel. The bits do not depend on the number of threads, because partial sums of fixed
+    /// blocks are added in order.
+    fn mean_over_rows<const N: usize>(&self, f: impl Fn(&[f32], u32) -> [f64; N] + Sync) -> [f64; N] {
+        let add = |a: [f64; N], b: [f64; N]| from_fn(|i| a[i] + b[i]);
         let classes = self.logits.classes();
-        let blocks: Vec<T> = self
+        let blocks: Vec<[f64; N]> = self
             .logits
             .as_slice()
             .par_chunks(ROWS_PER_BLOCK * classes)
             .zip(self.labels.par_chunks(ROWS_PER_BLOCK))
             .map(|(rows, labels)| {
                 let rows = rows.chunks_exact(classes).zip(labels);
-                rows.fold(T::default(), |sum, (row, &label)| sum.add(f(row, label)))
+                rows.fold([0.0; N], |sum, (row, &label)| add(sum, f(row, label)))
             })
             .collect();
-        let sum = blocks.into_iter().fold(T::default(), T::add);
-        sum.scale(1.0 / self.labels.len() as f64)
-    }
-}
-
-/// A value that [`TemperatureLoss::mean_over_rows`] can average: a number or a [`LossPoint`].
-trait Averageable: Copy + Default + Send {
-    /// The sum of two values, or of each of their fields.
-    fn add(self, other: Self) -> Self;
-    /// The value, or each of its fields, times `factor`. Turns a sum into a mean.
-    fn scale(self, factor: f64) -> Self;
-}
-
-impl Averageable for f64 {
-    /// The sum of two numbers.
-    fn add(self, other: Self) -> Self {
-        self + other
-    }
-
-    /// The number times `factor`.
-    fn scale(self, factor: f64) -> Self {
-        self * factor
-    }
-}
-
-impl Averageable for LossPoint {
-    /// The sum of the losses of two rows and of their derivatives, field by field.
-    fn add(self, other: Self) -> Self {
-        Self {
-            value: self.value + other.value,
-            slope: self.slope + other.slope,
-            curvature: self.curvature + other.curvature,
-        }
-    }
-
-    /// Multiplies the loss and its derivatives by `factor`.
-    fn scale(self, factor: f64) -> Self {
-        Self { value: self.value * factor, slope: self.slope * factor, curvature: self.curvature * factor }
+        blocks.into_iter().fold([0.0; N], add).map(|sum| sum * (1.0 / self.labels.len() as f64))
     }
 }

@@ -10,7 +10,7 @@ mod samples;
 mod tests;
 
 use std::collections::BTreeSet;
-use std::fmt::Display;
+use std::fmt::{Debug, Display};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use candle_core::Device;
@@ -85,6 +85,19 @@ impl<C: HeadConfig> HeadChecker<'_, C> {
         }
     }
 
+    /// Fails unless `found` is `expected`; `what` names the value.
+    fn require_equal<T: PartialEq + Debug>(&self, property: &str, what: &str, found: &T, expected: &T) {
+        self.require(found == expected, property, format_args!("{what} {found:?}, expected {expected:?}"));
+    }
+
+    /// Fails unless at least 9 of 10 samples are predicted correctly.
+    fn require_correct(&self, property: &str, logits: &Logits, samples: &SyntheticData) {
+        let predicted = logits.argmax();
+        let n_correct = predicted.iter().zip(&samples.labels).filter(|(a, b)| a == b).count();
+        let detail = format_args!("only {n_correct} of {} predictions are correct", predicted.len());
+        self.require(n_correct * 10 >= predicted.len() * 9, property, detail);
+    }
+
     /// The value of a result; fails with its error.
     fn expect_ok<T>(&self, property: &str, result: Result<T, impl Display>) -> T {
         result.unwrap_or_else(|error| fail(C::KIND, property, error))
@@ -100,11 +113,7 @@ impl<C: HeadConfig> HeadChecker<'_, C> {
         let logits = self.expect_ok(property, head.logits(features));
         let shape = (logits.rows().len(), logits.classes());
         let expected = (features.len(), head.classes());
-        self.require(
-            shape == expected,
-            property,
-            format_args!("logits have shape {shape:?}, expected {expected:?}"),
-        );
+        self.require_equal(property, "logits have shape", &shape, &expected);
         logits
     }
 
@@ -142,16 +151,12 @@ impl<C: HeadConfig> HeadChecker<'_, C> {
         let property = "a configuration is unchanged after writing and reading TOML";
         let text = self.expect_ok(property, toml::to_string(&table));
         let reread = self.expect_ok(property, kind.configure(self.expect_ok(property, text.parse()))).table();
-        self.require(reread == table, property, format_args!("{table} became {reread}"));
+        self.require_equal(property, "the table became", &reread, &table);
 
         let property = "an empty table is the default configuration";
         let defaults = self.expect_ok(property, toml::Table::try_from(C::default()));
         let empty = self.expect_ok(property, kind.configure(toml::Table::new())).table();
-        self.require(
-            empty == defaults,
-            property,
-            format_args!("the defaults are {defaults}, an empty table gives {empty}"),
-        );
+        self.require_equal(property, "an empty table gives", &empty, &defaults);
 
         let property = "an unknown key is an error that names it";
         let mut misspelled = table;
@@ -169,23 +174,12 @@ impl<C: HeadConfig> HeadChecker<'_, C> {
         let samples = SyntheticData::separable();
         let head = self.fit(property, &samples).head;
         let (shape, expected) = ((head.width(), head.classes()), (samples.width, samples.classes));
-        self.require(
-            shape == expected,
-            property,
-            format_args!("(width, classes) is {shape:?}, expected {expected:?}"),
-        );
+        self.require_equal(property, "(width, classes) is", &shape, &expected);
         let logits = self.finite_logits("logits are [N, C] and finite", &head, samples.features());
         let no_rows = FeatureMatrix::from_valid_rows(&[], samples.width);
         self.finite_logits("zero rows give zero rows of logits", &head, no_rows);
 
-        let predicted = logits.argmax();
-        let n_correct = predicted.iter().zip(&samples.labels).filter(|(a, b)| a == b).count();
-        let detail = format_args!("only {n_correct} of {} predictions are correct", predicted.len());
-        self.require(
-            n_correct * 10 >= predicted.len() * 9,
-            "well separated classes are predicted correctly",
-            detail,
-        );
+        self.require_correct("well separated classes are predicted correctly", &logits, &samples);
 
         let property = "features of another width are an error";
         let wide = vec![0.0; samples.width + 1];
@@ -209,11 +203,8 @@ impl<C: HeadConfig> HeadChecker<'_, C> {
         let first = fit_on(property, 1);
         self.require(first == fit_on(property, 1), property, "a second fit differs from the first");
         let property = "the result does not depend on the number of threads";
-        self.require(
-            first == fit_on(property, 2),
-            property,
-            "a fit on two threads differs from a fit on one thread",
-        );
+        let same = first == fit_on(property, 2);
+        self.require(same, property, "a fit on two threads differs from a fit on one thread");
     }
 
     /// The head's tensors as the bytes of a safetensors file.
@@ -253,11 +244,8 @@ impl<C: HeadConfig> HeadChecker<'_, C> {
             let alone =
                 self.finite_logits(property, &head, FeatureMatrix::from_valid_rows(row, samples.width));
             let same = alone.as_slice().iter().zip(expected).all(|(a, b)| a.to_bits() == b.to_bits());
-            self.require(
-                same,
-                property,
-                format_args!("row {i} alone gives {:?}, in a batch {expected:?}", alone.as_slice()),
-            );
+            let detail = format_args!("row {i} alone gives {:?}, in a batch {expected:?}", alone.as_slice());
+            self.require(same, property, detail);
         }
 
         let property = "a row that is not finite does not affect the others";
@@ -269,11 +257,7 @@ impl<C: HeadConfig> HeadChecker<'_, C> {
         let others =
             batch.rows().zip(with_non_finite.rows()).enumerate().filter(|(i, _)| ![0, 2].contains(i));
         for (i, (expected, found)) in others {
-            self.require(
-                expected == found,
-                property,
-                format_args!("row {i} gives {found:?}, expected {expected:?}"),
-            );
+            self.require_equal(property, &format!("row {i} gives"), &found, &expected);
         }
     }
 
@@ -288,11 +272,8 @@ impl<C: HeadConfig> HeadChecker<'_, C> {
         ];
         for (property, samples) in cases {
             let head = self.fit(property, &samples).head;
-            self.require(
-                head.classes() == samples.classes,
-                property,
-                format_args!("it has {} classes", head.classes()),
-            );
+            let detail = format_args!("it has {} classes", head.classes());
+            self.require(head.classes() == samples.classes, property, detail);
             self.finite_logits(property, &head, samples.features());
         }
         let property = "huge features are fitted or refused without a panic";
@@ -350,10 +331,7 @@ impl<C: HeadConfig> HeadChecker<'_, C> {
         let start = tensors(&few.zero_padded(many.width));
         let context = FitContext::silent().with_warm_start(&start);
         let head = self.expect_ok(property, self.config.fit(&many.training_set(), &context)).head;
-        let predicted = self.finite_logits(property, &head, many.features()).argmax();
-        let n_correct = predicted.iter().zip(&many.labels).filter(|(a, b)| a == b).count();
-        let detail = format_args!("only {n_correct} of {} predictions are correct", predicted.len());
-        self.require(n_correct * 10 >= predicted.len() * 9, property, detail);
+        self.require_correct(property, &self.finite_logits(property, &head, many.features()), &many);
 
         let property = "a warm start with another number of features is an error";
         let start = tensors(&few);
@@ -374,8 +352,8 @@ impl<C: HeadConfig> HeadChecker<'_, C> {
             self.finite_logits(property, &self.fit(property, samples).head, samples.features())
         };
         let (before, after) = (logits(&samples), logits(&renumbered).argmax());
-        // Equal logits, as of votes, go to the class with the lowest number. No other prediction may change: the
-        // logits of these samples differ by far more than a solver's tolerance.
+        // Equal logits, as of votes, go to the class with the lowest number. No other prediction may change:
+        // the logits of these samples differ by far more than a solver's tolerance.
         let is_same = |&(row, &after): &(&[f32], &u32)| {
             let found = (0..samples.classes as u32).find(|&class| renumber(class) == after);
             found.is_some_and(|class| row.iter().all(|&logit| logit <= row[class as usize]))

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use faer::dyn_stack::{MemBuffer, MemStack};
+use faer::dyn_stack::{MemBuffer, MemStack, StackReq};
 use faer::linalg::householder::{
     apply_block_householder_sequence_on_the_left_in_place_scratch as apply_q_scratch,
     apply_block_householder_sequence_on_the_left_in_place_with_conj as apply_q_in_place,
@@ -27,6 +27,9 @@ const REFLECTORS_PER_BLOCK: usize = 64;
 const ROWS_PER_TASK: usize = 128;
 /// Side of the tiles of the trailing matrix.
 const TILE_SIDE: usize = 192;
+
+/// A function of faer that applies a sequence of Householder reflectors to a matrix.
+type ApplyReflectors = fn(MatRef<'_, f64>, MatRef<'_, f64>, Conj, MatMut<'_, f64>, Par, &mut MemStack);
 
 /// `Q` and `B` of `A = Q B Qᵀ`, with `Q` orthogonal and `B` a band matrix (Bischof, Lang and Sun 2000, *A
 /// framework for symmetric band reduction*). Computed once, it solves `(A + shift I) X = Y` for many shifts,
@@ -89,24 +92,9 @@ impl BandReduction {
 
     /// Multiplies `columns` `[n, m]` by `Qᵀ` from the left, in place and on the calling thread. With
     /// `A = Q B Qᵀ`, it turns right-hand sides of systems with `A` into those of systems with the band matrix
-    /// `B`, which are cheap to solve. The first [`BANDWIDTH`] rows do not change, because no Householder
-    /// reflector of `Q` touches them.
+    /// `B`, which are cheap to solve.
     pub(crate) fn apply_q_transpose(&self, columns: MatMut<'_, f64>) {
-        let count = self.wy_factors.ncols();
-        if count > 0 {
-            let mut memory =
-                MemBuffer::new(apply_qt_scratch::<f64>(count, REFLECTORS_PER_BLOCK, columns.ncols()));
-            // The reflectors act on the rows from BANDWIDTH on.
-            let (stack, below) = (MemStack::new(&mut memory), columns.split_at_row_mut(BANDWIDTH).1);
-            apply_qt_in_place(
-                reflectors(&self.matrix),
-                self.wy_factors.as_ref(),
-                Conj::No,
-                below,
-                Par::Seq,
-                stack,
-            );
-        }
+        self.apply(columns, apply_qt_scratch::<f64>, apply_qt_in_place::<f64>);
     }
 
     /// Returns `Qᵀ · columns`, as large as `columns` `[n, m]`, for the orthogonal matrix `Q` of this
@@ -121,25 +109,21 @@ impl BandReduction {
         out
     }
 
-    /// Multiplies `columns` `[n, m]` by `Q` from the left, in place and on the calling thread. With
-    /// `A = Q B Qᵀ`, it turns the solutions of systems with the band matrix `B` back into those of systems
-    /// with `A`. The first [`BANDWIDTH`] rows do not change, because no Householder reflector of `Q` touches
-    /// them.
-    fn apply_q(&self, columns: MatMut<'_, f64>) {
+    /// Multiplies `columns` `[n, m]` by `Q` or `Qᵀ` from the left, as faer's functions `scratch` (its memory)
+    /// and `apply_in_place` do. The first [`BANDWIDTH`] rows do not change, because no Householder reflector
+    /// of `Q` touches them.
+    fn apply(
+        &self,
+        columns: MatMut<'_, f64>,
+        scratch: fn(usize, usize, usize) -> StackReq,
+        apply_in_place: ApplyReflectors,
+    ) {
         let count = self.wy_factors.ncols();
         if count > 0 {
-            let mut memory =
-                MemBuffer::new(apply_q_scratch::<f64>(count, REFLECTORS_PER_BLOCK, columns.ncols()));
-            // The reflectors act on the rows from BANDWIDTH on.
+            let mut memory = MemBuffer::new(scratch(count, REFLECTORS_PER_BLOCK, columns.ncols()));
             let (stack, below) = (MemStack::new(&mut memory), columns.split_at_row_mut(BANDWIDTH).1);
-            apply_q_in_place(
-                reflectors(&self.matrix),
-                self.wy_factors.as_ref(),
-                Conj::No,
-                below,
-                Par::Seq,
-                stack,
-            );
+            let (vectors, factors) = (reflectors(&self.matrix), self.wy_factors.as_ref());
+            apply_in_place(vectors, factors, Conj::No, below, Par::Seq, stack);
         }
     }
 
@@ -159,7 +143,8 @@ impl BandReduction {
         column_chunks(out.as_mut(), LANES).into_par_iter().for_each(|(_, mut chunk)| {
             self.apply_q_transpose(chunk.as_mut());
             chunk.as_mut().col_iter_mut().for_each(|column| factor.solve(column));
-            self.apply_q(chunk);
+            // From solutions of systems with the band matrix to those of systems with `A`.
+            self.apply(chunk, apply_q_scratch::<f64>, apply_q_in_place::<f64>);
         });
         Some(out)
     }
@@ -213,26 +198,15 @@ fn triangularize_panel(mut panel: MatMut<'_, f64>, taus: &mut Vec<f64>) -> Mat<f
 /// not change.
 fn compact_wy_factor(vectors: MatRef<'_, f64>, taus: &[f64], mut out: MatMut<'_, f64>) {
     let (top, below) = vectors.split_at_row(vectors.ncols());
-    let (upper, full) = (BlockStructure::TriangularUpper, BlockStructure::Rectangular);
-    let (top_structure, transposed_structure) =
-        (BlockStructure::UnitTriangularLower, BlockStructure::UnitTriangularUpper);
+    let full = BlockStructure::Rectangular;
+    let triangles = [BlockStructure::UnitTriangularUpper, BlockStructure::UnitTriangularLower];
     // T is VᵀV above the diagonal and has the taus on it (Puglisi 1992, *Modification of the Householder
     // method based on the compact WY representation*). VᵀV is the sum of the products of the triangular top
     // of V and of the rest.
-    let transposed = top.transpose();
-    triangular::matmul(
-        out.as_mut(),
-        upper,
-        Accum::Replace,
-        transposed,
-        transposed_structure,
-        top,
-        top_structure,
-        1.0,
-        Par::Seq,
-    );
-    let transposed = below.transpose();
-    triangular::matmul(out.as_mut(), upper, Accum::Add, transposed, full, below, full, 1.0, Par::Seq);
+    for (part, accum, [left, right]) in [(top, Accum::Replace, triangles), (below, Accum::Add, [full; 2])] {
+        let (out, upper, transposed) = (out.as_mut(), BlockStructure::TriangularUpper, part.transpose());
+        triangular::matmul(out, upper, accum, transposed, left, part, right, 1.0, Par::Seq);
+    }
     for (i, &tau) in taus.iter().enumerate() {
         out[(i, i)] = tau;
     }
@@ -346,7 +320,7 @@ mod tests {
             };
             assert_near(&q * q.transpose(), Mat::identity(size, size), "Qᵀ Q");
             let mut q_times = q.clone();
-            reduced.apply_q(q_times.as_mut());
+            reduced.apply(q_times.as_mut(), apply_q_scratch::<f64>, apply_q_in_place::<f64>);
             assert_near(q_times, Mat::identity(size, size), "Q Qᵀ");
             let band = reduced.matrix.as_ref();
             let band = Mat::from_fn(size, size, |i, j| match i.abs_diff(j) {

@@ -81,7 +81,7 @@ impl<T: Real> Cholesky<T> {
 
 /// Replaces a tile on the diagonal by its Cholesky factor, on the calling thread; `None` when a pivot is not
 /// positive.
-fn factor_tile<T: Real>(matrix: MatMut<'_, T>) -> Option<()> {
+pub(crate) fn factor_tile<T: Real>(matrix: MatMut<'_, T>) -> Option<()> {
     let params = Spec::<LltParams, T>::new(Auto::<T>::auto());
     let mut memory = MemBuffer::new(cholesky_in_place_scratch::<T>(matrix.nrows(), Par::Seq, params));
     let stack = MemStack::new(&mut memory);
@@ -123,34 +123,23 @@ impl EigenDecomposition {
         Ok(Self { values, vectors })
     }
 
-    /// Returns `f(A) · rhs` `[n, m]` for `rhs` `[n, m]`, where `A = V diag(λ) Vᵀ` is the decomposed matrix
-    /// and `f(A) = V diag(f(λ)) Vᵀ` has the same eigenvectors, but `f` of each eigenvalue. With
-    /// `f(λ) = 1 / λ` it solves a system: `A⁻¹ rhs`.
-    fn apply_spectral(&self, f: impl Fn(f64) -> f64, rhs: MatRef<'_, f64>) -> Mat<f64> {
+    /// Solves `(A + shift I) X = rhs` for a matrix `A` that may be singular, with `shift >= 0` and columns
+    /// `rhs` `[n, m]` in the span of `A`; returns `X`. Eigenvectors whose eigenvalue is 0 up to rounding are
+    /// left out: along them `rhs` has only rounding errors, which a division would blow up. With a `shift` of
+    /// 0 it is the least-squares solution by the pseudo-inverse, as in LAPACK's `gelsd` (scipy's `lstsq`),
+    /// but eigenvalues up to `n ε` times the largest one count as 0; there it is `ε` times.
+    pub(crate) fn pseudo_solve(&self, shift: f64, rhs: MatRef<'_, f64>) -> Mat<f64> {
+        let largest = self.values.last().copied().unwrap_or_default();
+        let rounding = self.values.len() as f64 * f64::EPSILON * largest;
+        let inverse = |&value: &f64| if value > rounding { 1.0 / (value + shift) } else { 0.0 };
+        let factors: Vec<f64> = self.values.iter().map(inverse).collect();
         let mut coordinates = parallel_matmul(self.vectors.transpose(), rhs);
-        let factors: Vec<f64> = self.values.iter().map(|&value| f(value)).collect();
         for column in coordinates.col_iter_mut() {
             for (value, factor) in column.iter_mut().zip(&factors) {
                 *value *= factor;
             }
         }
         parallel_matmul(self.vectors.as_ref(), coordinates.as_ref())
-    }
-
-    /// The least-squares solution `A⁺ · rhs` `[n, m]` of `A X = rhs` `[n, m]` with the pseudo-inverse `A⁺`,
-    /// as in LAPACK's `gelsd` (scipy's `lstsq`). But eigenvalues up to `n ε` times the largest one count as
-    /// 0; there it is `ε` times.
-    pub(crate) fn pseudo_solve(&self, rhs: MatRef<'_, f64>) -> Mat<f64> {
-        self.pseudo_solve_shifted(/* shift */ 0.0, rhs)
-    }
-
-    /// Solves `(A + shift I) X = rhs` for a matrix `A` that may be singular, with `shift >= 0` and columns
-    /// `rhs` `[n, m]` in the span of `A`; returns `X`. Eigenvectors whose eigenvalue is 0 up to rounding are
-    /// left out: along them `rhs` has only rounding errors, which a division would blow up.
-    pub(crate) fn pseudo_solve_shifted(&self, shift: f64, rhs: MatRef<'_, f64>) -> Mat<f64> {
-        let largest = self.values.last().copied().unwrap_or_default();
-        let rounding = self.values.len() as f64 * f64::EPSILON * largest;
-        self.apply_spectral(|value| if value > rounding { 1.0 / (value + shift) } else { 0.0 }, rhs)
     }
 }
 
@@ -211,7 +200,7 @@ mod tests {
             let values = random_positive_semidefinite(size, size + 50);
             let rhs = Mat::from_fn(size, COLUMNS_PER_TASK + 3, |i, j| ((i * 7 + j * 3) % 11) as f64 - 5.0);
             let matrix = LowerTriangular::from_column_major(values.clone(), size);
-            let by_eigen = EigenDecomposition::decompose(&matrix).unwrap().pseudo_solve(rhs.as_ref());
+            let by_eigen = EigenDecomposition::decompose(&matrix).unwrap().pseudo_solve(0.0, rhs.as_ref());
             assert!(residual(&values, &by_eigen, &rhs) < 1e-9, "{size} by eigenvectors");
             let by_cholesky = Cholesky::factorize(matrix).unwrap().solve(rhs.clone());
             assert!(residual(&values, &by_cholesky, &rhs) < 1e-9, "{size} by Cholesky");
@@ -226,7 +215,7 @@ mod tests {
         let rhs = parallel_matmul(matrix, Mat::from_fn(40, 2, |i, j| (i + j) as f64).as_ref());
         let solution = EigenDecomposition::decompose(&LowerTriangular::from_column_major(values.clone(), 40))
             .unwrap()
-            .pseudo_solve(rhs.as_ref());
+            .pseudo_solve(0.0, rhs.as_ref());
         assert!(residual(&values, &solution, &rhs) < 1e-10);
     }
 }

@@ -19,10 +19,10 @@ const TERMS_PER_STEP: usize = 256;
 
 /// Which vectors of a matrix `X` a Gram matrix has the dot products of.
 #[derive(Clone, Copy)]
-enum GramAxis {
-    /// Columns: `XᵀX`.
+pub(crate) enum GramAxis {
+    /// Columns: `XᵀX` `[F, F]`, for covariances and least-squares problems.
     Columns,
-    /// Rows: `XXᵀ`.
+    /// Rows: `XXᵀ` `[N, N]`, which replaces `XᵀX` in problems with fewer samples than features.
     Rows,
 }
 
@@ -61,23 +61,11 @@ pub(crate) struct LowerTriangular<T = f64> {
 }
 
 impl<T: Real> LowerTriangular<T> {
-    /// The Gram matrix `XᵀX` `[F, F]` of the columns of `X` `[N, F]`: their dot products with each other.
-    /// Covariances and least-squares problems need it.
-    pub(crate) fn column_gram(rows: &impl RowSource) -> Self {
-        Self::gram(rows, GramAxis::Columns)
-    }
-
-    /// The Gram matrix `XXᵀ` `[N, N]` of the rows of `X` `[N, F]`: their dot products with each other. It
-    /// replaces `XᵀX` in problems with fewer samples than features.
-    pub(crate) fn row_gram(rows: &impl RowSource) -> Self {
-        Self::gram(rows, GramAxis::Rows)
-    }
-
     /// Computes the Gram matrix of the columns (`XᵀX`) or of the rows (`XXᵀ`) of the matrix `X`, whose rows
     /// `rows` computes on demand. Only the lower triangle is computed, in parallel over square tiles of it.
     /// The sums of a tile are added [`TERMS_PER_STEP`] terms at a time, so that only small blocks of `X` are
     /// in memory.
-    fn gram(rows: &impl RowSource, axis: GramAxis) -> Self {
+    pub(crate) fn gram(rows: &impl RowSource, axis: GramAxis) -> Self {
         let (size, n_terms) = match axis {
             GramAxis::Columns => (rows.width(), rows.n_rows()),
             GramAxis::Rows => (rows.n_rows(), rows.width()),
@@ -253,8 +241,10 @@ mod tests {
             };
             let value =
                 |row: usize, column: usize| 2.0 * (f64::from(values[row * width + column]) - mean[column]);
-            let (columns, pairs) =
-                (LowerTriangular::<f64>::column_gram(&rows), LowerTriangular::<f64>::row_gram(&rows));
+            let (columns, pairs) = (
+                LowerTriangular::<f64>::gram(&rows, GramAxis::Columns),
+                LowerTriangular::<f64>::gram(&rows, GramAxis::Rows),
+            );
             for (a, b) in [(0, 0), (299, 5), (299, 299), (260, 259)] {
                 let expected: f64 = (0..width).map(|column| value(a, column) * value(b, column)).sum();
                 assert_eq!(pairs.as_ref()[(a, b)], expected, "rows {a} and {b}");

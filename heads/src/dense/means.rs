@@ -20,22 +20,12 @@ pub(crate) struct ClassMeans {
 }
 
 impl ClassMeans {
-    /// Computes the mean of the features of each class that has samples.
-    pub(crate) fn compute(data: &TrainingSet<'_>) -> Self {
-        Self::with_row_scales(data, None)
-    }
-
     /// Computes the mean feature vector of each class that has samples, after row `i` of the features is
     /// multiplied by `scales[i]` (`scales` is `[N]`), if given: reciprocal norms give the means of the
     /// normalized rows, which nearest mean needs with cosine similarity.
-    pub(crate) fn with_row_scales(data: &TrainingSet<'_>, scales: Option<&[f64]>) -> Self {
+    pub(crate) fn compute(data: &TrainingSet<'_>, scales: Option<&[f64]>) -> Self {
+        let (present, class_of_row) = data.present_classes();
         let counts = data.class_counts();
-        let present: Vec<usize> = (0..data.classes()).filter(|&class| counts[class] > 0).collect();
-        // Index into `present` of each class; not used for classes without samples.
-        let present_index: Vec<u32> =
-            (0..data.classes()).map(|class| present.partition_point(|&p| p < class) as u32).collect();
-        let class_of_row: Vec<u32> =
-            data.labels().iter().map(|&label| present_index[label as usize]).collect();
         let counts: Vec<usize> = present.iter().map(|&class| counts[class]).collect();
         let mut means = class_sums(data.features(), &class_of_row, present.len(), scales);
         for (mean, &count) in means.chunks_exact_mut(data.features().width()).zip(&counts) {

@@ -104,14 +104,8 @@ impl HeadConfig for KnnConfig {
         };
         let norms = rows.map(copy_and_norm).collect();
         let features = Tensor::from_vec(values, (features.len(), width), &Device::Cpu)?;
-        Ok(Fitted::without_history(KnnHead::new(
-            self,
-            features,
-            width,
-            data.labels().to_vec(),
-            counts,
-            norms,
-        )))
+        let head = KnnHead::new(self, features, data.labels().to_vec(), counts, norms);
+        Ok(Fitted::without_history(head))
     }
 
     /// Restores a fitted head from its saved training set. Checks that features, labels and counts have
@@ -148,7 +142,7 @@ impl HeadConfig for KnnConfig {
         if norms.iter().any(|norm| !norm.is_finite()) {
             return Err(tensor_error(FEATURES, "contains a NaN or an infinite value".into()));
         }
-        Ok(KnnHead::new(self, features, width, labels, counts, norms))
+        Ok(KnnHead::new(self, features, labels, counts, norms))
     }
 
     /// The configurations that the command `compare` fits to find the best: few and many
@@ -197,7 +191,6 @@ fn contiguous_values<'a>(storage: &'a Storage, layout: &Layout) -> Result<&'a [f
 pub struct KnnHead {
     /// On the CPU, row-major; saved and loaded tensors share this memory.
     features: Tensor,
-    width: usize,
     labels: Vec<u32>,
     counts: Vec<u32>,
     /// The norm of each row, `[N]`.
@@ -208,18 +201,17 @@ pub struct KnnHead {
 }
 
 impl KnnHead {
-    /// A head from the training features `[N, width]`, the labels `[N]`, the number of samples of each class
+    /// A head from the training features `[N, F]`, the labels `[N]`, the number of samples of each class
     /// `[C]` and the norms of the rows of features `[N]`. With fewer than `k` samples, all of them vote.
     fn new(
         config: &KnnConfig,
         features: Tensor,
-        width: usize,
         labels: Vec<u32>,
         counts: Vec<u32>,
         norms: Vec<f64>,
     ) -> Self {
         let k = usize::try_from(config.k).unwrap_or(usize::MAX).min(labels.len());
-        Self { features, width, labels, counts, norms, k, votes: config.weights, metric: config.metric }
+        Self { features, labels, counts, norms, k, votes: config.weights, metric: config.metric }
     }
 
     /// Counts the votes of the neighbors of a row (at least one), and writes the logarithms of the vote
@@ -248,7 +240,7 @@ impl KnnHead {
 
 impl Head for KnnHead {
     fn width(&self) -> usize {
-        self.width
+        self.features.dims()[1]
     }
 
     fn classes(&self) -> usize {
@@ -258,9 +250,10 @@ impl Head for KnnHead {
     /// The logits `[N, C]` of features `[N, F]`: searches the nearest training rows of each row, in parallel
     /// over blocks of rows, and turns their votes into logits.
     fn logits(&self, features: FeatureMatrix<'_>) -> Result<Logits, HeadError> {
-        features.expect_width(self.width)?;
+        let width = self.width();
+        features.expect_width(width)?;
         let (storage, layout) = self.features.storage_and_layout();
-        let stored = FeatureMatrix::from_valid_rows(contiguous_values(&storage, layout)?, self.width);
+        let stored = FeatureMatrix::from_valid_rows(contiguous_values(&storage, layout)?, width);
         let search = NeighborSearch { stored, norms: &self.norms, metric: self.metric, k: self.k };
         // Rows without neighbors keep NaN.
         let mut out = vec![f32::NAN; features.len() * self.classes()];
@@ -269,7 +262,7 @@ impl Head for KnnHead {
         let threads = rayon::current_num_threads();
         let rounds = features.len().div_ceil(threads * MAX_ROWS_PER_TASK).max(1);
         let block = features.len().div_ceil(threads * rounds).max(1);
-        let blocks = features.as_slice().par_chunks(block * self.width);
+        let blocks = features.as_slice().par_chunks(block * width);
         out.par_chunks_mut(block * self.classes()).zip(blocks).for_each(|(out, rows)| {
             for (neighbors, logits) in search.find(rows).iter().zip(out.chunks_exact_mut(self.classes())) {
                 if !neighbors.is_empty() {

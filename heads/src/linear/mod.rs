@@ -2,16 +2,16 @@
 
 mod objective;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::affine::{Affine, BIAS, WEIGHT};
+use crate::affine::Affine;
 use crate::check::{require, require_at_least_one, require_positive};
 use crate::data::{ClassWeight, TrainingSet};
 use crate::differentiable::{Differentiable, ForwardMode};
 use crate::error::HeadError;
-use crate::head::{FitContext, Fitted, HeadConfig, HeadShape, History};
+use crate::head::{FitContext, Fitted, Head, HeadConfig, HeadShape, History};
 use crate::regularization::Regularization;
 use crate::solver::cross_validation::{FoldData, choose_by_cross_validation};
 use crate::solver::gradient::mlp_learner::MlpLearner;
@@ -244,7 +244,7 @@ impl LinearConfig {
         };
         let initial = match start {
             Some(start) => start.for_prepared_features(prepared)?,
-            None => Affine::load(&self.initial_parameters(data.features().width(), data.classes())?, "")?,
+            None => Affine::zeros(data.features().width(), data.classes()),
         };
         let samples = WeightedSamples { data, features: prepared.features(), class_weights };
         let learner = MlpLearner::new(vec![initial], None);
@@ -274,10 +274,7 @@ impl Differentiable for LinearConfig {
     /// The weights `[C, F]` and biases `[C]` from which Adam and fine-tuning start, all 0: no class is
     /// preferred, and as the objective is convex, a fit of this head alone may start anywhere.
     fn initial_parameters(&self, width: usize, classes: usize) -> Result<Tensors, HeadError> {
-        Ok(Tensors::from([
-            (WEIGHT.into(), Tensor::zeros((classes, width), DType::F32, &Device::Cpu)?),
-            (BIAS.into(), Tensor::zeros(classes, DType::F32, &Device::Cpu)?),
-        ]))
+        Affine::zeros(width, classes).tensors()
     }
 
     fn forward(&self, parameters: &Tensors, features: &Tensor, _: ForwardMode) -> Result<Tensor, HeadError> {

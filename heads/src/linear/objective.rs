@@ -40,12 +40,7 @@ impl<'a> LogisticProblem<'a> {
         prepared: &'a PreparedFeatures<'a>,
         class_weights: &[f64],
     ) -> Self {
-        let counts = data.class_counts();
-        let present: Vec<usize> = (0..data.classes()).filter(|&class| counts[class] > 0).collect();
-        // The index into `present` of each class.
-        let present_index: Vec<u32> =
-            (0..data.classes()).map(|class| present.partition_point(|&p| p < class) as u32).collect();
-        let labels = data.labels().iter().map(|&label| present_index[label as usize]).collect();
+        let (present, labels) = data.present_classes();
         let weights: Vec<f64> = data.labels().iter().map(|&label| class_weights[label as usize]).collect();
         let logistic = LogisticObjective::new(prepared.features(), labels, &weights, present.len());
         Self {

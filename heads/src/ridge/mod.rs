@@ -11,6 +11,7 @@ use crate::affine::Affine;
 use crate::check::{require, require_positive};
 use crate::data::{ClassWeight, TrainingSet};
 use crate::dense::absent_classes::expand_to_all_classes;
+use crate::dense::band_reduction::BandReduction;
 use crate::dense::means::ClassMeans;
 use crate::error::HeadError;
 use crate::head::{FitContext, Fitted, HeadConfig, HeadShape, History};
@@ -99,7 +100,7 @@ impl HeadConfig for RidgeConfig {
     /// Solves the least-squares problem for the fixed `alpha`, or for the one of `alphas` with the lowest
     /// leave-one-out error. Returns the affine head; `"auto"` also gives the errors as history.
     fn fit(&self, data: &TrainingSet<'_>, context: &FitContext<'_>) -> Result<Fitted<Affine>, HeadError> {
-        let classes = ClassMeans::compute(data);
+        let classes = ClassMeans::compute(data, None);
         let width = data.features().width();
         if classes.present.len() == 1 {
             // Nothing to solve: the only class has the logit 1 for every row.
@@ -112,7 +113,8 @@ impl HeadConfig for RidgeConfig {
         let (solution, history, chosen) = match self.alpha {
             Regularization::Fixed(alpha) => (problem.solve(alpha)?, History::default(), None),
             Regularization::Auto => {
-                let reduction = problem.reduce_to_band();
+                // Once for all `alpha`: after that, each is cheap to solve.
+                let reduction = BandReduction::reduce(problem.gram());
                 let choice =
                     leave_one_out::choose_alpha(&problem, &reduction, &self.alphas, data.groups(), context);
                 let solution = reduction.solve(choice.value, &problem.rhs);

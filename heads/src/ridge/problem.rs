@@ -6,8 +6,7 @@ use rayon::prelude::*;
 
 use crate::data::FeatureMatrix;
 use crate::dense::Real;
-use crate::dense::band_reduction::BandReduction;
-use crate::dense::gram::LowerTriangular;
+use crate::dense::gram::{GramAxis, LowerTriangular};
 use crate::dense::means::ClassMeans;
 use crate::dense::rows::{CenteredRows, RowSource};
 use crate::gemm::{copy_to_f64, gemm_nt, gemm_tn};
@@ -123,16 +122,11 @@ impl<'a> RidgeProblem<'a> {
     /// The Gram matrix, the left-hand side of the linear system without `alpha`: `XᵀX` `[F, F]` (primal) or
     /// `XXᵀ` `[N, N]` (dual), in `f32` or `f64`.
     pub(super) fn gram<T: Real>(&self) -> LowerTriangular<T> {
-        match self.formulation {
-            Formulation::Primal => LowerTriangular::column_gram(&self.centered_rows()),
-            Formulation::Dual => LowerTriangular::row_gram(&self.centered_rows()),
-        }
-    }
-
-    /// Reduces the Gram matrix to a band matrix, once for all `alpha`: after that, each `alpha` is cheap to
-    /// solve.
-    pub(super) fn reduce_to_band(&self) -> BandReduction {
-        BandReduction::reduce(self.gram())
+        let axis = match self.formulation {
+            Formulation::Primal => GramAxis::Columns,
+            Formulation::Dual => GramAxis::Rows,
+        };
+        LowerTriangular::gram(&self.centered_rows(), axis)
     }
 
     /// The matrix of the linear system to solve: the Gram matrix, `XᵀX` (primal) or `XXᵀ` (dual), plus

@@ -29,10 +29,7 @@ impl RidgeProblem<'_> {
         match Cholesky::factorize(self.shifted_gram(alpha)) {
             Some(factor) => Ok(factor.solve(self.rhs.clone())),
             // In dual form Y is not entirely in the span of XXᵀ, but the rest vanishes in W = XᵀA.
-            None => {
-                Ok(EigenDecomposition::decompose(&self.gram())?
-                    .pseudo_solve_shifted(alpha, self.rhs.as_ref()))
-            }
+            None => Ok(EigenDecomposition::decompose(&self.gram())?.pseudo_solve(alpha, self.rhs.as_ref())),
         }
     }
 }
@@ -179,7 +176,7 @@ mod tests {
         }
         let labels: Vec<u32> = (0..count).map(|row| (row % 3) as u32).collect();
         let data = TrainingSet::new(FeatureMatrix::new(&values, width).unwrap(), &labels, 3).unwrap();
-        let classes = ClassMeans::compute(&data);
+        let classes = ClassMeans::compute(&data, None);
         check(&RidgeProblem::new(data.features(), &classes, &[0.5, 1.0, 2.0]));
     }
 

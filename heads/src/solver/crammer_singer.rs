@@ -12,7 +12,7 @@ mod tests;
 use headstock_split::KeyedRng;
 use rayon::prelude::*;
 
-use super::dual_coordinate_descent::{Progress, SvmStopping};
+use super::dual_coordinate_descent::{Progress, SvmSolution, SvmStopping};
 use crate::data::FeatureMatrix;
 use crate::gemm::{PackedWeights, gemm_tn};
 use crate::vector::VectorOps;
@@ -39,28 +39,13 @@ pub(crate) struct CrammerSingerProblem<'a> {
     pub(crate) cost: &'a [f64],
 }
 
-/// The result of [`solve`].
-#[derive(Clone, Debug)]
-pub(crate) struct CrammerSingerSolution {
-    /// Weights of the features, `[C, F]`.
-    pub(crate) weight: Vec<f64>,
-    /// Weights of the constant feature, `[C]`.
-    pub(crate) constant_weights: Vec<f64>,
-    /// Dual coefficients `α`, `[N, C]`: `w_m = Σ α_im x_i`.
-    pub(crate) dual_coef: Vec<f64>,
-    /// One entry per round.
-    pub(crate) progress: Vec<Progress>,
-    /// Whether the duality gap fell below the tolerance.
-    pub(crate) converged: bool,
-}
-
 /// Solves the problem, optionally from initial dual coefficients `[N, C]`. A round is a few sweeps over the
 /// samples and an evaluation of the duality gap.
 pub(crate) fn solve(
     problem: CrammerSingerProblem<'_>,
     initial_dual_coef: Option<&[f64]>,
     stopping: SvmStopping,
-) -> CrammerSingerSolution {
+) -> SvmSolution {
     let mut solver = CrammerSingerSolver::new(problem);
     let mut progress = Vec::new();
     let mut converged = false;
@@ -77,15 +62,18 @@ pub(crate) fn solve(
         }
     }
     let CrammerSingerSolver { weight, constant_weights, dual_coef, .. } = solver;
-    CrammerSingerSolution { weight, constant_weights, dual_coef, progress, converged }
+    SvmSolution { weight, constant_weights, dual_coef, outcomes: vec![(progress, converged)] }
 }
 
-/// The problem and the current state of the solver; fields are as in [`CrammerSingerSolution`].
+/// The problem and the current state of the solver.
 struct CrammerSingerSolver<'a> {
     problem: CrammerSingerProblem<'a>,
     vectors: VectorOps,
+    /// Dual coefficients `α`, `[N, C]`: `w_m = Σ α_im x_i`.
     dual_coef: Vec<f64>,
+    /// Weights of the features, `[C, F]`.
     weight: Vec<f64>,
+    /// Weights of the constant feature, `[C]`.
     constant_weights: Vec<f64>,
     /// The classes of each sample whose coefficients may change, `[N]`; fewer than two if none may.
     free_classes: Vec<Vec<u32>>,

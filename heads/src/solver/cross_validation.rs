@@ -104,7 +104,7 @@ impl OwnedSet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::example_groups::{assert_disjoint_groups, example_groupings};
+    use crate::fixtures::{assert_disjoint_groups, example_groupings};
 
     fn choice(losses: &[f64]) -> f64 {
         let values = [0.0; 20];

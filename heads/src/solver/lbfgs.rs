@@ -49,8 +49,7 @@ pub(crate) fn minimize(
     on_iteration: impl Fn(u64),
 ) -> Minimum {
     let vectors = VectorOps::new();
-    let mut start_point = Evaluation { gradient: vec![0.0; start.len()], point: start, value: 0.0 };
-    start_point.value = evaluate(&start_point.point, &mut start_point.gradient);
+    let start_point = Evaluation::compute(start, &mut evaluate);
     let gradient_at = |point: &Evaluation| point.gradient.clone();
     let step = |current: &Evaluation, _: &[f64], direction: Vec<f64>| {
         line_search(current, &direction, vectors, &mut evaluate)
@@ -72,18 +71,19 @@ pub(crate) fn minimize_with(
 ) -> Minimum {
     let mut gradient = gradient_at(&current);
     let mut progress = vec![(current.value, max_abs(&gradient))];
-    let mut memory = LbfgsMemory::new(inverse);
+    let mut memory =
+        LbfgsMemory { pairs: VecDeque::new(), inverse_hessian: inverse, vectors: VectorOps::new() };
     for iteration in 1..=stopping.iterations {
         if max_abs(&gradient) <= stopping.tolerance {
             break;
         }
         let Some(next) = step(&current, &gradient, memory.direction(&gradient)) else {
-            if memory.is_empty() {
+            if memory.pairs.is_empty() {
                 break;
             }
             // Rounding errors in the gradients may have made the stored curvature, and so the direction,
             // wrong: try again without it.
-            memory.clear();
+            memory.pairs.clear();
             continue;
         };
         memory.push(&current, &next);
@@ -105,6 +105,15 @@ pub(crate) struct Evaluation {
     pub(crate) point: Vec<f64>,
     pub(crate) value: f64,
     pub(crate) gradient: Vec<f64>,
+}
+
+impl Evaluation {
+    /// Evaluates the objective at `point` by `evaluate`, which returns the value and writes the gradient.
+    pub(crate) fn compute(point: Vec<f64>, evaluate: &mut impl FnMut(&[f64], &mut [f64]) -> f64) -> Self {
+        let mut gradient = vec![0.0; point.len()];
+        let value = evaluate(&point, &mut gradient);
+        Self { point, value, gradient }
+    }
 }
 
 /// What L-BFGS remembers of an iteration: the step and the change of the gradient along it, which tell the
@@ -129,22 +138,7 @@ struct LbfgsMemory<'a> {
     vectors: VectorOps,
 }
 
-impl<'a> LbfgsMemory<'a> {
-    /// A memory without steps: the inverse Hessian is `inverse_hessian` alone.
-    fn new(inverse_hessian: &'a InverseHessian<'a>) -> Self {
-        Self { pairs: VecDeque::new(), inverse_hessian, vectors: VectorOps::new() }
-    }
-
-    /// Whether no step is stored.
-    fn is_empty(&self) -> bool {
-        self.pairs.is_empty()
-    }
-
-    /// Removes all stored steps.
-    fn clear(&mut self) {
-        self.pairs.clear();
-    }
-
+impl LbfgsMemory<'_> {
     /// Stores the curvature along the step from the point `previous` to `current`, to improve the next
     /// directions; of more than [`MAX_PAIRS`] steps the oldest is removed. A step without positive curvature
     /// is ignored: with it the inverse Hessian might not be positive definite.
@@ -218,12 +212,12 @@ fn line_search(
     for _ in 0..MAX_EVALUATIONS {
         let mut point = current.point.clone();
         vectors.add_scaled(&mut point, length, direction);
-        let mut gradient = vec![0.0; point.len()];
-        let value = evaluate(&point, &mut gradient);
-        let trial = Trial { length, value, slope: vectors.dot(&gradient, direction) };
+        let next = Evaluation::compute(point, evaluate);
+        let value = next.value;
+        let trial = Trial { length, value, slope: vectors.dot(&next.gradient, direction) };
         let is_lower = value < lowest.as_ref().map_or(current.value, |lowest| lowest.value);
         if is_lower {
-            lowest = Some(Evaluation { point, value, gradient });
+            lowest = Some(next);
         }
         let sufficient_decrease = value <= start.value + SUFFICIENT_DECREASE * length * start.slope;
         if !sufficient_decrease || value >= low.value {

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use crate::data::FeatureMatrix;
 use crate::dense::factor::Cholesky;
-use crate::dense::gram::LowerTriangular;
+use crate::dense::gram::{GramAxis, LowerTriangular};
 use crate::dense::rows::CenteredRows;
 use crate::gemm::{copy_to_f64, gemm_nt, gemm_tn, gemm_tn_f32, par_fill_columns};
 use crate::solver::softmax::{LogitFloat, softmax_residual};
@@ -126,7 +126,7 @@ impl<'a> LogisticObjective<'a> {
         let rows =
             CenteredRows { features: self.features, group: &self.labels, means: &self.mean, scales: &scales };
         // In `f32` it is as good a start as in `f64` at half the cost.
-        let mut hessian = LowerTriangular::<f32>::column_gram(&rows);
+        let mut hessian = LowerTriangular::<f32>::gram(&rows, GramAxis::Columns);
         hessian.add_to_diagonal(std::iter::repeat_n(lambda, width));
         let inverse = Cholesky::factorize_roughly(hessian)?.solve(Mat::identity(width, width));
         let inverse: Vec<f32> = inverse.col_iter().flat_map(|column| column.iter().copied()).collect();

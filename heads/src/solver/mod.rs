@@ -7,6 +7,5 @@ pub(crate) mod dual_coordinate_descent;
 pub(crate) mod gradient;
 pub(crate) mod lbfgs;
 pub(crate) mod logistic;
-pub(crate) mod one_vs_rest;
 pub(crate) mod owlqn;
 pub(crate) mod softmax;

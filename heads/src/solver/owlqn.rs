@@ -29,8 +29,8 @@ pub(crate) fn minimize(
 ) -> Minimum {
     let vectors = VectorOps::new();
     let penalty = |point: &[f64]| -> f64 { point.iter().zip(l1_weights).map(|(x, a)| a * x.abs()).sum() };
-    let mut start_point = Evaluation { gradient: vec![0.0; start.len()], point: start, value: 0.0 };
-    start_point.value = evaluate(&start_point.point, &mut start_point.gradient) + penalty(&start_point.point);
+    let mut objective = |point: &[f64], gradient: &mut [f64]| evaluate(point, gradient) + penalty(point);
+    let start_point = Evaluation::compute(start, &mut objective);
     let gradient_at = |point: &Evaluation| pseudo_gradient(point, l1_weights);
     let step = |current: &Evaluation, pseudo_grad: &[f64], mut direction: Vec<f64>| {
         // As in the paper, a component that would go uphill becomes 0.
@@ -39,9 +39,7 @@ pub(crate) fn minimize(
                 *d = 0.0;
             }
         }
-        backtracking_step(current, pseudo_grad, &direction, vectors, |point, gradient| {
-            evaluate(point, gradient) + penalty(point)
-        })
+        backtracking_step(current, pseudo_grad, &direction, vectors, &mut objective)
     };
     minimize_with(start_point, inverse, stopping, gradient_at, step, on_iteration)
 }
@@ -74,7 +72,7 @@ fn backtracking_step(
     pseudo_grad: &[f64],
     direction: &[f64],
     vectors: VectorOps,
-    mut evaluate: impl FnMut(&[f64], &mut [f64]) -> f64,
+    evaluate: &mut impl FnMut(&[f64], &mut [f64]) -> f64,
 ) -> Option<Evaluation> {
     let mut length = 1.0;
     for _ in 0..MAX_HALVINGS {
@@ -87,10 +85,9 @@ fn backtracking_step(
         let point: Vec<f64> = current.point.iter().zip(direction).zip(pseudo_grad).map(projected).collect();
         let change: Vec<f64> = point.iter().zip(&current.point).map(|(to, from)| to - from).collect();
         let expected_change = vectors.dot(pseudo_grad, &change);
-        let mut gradient = vec![0.0; point.len()];
-        let value = evaluate(&point, &mut gradient);
-        if expected_change < 0.0 && value <= current.value + SUFFICIENT_DECREASE * expected_change {
-            return Some(Evaluation { point, value, gradient });
+        let next = Evaluation::compute(point, evaluate);
+        if expected_change < 0.0 && next.value <= current.value + SUFFICIENT_DECREASE * expected_change {
+            return Some(next);
         }
         length *= 0.5;
     }

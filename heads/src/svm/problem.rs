@@ -1,19 +1,21 @@
 //! The SVM problem of `svm`: prepares the samples, loads warm starts, runs the solver, and converts its
 //! weights.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
 
-use super::{MultiClass, SvmConfig, SvmLoss};
+use super::{MultiClass, SvmConfig};
 use crate::affine::Affine;
 use crate::data::TrainingSet;
 use crate::error::HeadError;
 use crate::gemm::PackedWeights;
 use crate::solver::crammer_singer;
-use crate::solver::dual_coordinate_descent::{MarginLoss, Progress, SvmStopping};
+use crate::solver::dual_coordinate_descent::{
+    self, BinarySvmProblem, BinarySvmSolution, Progress, SvmLoss, SvmSolution, SvmStopping,
+};
 use crate::solver::gradient::check_warm_start;
-use crate::solver::one_vs_rest::{OneVsRest, SvmSolution};
 use crate::standardize::PreparedFeatures;
 use crate::tensors::Tensors;
 use crate::vector::VectorOps;
@@ -60,15 +62,9 @@ impl<'a> SvmProblem<'a> {
     ) -> SvmSolution {
         let stopping = SvmStopping { tolerance, rounds: self.config.max_iter, seed: [self.config.seed, 0] };
         match self.config.multi_class {
-            MultiClass::Ovr => {
-                let problem = self.one_vs_rest(c);
-                let (done, total) = (AtomicU64::new(0), problem.positive_classes().len() as u64);
-                problem.solve(initial_dual_coef, stopping, || {
-                    on_done(done.fetch_add(1, Ordering::Relaxed) + 1, total);
-                })
-            }
+            MultiClass::Ovr => self.solve_one_vs_rest(c, initial_dual_coef, stopping, on_done),
             MultiClass::CrammerSinger => {
-                let cost: Vec<f64> = self.class_weights.iter().map(|weight| c * weight).collect();
+                let cost = self.class_costs(c);
                 let problem = crammer_singer::CrammerSingerProblem {
                     features: self.prepared.features(),
                     squared_norms: &self.squared_norms,
@@ -78,31 +74,95 @@ impl<'a> SvmProblem<'a> {
                 };
                 let solution = crammer_singer::solve(problem, initial_dual_coef, stopping);
                 on_done(1, 1);
-                SvmSolution {
-                    weight: solution.weight,
-                    constant_weights: solution.constant_weights,
-                    dual_coef: solution.dual_coef,
-                    outcomes: vec![(solution.progress, solution.converged)],
-                }
+                solution
             }
         }
     }
 
-    /// The input of the solver for `multi_class = "ovr"` with the regularization `c`: one binary problem per
-    /// class, against the rest.
-    fn one_vs_rest(&self, c: f64) -> OneVsRest<'_> {
-        OneVsRest {
-            features: self.prepared.features(),
-            squared_norms: &self.squared_norms,
-            intercept_scaling: self.config.intercept_scaling,
-            labels: self.labels,
-            c,
-            class_weights: &self.class_weights,
-            loss: match self.config.loss {
-                SvmLoss::SquaredHinge => MarginLoss::SquaredHinge,
-                SvmLoss::Hinge => MarginLoss::Hinge,
-            },
+    /// The positive class of each binary problem of `multi_class = "ovr"`, in the order of the solution. With
+    /// two classes there is one problem, that of class 1.
+    fn positive_classes(&self) -> Range<usize> {
+        let classes = self.class_weights.len();
+        if classes == 2 { 1..2 } else { 0..classes }
+    }
+
+    /// Solves the `K` binary SVM problems, one per class against the rest, in parallel, optionally starting
+    /// from dual coefficients `[K, N]`, and joins their solutions: `min ½ |w|² + Σ C_i loss(y_i w·x_i)`,
+    /// where `x_i` includes a constant feature for the intercept and `y_i` is 1 for the samples of the class.
+    /// Calls `on_done` after each problem.
+    fn solve_one_vs_rest(
+        &self,
+        c: f64,
+        initial_dual_coef: Option<&[f64]>,
+        stopping: SvmStopping,
+        on_done: &(dyn Fn(u64, u64) + Sync),
+    ) -> SvmSolution {
+        let samples = self.labels.len();
+        let (done, total) = (AtomicU64::new(0), self.positive_classes().len() as u64);
+        let solve = |(index, class): (usize, usize)| {
+            let positive: Vec<bool> = self.labels.iter().map(|&label| label as usize == class).collect();
+            let problem = BinarySvmProblem {
+                features: self.prepared.features(),
+                squared_norms: &self.squared_norms,
+                intercept_scaling: self.config.intercept_scaling,
+                positive: &positive,
+                cost: self.binary_costs(c, class),
+                loss: self.config.loss,
+            };
+            let initial_dual_coef =
+                initial_dual_coef.map(|coef| &coef[index * samples..(index + 1) * samples]);
+            // Each problem visits the samples in another order.
+            let [seed, key] = stopping.seed;
+            let stopping = SvmStopping { seed: [seed, key + class as u64], ..stopping };
+            let solution = dual_coordinate_descent::solve(problem, initial_dual_coef, stopping);
+            on_done(done.fetch_add(1, Ordering::Relaxed) + 1, total);
+            solution
+        };
+        let problems: Vec<(usize, usize)> = self.positive_classes().enumerate().collect();
+        // One problem per task: their run times differ.
+        let solutions: Vec<BinarySvmSolution> = problems.into_par_iter().with_max_len(1).map(solve).collect();
+        SvmSolution {
+            weight: solutions.iter().flat_map(|s| s.w.weight.iter().copied()).collect(),
+            constant_weights: solutions.iter().map(|s| s.w.constant_weight).collect(),
+            dual_coef: solutions.iter().flat_map(|s| s.dual_coef.iter().copied()).collect(),
+            outcomes: solutions.into_iter().map(|s| (s.progress, s.converged)).collect(),
         }
+    }
+
+    /// The weights `C_i` of the losses in the binary problem of `class`: first that of the negative samples
+    /// (the rest), then that of the positive ones (the class). As in scikit-learn, the class weight of the
+    /// rest counts only if the rest is a single class.
+    fn binary_costs(&self, c: f64, class: usize) -> [f64; 2] {
+        let is_binary = self.class_weights.len() == 2;
+        let rest_weight = if is_binary { self.class_weights[1 - class] } else { 1.0 };
+        [c * rest_weight, c * self.class_weights[class]]
+    }
+
+    /// Converts an earlier head to dual coefficients `[K, N]`, for a warm start of the binary problems: those
+    /// that the weights of the head would have if they were optimal. `scores` `[N, K]` are the head's outputs
+    /// `w·x + b` for each sample. For the hinge the scores do not determine the dual coefficients of samples
+    /// exactly at their margin, which become 0.
+    fn one_vs_rest_dual_coef(&self, c: f64, scores: &[f64]) -> Vec<f64> {
+        let positive_classes = self.positive_classes();
+        let problem_coef = |(index, class): (usize, usize)| {
+            let cost = self.binary_costs(c, class);
+            let rows = scores.chunks_exact(positive_classes.len()).zip(self.labels);
+            rows.map(move |(scores, &label)| {
+                let positive = label as usize == class;
+                let slack = 1.0 - if positive { scores[index] } else { -scores[index] };
+                cost[usize::from(positive)]
+                    * match self.config.loss {
+                        SvmLoss::SquaredHinge => 2.0 * slack.max(0.0),
+                        SvmLoss::Hinge => f64::from(u8::from(slack > 0.0)),
+                    }
+            })
+        };
+        positive_classes.clone().enumerate().flat_map(problem_coef).collect()
+    }
+
+    /// `C_i` of the samples of each class with the regularization `c`, `[classes]`.
+    fn class_costs(&self, c: f64) -> Vec<f64> {
+        self.class_weights.iter().map(|weight| c * weight).collect()
     }
 
     /// Converts the tensors of an earlier head to dual coefficients, from which [`solve`](Self::solve) can
@@ -115,16 +175,15 @@ impl<'a> SvmProblem<'a> {
         let (weight, bias) = self.load_warm_start(warm_start)?;
         let classes = self.class_weights.len();
         let positive_classes = match self.config.multi_class {
-            MultiClass::Ovr => self.one_vs_rest(c).positive_classes(),
+            MultiClass::Ovr => self.positive_classes(),
             MultiClass::CrammerSinger => 0..classes,
         };
         let width = self.prepared.features().width();
         let scores = self.scores(&weight[positive_classes.start * width..], &bias[positive_classes.start..]);
         Ok(match self.config.multi_class {
-            MultiClass::Ovr => self.one_vs_rest(c).dual_coef_from_scores(&scores),
+            MultiClass::Ovr => self.one_vs_rest_dual_coef(c, &scores),
             MultiClass::CrammerSinger => {
-                let cost: Vec<f64> = self.class_weights.iter().map(|weight| c * weight).collect();
-                crammer_singer::dual_coef_from_scores(&scores, self.labels, &cost)
+                crammer_singer::dual_coef_from_scores(&scores, self.labels, &self.class_costs(c))
             }
         })
     }

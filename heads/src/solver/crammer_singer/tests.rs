@@ -68,8 +68,9 @@ proptest! {
         let initial_dual_coef = warm.then(|| dual_coef_from_scores(&scores, &labels, &cost));
         let stopping = SvmStopping { tolerance: 1e-7, rounds: 10_000, seed: [seed, 0] };
         let found = solve(problem, initial_dual_coef.as_deref(), stopping);
-        let last = found.progress[found.progress.len() - 1];
-        prop_assert!(found.converged, "{last:?}");
+        let (progress, converged) = &found.outcomes[0];
+        let last = progress[progress.len() - 1];
+        prop_assert!(converged, "{last:?}");
         let primal = objective(problem, &found.weight, &found.constant_weights);
         prop_assert!((primal - last.primal).abs() <= 1e-10 * (1.0 + primal));
         for (values, &label) in found.dual_coef.chunks_exact(classes).zip(&labels) {

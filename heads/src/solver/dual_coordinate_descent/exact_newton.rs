@@ -5,7 +5,7 @@
 //! in the primal*, Neural Computation 2007, and the cost of a step does not depend on the number of features.
 //! Steps continue until these coefficients are optimal; then all samples are evaluated again.
 
-use super::{DualSolver, MarginLoss, PROXIMAL, best_fraction};
+use super::{DualSolver, PROXIMAL, SvmLoss, best_fraction, is_free};
 
 /// Maximum number of Newton steps before the other samples are evaluated.
 const MAX_STEPS: u64 = 50;
@@ -66,8 +66,8 @@ impl DualSolver<'_> {
             diagonal: gather(&|i| self.diagonal(i)),
             upper: gather(&|i| self.upper_bound(i)),
             proximal: match self.problem.loss {
-                MarginLoss::Hinge => PROXIMAL * mean_squared_norm,
-                MarginLoss::SquaredHinge => 0.0,
+                SvmLoss::Hinge => PROXIMAL * mean_squared_norm,
+                SvmLoss::SquaredHinge => 0.0,
             },
         };
         for _ in 0..MAX_STEPS {
@@ -137,11 +137,7 @@ impl LocalProblem {
     /// The cached samples, by their rows in the kernel matrix, whose dual coefficients a Newton step may
     /// change: those between their bounds, and those at a bound that a step against the gradient would leave.
     fn free_rows(&self) -> Vec<usize> {
-        (0..self.values.len())
-            .filter(|&k| {
-                let (value, gradient) = (self.values[k], self.gradient[k]);
-                (value > 0.0 || gradient < 0.0) && (value < self.upper[k] || gradient > 0.0)
-            })
-            .collect()
+        let free = |&k: &usize| is_free(self.values[k], self.upper[k], self.gradient[k]);
+        (0..self.values.len()).filter(free).collect()
     }
 }

@@ -1,12 +1,11 @@
 //! Cache of the products of support vectors with each other, reused between Newton steps.
 
-use faer::dyn_stack::{MemBuffer, MemStack};
-use faer::linalg::cholesky::llt::factor::{LltParams, cholesky_in_place, cholesky_in_place_scratch};
-use faer::linalg::cholesky::llt::solve::solve_in_place;
 use faer::linalg::matmul::matmul;
-use faer::{Accum, Auto, MatMut, MatRef, Par, Spec};
+use faer::linalg::triangular_solve::{solve_lower_triangular_in_place, solve_upper_triangular_in_place};
+use faer::{Accum, MatMut, MatRef, Par};
 
 use super::BinarySvmProblem;
+use crate::dense::factor::factor_tile;
 use crate::vector::VectorOps;
 
 /// Maximum number of cached samples. Products and factor take `12 n²` bytes per thread, 19 MiB for this
@@ -37,12 +36,8 @@ pub(super) struct KernelCache {
 impl KernelCache {
     /// A cache without any dot products yet, for a binary SVM problem with `count` samples.
     pub(super) fn new(count: usize) -> Self {
-        Self {
-            samples: Vec::new(),
-            row_of: vec![NOT_CACHED; count],
-            products: Vec::new(),
-            factor: Vec::new(),
-        }
+        let row_of = vec![NOT_CACHED; count];
+        Self { samples: Vec::new(), row_of, products: Vec::new(), factor: Vec::new() }
     }
 
     /// Indices of the cached samples, in the order of the kernel matrix's rows.
@@ -152,13 +147,11 @@ impl KernelCache {
             factor[k * n + k] += diagonal[k];
         }
         let mut matrix = MatMut::from_column_major_slice_mut(&mut factor[..n * n], n, n);
-        let params = Spec::<LltParams, f64>::new(Auto::<f64>::auto());
-        let mut memory = MemBuffer::new(cholesky_in_place_scratch::<f64>(n, Par::Seq, params));
-        let stack = MemStack::new(&mut memory);
-        let factored =
-            cholesky_in_place(matrix.as_mut(), Default::default(), Par::Seq, stack, params).is_ok();
+        let factored = factor_tile(matrix.as_mut()).is_some();
         if factored {
-            solve_in_place(matrix.as_ref(), MatMut::from_column_major_slice_mut(rhs, n, 1), Par::Seq, stack);
+            let mut solution = MatMut::from_column_major_slice_mut(&mut *rhs, n, 1);
+            solve_lower_triangular_in_place(matrix.as_ref(), solution.as_mut(), Par::Seq);
+            solve_upper_triangular_in_place(matrix.transpose(), solution, Par::Seq);
         }
         self.factor = factor;
         factored && rhs.iter().all(|d| d.is_finite())

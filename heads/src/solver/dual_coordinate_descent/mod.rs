@@ -14,6 +14,8 @@ mod newton_cg;
 mod tests;
 
 use headstock_split::KeyedRng;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::data::FeatureMatrix;
 use crate::head::HeadShape;
@@ -36,12 +38,15 @@ const ROUNDS_PER_EXTRA_STEP: u64 = 10;
 /// (Rockafellar, SIAM J. Control Optim. 1976).
 const PROXIMAL: f64 = 1e-4;
 
-/// Loss of a sample with slack `ξ = max(0, 1 - y (w·x + b))`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum MarginLoss {
-    /// `C ξ²`
+/// Loss of a photo with slack `ξ = max(0, 1 - y (w·x + b))`, where `y` is 1 for photos of the class and -1
+/// for the others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum SvmLoss {
+    /// The squared slack, `C ξ²`.
+    #[default]
     SquaredHinge,
-    /// `C ξ`
+    /// The slack, `C ξ`.
     Hinge,
 }
 
@@ -59,7 +64,7 @@ pub(crate) struct BinarySvmProblem<'a> {
     /// `C_i` of the negative samples, then of the positive ones.
     pub(crate) cost: [f64; 2],
     /// The loss.
-    pub(crate) loss: MarginLoss,
+    pub(crate) loss: SvmLoss,
 }
 
 /// Stopping rule, and seed of the sample order.
@@ -111,6 +116,21 @@ pub(crate) struct BinarySvmSolution {
     pub(crate) converged: bool,
 }
 
+/// The solution of a linear support vector machine for all classes; `K` is the number of binary problems
+/// (one if there are two classes), or of classes if they are in a single problem.
+#[derive(Clone, Debug)]
+pub(crate) struct SvmSolution {
+    /// Weights of the features, `[K, F]`.
+    pub(crate) weight: Vec<f64>,
+    /// Weights of the constant feature, `[K]`.
+    pub(crate) constant_weights: Vec<f64>,
+    /// Dual coefficients, from which a fit with another `C` can start: `[K, N]`, or `[N, K]` if all classes
+    /// are in a single problem.
+    pub(crate) dual_coef: Vec<f64>,
+    /// The progress of each problem, and whether it converged.
+    pub(crate) outcomes: Vec<(Vec<Progress>, bool)>,
+}
+
 /// Solves the problem, optionally from initial dual coefficients `[N]`. A round is a few sweeps of coordinate
 /// descent, an evaluation of the duality gap, and Newton steps on the support vectors.
 pub(crate) fn solve(
@@ -127,20 +147,19 @@ pub(crate) fn solve(
         if !skip_sweep {
             solver.sweep(&mut active, KeyedRng::new(&[stopping.seed[0], stopping.seed[1], round]));
         }
-        let status = solver.evaluate();
-        let gap = status.progress.gap;
+        let (status, gradient) = solver.evaluate();
+        let Progress { primal, gap } = status;
         let halved = progress.last().is_none_or(|last| gap <= 0.5 * last.gap);
-        progress.push(status.progress);
-        if gap <= stopping.tolerance * status.progress.primal {
+        progress.push(status);
+        if gap <= stopping.tolerance * primal {
             converged = true;
             break;
         }
-        active = solver.unshrunk_samples(&status.gradient);
-        let min_gain = MIN_RELATIVE_GAIN * stopping.tolerance * status.progress.primal;
-        let solved_exactly =
-            solver.exact_steps(&solver.free_samples(&status.gradient), &status.gradient, min_gain);
+        active = solver.unshrunk_samples(&gradient);
+        let min_gain = MIN_RELATIVE_GAIN * stopping.tolerance * primal;
+        let solved_exactly = solver.exact_steps(&solver.free_samples(&gradient), &gradient, min_gain);
         if !solved_exactly {
-            solver.newton_steps(status.gradient, 1 + round / ROUNDS_PER_EXTRA_STEP);
+            solver.newton_steps(gradient, 1 + round / ROUNDS_PER_EXTRA_STEP);
         }
         // While exact steps make progress, sweeps would only cost time.
         skip_sweep = solved_exactly && halved;
@@ -167,11 +186,10 @@ fn best_fraction(descent: f64, curvature: f64) -> f64 {
     if curvature > 0.0 { (-descent / curvature).min(1.0) } else { 1.0 }
 }
 
-/// An evaluation of all samples.
-struct DualStatus {
-    progress: Progress,
-    /// Derivative of the dual objective with respect to each coefficient, `[N]`.
-    gradient: Vec<f64>,
+/// Whether a dual coefficient is between its bounds, 0 and `upper`, or at a bound that a step against its
+/// `gradient` would leave.
+fn is_free(value: f64, upper: f64, gradient: f64) -> bool {
+    (value > 0.0 || gradient < 0.0) && (value < upper || gradient > 0.0)
 }
 
 /// The problem and the current state of the solver.
@@ -211,16 +229,16 @@ impl<'a> DualSolver<'a> {
     /// What the loss adds to the diagonal entry of a sample in the Hessian of the dual objective.
     fn diagonal(&self, i: usize) -> f64 {
         match self.problem.loss {
-            MarginLoss::SquaredHinge => 0.5 / self.cost(i),
-            MarginLoss::Hinge => 0.0,
+            SvmLoss::SquaredHinge => 0.5 / self.cost(i),
+            SvmLoss::Hinge => 0.0,
         }
     }
 
     /// The upper bound of the coefficient of a sample; the lower bound is 0.
     fn upper_bound(&self, i: usize) -> f64 {
         match self.problem.loss {
-            MarginLoss::SquaredHinge => f64::INFINITY,
-            MarginLoss::Hinge => self.cost(i),
+            SvmLoss::SquaredHinge => f64::INFINITY,
+            SvmLoss::Hinge => self.cost(i),
         }
     }
 
@@ -332,8 +350,9 @@ impl<'a> DualSolver<'a> {
         self.w = self.weighted_sum(&samples, &self.dual_coef);
     }
 
-    /// Recomputes the weights and evaluates all samples: objective, duality gap and gradient.
-    fn evaluate(&mut self) -> DualStatus {
+    /// Recomputes the weights and evaluates all samples: objective, duality gap, and the derivative of the
+    /// dual objective with respect to each coefficient, `[N]`.
+    fn evaluate(&mut self) -> (Progress, Vec<f64>) {
         self.recompute_weights();
         let gradient = self.gradient();
         let half_norm = 0.5 * self.squared_norm(&self.w);
@@ -342,23 +361,19 @@ impl<'a> DualSolver<'a> {
             let slack = (self.diagonal(i) * value - derivative).max(0.0);
             primal += self.cost(i)
                 * match self.problem.loss {
-                    MarginLoss::SquaredHinge => slack * slack,
-                    MarginLoss::Hinge => slack,
+                    SvmLoss::SquaredHinge => slack * slack,
+                    SvmLoss::Hinge => slack,
                 };
             dual += value - 0.5 * self.diagonal(i) * value * value;
         }
-        DualStatus { progress: Progress { primal, gap: primal - dual }, gradient }
+        (Progress { primal, gap: primal - dual }, gradient)
     }
 
     /// Samples whose coefficient is between its bounds, or at a bound but would leave it at this `gradient`
     /// `[N]`: Newton steps change these.
     fn free_samples(&self, gradient: &[f64]) -> Vec<usize> {
-        (0..gradient.len())
-            .filter(|&i| {
-                let value = self.dual_coef[i];
-                (value > 0.0 || gradient[i] < 0.0) && (value < self.upper_bound(i) || gradient[i] > 0.0)
-            })
-            .collect()
+        let free = |&i: &usize| is_free(self.dual_coef[i], self.upper_bound(i), gradient[i]);
+        (0..gradient.len()).filter(free).collect()
     }
 
     /// Samples that the next sweeps visit: the free ones, and those at a bound with a gradient no larger than

@@ -1,6 +1,6 @@
 //! Newton steps on the free dual coefficients, solved by conjugate gradients.
 
-use super::{DualSolver, MarginLoss, PROXIMAL, WeightVector, best_fraction};
+use super::{DualSolver, PROXIMAL, SvmLoss, WeightVector, best_fraction};
 
 /// Maximum number of Newton steps per round.
 const MAX_STEPS: u64 = 10;
@@ -85,11 +85,11 @@ impl DualSolver<'_> {
     /// singular.
     fn newton_direction(&self, free: &[usize], free_gradient: &[f64]) -> Vec<f64> {
         let proximal = match self.problem.loss {
-            MarginLoss::Hinge => {
+            SvmLoss::Hinge => {
                 PROXIMAL * free.iter().map(|&i| self.problem.squared_norms[i]).sum::<f64>()
                     / free.len() as f64
             }
-            MarginLoss::SquaredHinge => 0.0,
+            SvmLoss::SquaredHinge => 0.0,
         };
         let mut direction = vec![0.0; free.len()];
         let mut residual: Vec<f64> = free_gradient.iter().map(|g| -g).collect();

@@ -14,7 +14,7 @@ fn objective(problem: BinarySvmProblem<'_>, w: &WeightVector) -> f64 {
         let score = score + w.constant_weight * problem.intercept_scaling;
         let slack = (1.0 - if positive { score } else { -score }).max(0.0);
         problem.cost[usize::from(positive)]
-            * if problem.loss == MarginLoss::Hinge { slack } else { slack * slack }
+            * if problem.loss == SvmLoss::Hinge { slack } else { slack * slack }
     });
     let norm: f64 = w.weight.iter().map(|w| w * w).sum::<f64>() + w.constant_weight * w.constant_weight;
     losses.sum::<f64>() + 0.5 * norm
@@ -26,9 +26,9 @@ fn objective(problem: BinarySvmProblem<'_>, w: &WeightVector) -> f64 {
 fn one_sample_has_the_closed_form_solution() {
     let features = FeatureMatrix::new(&[3.0], 1).unwrap();
     for (loss, cost, share) in [
-        (MarginLoss::SquaredHinge, 0.5, 1.0 / 26.0),
-        (MarginLoss::Hinge, 0.01, 0.01),
-        (MarginLoss::Hinge, 1.0, 1.0 / 25.0),
+        (SvmLoss::SquaredHinge, 0.5, 1.0 / 26.0),
+        (SvmLoss::Hinge, 0.01, 0.01),
+        (SvmLoss::Hinge, 1.0, 1.0 / 25.0),
     ] {
         let problem = BinarySvmProblem {
             features,
@@ -62,7 +62,7 @@ proptest! {
             intercept_scaling: 1.0,
             positive: &positive,
             cost: [cost, cost * weight],
-            loss: if hinge { MarginLoss::Hinge } else { MarginLoss::SquaredHinge },
+            loss: if hinge { SvmLoss::Hinge } else { SvmLoss::SquaredHinge },
         };
         let solution = solve(problem, None, SvmStopping { seed: [seed, 0], ..STOPPING });
         let last = solution.progress[solution.progress.len() - 1];
@@ -101,7 +101,7 @@ fn newton_steps_need_few_rounds_where_features_differ_in_scale() {
         intercept_scaling: 1.0,
         positive: &positive,
         cost: [10.0; 2],
-        loss: MarginLoss::SquaredHinge,
+        loss: SvmLoss::SquaredHinge,
     };
     let solution = solve(problem, None, STOPPING);
     assert!(solution.converged && solution.progress.len() < 20, "{}", solution.progress.len());
@@ -118,7 +118,7 @@ fn the_cache_holds_at_most_max_samples() {
         intercept_scaling: 1.0,
         positive: &vec![true; values.len()],
         cost: [1.0; 2],
-        loss: MarginLoss::Hinge,
+        loss: SvmLoss::Hinge,
     };
     let mut cache = KernelCache::new(values.len());
     assert!(cache.ensure_cached(&[3, 1], &problem) && cache.ensure_cached(&[1, 7], &problem));

@@ -4,10 +4,10 @@ use candle_core::{Device, Tensor, Var};
 use candle_nn::ops::log_softmax;
 use rayon::prelude::*;
 
-use super::{Learner, StepParams, WeightedSamples};
+use super::ops::AdamWParameter;
+use super::{Batch, Learner, StepParams};
 use crate::differentiable::{Differentiable, ForwardMode};
 use crate::error::HeadError;
-use crate::solver::adamw::AdamWSlot;
 use crate::tensors::Tensors;
 
 /// Values per parallel task.
@@ -32,11 +32,7 @@ struct ParameterState {
     /// What candle computes gradients for.
     var: Var,
     /// The same values, which AdamW updates; they are then copied to `var`.
-    value: Vec<f32>,
-    /// Moving average of the gradient.
-    exp_avg: Vec<f32>,
-    /// Moving average of the squared gradient.
-    exp_avg_sq: Vec<f32>,
+    parameter: AdamWParameter,
 }
 
 impl<'a> AutogradLearner<'a> {
@@ -51,27 +47,16 @@ impl<'a> AutogradLearner<'a> {
             let var = Var::from_tensor(tensor)?;
             let value: Vec<f32> = var.flatten_all()?.to_vec1()?;
             parameters.insert(name.clone(), var.as_tensor().clone());
-            parameter_states.push(ParameterState {
-                exp_avg: vec![0.0; value.len()],
-                exp_avg_sq: vec![0.0; value.len()],
-                var,
-                value,
-            });
+            parameter_states.push(ParameterState { var, parameter: AdamWParameter::new(value) });
         }
         Ok(Self { head, parameters, parameter_states })
     }
 
-    /// The loss `1/n Σ weight · log-loss` of a batch (the `n` samples with the indices `rows`) and its
-    /// gradients, in the order of the parameters' names. `step` is the number of steps taken before, which
-    /// seeds dropout.
-    pub(super) fn gradients(
-        &self,
-        samples: WeightedSamples<'_>,
-        rows: &[usize],
-        step: u64,
-    ) -> Result<(f64, Gradients), HeadError> {
-        let logits = self.logits(samples, rows, ForwardMode::Train { step })?;
-        let loss = Self::loss(samples, rows, &logits)?;
+    /// The loss `1/n Σ weight · log-loss` of a batch of `n` samples and its gradients, in the order of the
+    /// parameters' names. `step` is the number of steps taken before, which seeds dropout.
+    pub(super) fn gradients(&self, batch: Batch<'_>, step: u64) -> Result<(f64, Gradients), HeadError> {
+        let logits = self.logits(batch, ForwardMode::Train { step })?;
+        let loss = Self::loss(batch, &logits)?;
         let gradients = loss.backward()?;
         let gradient_values = |state: &ParameterState| {
             let gradient = gradients.get(&state.var);
@@ -82,24 +67,17 @@ impl<'a> AutogradLearner<'a> {
         Ok((f64::from(loss.to_scalar::<f32>()?), gradients))
     }
 
-    /// The head's logits `[n, C]` for a batch, the samples with the indices `rows`. `mode` says whether
-    /// dropout applies.
-    fn logits(
-        &self,
-        samples: WeightedSamples<'_>,
-        rows: &[usize],
-        mode: ForwardMode,
-    ) -> Result<Tensor, HeadError> {
-        let width = samples.features.width();
+    /// The head's logits `[n, C]` for a batch. `mode` says whether dropout applies.
+    fn logits(&self, batch: Batch<'_>, mode: ForwardMode) -> Result<Tensor, HeadError> {
         let mut values = Vec::new();
-        samples.gather(rows, &mut values);
-        let batch = Tensor::from_vec(values, (rows.len(), width), &Device::Cpu)?;
-        self.head.forward(&self.parameters, &batch, mode)
+        batch.gather(&mut values);
+        let shape = (batch.rows.len(), batch.samples.features.width());
+        self.head.forward(&self.parameters, &Tensor::from_vec(values, shape, &Device::Cpu)?, mode)
     }
 
-    /// The loss of a batch that training minimizes, `1/n Σ weight · log-loss`, from the `logits` `[n, C]` of
-    /// the samples with the indices `rows`. A tensor, so that candle can differentiate it.
-    fn loss(samples: WeightedSamples<'_>, rows: &[usize], logits: &Tensor) -> Result<Tensor, HeadError> {
+    /// The loss of a batch that training minimizes, `1/n Σ weight · log-loss`, from its `logits` `[n, C]`. A
+    /// tensor, so that candle can differentiate it.
+    fn loss(Batch { samples, rows }: Batch<'_>, logits: &Tensor) -> Result<Tensor, HeadError> {
         let labels: Vec<u32> = rows.iter().map(|&row| samples.data.labels()[row]).collect();
         let weights: Vec<f32> = rows.iter().map(|&row| samples.weight(row)).collect();
         let labels = Tensor::from_vec(labels, (rows.len(), 1), &Device::Cpu)?;
@@ -114,33 +92,23 @@ impl Learner for AutogradLearner<'_> {
     /// Takes a training step on a batch: computes the gradients and updates each parameter by AdamW, unless
     /// the loss does not depend on it. Returns the loss before the step. candle's own AdamW would be slower,
     /// as it allocates a tensor for every intermediate result; this one makes a single pass over the memory.
-    fn step(
-        &mut self,
-        samples: WeightedSamples<'_>,
-        rows: &[usize],
-        step: StepParams,
-    ) -> Result<f64, HeadError> {
-        let (loss, gradients) = self.gradients(samples, rows, step.steps_done)?;
-        for (ParameterState { var, value, exp_avg, exp_avg_sq }, gradient) in
-            self.parameter_states.iter_mut().zip(gradients)
-        {
-            let Some(mut gradient) = gradient else { continue };
+    fn step(&mut self, batch: Batch<'_>, step: StepParams) -> Result<f64, HeadError> {
+        let (loss, gradients) = self.gradients(batch, step.steps_done)?;
+        for (ParameterState { var, parameter }, gradient) in self.parameter_states.iter_mut().zip(gradients) {
+            let Some(gradient) = gradient else { continue };
+            parameter.gradient = gradient;
             let adamw = step.adamw_for_rank(var.rank());
-            let values = value.par_chunks_mut(VALUES_PER_TASK).zip(gradient.par_chunks_mut(VALUES_PER_TASK));
-            let means =
-                exp_avg.par_chunks_mut(VALUES_PER_TASK).zip(exp_avg_sq.par_chunks_mut(VALUES_PER_TASK));
-            values.zip(means).for_each(|((value, gradient), (exp_avg, exp_avg_sq))| {
-                adamw.update(AdamWSlot { value, gradient, exp_avg, exp_avg_sq });
-            });
-            var.set(&Tensor::from_slice(value, var.dims(), var.device())?)?;
+            parameter.chunks(VALUES_PER_TASK).for_each(|slot| adamw.update(slot));
+            var.set(&Tensor::from_slice(&parameter.value, var.dims(), var.device())?)?;
         }
         Ok(loss)
     }
 
-    /// The sum of the losses of held-out samples (the indices `rows`), and how many are predicted correctly.
-    fn evaluate(&mut self, samples: WeightedSamples<'_>, rows: &[usize]) -> Result<(f64, usize), HeadError> {
-        let logits = self.logits(samples, rows, ForwardMode::Evaluate)?.detach();
-        let loss = Self::loss(samples, rows, &logits)?.to_scalar::<f32>()?;
+    /// The sum of the losses of held-out samples, and how many are predicted correctly.
+    fn evaluate(&mut self, batch: Batch<'_>) -> Result<(f64, usize), HeadError> {
+        let Batch { samples, rows } = batch;
+        let logits = self.logits(batch, ForwardMode::Evaluate)?.detach();
+        let loss = Self::loss(batch, &logits)?.to_scalar::<f32>()?;
         let predicted = logits.argmax(1)?.to_vec1::<u32>()?;
         let correct =
             predicted.iter().zip(rows).filter(|&(&class, &row)| class as usize == samples.label(row));

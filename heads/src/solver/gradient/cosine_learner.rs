@@ -5,7 +5,7 @@ use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
 use super::ops::{AdamWParameter, UNITS_PER_TASK, cross_entropy_backward, is_top_class, parallel_gemm};
-use super::{Learner, StepParams, WeightedSamples};
+use super::{Batch, Learner, StepParams};
 use crate::error::HeadError;
 use crate::vector::VectorOps;
 
@@ -82,14 +82,15 @@ impl CosineLearner {
         (self.weight.gradient.clone(), self.log_scale.gradient[0])
     }
 
-    /// The forward pass for a batch (the samples with the indices `rows`), whose logits are a scale times the
+    /// The forward pass for a batch, whose logits are a scale times the
     /// cosines of features and class weights, and the backward pass up to the gradients of the cosines and of
     /// the scale. Gradients are those of `loss_scale` times the loss: a training step passes `1/n` for the
     /// mean. Fills the buffers `features`, `directions`, `norms`, `cosines` and `grad_cosines`; returns one
     /// entry per row.
-    fn row_losses(&mut self, samples: WeightedSamples<'_>, rows: &[usize], loss_scale: f32) -> Vec<RowLoss> {
+    fn row_losses(&mut self, batch: Batch<'_>, loss_scale: f32) -> Vec<RowLoss> {
+        let Batch { samples, rows } = batch;
         let (n, width, classes) = (rows.len(), self.width, self.norms.len());
-        samples.gather(rows, &mut self.features);
+        batch.gather(&mut self.features);
         self.features.par_chunks_exact_mut(width).for_each(|row| {
             let inverse_norm = 1.0 / clamped_norm(row);
             row.iter_mut().for_each(|x| *x = (f64::from(*x) * inverse_norm) as f32);
@@ -110,10 +111,10 @@ impl CosineLearner {
         );
         let scale = self.log_scale.value[0].exp();
         self.grad_cosines.resize(n * classes, 0.0);
-        let batch =
+        let logits =
             self.grad_cosines.par_chunks_exact_mut(classes).zip(self.cosines.par_chunks_exact(classes));
         // `values` are the logits, then their gradients, then those of the cosines.
-        let losses = batch.zip(rows).map(|((values, cosines), &row)| {
+        let losses = logits.zip(rows).map(|((values, cosines), &row)| {
             let (label, weight) = (samples.label(row), samples.weight(row));
             for (logit, cosine) in values.iter_mut().zip(cosines) {
                 *logit = scale * cosine;
@@ -136,14 +137,9 @@ impl Learner for CosineLearner {
 
     /// Takes a training step on a batch; returns the mean loss before it. Each parallel task computes the
     /// gradient of the weights of some classes and updates these weights by AdamW; then the scale is updated.
-    fn step(
-        &mut self,
-        samples: WeightedSamples<'_>,
-        rows: &[usize],
-        step: StepParams,
-    ) -> Result<f64, HeadError> {
-        let (n, width, classes) = (rows.len(), self.width, self.norms.len());
-        let losses = self.row_losses(samples, rows, 1.0 / n as f32);
+    fn step(&mut self, batch: Batch<'_>, step: StepParams) -> Result<f64, HeadError> {
+        let (n, width, classes) = (batch.rows.len(), self.width, self.norms.len());
+        let losses = self.row_losses(batch, 1.0 / n as f32);
         let features = MatRef::from_row_major_slice(&self.features, n, width);
         let grad_cosines = MatRef::from_row_major_slice(&self.grad_cosines, n, classes);
         let adamw = step.adamw_for_rank(2);
@@ -165,9 +161,9 @@ impl Learner for CosineLearner {
         Ok(losses.iter().map(|row| row.loss).sum::<f64>() / n as f64)
     }
 
-    /// The sum of the losses of held-out samples (the indices `rows`), and how many are predicted correctly.
-    fn evaluate(&mut self, samples: WeightedSamples<'_>, rows: &[usize]) -> Result<(f64, usize), HeadError> {
-        let losses = self.row_losses(samples, rows, 1.0);
+    /// The sum of the losses of held-out samples, and how many are predicted correctly.
+    fn evaluate(&mut self, batch: Batch<'_>) -> Result<(f64, usize), HeadError> {
+        let losses = self.row_losses(batch, 1.0);
         let n_correct = losses.iter().filter(|row| row.is_correct).count();
         Ok((losses.iter().map(|row| row.loss).sum(), n_correct))
     }

@@ -7,7 +7,7 @@ use headstock_split::KeyedRng;
 use rayon::prelude::*;
 
 use super::ops::{AdamWParameter, UNITS_PER_TASK, cross_entropy_backward, is_top_class, parallel_gemm};
-use super::{Learner, StepParams, WeightedSamples};
+use super::{Batch, Learner, StepParams};
 use crate::affine::Affine;
 use crate::error::HeadError;
 
@@ -96,16 +96,16 @@ impl MlpLearner {
         self.layers.iter().map(|layer| map(layer).expect("finite gradients")).collect()
     }
 
-    /// The forward pass for a batch (the samples with the indices `rows`): fills `activations` with its
-    /// features and the outputs of each layer; the last are the logits. Dropout applies in training, where
-    /// `step` is the number of steps taken before; an evaluation passes `None`.
-    fn forward(&mut self, samples: WeightedSamples<'_>, rows: &[usize], step: Option<u64>) {
-        samples.gather(rows, &mut self.activations[0]);
+    /// The forward pass for a batch: fills `activations` with its features and the outputs of each layer; the
+    /// last are the logits. Dropout applies in training, where `step` is the number of steps taken before; an
+    /// evaluation passes `None`.
+    fn forward(&mut self, batch: Batch<'_>, step: Option<u64>) {
+        batch.gather(&mut self.activations[0]);
         let last = self.layers.len() - 1;
         for (number, layer) in self.layers.iter().enumerate() {
             let (x, y) = self.activations.split_at_mut(number + 1);
             let (x, y) = (&x[number], &mut y[0]);
-            layer.forward(x, rows.len(), y);
+            layer.forward(x, batch.rows.len(), y);
             if number < last {
                 let dropout = self.dropout.zip(step);
                 y.par_chunks_exact_mut(layer.units()).enumerate().for_each(|(row, units)| {
@@ -124,12 +124,7 @@ impl MlpLearner {
     /// For each row of the batch, `weight · log-loss` and whether the row is predicted correctly, from the
     /// logits that [`forward`](Self::forward) left in `activations`. Replaces these logits by the gradients
     /// of `loss_scale` times the loss: a training step passes `1/n` for the mean.
-    fn row_losses(
-        &mut self,
-        samples: WeightedSamples<'_>,
-        rows: &[usize],
-        loss_scale: f32,
-    ) -> Vec<(f64, bool)> {
+    fn row_losses(&mut self, Batch { samples, rows }: Batch<'_>, loss_scale: f32) -> Vec<(f64, bool)> {
         let last = self.layers.len();
         let classes = self.layers[last - 1].units();
         let logits = self.activations[last].par_chunks_exact_mut(classes).zip(rows);
@@ -147,15 +142,10 @@ impl Learner for MlpLearner {
 
     /// Takes a training step on a batch; returns the mean loss before it. After the forward pass it goes
     /// backward from the last layer, and updates each layer by AdamW as soon as its gradients are known.
-    fn step(
-        &mut self,
-        samples: WeightedSamples<'_>,
-        rows: &[usize],
-        step: StepParams,
-    ) -> Result<f64, HeadError> {
-        self.forward(samples, rows, Some(step.steps_done));
-        let n = rows.len();
-        let losses = self.row_losses(samples, rows, 1.0 / n as f32);
+    fn step(&mut self, batch: Batch<'_>, step: StepParams) -> Result<f64, HeadError> {
+        self.forward(batch, Some(step.steps_done));
+        let n = batch.rows.len();
+        let losses = self.row_losses(batch, 1.0 / n as f32);
         let keep_scale = self.dropout.map_or(1.0, Dropout::keep_scale);
         let [grad_output, grad_input] = &mut self.grad_buffers;
         // `row_losses` has replaced the logits by their gradients.
@@ -179,10 +169,10 @@ impl Learner for MlpLearner {
         Ok(losses.iter().map(|(loss, _)| loss).sum::<f64>() / n as f64)
     }
 
-    /// The sum of the losses of held-out samples (the indices `rows`), and how many are predicted correctly.
-    fn evaluate(&mut self, samples: WeightedSamples<'_>, rows: &[usize]) -> Result<(f64, usize), HeadError> {
-        self.forward(samples, rows, None);
-        let losses = self.row_losses(samples, rows, 1.0);
+    /// The sum of the losses of held-out samples, and how many are predicted correctly.
+    fn evaluate(&mut self, batch: Batch<'_>) -> Result<(f64, usize), HeadError> {
+        self.forward(batch, None);
+        let losses = self.row_losses(batch, 1.0);
         let n_correct = losses.iter().filter(|(_, is_correct)| *is_correct).count();
         Ok((losses.iter().map(|(loss, _)| loss).sum(), n_correct))
     }

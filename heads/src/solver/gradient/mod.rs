@@ -128,13 +128,23 @@ impl WeightedSamples<'_> {
     fn weight(&self, row: usize) -> f32 {
         self.class_weights[self.label(row)] as f32
     }
+}
 
-    /// Copies the features of some rows to `out`, which becomes `[n, F]`: the batch of a step.
-    fn gather(&self, rows: &[usize], out: &mut Vec<f32>) {
-        let width = self.features.width();
-        out.resize(rows.len() * width, 0.0);
-        let copies = out.par_chunks_exact_mut(width).zip(rows);
-        copies.for_each(|(out, &row)| out.copy_from_slice(self.features.row(row)));
+/// Some of the training samples: those of a step or an evaluation.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Batch<'a> {
+    samples: WeightedSamples<'a>,
+    /// Indices of the samples, `[n]`.
+    rows: &'a [usize],
+}
+
+impl Batch<'_> {
+    /// Copies the features of the batch to `out`, which becomes `[n, F]`.
+    fn gather(&self, out: &mut Vec<f32>) {
+        let width = self.samples.features.width();
+        out.resize(self.rows.len() * width, 0.0);
+        let copies = out.par_chunks_exact_mut(width).zip(self.rows);
+        copies.for_each(|(out, &row)| out.copy_from_slice(self.samples.features.row(row)));
     }
 }
 
@@ -163,17 +173,12 @@ pub(crate) trait Learner {
     /// The trained parameters.
     type Parameters;
 
-    /// Takes a step against the gradient of `1/n Σ weight · log-loss` over `rows`; returns the loss before
+    /// Takes a step against the gradient of `1/n Σ weight · log-loss` over `batch`; returns the loss before
     /// the step. If that is not finite, the parameters are unspecified.
-    fn step(
-        &mut self,
-        samples: WeightedSamples<'_>,
-        rows: &[usize],
-        step: StepParams,
-    ) -> Result<f64, HeadError>;
+    fn step(&mut self, batch: Batch<'_>, step: StepParams) -> Result<f64, HeadError>;
 
-    /// `Σ weight · log-loss` over held-out `rows`, and the number of correct predictions.
-    fn evaluate(&mut self, samples: WeightedSamples<'_>, rows: &[usize]) -> Result<(f64, usize), HeadError>;
+    /// `Σ weight · log-loss` over a held-out `batch`, and the number of correct predictions.
+    fn evaluate(&mut self, batch: Batch<'_>) -> Result<(f64, usize), HeadError>;
 
     /// The current parameters.
     fn parameters(&self) -> Result<Self::Parameters, HeadError>;
@@ -257,20 +262,20 @@ pub(crate) fn fit<L: Learner>(
     let batch_size = recipe.batch_size.clamp(1, train_rows.len());
     let steps = recipe.epochs.saturating_mul(train_rows.len().div_ceil(batch_size) as u64);
     let mut best: Option<BestEpoch<L::Parameters>> = None;
-    let mut rows = Vec::new();
+    let mut history_rows = Vec::new();
     let mut steps_done = 0;
     for epoch in 0..recipe.epochs {
         train_rows.sort_unstable();
         KeyedRng::new(&[recipe.seed, epoch]).shuffle(&mut train_rows);
         let mut loss_sum = 0.0;
-        for batch in train_rows.chunks(batch_size) {
+        for rows in train_rows.chunks(batch_size) {
             let step = StepParams {
                 steps_done,
                 lr: recipe.lr * recipe.schedule.multiplier(steps_done, steps),
                 weight_decay: recipe.weight_decay,
                 penalty: recipe.penalty,
             };
-            let loss = learner.step(samples, batch, step)?;
+            let loss = learner.step(Batch { samples, rows }, step)?;
             if !loss.is_finite() {
                 return Err(HeadError::Diverged(format!(
                     "the loss is {loss} in epoch {}, so the fit has failed: lower `lr`, or set `standardize = true` if the \
@@ -278,7 +283,7 @@ pub(crate) fn fit<L: Learner>(
                     epoch + 1
                 )));
             }
-            loss_sum += loss * batch.len() as f64;
+            loss_sum += loss * rows.len() as f64;
             steps_done += 1;
         }
         let mut row = vec![(epoch + 1) as f64, loss_sum / train_rows.len() as f64];
@@ -286,8 +291,8 @@ pub(crate) fn fit<L: Learner>(
         let mut stop = false;
         if let Some(stopping) = early_stopping {
             let (mut loss, mut n_correct) = (0.0, 0);
-            for batch in held_out.chunks(batch_size) {
-                let (batch_loss, batch_correct) = learner.evaluate(samples, batch)?;
+            for rows in held_out.chunks(batch_size) {
+                let (batch_loss, batch_correct) = learner.evaluate(Batch { samples, rows })?;
                 loss += batch_loss;
                 n_correct += batch_correct;
             }
@@ -299,7 +304,7 @@ pub(crate) fn fit<L: Learner>(
             }
             stop = best.as_ref().is_some_and(|best| epoch - best.epoch >= stopping.patience);
         }
-        rows.push(row);
+        history_rows.push(row);
         if stop {
             break;
         }
@@ -310,7 +315,7 @@ pub(crate) fn fit<L: Learner>(
     };
     let columns = ["epoch", "loss", "validation_loss", "validation_accuracy"];
     let columns = columns[..if early_stopping.is_some() { 4 } else { 2 }].to_vec();
-    Ok((parameters, History { columns, rows }))
+    Ok((parameters, History { columns, rows: history_rows }))
 }
 
 /// The epoch with the lowest held-out loss so far and its parameters, for early stopping.

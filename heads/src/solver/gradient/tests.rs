@@ -11,7 +11,7 @@ use super::*;
 use crate::affine::Affine;
 use crate::cosine::CosineConfig;
 use crate::differentiable::{Differentiable, ForwardMode};
-use crate::example_groups::{assert_disjoint_groups, example_groupings};
+use crate::fixtures::{assert_disjoint_groups, example_groupings};
 use crate::head::{Head, HeadConfig};
 use crate::linear::{LinearConfig, LinearSolver};
 use crate::mlp::MlpConfig;
@@ -90,7 +90,7 @@ const STEP: StepParams = StepParams { steps_done: 0, lr: 0.01, weight_decay: 0.1
 fn gradients(head: &dyn Differentiable, parameters: &Tensors, samples: WeightedSamples<'_>) -> Tensors {
     let rows: Vec<usize> = (0..samples.features.len()).collect();
     let traced = AutogradLearner::new(head, parameters).unwrap();
-    let (_, gradients) = traced.gradients(samples, &rows, 0).unwrap();
+    let (_, gradients) = traced.gradients(Batch { samples, rows: &rows }, 0).unwrap();
     let named = |((name, tensor), gradient): ((&String, &Tensor), Option<Vec<f32>>)| {
         (name.clone(), Tensor::from_vec(gradient.unwrap(), tensor.dims(), &Device::Cpu).unwrap())
     };
@@ -128,7 +128,7 @@ fn the_gradients_of_a_perceptron_are_pytorchs() {
     let (initial, expected) = (golden.tensors("mlp.initial."), golden.tensors("mlp.gradient."));
 
     let mut learner = mlp_learner(&MLP(), &initial, None);
-    learner.step(samples, &rows, STEP).unwrap();
+    learner.step(Batch { samples, rows: &rows }, STEP).unwrap();
     assert_near(&tensors(&learner.gradients()), &expected, 1e-5);
     assert_near(&gradients(&MLP(), &initial, samples), &expected, 1e-5);
 
@@ -190,12 +190,12 @@ struct Recorder {
 impl Learner for Recorder {
     type Parameters = usize;
 
-    fn step(&mut self, _: WeightedSamples<'_>, rows: &[usize], step: StepParams) -> Result<f64, HeadError> {
+    fn step(&mut self, Batch { rows, .. }: Batch<'_>, step: StepParams) -> Result<f64, HeadError> {
         self.steps.push((rows.to_vec(), step));
         Ok(rows.iter().sum::<usize>() as f64 / rows.len() as f64)
     }
 
-    fn evaluate(&mut self, _: WeightedSamples<'_>, rows: &[usize]) -> Result<(f64, usize), HeadError> {
+    fn evaluate(&mut self, Batch { rows, .. }: Batch<'_>) -> Result<(f64, usize), HeadError> {
         self.evaluated.push(rows.to_vec());
         Ok((self.losses[self.epoch] * rows.len() as f64, 1))
     }
@@ -212,18 +212,13 @@ struct SharedRecorder<'a>(&'a mut Recorder, usize);
 impl Learner for SharedRecorder<'_> {
     type Parameters = usize;
 
-    fn step(
-        &mut self,
-        samples: WeightedSamples<'_>,
-        rows: &[usize],
-        step: StepParams,
-    ) -> Result<f64, HeadError> {
+    fn step(&mut self, batch: Batch<'_>, step: StepParams) -> Result<f64, HeadError> {
         self.0.epoch = self.0.steps.len() / self.1;
-        self.0.step(samples, rows, step)
+        self.0.step(batch, step)
     }
 
-    fn evaluate(&mut self, samples: WeightedSamples<'_>, rows: &[usize]) -> Result<(f64, usize), HeadError> {
-        self.0.evaluate(samples, rows)
+    fn evaluate(&mut self, batch: Batch<'_>) -> Result<(f64, usize), HeadError> {
+        self.0.evaluate(batch)
     }
 
     fn parameters(&self) -> Result<usize, HeadError> {
@@ -361,7 +356,8 @@ fn assert_stops_early<L: Learner>(
     assert_eq!(losses.len(), best + 1 + 4, "{losses:?}");
 
     let held_out = hold_out(data.labels(), data.groups(), stopping.validation, recipe.seed).test;
-    let (loss, n_correct) = make_learner(&to_tensors(parameters)).evaluate(samples, &held_out).unwrap();
+    let batch = Batch { samples, rows: &held_out };
+    let (loss, n_correct) = make_learner(&to_tensors(parameters)).evaluate(batch).unwrap();
     let count = held_out.len() as f64;
     assert!((loss / count - history.rows[best][2]).abs() < 1e-6);
     assert_eq!(n_correct as f64 / count, history.rows[best][3]);
@@ -418,7 +414,7 @@ fn logits_and_gradients_of_cosines_are_pytorchs() {
     assert_near(&found, &golden.tensors("gradient."), 1e-5);
     let rows: Vec<usize> = (0..labels.len()).collect();
     let mut learner = cosine_learner(&initial);
-    learner.step(samples, &rows, STEP).unwrap();
+    learner.step(Batch { samples, rows: &rows }, STEP).unwrap();
     assert_near(&cosine_tensors(learner.gradients(), width), &golden.tensors("gradient."), 1e-5);
     let logits = config.load(&initial).unwrap().logits(data.features()).unwrap();
     let found = Tensor::from_slice(logits.as_slice(), (labels.len(), 4), &Device::Cpu).unwrap();
