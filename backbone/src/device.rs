@@ -44,16 +44,14 @@ pub enum Precision {
 pub enum DeviceError {
     /// The program was built without CUDA.
     #[error(
-        "`backbone.device = \"{0}\"` needs a headstock that is built with CUDA: install it with `cargo \
-         install --path cli --features cuda` in the folder of its source code, or set `backbone.device` to \
-         \"cpu\" or \"auto\""
+        "the device \"{0}\" needs a headstock that is built with CUDA (the feature `cuda`): use that one, or \
+         the device \"cpu\" or \"auto\""
     )]
     CudaNotBuilt(DeviceChoice),
     /// The CUDA device cannot be opened.
     #[error(
-        "failed to open the GPU of `backbone.device = \"{choice}\"`: check with `nvidia-smi` that this GPU \
-         exists (the first one is cuda:0) and that its driver works, or set `backbone.device` to \"cpu\" or \
-         \"auto\""
+        "failed to open the GPU of the device \"{choice}\": check with `nvidia-smi` that this GPU exists (the \
+         first one is cuda:0) and that its driver works, or use the device \"cpu\" or \"auto\""
     )]
     Cuda {
         /// The requested device.
@@ -264,15 +262,14 @@ mod tests {
             let error = choice.open().unwrap_err().to_string();
             let expected = if cfg!(feature = "cuda") {
                 format!(
-                    "failed to open the GPU of `backbone.device = \"{choice}\"`: check with `nvidia-smi` \
-                     that this GPU exists (the first one is cuda:0) and that its driver works, or set \
-                     `backbone.device` to \"cpu\" or \"auto\""
+                    "failed to open the GPU of the device \"{choice}\": check with `nvidia-smi` that this GPU \
+                     exists (the first one is cuda:0) and that its driver works, or use the device \"cpu\" \
+                     or \"auto\""
                 )
             } else {
                 format!(
-                    "`backbone.device = \"{choice}\"` needs a headstock that is built with CUDA: install it \
-                     with `cargo install --path cli --features cuda` in the folder of its source code, or \
-                     set `backbone.device` to \"cpu\" or \"auto\""
+                    "the device \"{choice}\" needs a headstock that is built with CUDA (the feature `cuda`): \
+                     use that one, or the device \"cpu\" or \"auto\""
                 )
             };
             assert_eq!(error, expected);

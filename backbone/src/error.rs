@@ -12,7 +12,7 @@ use crate::source::SourceError;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum BackboneError {
-    /// `backbone.weights` does not lead to a `.safetensors` file, or the hub failed.
+    /// There is no `.safetensors` file in the place of the weights, or the hub failed.
     #[error(transparent)]
     Source(#[from] SourceError),
     /// The weights are damaged or do not belong to a supported ResNet.
@@ -46,8 +46,7 @@ pub enum BackboneError {
     /// A BatchNorm that normalizes by batch statistics sees one value per channel.
     #[error(
         "BatchNorm {layer} cannot normalize a batch that has a single value per channel, because the \
-         variance of one value is undefined: set a larger `tune.batch_size`, or `tune.batch_norm = \
-         \"frozen\"`"
+         variance of one value is undefined: use a larger batch, or frozen statistics"
     )]
     SingleValuePerChannel {
         /// The name of the BatchNorm in the checkpoint.
@@ -63,8 +62,8 @@ pub enum BackboneError {
     },
     /// A candle operation failed.
     #[error(
-        "a tensor operation of the backbone (library candle) failed (if the GPU ran out of memory: set a \
-         smaller `tune.batch_size` or `backbone.device = \"cpu\"`)"
+        "a tensor operation of the backbone (library candle) failed (if the GPU ran out of memory: use a \
+         smaller batch, or the CPU)"
     )]
     Candle(#[from] candle_core::Error),
 }

@@ -8,7 +8,7 @@ use headstock_hub::{
 };
 use thiserror::Error;
 
-/// `backbone.weights`: a file, a directory, or a repository on the Hugging Face hub.
+/// The place of weights: a file, a directory, or a repository on the Hugging Face hub.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WeightsSource {
     /// A `.safetensors` file, or a directory that holds one.
@@ -22,16 +22,10 @@ pub enum WeightsSource {
 #[non_exhaustive]
 pub enum SourceError {
     /// The path does not exist.
-    #[error(
-        "no model weights found at {}: correct the path in `backbone.weights`",
-        .0.display()
-    )]
+    #[error("no model weights found at {}: correct the path", .0.display())]
     Missing(PathBuf),
     /// The directory cannot be listed.
-    #[error(
-        "failed to list the files in {} (`backbone.weights`): check the permissions of the folder",
-        path.display()
-    )]
+    #[error("failed to list the files in {}: check the permissions of the folder", path.display())]
     ListDirectory {
         /// The directory.
         path: PathBuf,
@@ -48,8 +42,7 @@ pub enum SourceError {
     },
     /// The directory has several `.safetensors` files, none named `model.safetensors`.
     #[error(
-        "{} has several .safetensors files: set `backbone.weights` in the config file to the path of one of \
-         them ({})",
+        "{} has several .safetensors files: give the path of one of them ({})",
         directory.display(), files.join(", ")
     )]
     Ambiguous {
@@ -61,7 +54,7 @@ pub enum SourceError {
     /// The weights are split over several files (sharded).
     #[error(
         "the model weights in {} are split over several files (sharded), which is not supported: save the \
-         weights as one file, model.safetensors, and set `backbone.weights` to that file", .0.display()
+         weights as one file, model.safetensors, and use that file", .0.display()
     )]
     Sharded(PathBuf),
     /// The file is in PyTorch's pickle format.
@@ -79,17 +72,13 @@ pub enum SourceError {
 /// `pickled`, in PyTorch's pickle format, or where to put the weights if there is none.
 fn missing_weights_hint(pickled: Option<&str>) -> String {
     pickled.map_or_else(
-        || {
-            "put the model weights there, or set `backbone.weights` to the file or folder that has them"
-                .into()
-        },
+        || "put the model weights there, or give the file or folder that has them".into(),
         conversion_hint,
     )
 }
 
 impl WeightsSource {
-    /// Parses `weights`, the value of `backbone.weights` in the config file: an `hf://` name, or a path
-    /// relative to `base`, the folder of the config file.
+    /// Parses `weights`, an `hf://` name, or a path relative to the folder `base`.
     ///
     /// # Errors
     /// [`HubError::InvalidName`] for a malformed `hf://` name.

@@ -4,6 +4,8 @@ use std::error::Error;
 
 use headstock_backbone::{BackboneError, EngineError};
 use headstock_heads::HeadError;
+use headstock_backbone::{BackboneError, CheckpointError, DeviceError, SourceError};
+use headstock_hub::HubError;
 use headstock_inference::InferenceError;
 use headstock_loader::{DatasetError, DecodeError};
 use headstock_split::SplitError;
@@ -13,6 +15,7 @@ use headstock_train::TrainError;
 pub(crate) fn hint(error: &anyhow::Error) -> Option<String> {
     let by_crate = [train_hint, inference_hint, loader_hint, split_hint];
     let by_crate = [train_hint, inference_hint, heads_hint, engine_hint];
+    let by_crate = [train_hint, inference_hint, backbone_hint, hub_hint];
     error.chain().find_map(|cause| by_crate.iter().find_map(|hint| hint(cause)))
 }
 
@@ -24,6 +27,7 @@ fn train_hint(error: &(dyn Error + 'static)) -> Option<String> {
         TrainError::Dataset(error) => loader_hint(error),
         TrainError::Unreadable(images) => images.0.iter().find_map(|(_, error)| loader_hint(error)),
         TrainError::Split(error) => split_hint(error),
+        TrainError::Hub(error) => hub_hint(error),
         _ => None,
     }
 }
@@ -31,6 +35,8 @@ fn train_hint(error: &(dyn Error + 'static)) -> Option<String> {
 /// The hint for an error of `headstock-inference`.
 fn inference_hint(error: &(dyn Error + 'static)) -> Option<String> {
     let hint = match error.downcast_ref()? {
+        // Transparent errors, as above.
+        InferenceError::Backbone(error) => return backbone_hint(error),
         InferenceError::NoConformalScores => {
             "`--coverage` needs a run that was trained with `calibration = \"temperature\"` at the top of the \
              config"
@@ -111,6 +117,42 @@ fn engine_hint(error: &(dyn Error + 'static)) -> Option<String> {
     let hint = match innermost(error).downcast_ref()? {
         EngineError::NoBf16 => "set `backbone.precision` to \"f32\" in the config",
         EngineError::Threads { .. } => "give a lower number with `--threads`",
+/// What to change if the weights cannot be used.
+const WEIGHTS_HINT: &str = "`backbone.weights` in the config names the weights";
+
+/// The hint for an error of `headstock-backbone`.
+fn backbone_hint(error: &(dyn Error + 'static)) -> Option<String> {
+    let hint = match error.downcast_ref()? {
+        BackboneError::Source(SourceError::Hub(error)) => return hub_hint(error),
+        BackboneError::Checkpoint(CheckpointError::Candle(_)) => return None,
+        BackboneError::Source(_) | BackboneError::Checkpoint(_) => WEIGHTS_HINT,
+        BackboneError::Device(DeviceError::CudaNotBuilt(_)) => {
+            "install headstock with `cargo install --path cli --features cuda` in the folder of its source code, \
+             or set `backbone.device = \"cpu\"` in the config"
+        }
+        BackboneError::Device(_) => "set `backbone.device` in the config",
+        BackboneError::SingleValuePerChannel { .. } => {
+            "raise `tune.batch_size` in the config, or set `tune.batch_norm = \"frozen\"`"
+        }
+        BackboneError::Candle(_) => {
+            "lower `tune.batch_size` in the config, or set `backbone.device = \"cpu\"`"
+        }
+        _ => return None,
+    };
+    Some(hint.to_owned())
+}
+
+/// The hint for an error of `headstock-hub`.
+fn hub_hint(error: &(dyn Error + 'static)) -> Option<String> {
+    let hint = match error.downcast_ref()? {
+        HubError::InvalidName { .. } | HubError::FileNotFound { .. } | HubError::Pickled { .. } => {
+            WEIGHTS_HINT
+        }
+        HubError::InvalidDatasetName { .. }
+        | HubError::NoParquet { .. }
+        | HubError::NoMatchingParquet { .. }
+        | HubError::SeveralFolders { .. }
+        | HubError::UnsafePath { .. } => "`data.parquet` in the config names the data set",
         _ => return None,
     };
     Some(hint.to_owned())
@@ -201,5 +243,36 @@ mod tests {
         let threads = EngineError::Threads { threads: 9, source: source.expect_err("built twice") };
         let expected = "give a lower number with `--threads`";
         assert_eq!(hint(&BackboneError::from(threads).into()).as_deref(), Some(expected));
+    use headstock_backbone::{DeviceChoice, WeightsSource};
+    use headstock_hub::HubDataset;
+
+    use super::*;
+
+    #[test]
+    fn an_error_of_the_backbone_names_the_key_through_every_crate() {
+        let missing = || SourceError::Missing("absent".into());
+        let misspelt = || WeightsSource::parse("hf://resnet50", "".as_ref()).unwrap_err();
+        let single = BackboneError::SingleValuePerChannel { layer: "bn1".into() };
+        for (error, key) in [
+            (missing().into(), "`backbone.weights`"),
+            (misspelt().into(), "`backbone.weights`"),
+            (CheckpointError::from(missing()).into(), "`backbone.weights`"),
+            (single, "raise `tune.batch_size`"),
+            (BackboneError::Candle(candle_core::Error::Msg("no memory".into())), "lower `tune.batch_size`"),
+            (DeviceError::CudaNotBuilt(DeviceChoice::Cuda(0)).into(), "--features cuda"),
+        ] {
+            let message = error.to_string();
+            let hint = hint(&TrainError::from(error).into()).expect("a hint");
+            assert!(hint.contains(key), "{message}: {hint}");
+        }
+        assert_eq!(hint(&BackboneError::Pixels("too few".into()).into()), None);
+    }
+
+    #[test]
+    fn an_error_about_a_data_set_of_the_hub_names_the_key() {
+        let misspelt = || "datasets/photos".parse::<HubDataset>().unwrap_err();
+        for error in [misspelt().into(), TrainError::from(misspelt()).into()] {
+            assert_eq!(hint(&error).as_deref(), Some("`data.parquet` in the config names the data set"));
+        }
     }
 }

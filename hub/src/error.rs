@@ -402,10 +402,8 @@ fn alternatives_hint(name: &str, found: &[String]) -> String {
         [] => ", although the hub may list that file: look at the files of the model or data set on the web \
                page of the hub, or try again later"
             .into(),
-        [only] if only.ends_with(".safetensors") => format!(": set `backbone.weights` to {name}/{only}"),
-        found => {
-            format!(": correct the name of the file in `backbone.weights`; the hub has {}", join_names(found))
-        }
+        [only] if only.ends_with(".safetensors") => format!(": use {name}/{only}"),
+        found => format!(": correct the name of the file; the hub has {}", join_names(found)),
     }
 }
 

@@ -15,6 +15,6 @@ pub fn conversion_hint(file: &str) -> String {
     format!(
         "convert {file} in Python with `import torch, safetensors.torch; \
          safetensors.torch.save_file(torch.load(\"{file}\", weights_only=True), \"model.safetensors\")`, and \
-         set `backbone.weights` to the path of model.safetensors"
+         use model.safetensors instead"
     )
 }

@@ -90,7 +90,7 @@ impl FeatureExtractor {
     pub fn new(pretrained: &PretrainedBackbone, decode: DecodeOptions) -> Result<Self, InferenceError> {
         Ok(Self {
             backbone: pretrained.load()?,
-            layer: pretrained.options().layer,
+            layer: pretrained.options.layer,
             transform: pretrained.transform(),
             decode,
             all_threads: Mutex::new(()),

@@ -85,7 +85,7 @@ impl BackboneRecord {
     /// Describes the backbone `pretrained`, which is frozen; fine-tuning sets `tuned` afterwards.
     #[must_use]
     pub fn new(pretrained: &PretrainedBackbone) -> Self {
-        let (checkpoint, options) = (pretrained.checkpoint(), pretrained.options());
+        let (checkpoint, options) = (pretrained.checkpoint(), &pretrained.options);
         let file_name = Path::new(&options.weights).file_name();
         // Only the name of a local file or folder, so that the same training in a different place writes the
         // same bytes.

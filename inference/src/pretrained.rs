@@ -58,7 +58,8 @@ impl BackboneOptions {
 /// opened by [`Model::open_backbone`](crate::Model::open_backbone).
 pub struct PretrainedBackbone {
     checkpoint: Checkpoint,
-    options: BackboneOptions,
+    /// The options to load the checkpoint with.
+    pub options: BackboneOptions,
 }
 
 impl PretrainedBackbone {
@@ -109,17 +110,6 @@ impl PretrainedBackbone {
     #[must_use]
     pub fn checkpoint(&self) -> &Checkpoint {
         &self.checkpoint
-    }
-
-    /// The options that the checkpoint was opened with.
-    #[must_use]
-    pub fn options(&self) -> &BackboneOptions {
-        &self.options
-    }
-
-    /// Sets the options to load the same weights with.
-    pub fn set_options(&mut self, options: BackboneOptions) {
-        self.options = options;
     }
 
     /// Number of features at the configured layer, `F`.

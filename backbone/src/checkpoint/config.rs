@@ -72,8 +72,8 @@ pub(super) fn read_metadata(
         move |problem| CheckpointError::Config {
             path,
             message: format!(
-                "{problem}; choose different weights (`backbone.weights`), or change this file if you know \
-                 that the weights work with a supported value"
+                "{problem}; choose different weights, or change this file if you know that the weights work \
+                 with a supported value"
             ),
         }
     };

@@ -9,16 +9,17 @@ use crate::architecture::Architecture;
 use crate::source::SourceError;
 
 /// What the user can do about weights of a network that is not supported; the end of an error message.
-const SUPPORTED_HINT: &str =
-    "choose the weights of a resnet18, resnet34, resnet50, resnet101 or resnet152 in `backbone.weights`";
+const SUPPORTED_HINT: &str = "choose the weights of a resnet18, resnet34, resnet50, resnet101 or resnet152";
 
 /// Why a checkpoint (a file of pretrained weights) or the config file next to it is rejected.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum CheckpointError {
     /// The file cannot be read.
-    #[error("failed to read {}, a file of the model weights (`backbone.weights`): check that the file exists \
-             and that you are allowed to read it", path.display())]
+    #[error(
+        "failed to read {}, a file of the model weights: check that the file exists and that you are allowed \
+         to read it", path.display()
+    )]
     Read {
         /// The file.
         path: PathBuf,
@@ -74,8 +75,8 @@ pub enum CheckpointError {
     /// A fine-tuned tensor cannot replace a pretrained one: the network does not have a tensor of its name,
     /// or has it in another shape.
     #[error(
-        "{} has no tensor `{name}` of shape {shape:?}: the run was fine-tuned from different weights; set \
-         `backbone.weights` to the weights that the run was trained with", path.display()
+        "{} has no tensor `{name}` of shape {shape:?}: the run was fine-tuned from different weights; use \
+         the weights that the run was trained with", path.display()
     )]
     UnknownTensor {
         /// The file.

@@ -281,8 +281,8 @@ fn a_failing_step_updates_no_running_statistics() {
     let input = StageActivations { values: &values, images: 1, height: 4, width: 4, channels: 128 };
     let error = network.forward_training(input).unwrap_err();
     let expected = "BatchNorm layer4.0.downsample.1 cannot normalize a batch that has a single value per \
-                    channel, because the variance of one value is undefined: set a larger `tune.batch_size`, \
-                    or `tune.batch_norm = \"frozen\"`";
+                    channel, because the variance of one value is undefined: use a larger batch, \
+                    or frozen statistics";
     assert_eq!(error.to_string(), expected);
     let after: Vec<Vec<f32>> = network.state_dict_mut().map(|(_, values)| values.to_vec()).collect();
     assert_eq!(before, after);

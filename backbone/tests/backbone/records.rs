@@ -205,7 +205,7 @@ fn errors_of_invalid_configs_name_the_file_and_the_key() {
             "config.json",
             r#"{"pretrained_cfg": {"input_size": [3, 16, 16]}}"#,
             "cropped to 16 x 16 pixels: all sizes must be from 32 to 8192, and the crop must not exceed the \
-             short side; choose different weights (`backbone.weights`)",
+             short side; choose different weights, or change this file",
         ),
         ("preprocessor_config.json", r#"{"size": {"height": 224, "width": 224}}"#, "`size`"),
         ("preprocessor_config.json", r#"{"size": 224, "image_std": [1, 1, 1]}"#, "`resample` is missing"),

@@ -118,23 +118,22 @@ fn each_error_says_what_failed_and_what_to_do() {
         ),
         (
             file(&["d.safetensors"]),
-            "hf://a/b on the Hugging Face hub has no file c: set `backbone.weights` to \
-             hf://a/b/d.safetensors".into(),
+            "hf://a/b on the Hugging Face hub has no file c: use hf://a/b/d.safetensors".into(),
             false,
             false,
         ),
         (
             file(&["README.md"]),
-            "hf://a/b on the Hugging Face hub has no file c: correct the name of the file in \
-             `backbone.weights`; the hub has README.md"
+            "hf://a/b on the Hugging Face hub has no file c: correct the name of the file; the hub \
+             has README.md"
                 .into(),
             false,
             false,
         ),
         (
             file(&["d", "e"]),
-            "hf://a/b on the Hugging Face hub has no file c: correct the name of the file in \
-             `backbone.weights`; the hub has d, e"
+            "hf://a/b on the Hugging Face hub has no file c: correct the name of the file; the hub \
+             has d, e"
                 .into(),
             false,
             false,
@@ -143,8 +142,7 @@ fn each_error_says_what_failed_and_what_to_do() {
             HubError::Pickled { name: "hf://a/b".into(), pickled: "x.bin".into() },
             "hf://a/b on the Hugging Face hub has no .safetensors file: download x.bin and convert x.bin in \
              Python with `import torch, safetensors.torch; safetensors.torch.save_file(torch.load(\"x.bin\", \
-             weights_only=True), \"model.safetensors\")`, and set `backbone.weights` to the path of \
-             model.safetensors"
+             weights_only=True), \"model.safetensors\")`, and use model.safetensors instead"
                 .into(),
             false,
             false,

@@ -241,7 +241,7 @@ fn only_settings_that_change_activations_recompute_them() {
     let preprocessing = pretrained.checkpoint().preprocessing();
     let preprocessing = Preprocessing { resize: SIDE + 8, ..preprocessing.clone() };
     let pretrained =
-        PretrainedBackbone::open_with_preprocessing(pretrained.options(), Some(&preprocessing), &()).unwrap();
+        PretrainedBackbone::open_with_preprocessing(&pretrained.options, Some(&preprocessing), &()).unwrap();
     let source = ActivationSource { pretrained: &pretrained, ..fixture.source() };
     assert_eq!(computed(fixture.options.clone(), source), 3);
 }

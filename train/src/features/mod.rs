@@ -103,7 +103,7 @@ impl ExtractedFeatures {
         n_augmented: &[u32],
         progress: &dyn Progress,
     ) -> Result<Self, TrainError> {
-        let layer = pretrained.options().layer;
+        let layer = pretrained.options.layer;
         let keys = CacheKeyBuilder::new(&[CACHE_FORMAT], pretrained, layer, options);
         let ExtractOptions { decode, on_error, augment, cache, .. } = options;
         let max_pixels = decode.max_pixels;
@@ -250,7 +250,7 @@ impl CacheKeyBuilder {
         layer: FeatureLayer,
         options: ExtractOptions<'_>,
     ) -> Self {
-        let precision = pretrained.options().precision;
+        let precision = pretrained.options.precision;
         let preprocessing_json = serde_json::to_string(pretrained.checkpoint().preprocessing())
             .expect("preprocessing serializes to JSON");
         let weights_fingerprint = pretrained.checkpoint().fingerprint();

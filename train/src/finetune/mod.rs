@@ -199,7 +199,7 @@ fn with_trainer_config<R>(
                 .into(),
         ));
     };
-    let BackboneOptions { device, precision, .. } = pretrained.options();
+    let BackboneOptions { device, precision, .. } = &pretrained.options;
     let backbone = TrainableBackbone::load_on_device(
         pretrained.checkpoint(),
         stage,

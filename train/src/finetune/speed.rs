@@ -69,8 +69,8 @@ pub fn measure_finetune_speed(
         pretrained.checkpoint(),
         stage,
         options.batch_norm,
-        pretrained.options().device,
-        pretrained.options().precision,
+        pretrained.options.device,
+        pretrained.options.precision,
     )?;
     let head = LinearConfig::default();
     let initial_head = head.initial_parameters(backbone.n_features(), N_CLASSES)?;

@@ -153,7 +153,7 @@ fn cache_keys(pretrained: &PretrainedBackbone, options: &Options) -> ([CacheKey;
     let keys = CacheKeyBuilder::new(
         &[CACHE_FORMAT],
         pretrained,
-        pretrained.options().layer,
+        pretrained.options.layer,
         options.extract_options(),
     );
     let key = |image: u8, view| keys.key(&[image; 32], view);
@@ -165,7 +165,7 @@ fn cache_effect(pretrained: &mut PretrainedBackbone, before: &Options, after: &O
     let mut keys = |options: &Options| {
         // Precomputed features have no backbone.
         if let Some(backbone) = &options.backbone {
-            pretrained.set_options(backbone.clone());
+            pretrained.options = backbone.clone();
         }
         cache_keys(pretrained, options)
     };

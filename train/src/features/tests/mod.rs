@@ -24,7 +24,7 @@ fn pretrained(options: &Options) -> MutexGuard<'static, PretrainedBackbone> {
         Mutex::new(PretrainedBackbone::from_checkpoint(checkpoint, backbone.clone()))
     });
     let mut pretrained = shared.lock().unwrap_or_else(PoisonError::into_inner);
-    pretrained.set_options(backbone);
+    pretrained.options = backbone;
     pretrained
 }
 

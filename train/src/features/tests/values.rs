@@ -206,13 +206,13 @@ fn the_network_runs_on_the_configured_device() {
     let project = Project::new(&[1]);
     let with_device = |device: &str| project.settings(&[&format!("backbone.device={device}")]).options;
     let choices =
-        ["cpu", "auto", "cuda", "cuda:2"].map(|device| pretrained(&with_device(device)).options().device);
+        ["cpu", "auto", "cuda", "cuda:2"].map(|device| pretrained(&with_device(device)).options.device);
     let [first, third] = [0, 2].map(DeviceChoice::Cuda);
     assert_eq!(choices, [DeviceChoice::Cpu, DeviceChoice::Auto, first, third]);
     if cfg!(not(feature = "cuda")) {
         let Err(error) = pretrained(&with_device("cuda:2")).load() else { panic!("there is no such device") };
         let error = error.to_string();
-        let expected = "`backbone.device = \"cuda:2\"` needs a headstock that is built with CUDA";
+        let expected = "the device \"cuda:2\" needs a headstock that is built with CUDA";
         assert!(error.contains(expected), "{error}");
     }
 }
