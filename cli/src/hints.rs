@@ -149,9 +149,7 @@ fn hub_hint(error: &(dyn Error + 'static)) -> Option<String> {
             WEIGHTS_HINT
         }
         HubError::InvalidDatasetName { .. }
-        | HubError::NoParquet { .. }
-        | HubError::NoMatchingParquet { .. }
-        | HubError::SeveralFolders { .. }
+        | HubError::NoSelection { .. }
         | HubError::UnsafePath { .. } => "`data.parquet` in the config names the data set",
         _ => return None,
     };

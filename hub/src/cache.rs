@@ -12,24 +12,15 @@
 //! Folders of data sets begin with `datasets`. A blob that this module writes is always named after the hash
 //! of its contents.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::process;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
-use std::time::{Duration, Instant, SystemTime};
 
-use tempfile::TempPath;
+use tempfile::{Builder, TempPath};
 
 use crate::error::HubError;
 use crate::name::{RepoRef, is_commit};
-use crate::repo_kind::RepoKind;
-use crate::verify::{HashCheck, check_hash, hash_sha256};
-
-/// The delay between attempts to acquire a lock.
-const LOCK_RETRY: Duration = Duration::from_millis(50);
+use crate::verify::{find_mismatch, hash_sha256};
 
 /// The suffix of a blob that is being written.
 const INCOMPLETE: &str = ".incomplete";
@@ -42,7 +33,6 @@ pub(crate) struct RepoCache {
     folder: PathBuf,
     /// The folder with the lock files.
     locks: PathBuf,
-    kind: RepoKind,
 }
 
 /// What the cache knows about a file of a commit.
@@ -56,9 +46,6 @@ pub(crate) enum CacheEntry {
     Unknown,
 }
 
-/// The names of all blobs at one moment, with size and modification time.
-type BlobSnapshot = BTreeMap<String, (u64, Option<SystemTime>)>;
-
 /// The contents of a blob while they arrive. If it is dropped, the incomplete file is removed.
 #[derive(Debug)]
 pub(crate) struct PartialBlob {
@@ -67,46 +54,33 @@ pub(crate) struct PartialBlob {
     path: TempPath,
 }
 
-/// A lock on a blob or on the repository, held until it is dropped, so that only one process writes there.
-#[derive(Debug)]
-pub(crate) struct CacheLock {
-    _file: File,
-}
-
 impl RepoCache {
     /// Finds the folder of the repository `repo_ref` in the cache at `root`, in which one folder per
     /// repository has a name like `models--owner--name`. Reads and creates nothing.
     pub(crate) fn new(root: &Path, repo_ref: &RepoRef) -> Self {
-        let kind = repo_ref.kind();
-        let name = format!("{}--{}", kind.plural(), repo_ref.repo().replace('/', "--"));
-        Self { locks: root.join(".locks").join(&name), folder: root.join(name), kind }
+        let name = format!("{}--{}", repo_ref.kind.plural(), repo_ref.repo.replace('/', "--"));
+        Self { locks: root.join(".locks").join(&name), folder: root.join(name) }
     }
 
     /// Looks up `file` of `commit`, and verifies a cached copy; a damaged copy is removed, and the entry is
-    /// then unknown. The removal waits while another process writes that file, but fails after `idle_timeout`
-    /// without any change of the cache.
-    pub(crate) fn lookup(
-        &self,
-        commit: &str,
-        file: &str,
-        idle_timeout: Duration,
-    ) -> Result<CacheEntry, HubError> {
+    /// then unknown. The removal waits while another process writes that file.
+    pub(crate) fn lookup(&self, commit: &str, file: &str) -> Result<CacheEntry, HubError> {
         let link = self.snapshot_dir(commit).join(file);
         if link.exists() {
             let Some(name) = linked_blob_name(&link) else {
                 // A copy instead of a link (on Windows, or if the cache was copied) has no known hash.
                 return Ok(CacheEntry::Present(link));
             };
-            let HashCheck::Mismatch(_) = self.verify_blob(&name)? else {
+            if self.is_blob_intact(&name)? {
                 return Ok(CacheEntry::Present(link));
-            };
+            }
             tracing::warn!(
                 "the copy of {file} in the download cache is damaged and is removed, so that it is \
                  downloaded again: {}",
                 link.display()
             );
             // Not while another process writes the blob; it may have replaced the blob in the meantime.
-            let _lock = self.lock(&name, idle_timeout)?;
+            let _lock = self.lock(&name)?;
             self.has_valid_blob(&name)?;
         } else if link.is_symlink() {
             fs::remove_file(&link).map_err(|error| cache_error(&link, error))?;
@@ -130,7 +104,7 @@ impl RepoCache {
         if !self.blob_path(name).exists() {
             return Ok(false);
         }
-        let is_valid = !matches!(self.verify_blob(name)?, HashCheck::Mismatch(_));
+        let is_valid = self.is_blob_intact(name)?;
         if !is_valid {
             self.remove_blob(name)?;
         }
@@ -185,26 +159,6 @@ impl RepoCache {
         Ok(link)
     }
 
-    /// The names of all blobs (contents of cached files) that exist now, with size and modification time. Two
-    /// such lists show whether another process is downloading.
-    fn list_blobs(&self) -> Result<BlobSnapshot, HubError> {
-        let folder = self.folder.join("blobs");
-        let entries = match fs::read_dir(&folder) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BlobSnapshot::new()),
-            Err(error) => return Err(cache_error(&folder, error)),
-        };
-        let mut blobs = BlobSnapshot::new();
-        for entry in entries {
-            let entry = entry.map_err(|error| cache_error(&folder, error))?;
-            // A blob that vanishes here was being written by another process.
-            if let (Ok(name), Ok(info)) = (entry.file_name().into_string(), entry.metadata()) {
-                blobs.insert(name, (info.len(), info.modified().ok()));
-            }
-        }
-        Ok(blobs)
-    }
-
     /// The commit of the branch or tag `revision` at its latest download, for use without the hub; `None` if
     /// it has never been downloaded.
     pub(crate) fn read_ref(&self, revision: &str) -> Option<String> {
@@ -238,53 +192,39 @@ impl RepoCache {
     /// Writes `contents` to the file `path`, in a folder that is created if needed. Writes a temporary file
     /// and renames it, so that no process reads an incomplete file.
     fn write_atomically(&self, path: &Path, contents: &str) -> Result<(), HubError> {
-        // With the process id this gives each temporary file its own name.
-        static N_WRITTEN: AtomicU64 = AtomicU64::new(0);
-        let name = format!(".headstock-{}-{}", process::id(), N_WRITTEN.fetch_add(1, Ordering::Relaxed));
-        // Not in `refs`, where it would look like a branch.
-        let temporary = self.folder.join(name);
-        create_parent(path)
-            .and_then(|()| fs::write(&temporary, contents))
-            .and_then(|()| fs::rename(&temporary, path))
-            .map_err(|error| cache_error(path, error))
+        let write = || {
+            create_parent(path)?;
+            // Not in `refs`, where it would look like a branch. With the permissions of a new file.
+            let mut file =
+                Builder::new().prefix(".headstock-").make_in(&self.folder, |path| File::create_new(path))?;
+            file.write_all(contents.as_bytes())?;
+            file.persist(path)?;
+            Ok(())
+        };
+        write().map_err(|error: io::Error| cache_error(path, error))
     }
 
-    /// Acquires the lock `name` of this repository, so that no other process writes the same files. While
-    /// another process holds the lock, waits as long as the blobs (the contents of cached files) change, as
-    /// then that process downloads; [`HubError::Locked`] after `idle_timeout` without any change.
-    pub(crate) fn lock(&self, name: &str, idle_timeout: Duration) -> Result<CacheLock, HubError> {
-        let mut last_blobs = None;
-        let mut last_change = Instant::now();
-        loop {
-            if let Some(lock) = self.try_lock(name)? {
-                return Ok(lock);
+    /// Acquires the lock `name` of this repository, so that no other process writes the same files, until the
+    /// returned file is dropped. Waits while another process holds the lock, which the system takes from a
+    /// process that ends.
+    pub(crate) fn lock(&self, name: &str) -> Result<File, HubError> {
+        let path = self.locks.join(format!("{name}.lock"));
+        let lock = || {
+            fs::create_dir_all(&self.locks)?;
+            let file = File::create(&path)?;
+            match file.try_lock() {
+                Err(TryLockError::WouldBlock) => {
+                    tracing::info!(
+                        "waiting for another process that downloads the same files (it holds the lock {})",
+                        path.display()
+                    );
+                    file.lock()?;
+                }
+                result => result?,
             }
-            if last_blobs.is_none() {
-                tracing::info!("waiting for another process that downloads the same {}", self.kind.label());
-            }
-            let blobs = Some(self.list_blobs()?);
-            if blobs != last_blobs {
-                (last_blobs, last_change) = (blobs, Instant::now());
-            } else if last_change.elapsed() >= idle_timeout {
-                let (path, seconds) = (self.lock_path(name), idle_timeout.as_secs());
-                return Err(HubError::Locked { path, seconds });
-            }
-            thread::sleep(LOCK_RETRY);
-        }
-    }
-
-    /// Acquires the lock `name` of this repository, a lock on a file of that name, without waiting; `None` if
-    /// another process holds it.
-    fn try_lock(&self, name: &str) -> Result<Option<CacheLock>, HubError> {
-        let path = self.lock_path(name);
-        let file = fs::create_dir_all(&self.locks)
-            .and_then(|()| File::create(&path))
-            .map_err(|error| cache_error(&path, error))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Some(CacheLock { _file: file })),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(cache_error(&path, error)),
-        }
+            Ok(file)
+        };
+        lock().map_err(|error| cache_error(&path, error))
     }
 
     /// The folder with the files of a commit.
@@ -302,20 +242,16 @@ impl RepoCache {
         self.folder.join(".headstock").join(format!("{commit}.json"))
     }
 
-    /// The file that is locked for the lock `name`.
-    fn lock_path(&self, name: &str) -> PathBuf {
-        self.locks.join(format!("{name}.lock"))
-    }
-
     /// The file with the contents of the blob `name`.
     fn blob_path(&self, name: &str) -> PathBuf {
         self.folder.join("blobs").join(name)
     }
 
-    /// Compares the contents of the blob `name` with the hash in that name.
-    fn verify_blob(&self, name: &str) -> Result<HashCheck, HubError> {
+    /// Whether the contents of the blob `name` have the hash in that name, or the name is no hash.
+    fn is_blob_intact(&self, name: &str) -> Result<bool, HubError> {
         let blob = self.blob_path(name);
-        check_hash(&blob, name).map_err(|error| cache_error(&blob, error))
+        let mismatch = find_mismatch(&blob, name).map_err(|error| cache_error(&blob, error))?;
+        Ok(mismatch.is_none())
     }
 
     /// Removes the blob `name` (the contents of a cached file), and every link to it in any commit. The links
@@ -343,9 +279,9 @@ impl PartialBlob {
         self.file.write_all(bytes).map_err(|error| cache_error(&self.path, error))
     }
 
-    /// Compares the contents with the hash `expected`.
-    pub(crate) fn check(&self, expected: &str) -> Result<HashCheck, HubError> {
-        check_hash(&self.path, expected).map_err(|error| cache_error(&self.path, error))
+    /// The hash of the contents if it is not `expected`, otherwise `None`.
+    pub(crate) fn find_mismatch(&self, expected: &str) -> Result<Option<String>, HubError> {
+        find_mismatch(&self.path, expected).map_err(|error| cache_error(&self.path, error))
     }
 
     /// The number of bytes of the contents and their SHA-256.
@@ -377,11 +313,14 @@ fn cache_error(path: &Path, source: io::Error) -> HubError {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+    use std::time::Duration;
+
     use super::*;
     use crate::name::HubSource;
 
     fn cache_in(root: &Path) -> RepoCache {
-        RepoCache::new(root, "owner/name".parse::<HubSource>().unwrap().repo_ref())
+        RepoCache::new(root, &"owner/name".parse::<HubSource>().unwrap().0)
     }
 
     #[test]
@@ -391,13 +330,12 @@ mod tests {
         let name = "a".repeat(64);
         let mut partial = cache.create_partial_blob(&name).unwrap();
         partial.write(b"wrong").unwrap();
-        assert_eq!(
-            cache.list_blobs().unwrap().into_keys().collect::<Vec<_>>(),
-            [format!("{name}.incomplete")]
-        );
-        assert!(matches!(partial.check(&name).unwrap(), HashCheck::Mismatch(_)));
+        let blobs = || fs::read_dir(root.path().join("models--owner--name/blobs")).unwrap();
+        let names: Vec<_> = blobs().map(|blob| blob.unwrap().file_name()).collect();
+        assert_eq!(names, [format!("{name}.incomplete").as_str()]);
+        assert!(partial.find_mismatch(&name).unwrap().is_some());
         drop(partial);
-        assert!(cache.list_blobs().unwrap().is_empty());
+        assert_eq!(blobs().count(), 0);
     }
 
     #[test]
@@ -408,13 +346,15 @@ mod tests {
         let partial = cache.create_partial_blob(&name).unwrap();
         cache.store_blob(partial, &name).unwrap();
         cache.link_file(&commit, "model.safetensors", &name).unwrap();
-        let lookup = || cache.lookup(&commit, "model.safetensors", Duration::from_millis(10));
-        let lock = cache.try_lock(&name).unwrap();
-        assert!(matches!(lookup().unwrap_err(), HubError::Locked { .. }));
-        assert_eq!(cache.list_blobs().unwrap().len(), 1);
-        drop(lock);
-        assert_eq!(lookup().unwrap(), CacheEntry::Unknown);
-        assert!(cache.list_blobs().unwrap().is_empty());
+        let lock = cache.lock(&name).unwrap();
+        thread::scope(|scope| {
+            let lookup = scope.spawn(|| cache.lookup(&commit, "model.safetensors"));
+            thread::sleep(Duration::from_millis(100));
+            assert!(!lookup.is_finished() && cache.blob_path(&name).exists());
+            drop(lock);
+            assert_eq!(lookup.join().unwrap().unwrap(), CacheEntry::Unknown);
+        });
+        assert!(!cache.blob_path(&name).exists());
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::settings::HubSettings;
 use crate::verify::is_hash;
 
 /// The most bytes of a description: a config file next to the weights, or a page of a file list.
-pub(crate) const MAX_DESCRIPTION: u64 = 16 << 20;
+const MAX_DESCRIPTION: u64 = 16 << 20;
 
 /// The hub's list of the files of a revision is complete up to this length, according to huggingface_hub.
 const MAX_LISTED_FILES: usize = 50_000;
@@ -52,10 +52,9 @@ pub(crate) struct RevisionInfo {
 pub(crate) struct RequestedFile {
     /// The path in the repository.
     pub(crate) file: String,
-    /// Whether the commit may lack the file.
-    pub(crate) is_optional: bool,
-    /// The most bytes that are accepted; `None` for a file of any size that the hub states.
-    pub(crate) max_bytes: Option<u64>,
+    /// Whether it is a config file next to the weights, which the commit may lack, and which may have
+    /// [`MAX_DESCRIPTION`] bytes. Other files are required, and may have any size that the hub states.
+    pub(crate) is_config: bool,
 }
 
 /// What the hub states about a file before its download.
@@ -126,9 +125,8 @@ impl<'a> HubClient<'a> {
         commit: &str,
         listed: Option<Vec<String>>,
     ) -> Result<Vec<String>, HubError> {
-        match listed {
-            Some(listed) if !listed.is_empty() && listed.len() <= MAX_LISTED_FILES => return Ok(listed),
-            _ => {}
+        if let Some(listed) = listed.filter(|listed| (1..=MAX_LISTED_FILES).contains(&listed.len())) {
+            return Ok(listed);
         }
         let mut url = self.api_url("tree", commit);
         url.query_pairs_mut().append_pair("recursive", "true");
@@ -173,7 +171,7 @@ impl<'a> HubClient<'a> {
         let tag = tag.ok_or_else(|| unexpected("the header ETag is missing"))?;
         let length = || header(headers, CONTENT_LENGTH.as_str()).filter(|_| status.is_success());
         let bytes = header(headers, "X-Linked-Size").or_else(length).and_then(|size| size.parse().ok());
-        let limit = match (bytes, requested.max_bytes) {
+        let limit = match (bytes, requested.is_config.then_some(MAX_DESCRIPTION)) {
             (Some(bytes), Some(limit)) if bytes > limit => return Err(self.too_long(file, limit)),
             (Some(limit), _) | (None, Some(limit)) => limit,
             (None, None) => return Err(unexpected("the answer does not state the size of the file")),
@@ -229,8 +227,8 @@ impl<'a> HubClient<'a> {
 
     /// The address of the API for `what` (`revision` or `tree`) of a revision of the repository.
     fn api_url(&self, what: &str, revision: &str) -> Url {
-        let repo = self.repo_ref.repo().split('/');
-        self.url(["api", self.repo_ref.kind().plural()].into_iter().chain(repo).chain([what, revision]))
+        let repo = self.repo_ref.repo.split('/');
+        self.url(["api", self.repo_ref.kind.plural()].into_iter().chain(repo).chain([what, revision]))
     }
 
     /// The address of a file of `commit`.

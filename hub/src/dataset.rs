@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::client::RequestedFile;
-use crate::error::HubError;
-use crate::files::{self, FileSelection};
-use crate::name::{HubDataset, RepoRef, is_safe_relative_path};
+use crate::error::{HubError, join_names};
+use crate::files::fetch;
+use crate::name::{HubDataset, is_safe_relative_path};
 use crate::progress::DownloadProgress;
 use crate::settings::HubSettings;
 
@@ -18,6 +18,9 @@ const DEFAULT_FOLDERS: [&str; 2] = ["data", "default"];
 
 /// The path that selects the files at the top level of a repository.
 const TOP_LEVEL_PATTERN: &str = "*.parquet";
+
+/// The branch with data sets that the hub has converted to Parquet.
+const CONVERTED_BRANCH: &str = "refs/convert/parquet";
 
 /// The local Parquet files of a data set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,55 +74,51 @@ pub fn fetch_dataset_with(
     settings: &HubSettings,
     progress: &dyn DownloadProgress,
 ) -> Result<DatasetFiles, HubError> {
-    let resolved = files::fetch(source, settings, progress)?.ok_or_else(|| HubError::OfflineDataset {
-        name: source.to_string(),
-        cache: settings.cache.clone(),
-    })?;
+    let select = |listed: Option<&[String]>| {
+        let selected = select_parquet_files(source, listed.unwrap_or_default())?;
+        Ok(selected.into_iter().map(|file| RequestedFile { file: file.into(), is_config: false }).collect())
+    };
+    let resolved = fetch(&source.repo_ref, /* needs_file_list */ true, &select, settings, progress)?;
     let files = resolved.files.into_iter().flatten().collect();
     Ok(DatasetFiles { root: resolved.root, files, origin: resolved.origin })
-}
-
-impl FileSelection for HubDataset {
-    fn repo_ref(&self) -> &RepoRef {
-        self.repo_ref()
-    }
-
-    fn needs_file_list(&self) -> bool {
-        true
-    }
-
-    fn select_files(&self, listed: Option<&[String]>) -> Result<Vec<RequestedFile>, HubError> {
-        let selected = select_parquet_files(self, listed.unwrap_or_default())?;
-        let request = |file: &str| RequestedFile { file: file.into(), is_optional: false, max_bytes: None };
-        Ok(selected.into_iter().map(request).collect())
-    }
 }
 
 /// The Parquet files to download for `source` from a repository with the files `listed`: those that the path
 /// in `source` selects (a file, a folder or a pattern with `*`), or the [`default_files`] without a path.
 /// Returns at least one, sorted bytewise; otherwise the error says what the repository has instead.
 fn select_parquet_files<'a>(source: &HubDataset, listed: &'a [String]) -> Result<Vec<&'a str>, HubError> {
-    let name = source.repo_ref().repo_name();
-    let to_owned_names = |files: &[&str]| files.iter().map(|&file| file.to_owned()).collect();
+    let name = source.repo_ref.repo_name();
+    let no_selection = |problem| HubError::NoSelection { name: name.clone(), problem };
     let sorted: BTreeSet<&str> = listed.iter().map(String::as_str).collect();
     let (parquet, others): (Vec<&str>, Vec<&str>) =
         sorted.into_iter().partition(|file| file.ends_with(PARQUET_EXTENSION));
     if parquet.is_empty() {
-        return Err(HubError::NoParquet { name, found: to_owned_names(&others) });
+        return Err(no_selection(describe_no_parquet(&name, &others)));
     }
-    let selected = match (source.path(), source.path_matcher()) {
-        (Some(path), Some(matcher)) => {
+    let selected = match &source.pattern {
+        Some(pattern) => {
+            let matcher = pattern.compile_matcher();
             // A file is also selected by a match of a folder that it is in.
             let is_selected = |file: &&str| Path::new(file).ancestors().any(|path| matcher.is_match(path));
             let selected: Vec<&str> = parquet.iter().copied().filter(is_selected).collect();
             if selected.is_empty() {
-                let (path, found) = (path.into(), to_owned_names(&parquet));
-                return Err(HubError::NoMatchingParquet { name, path, found });
+                return Err(no_selection(format!(
+                    "no .parquet file at {}: give the path of a folder or file of the data set; its .parquet \
+                     files are {}",
+                    pattern.glob(),
+                    join_names(&parquet)
+                )));
             }
             selected
         }
-        _ => default_files(parquet)
-            .map_err(|folders| HubError::SeveralFolders { name: name.clone(), folders })?,
+        None => default_files(parquet).map_err(|folders| {
+            no_selection(format!(
+                "Parquet files in several folders: add a folder to the name, for example {name}/{} \
+                 (available: {})",
+                folders[0],
+                join_names(&folders)
+            ))
+        })?,
     };
     // The names become paths in the cache, so the hub must not lead out of it.
     match selected.iter().find(|file| !is_safe_relative_path(file)) {
@@ -132,7 +131,7 @@ fn select_parquet_files<'a>(source: &HubDataset, listed: &'a [String]) -> Result
 /// if they are in one top-level folder, otherwise those in the folder `data` or `default`. If there is
 /// neither or both, the user must choose: the error then lists the top-level folders, as paths to choose
 /// from.
-fn default_files(files: Vec<&str>) -> Result<Vec<&str>, Vec<String>> {
+fn default_files(files: Vec<&str>) -> Result<Vec<&str>, Vec<&str>> {
     let mut folders: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for &file in &files {
         let folder = file.split_once('/').map_or(TOP_LEVEL_PATTERN, |(folder, _)| folder);
@@ -144,8 +143,27 @@ fn default_files(files: Vec<&str>) -> Result<Vec<&str>, Vec<String>> {
     let mut defaults = DEFAULT_FOLDERS.iter().filter_map(|name| folders.get(name));
     match (defaults.next(), defaults.next()) {
         (Some(only), None) => Ok(only.clone()),
-        _ => Err(folders.into_keys().map(str::to_owned).collect()),
+        _ => Err(folders.into_keys().collect()),
     }
+}
+
+/// The problem of a data set without Parquet files, for an error message: which files it has instead, `found`,
+/// and what to do. The hub converts many data sets to Parquet, in a branch of their own. `name` is the
+/// `hf://` name of the data set, which may end with `@` and the requested revision.
+fn describe_no_parquet(name: &str, found: &[&str]) -> String {
+    let contents =
+        if found.is_empty() { " (it has no files)".into() } else { format!(", only {}", join_names(found)) };
+    let (repo, revision) = name.split_once('@').unwrap_or((name, ""));
+    // In `name` the slashes of a revision are written as `%2F`.
+    let advice = if revision == CONVERTED_BRANCH.replace('/', "%2F") {
+        "choose a different data set".into()
+    } else {
+        format!(
+            "only .parquet files can be read from the hub; use the copy that the hub makes of many data sets, \
+             {repo}@{CONVERTED_BRANCH}, or download the photos yourself and use their folder"
+        )
+    };
+    format!("no .parquet file{contents}: {advice}")
 }
 
 #[cfg(test)]

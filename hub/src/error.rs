@@ -1,5 +1,6 @@
 //! Errors of the hub.
 
+use std::borrow::Borrow;
 use std::error::Error;
 use std::io;
 use std::path::PathBuf;
@@ -105,39 +106,14 @@ pub enum HubError {
         /// The file in pickle format.
         pickled: String,
     },
-    /// The data set has no Parquet files.
-    #[error("the data set {name} has no .parquet file{}", parquet_hint(.name, .found))]
-    NoParquet {
+    /// The data set has no Parquet files, none at the requested path or, if no path is requested, some in
+    /// several folders.
+    #[error("the data set {name} has {problem}")]
+    NoSelection {
         /// The repository.
         name: String,
-        /// The files of the repository.
-        found: Vec<String>,
-    },
-    /// The requested path is no Parquet file, contains none and matches none.
-    #[error(
-        "the data set {name} has no .parquet file at {path}: give the path of a folder or file of the data \
-         set; its .parquet files are {}",
-        join_names(.found)
-    )]
-    NoMatchingParquet {
-        /// The repository.
-        name: String,
-        /// The requested path.
-        path: String,
-        /// The Parquet files of the repository.
-        found: Vec<String>,
-    },
-    /// The Parquet files are in several folders, and no path selects one.
-    #[error(
-        "the data set {name} has Parquet files in several folders: add a folder to the name, for example \
-         {name}/{} (available: {})",
-        .folders.first().map_or("", String::as_str), join_names(.folders)
-    )]
-    SeveralFolders {
-        /// The repository.
-        name: String,
-        /// The top-level folders, and a pattern for files at the top level.
-        folders: Vec<String>,
+        /// What it has instead, and what to do.
+        problem: String,
     },
     /// The path of a file of the data set leads out of the cache folder.
     #[error(
@@ -269,26 +245,15 @@ pub enum HubError {
         /// The cause.
         source: BoxError,
     },
-    /// The weights are not in the cache, and the settings do not allow downloads.
+    /// The cache lacks requested files, or may lack them, and the settings do not allow downloads.
     #[error(
-        "{name} is not in the download cache at {}, and HF_HUB_OFFLINE forbids downloads: unset \
-         HF_HUB_OFFLINE to download the weights, or set HF_HUB_CACHE to a cache that has the weights",
+        "the download cache at {} does not have {name}, or not all files of it, and HF_HUB_OFFLINE forbids \
+         downloads: unset HF_HUB_OFFLINE to download what is missing, or set HF_HUB_CACHE to a cache that has \
+         all files",
         .cache.display()
     )]
     Offline {
-        /// The file.
-        name: String,
-        /// The cache folder.
-        cache: PathBuf,
-    },
-    /// The cache may not have all files of a data set, and the settings do not allow downloads.
-    #[error(
-        "the download cache at {} may lack files of {name}, and HF_HUB_OFFLINE forbids downloads: unset \
-         HF_HUB_OFFLINE to download the data set, or set HF_HUB_CACHE to a cache that has the data set",
-        .cache.display()
-    )]
-    OfflineDataset {
-        /// The data set.
+        /// The weights or the data set.
         name: String,
         /// The cache folder.
         cache: PathBuf,
@@ -300,17 +265,6 @@ pub enum HubError {
         path: PathBuf,
         /// The I/O error.
         source: io::Error,
-    },
-    /// Another process holds a lock of the cache.
-    #[error(
-        "another process holds the lock {} of the download cache and has downloaded nothing for {seconds} s: \
-         wait until that process ends or stop it, then try again", .path.display()
-    )]
-    Locked {
-        /// The lock.
-        path: PathBuf,
-        /// The timeout, in seconds.
-        seconds: u64,
     },
     /// The HTTP client cannot be created with these settings.
     #[error(
@@ -331,14 +285,7 @@ impl HubError {
     /// or the cache failed.
     #[must_use]
     pub fn is_name_error(&self) -> bool {
-        matches!(
-            self,
-            Self::InvalidName { .. }
-                | Self::InvalidDatasetName { .. }
-                | Self::NoParquet { .. }
-                | Self::NoMatchingParquet { .. }
-                | Self::SeveralFolders { .. }
-        )
+        matches!(self, Self::InvalidName { .. } | Self::InvalidDatasetName { .. } | Self::NoSelection { .. })
     }
 
     /// Whether a download failed in a way that a second one may not.
@@ -389,9 +336,6 @@ fn account_hint(has_token: bool) -> &'static str {
     }
 }
 
-/// The branch with data sets that the hub has converted to Parquet.
-const CONVERTED_BRANCH: &str = "refs/convert/parquet";
-
 /// The most names that an error lists.
 const MAX_LISTED_NAMES: usize = 10;
 
@@ -408,32 +352,10 @@ fn alternatives_hint(name: &str, found: &[String]) -> String {
 }
 
 /// A list of `names` for an error message: the first [`MAX_LISTED_NAMES`], and how many more there are.
-fn join_names(names: &[String]) -> String {
+pub(crate) fn join_names<S: Borrow<str>>(names: &[S]) -> String {
     match names.len().checked_sub(MAX_LISTED_NAMES) {
         None | Some(0) => names.join(", "),
         Some(more) => format!("{} and {more} more", names[..MAX_LISTED_NAMES].join(", ")),
-    }
-}
-
-/// The end of an error message about a data set without Parquet files: which files it has instead, `found`,
-/// and what to do. The hub converts many data sets to Parquet, in a branch of their own. `name` is the
-/// `hf://` name of the data set, which may end with `@` and the requested revision.
-fn parquet_hint(name: &str, found: &[String]) -> String {
-    let contents =
-        if found.is_empty() { " (it has no files)".into() } else { format!(", only {}", join_names(found)) };
-    match name.split_once('@') {
-        // That was the converted copy. In `name` the slashes of a revision are written as `%2F`.
-        Some((_, revision)) if revision == CONVERTED_BRANCH.replace('/', "%2F") => {
-            format!("{contents}: choose a different data set")
-        }
-        split => {
-            let repo = split.map_or(name, |(repo, _)| repo);
-            format!(
-                "{contents}: only .parquet files can be read from the hub; use the copy that the hub makes \
-                 of many data sets, {repo}@{CONVERTED_BRANCH}, or download the photos yourself and use their \
-                 folder"
-            )
-        }
     }
 }
 

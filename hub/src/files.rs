@@ -9,24 +9,14 @@ use crate::error::HubError;
 use crate::name::RepoRef;
 use crate::progress::DownloadProgress;
 use crate::settings::HubSettings;
-use crate::verify::{HashCheck, hash_text};
+use crate::verify::hash_text;
 
 /// The name of the lock that a process holds while it downloads from a repository. Others wait for it.
 const LOCK: &str = "headstock";
 
-/// Says which files to fetch from a repository: those of model weights or of a data set.
-pub(crate) trait FileSelection: Sync {
-    /// The repository and revision to fetch from.
-    fn repo_ref(&self) -> &RepoRef;
-
-    /// Whether files are selected from the complete file list of the commit. The cache then stores that list,
-    /// to know whether it has all selected files.
-    fn needs_file_list(&self) -> bool;
-
-    /// The files to fetch from a commit, in order of download. `listed` are the names of all files of that
-    /// commit; `None` if they are not known.
-    fn select_files(&self, listed: Option<&[String]>) -> Result<Vec<RequestedFile>, HubError>;
-}
+/// Returns the files to fetch from a commit, in order of download. Its argument are the names of all files of
+/// that commit; `None` if they are not known.
+type SelectFiles<'a> = dyn Fn(Option<&[String]>) -> Result<Vec<RequestedFile>, HubError> + Sync + 'a;
 
 /// The local files of a commit.
 pub(crate) struct ResolvedFiles {
@@ -38,25 +28,29 @@ pub(crate) struct ResolvedFiles {
     pub(crate) files: Vec<Option<PathBuf>>,
 }
 
-/// Returns the local paths of the selected files of one commit, after downloading those that the cache lacks
-/// from the hub. If the hub is down, an earlier commit of the branch or tag in the cache is used. `None` if
-/// the settings forbid downloads and the cache lacks a file.
+/// Returns the local paths of the files of `repo_ref` that `select` selects, all of one commit, after
+/// downloading those that the cache lacks from the hub. If the hub is down, an earlier commit of the branch or
+/// tag in the cache is used. With `needs_file_list`, the files are selected from the complete file list of
+/// the commit; the cache then stores that list, to know whether it has all selected files.
 pub(crate) fn fetch(
-    selection: &dyn FileSelection,
+    repo_ref: &RepoRef,
+    needs_file_list: bool,
+    select: &SelectFiles<'_>,
     settings: &HubSettings,
     progress: &dyn DownloadProgress,
-) -> Result<Option<ResolvedFiles>, HubError> {
-    let repo_ref = selection.repo_ref();
+) -> Result<ResolvedFiles, HubError> {
     let cache = RepoCache::new(&settings.cache, repo_ref);
-    let job = FetchJob { selection, repo_ref, settings, progress, cache };
+    let job = FetchJob { repo_ref, needs_file_list, select, settings, progress, cache };
     if settings.offline {
-        return job.resolve_from_cache();
+        let offline = || HubError::Offline { name: repo_ref.to_string(), cache: settings.cache.clone() };
+        return job.resolve_from_cache()?.ok_or_else(offline);
     }
     // A name with a commit needs no request if all its files are in the cache.
     if let Some(commit) = repo_ref.commit()
-        && let Some(resolved) = job.cached_at_commit(commit, UnknownFilePolicy::AskHub)?
+        && let Some((resolved, unknown)) = job.cached_at_commit(commit)?
+        && unknown.is_empty()
     {
-        return Ok(Some(resolved));
+        return Ok(resolved);
     }
     // On a thread of its own, because the caller's may belong to an asynchronous runtime. It logs where the
     // caller logs.
@@ -65,7 +59,7 @@ pub(crate) fn fetch(
     let resolved = thread::scope(|scope| scope.spawn(resolve).join());
     let error = match resolved.unwrap_or_else(|panic| std::panic::resume_unwind(panic)) {
         Err(error) if error.is_outage() => error,
-        result => return result.map(Some),
+        result => return result,
     };
     match job.resolve_from_cache() {
         Ok(Some(resolved)) => {
@@ -73,7 +67,7 @@ pub(crate) fn fetch(
                 "using the copy of {} in the download cache, which may be outdated: {error}",
                 resolved.origin
             );
-            Ok(Some(resolved))
+            Ok(resolved)
         }
         Err(cache_error) if !cache_error.is_name_error() => Err(cache_error),
         // The cached commit may lack a path that the current commit has, so a wrong name is not reported.
@@ -83,50 +77,49 @@ pub(crate) fn fetch(
 
 /// The arguments of one call of [`fetch`], and the cache folder of its repository.
 struct FetchJob<'a> {
-    selection: &'a dyn FileSelection,
     repo_ref: &'a RepoRef,
+    needs_file_list: bool,
+    select: &'a SelectFiles<'a>,
     settings: &'a HubSettings,
     progress: &'a dyn DownloadProgress,
     cache: RepoCache,
 }
 
-/// What to do about an optional file if the cache does not know whether the commit has it.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum UnknownFilePolicy {
-    /// Treat the cache as incomplete, so that the hub is asked.
-    AskHub,
-    /// Continue without the file, and log a warning.
-    Skip,
-}
-
 impl FetchJob<'_> {
-    /// The paths of the selected files of `commit` in the cache, without any request to the hub. `None` if
-    /// the cache lacks a file or, with [`UnknownFilePolicy::AskHub`], does not know whether the commit has an
-    /// optional file; the caller then asks the hub.
-    fn cached_at_commit(
-        &self,
-        commit: &str,
-        unknown_files: UnknownFilePolicy,
-    ) -> Result<Option<ResolvedFiles>, HubError> {
+    /// The paths of the selected files of `commit` in the cache, without any request to the hub, and the
+    /// config files of which the cache does not know whether the commit has them. `None` if the cache lacks a
+    /// file.
+    fn cached_at_commit(&self, commit: &str) -> Result<Option<(ResolvedFiles, Vec<String>)>, HubError> {
         let listed = self.file_list(commit);
-        if self.selection.needs_file_list() && listed.is_none() {
+        if self.needs_file_list && listed.is_none() {
             return Ok(None);
         }
-        let requested = self.selection.select_files(listed.as_deref())?;
-        let mut files = Vec::with_capacity(requested.len());
-        let mut skipped = Vec::new();
-        for RequestedFile { file, is_optional, .. } in &requested {
-            files.push(match self.lookup(commit, file)? {
+        let (mut files, mut unknown) = (Vec::new(), Vec::new());
+        for RequestedFile { file, is_config } in (self.select)(listed.as_deref())? {
+            files.push(match self.cache.lookup(commit, &file)? {
                 CacheEntry::Present(path) => Some(path),
-                CacheEntry::Absent if *is_optional => None,
-                CacheEntry::Unknown if *is_optional && unknown_files == UnknownFilePolicy::Skip => {
-                    skipped.push(file);
+                CacheEntry::Absent if is_config => None,
+                CacheEntry::Unknown if is_config => {
+                    unknown.push(file);
                     None
                 }
                 CacheEntry::Absent | CacheEntry::Unknown => return Ok(None),
             });
         }
-        for file in skipped {
+        Ok(Some((self.resolved(commit, files), unknown)))
+    }
+
+    /// The selected files from the cache, without any request, for use offline or while the hub is down:
+    /// those of the requested commit or, for a branch or tag, of its latest downloaded commit. `None` if the
+    /// cache has no such commit or lacks a file. A config file that the commit may have is left out with a
+    /// warning.
+    fn resolve_from_cache(&self) -> Result<Option<ResolvedFiles>, HubError> {
+        let latest_commit = || self.cache.read_ref(self.repo_ref.revision_or_main());
+        let Some(commit) = self.repo_ref.commit().map(str::to_owned).or_else(latest_commit) else {
+            return Ok(None);
+        };
+        let Some((resolved, unknown)) = self.cached_at_commit(&commit)? else { return Ok(None) };
+        for file in unknown {
             tracing::warn!(
                 "the download cache has no file {file} of {}, which can say how photos must be prepared, and \
                  without the hub it is not known whether the model has this file: continuing without it; to \
@@ -134,18 +127,7 @@ impl FetchJob<'_> {
                 self.repo_ref
             );
         }
-        Ok(Some(self.resolved(commit, files)))
-    }
-
-    /// The selected files from the cache, without any request, for use offline or while the hub is down:
-    /// those of the requested commit or, for a branch or tag, of its latest downloaded commit. `None` if the
-    /// cache has no such commit or lacks a file.
-    fn resolve_from_cache(&self) -> Result<Option<ResolvedFiles>, HubError> {
-        let latest_commit = || self.cache.read_ref(self.repo_ref.revision_or_main());
-        match self.repo_ref.commit().map(str::to_owned).or_else(latest_commit) {
-            Some(commit) => self.cached_at_commit(&commit, UnknownFilePolicy::Skip),
-            None => Ok(None),
-        }
+        Ok(Some(resolved))
     }
 
     /// Asks the hub for the current commit of the branch or tag, and downloads those of the selected files of
@@ -154,57 +136,47 @@ impl FetchJob<'_> {
     fn resolve_from_hub(&self) -> Result<ResolvedFiles, HubError> {
         let client = HubClient::new(self.repo_ref, self.settings)?;
         let RevisionInfo { commit, files: mut listed } = client.resolve_revision()?;
-        if self.selection.needs_file_list() {
+        if self.needs_file_list {
             listed = Some(match self.file_list(&commit) {
                 Some(listed) => listed,
                 None => client.all_files(&commit, listed)?,
             });
         }
         let listed = listed.as_deref();
-        let requested = self.selection.select_files(listed)?;
-        let mut entries = Vec::with_capacity(requested.len());
-        for RequestedFile { file, .. } in &requested {
-            entries.push(self.lookup(&commit, file)?);
-        }
-        let is_missing = |(file, entry): (&RequestedFile, &CacheEntry)| match entry {
+        let requested = (self.select)(listed)?;
+        let is_listed = |file: &String| listed.is_some_and(|listed| listed.contains(file));
+        let lookup = |request: &RequestedFile| self.cache.lookup(&commit, &request.file);
+        let entries = requested.iter().map(lookup).collect::<Result<Vec<_>, _>>()?;
+        let is_missing = |(request, entry): (&RequestedFile, &CacheEntry)| match entry {
             CacheEntry::Present(_) => false,
-            CacheEntry::Absent => !file.is_optional,
+            CacheEntry::Absent => !request.is_config,
             CacheEntry::Unknown => true,
         };
         let n_missing = requested.iter().zip(&entries).filter(|&pair| is_missing(pair)).count();
-        if n_missing == 0 {
-            // The record is only needed when the hub is down, so a read-only cache is fine.
-            if let Err(error) = self.record_commit(&commit, listed) {
-                tracing::debug!("{error}");
-            }
-            let present_path = |entry| if let CacheEntry::Present(path) = entry { Some(path) } else { None };
-            return Ok(self.resolved(&commit, entries.into_iter().map(present_path).collect()));
-        }
-        if self.selection.needs_file_list() {
+        if n_missing > 0 && self.needs_file_list {
             tracing::info!(
                 "{}: downloading {n_missing} of the {} files (the others are in the download cache)",
                 self.repo_ref.at_revision(&commit),
                 requested.len()
             );
         }
-
-        let _lock = self.cache.lock(LOCK, self.settings.idle_timeout)?;
+        let _lock = (n_missing > 0).then(|| self.cache.lock(LOCK)).transpose()?;
         let mut files = Vec::with_capacity(requested.len());
         for (request, entry) in requested.into_iter().zip(entries) {
-            // Present files have just been verified.
-            let path = match entry {
+            files.push(match entry {
+                // Present files have just been verified.
                 CacheEntry::Present(path) => Some(path),
+                CacheEntry::Absent if n_missing == 0 => None,
                 CacheEntry::Absent | CacheEntry::Unknown => {
-                    let is_listed = listed.is_some_and(|listed| listed.contains(&request.file));
-                    self.fetch_file(&client, &commit, &request, is_listed)?
+                    self.fetch_file(&client, &commit, &request, is_listed(&request.file))?
                 }
-            };
-            if path.is_none() && !request.is_optional {
-                return Err(self.file_not_found(request.file));
-            }
-            files.push(path);
+            });
         }
-        self.record_commit(&commit, listed)?;
+        match self.record_commit(&commit, listed) {
+            // The record is only needed when the hub is down, so a read-only cache is fine.
+            Err(error) if n_missing == 0 => tracing::debug!("{error}"),
+            result => result?,
+        }
         Ok(self.resolved(&commit, files))
     }
 
@@ -212,7 +184,7 @@ impl FetchJob<'_> {
     /// commit, `listed`, if the selection needs them, so that
     /// [`resolve_from_cache`](Self::resolve_from_cache) finds both when the hub is down.
     fn record_commit(&self, commit: &str, listed: Option<&[String]>) -> Result<(), HubError> {
-        if self.selection.needs_file_list()
+        if self.needs_file_list
             && let Some(listed) = listed
         {
             self.cache.write_file_list(commit, listed)?;
@@ -224,8 +196,8 @@ impl FetchJob<'_> {
     }
 
     /// The local path of a file of `commit`, verified by its hash: from the cache, or else downloaded. `None` if
-    /// the commit has no such file. It is an error if the hub lists the file among those of the commit
-    /// (`is_listed`) but does not deliver it.
+    /// it is a config file that the commit lacks. It is an error if the commit lacks another file, or if the
+    /// hub lists the file among those of the commit (`is_listed`) but does not deliver it.
     fn fetch_file(
         &self,
         client: &HubClient<'_>,
@@ -234,14 +206,15 @@ impl FetchJob<'_> {
         is_listed: bool,
     ) -> Result<Option<PathBuf>, HubError> {
         let file = request.file.as_str();
-        match self.lookup(commit, file)? {
+        match self.cache.lookup(commit, file)? {
             CacheEntry::Present(path) => return Ok(Some(path)),
-            CacheEntry::Absent if !is_listed => return Ok(None),
+            CacheEntry::Absent if request.is_config && !is_listed => return Ok(None),
             CacheEntry::Absent | CacheEntry::Unknown => {}
         }
         let Some(info) = client.file_info(commit, request)? else {
-            if is_listed {
-                return Err(self.file_not_found(file.into()));
+            if is_listed || !request.is_config {
+                let (name, file) = (self.repo_ref.repo_name(), file.into());
+                return Err(HubError::FileNotFound { name, file, found: Vec::new() });
             }
             self.cache.mark_absent(commit, file)?;
             return Ok(None);
@@ -249,7 +222,7 @@ impl FetchJob<'_> {
         // Without a hash, this process alone knows the file by another name until its contents are complete.
         let name = info.hash.clone().unwrap_or_else(|| hash_text(&format!("{commit}/{file}")));
         // Another program may be writing the blob.
-        let _lock = self.cache.lock(&name, self.settings.idle_timeout)?;
+        let _lock = self.cache.lock(&name)?;
         let blob = if info.hash.is_some() && self.cache.has_valid_blob(&name)? {
             name
         } else {
@@ -289,7 +262,7 @@ impl FetchJob<'_> {
         let mut partial = self.cache.create_partial_blob(name)?;
         client.download(commit, file, info, self.progress, |bytes| partial.write(bytes))?;
         let blob = if info.hash.is_some() {
-            if let HashCheck::Mismatch(found) = partial.check(name)? {
+            if let Some(found) = partial.find_mismatch(name)? {
                 return Err(HubError::HashMismatch { name: full_name(), expected: name.into(), found });
             }
             name.into()
@@ -310,15 +283,10 @@ impl FetchJob<'_> {
         Ok(blob)
     }
 
-    /// Looks up `file` of `commit` in the cache and verifies it, with the idle timeout of the settings.
-    fn lookup(&self, commit: &str, file: &str) -> Result<CacheEntry, HubError> {
-        self.cache.lookup(commit, file, self.settings.idle_timeout)
-    }
-
     /// The names of all files of `commit`, as the cache has stored them; `None` if the selection does not
     /// need them or the cache does not have them.
     fn file_list(&self, commit: &str) -> Option<Vec<String>> {
-        self.selection.needs_file_list().then(|| self.cache.file_list(commit)).flatten()
+        self.needs_file_list.then(|| self.cache.file_list(commit)).flatten()
     }
 
     /// The result of a fetch from `files`, the local paths of the requested files in order (`None` for
@@ -330,10 +298,5 @@ impl FetchJob<'_> {
             root: self.cache.snapshot_dir(commit),
             files,
         }
-    }
-
-    /// The error for a file that the hub does not have, although it may list it.
-    fn file_not_found(&self, file: String) -> HubError {
-        HubError::FileNotFound { name: self.repo_ref.repo_name(), file, found: Vec::new() }
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use globset::{Glob, GlobBuilder, GlobMatcher};
+use globset::{Glob, GlobBuilder};
 
 use crate::error::HubError;
 use crate::repo_kind::RepoKind;
@@ -17,40 +17,17 @@ use crate::repo_kind::RepoKind;
 /// ```
 /// use headstock_hub::HubSource;
 ///
-/// let source: HubSource = "timm/resnet50.a1_in1k@main".parse()?; assert_eq!((source.repo(),
-/// source.revision(), source.file()), ("timm/resnet50.a1_in1k", Some("main"), None));
+/// let source: HubSource = "timm/resnet50.a1_in1k@main".parse()?;
 /// assert_eq!(source.to_string(), "hf://timm/resnet50.a1_in1k@main");
 /// # Ok::<(), headstock_hub::HubError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HubSource(RepoRef);
+pub struct HubSource(pub(crate) RepoRef);
 
 impl HubSource {
-    /// `owner/name`.
-    #[must_use]
-    pub fn repo(&self) -> &str {
-        &self.0.repo
-    }
-
-    /// The requested branch, tag or commit.
-    #[must_use]
-    pub fn revision(&self) -> Option<&str> {
-        self.0.revision.as_deref()
-    }
-
-    /// The requested `.safetensors` file.
-    #[must_use]
-    pub fn file(&self) -> Option<&str> {
-        self.0.path.as_deref()
-    }
-
-    pub(crate) fn repo_ref(&self) -> &RepoRef {
-        &self.0
-    }
-
     /// The path of the weights in the repository.
     pub(crate) fn weights_path(&self) -> &str {
-        self.file().unwrap_or("model.safetensors")
+        self.0.path.as_deref().unwrap_or("model.safetensors")
     }
 
     /// The path in the repository of `file`, a file name, in the folder of the weights: for `config.json`,
@@ -79,7 +56,15 @@ impl FromStr for HubSource {
             |problem: &str| HubError::InvalidName { name: name.into(), problem: problem.into() };
         let repo_ref = RepoRef::parse(RepoKind::Weights, name).map_err(invalid_name)?;
         if let Some(file) = &repo_ref.path {
-            check_weights_path(file).map_err(invalid_name)?;
+            if !is_safe_relative_path(file) {
+                return Err(invalid_name(
+                    "the path of the file after `owner/name/` must not be empty or contain `..`, `:`, `*`, `?`, \
+                     `\\` or empty folder names",
+                ));
+            }
+            if !file.ends_with(".safetensors") {
+                return Err(invalid_name("the name of the file must end with `.safetensors`"));
+            }
         }
         Ok(Self(repo_ref))
     }
@@ -98,48 +83,17 @@ impl FromStr for HubSource {
 /// use headstock_hub::HubDataset;
 ///
 /// let source: HubDataset = "datasets/owner/name@v1/data/train-*.parquet".parse()?;
-/// assert_eq!((source.repo(), source.revision()), ("owner/name", Some("v1")));
-/// assert_eq!(source.path(), Some("data/train-*.parquet"));
 /// assert_eq!(source.to_string(), "hf://datasets/owner/name@v1/data/train-*.parquet");
 ///
 /// let converted: HubDataset = "datasets/owner/name@refs/convert/parquet/default".parse()?;
-/// assert_eq!((converted.revision(), converted.path()), (Some("refs/convert/parquet"), Some("default")));
+/// assert_eq!(converted.to_string(), "hf://datasets/owner/name@refs%2Fconvert%2Fparquet/default");
 /// # Ok::<(), headstock_hub::HubError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HubDataset {
-    repo_ref: RepoRef,
+    pub(crate) repo_ref: RepoRef,
     /// The path in `repo_ref` as a pattern; `None` without a path.
-    pattern: Option<Glob>,
-}
-
-impl HubDataset {
-    /// `owner/name`.
-    #[must_use]
-    pub fn repo(&self) -> &str {
-        &self.repo_ref.repo
-    }
-
-    /// The requested branch, tag or commit.
-    #[must_use]
-    pub fn revision(&self) -> Option<&str> {
-        self.repo_ref.revision.as_deref()
-    }
-
-    /// The requested folder, file or pattern.
-    #[must_use]
-    pub fn path(&self) -> Option<&str> {
-        self.repo_ref.path.as_deref()
-    }
-
-    pub(crate) fn repo_ref(&self) -> &RepoRef {
-        &self.repo_ref
-    }
-
-    /// Matches the files and folders that the path selects; `None` without a path.
-    pub(crate) fn path_matcher(&self) -> Option<GlobMatcher> {
-        self.pattern.as_ref().map(Glob::compile_matcher)
-    }
+    pub(crate) pattern: Option<Glob>,
 }
 
 impl fmt::Display for HubDataset {
@@ -184,9 +138,9 @@ impl FromStr for HubDataset {
 /// A repository on the hub, with an optional revision and an optional path in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RepoRef {
-    kind: RepoKind,
+    pub(crate) kind: RepoKind,
     /// `owner/name`.
-    repo: String,
+    pub(crate) repo: String,
     /// A branch, tag or commit; `None` for the default branch.
     revision: Option<String>,
     /// A file, folder or pattern in the repository; `None` for the default of the kind.
@@ -213,15 +167,6 @@ impl RepoRef {
         let revision = revision.map(check_revision).transpose()?;
         let path = path.strip_prefix('/').map(str::to_owned);
         Ok(Self { kind, repo: format!("{owner}/{name}"), revision, path })
-    }
-
-    pub(crate) fn kind(&self) -> RepoKind {
-        self.kind
-    }
-
-    /// `owner/name`.
-    pub(crate) fn repo(&self) -> &str {
-        &self.repo
     }
 
     /// The path of the repository's web page in URLs of the hub.
@@ -327,21 +272,6 @@ fn check_revision(revision: String) -> Result<String, &'static str> {
     Ok(if is_commit(&revision) { revision.to_ascii_lowercase() } else { revision })
 }
 
-/// Checks that the requested weights are a `.safetensors` file whose path cannot lead out of the cache
-/// folder. The error is the rule that is violated.
-fn check_weights_path(file: &str) -> Result<(), &'static str> {
-    if !is_safe_relative_path(file) {
-        return Err(
-            "the path of the file after `owner/name/` must not be empty or contain `..`, `:`, `*`, `?`, `\\` \
-             or empty folder names",
-        );
-    }
-    if !file.ends_with(".safetensors") {
-        return Err("the name of the file must end with `.safetensors`");
-    }
-    Ok(())
-}
-
 /// Whether a path, joined to a directory, stays inside it and has no special characters. Paths from the hub
 /// or from an `hf://` name become paths in the cache, so they are checked first.
 pub(crate) fn is_safe_relative_path(path: &str) -> bool {
@@ -442,7 +372,12 @@ mod tests {
             ("datasets/a/b@refs%2Fconvert%2Fparquet/x", Some("refs/convert/parquet"), Some("x")),
         ] {
             let source: HubDataset = text.parse().unwrap();
-            assert_eq!((source.repo(), source.revision(), source.path()), ("a/b", revision, path), "{text}");
+            let RepoRef { repo, revision: found, path: found_path, .. } = &source.repo_ref;
+            assert_eq!(
+                (repo.as_str(), found.as_deref(), found_path.as_deref()),
+                ("a/b", revision, path),
+                "{text}"
+            );
             let written = source.to_string();
             assert_eq!(written.strip_prefix("hf://").unwrap().parse::<HubDataset>().unwrap(), source);
         }
@@ -470,7 +405,7 @@ mod tests {
     #[test]
     fn a_repository_name_has_at_most_96_characters() {
         let name = |length: usize| format!("owner/{}", "n".repeat(length - 6));
-        assert_eq!(name(96).parse::<HubSource>().unwrap().repo(), name(96));
+        assert_eq!(name(96).parse::<HubSource>().unwrap().0.repo, name(96));
         assert!(
             name(97).parse::<HubSource>().unwrap_err().to_string().contains("more than the 96 characters")
         );
@@ -487,10 +422,10 @@ mod tests {
             ("main".to_owned(), None),
         ] {
             let source: HubSource = format!("a/b@{revision}").parse().unwrap();
-            assert_eq!(source.repo_ref().commit(), commit.as_deref(), "{revision}");
-            assert_eq!(source.repo_ref().revision_or_main(), commit.as_ref().unwrap_or(&revision));
+            assert_eq!(source.0.commit(), commit.as_deref(), "{revision}");
+            assert_eq!(source.0.revision_or_main(), commit.as_ref().unwrap_or(&revision));
         }
-        assert_eq!("a/b".parse::<HubSource>().unwrap().repo_ref().revision_or_main(), "main");
+        assert_eq!("a/b".parse::<HubSource>().unwrap().0.revision_or_main(), "main");
     }
 
     #[test]
@@ -508,27 +443,26 @@ mod tests {
     #[test]
     fn names_for_messages_have_the_requested_path_and_revision() {
         let source: HubSource = "a/b@feature%2fx/c.safetensors".parse().unwrap();
-        let repo_ref = source.repo_ref();
+        let repo_ref = source.0;
         assert_eq!(repo_ref.repo_name(), "hf://a/b@feature%2Fx");
         assert_eq!(repo_ref.name_with_file(None), "hf://a/b@feature%2Fx/c.safetensors");
         assert_eq!(repo_ref.name_with_file(Some("d")), "hf://a/b@feature%2Fx/d");
         assert_eq!(repo_ref.at_revision("1234").to_string(), "hf://a/b@1234/c.safetensors");
         assert_eq!(
-            (repo_ref.page_path(), repo_ref.repo(), repo_ref.kind()),
+            (repo_ref.page_path(), repo_ref.repo.as_str(), repo_ref.kind),
             ("a/b".into(), "a/b", RepoKind::Weights)
         );
         let data: HubDataset = "datasets/a/b".parse().unwrap();
-        let repo_ref = data.repo_ref();
-        assert_eq!((repo_ref.page_path(), repo_ref.kind()), ("datasets/a/b".into(), RepoKind::Dataset));
+        let repo_ref = data.repo_ref;
+        assert_eq!((repo_ref.page_path(), repo_ref.kind), ("datasets/a/b".into(), RepoKind::Dataset));
         assert_eq!(
             (repo_ref.repo_name(), repo_ref.name_with_file(Some("x"))),
             ("hf://datasets/a/b".into(), "hf://datasets/a/b/x".into())
         );
-        for (kind, prefix, plural, label) in [
-            (RepoKind::Weights, "", "models", "weights"),
-            (RepoKind::Dataset, "datasets/", "datasets", "data set"),
-        ] {
-            assert_eq!((kind.prefix(), kind.plural(), kind.label()), (prefix, plural, label));
+        for (kind, prefix, plural) in
+            [(RepoKind::Weights, "", "models"), (RepoKind::Dataset, "datasets/", "datasets")]
+        {
+            assert_eq!((kind.prefix(), kind.plural()), (prefix, plural));
         }
     }
 

@@ -24,12 +24,4 @@ impl RepoKind {
             Self::Dataset => "datasets",
         }
     }
-
-    /// What a repository of this kind contains, for messages about downloads.
-    pub(crate) fn label(self) -> &'static str {
-        match self {
-            Self::Weights => "weights",
-            Self::Dataset => "data set",
-        }
-    }
 }

@@ -18,7 +18,7 @@ pub struct HubSettings {
     pub token: Option<String>,
     /// Whether to use only the cache.
     pub offline: bool,
-    /// How long to wait without progress of the hub, or of another process that downloads the same files.
+    /// How long to wait for an answer of the hub, and for each part of it.
     pub idle_timeout: Duration,
     /// The delay before the first retry of a failed request; further delays are longer.
     pub retry_delay: Duration,

@@ -7,17 +7,6 @@ use std::path::Path;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
-/// The result of comparing the contents of a blob with the hash in its name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum HashCheck {
-    /// The contents have the hash in the name.
-    Match,
-    /// The name is not a hash, so the contents cannot be checked.
-    Unknown,
-    /// The contents have this hash instead.
-    Mismatch(String),
-}
-
 /// Whether `name` is a hash by which the hub names contents: 64 hexadecimal digits, the SHA-256 of a large
 /// file, or 40, the git SHA-1 of a small one.
 pub(crate) fn is_hash(name: &str) -> bool {
@@ -25,10 +14,11 @@ pub(crate) fn is_hash(name: &str) -> bool {
 }
 
 /// Compares the contents of the file `blob` with the hash that its name on the hub, `name`, is, to detect
-/// damaged downloads. Returns [`HashCheck::Unknown`] if the name is no hash.
-pub(crate) fn check_hash(blob: &Path, name: &str) -> io::Result<HashCheck> {
+/// damaged downloads. Returns the hash of the contents if it is another one; `None` if it is the same, or if
+/// the name is no hash, so that the contents cannot be checked.
+pub(crate) fn find_mismatch(blob: &Path, name: &str) -> io::Result<Option<String>> {
     if !is_hash(name) {
-        return Ok(HashCheck::Unknown);
+        return Ok(None);
     }
     let found = if name.len() == 64 {
         hash_sha256(blob)?
@@ -38,7 +28,7 @@ pub(crate) fn check_hash(blob: &Path, name: &str) -> io::Result<HashCheck> {
         let header = format!("blob {}\0", file.metadata()?.len());
         hash_file(Sha1::new().chain_update(header), file)?
     };
-    Ok(if found.eq_ignore_ascii_case(name) { HashCheck::Match } else { HashCheck::Mismatch(found) })
+    Ok((!found.eq_ignore_ascii_case(name)).then_some(found))
 }
 
 /// The SHA-256 of the contents of a file, in hexadecimal.
@@ -84,12 +74,12 @@ mod tests {
         let blob = directory.path().join("blob");
         fs::write(&blob, CONTENT).unwrap();
         for name in [SHA256, GIT, &SHA256.to_uppercase()] {
-            assert_eq!(check_hash(&blob, name).unwrap(), HashCheck::Match);
+            assert_eq!(find_mismatch(&blob, name).unwrap(), None);
         }
         for other in ["headstocks", "headstoc\n", ""] {
             fs::write(&blob, other).unwrap();
             for name in [SHA256, GIT] {
-                assert!(matches!(check_hash(&blob, name).unwrap(), HashCheck::Mismatch(_)), "{other:?}");
+                assert!(find_mismatch(&blob, name).unwrap().is_some(), "{other:?}");
             }
         }
     }
@@ -99,19 +89,15 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let blob = directory.path().join("blob");
         fs::write(&blob, CONTENT).unwrap();
-        assert_eq!(check_hash(&blob, &"0".repeat(64)).unwrap(), HashCheck::Mismatch(SHA256.into()));
-        assert_eq!(check_hash(&blob, &"0".repeat(40)).unwrap(), HashCheck::Mismatch(GIT.into()));
+        assert_eq!(find_mismatch(&blob, &"0".repeat(64)).unwrap().as_deref(), Some(SHA256));
+        assert_eq!(find_mismatch(&blob, &"0".repeat(40)).unwrap().as_deref(), Some(GIT));
     }
 
     #[test]
     fn names_that_are_not_hashes_are_not_checked() {
         let directory = tempfile::tempdir().unwrap();
         for name in ["", "5d41402abc4b2a76b9719d911017c592", &"g".repeat(40), &"0".repeat(63)] {
-            assert_eq!(
-                check_hash(&directory.path().join("none"), name).unwrap(),
-                HashCheck::Unknown,
-                "{name}"
-            );
+            assert_eq!(find_mismatch(&directory.path().join("none"), name).unwrap(), None, "{name}");
         }
     }
 }

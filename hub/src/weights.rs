@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::client::{MAX_DESCRIPTION, RequestedFile};
+use crate::client::RequestedFile;
 use crate::error::HubError;
-use crate::files::{self, FileSelection};
-use crate::name::{HubSource, RepoRef};
+use crate::files::fetch;
+use crate::name::HubSource;
 use crate::pickle::is_pickled;
 use crate::progress::DownloadProgress;
 use crate::settings::HubSettings;
@@ -50,55 +50,33 @@ pub fn fetch_weights_with(
     settings: &HubSettings,
     progress: &dyn DownloadProgress,
 ) -> Result<WeightFiles, HubError> {
-    let offline_error = || HubError::Offline {
-        name: source.repo_ref().name_with_file(Some(source.weights_path())),
-        cache: settings.cache.clone(),
-    };
-    let resolved = files::fetch(source, settings, progress)?.ok_or_else(offline_error)?;
+    let select = |listed: Option<&[String]>| select_files(source, listed);
+    let resolved = fetch(&source.0, /* needs_file_list */ false, &select, settings, progress)?;
     // The three files in the order of `select_files`; a file that the repository lacks is `None`.
-    let mut files = resolved.files.into_iter();
-    let [config, preprocessor, weights] = [(); 3].map(|()| files.next().flatten());
-    Ok(WeightFiles {
-        weights: weights.ok_or_else(offline_error)?,
-        config,
-        preprocessor,
-        origin: resolved.origin,
-    })
+    let [config, preprocessor, weights] =
+        <[_; 3]>::try_from(resolved.files).expect("three files are selected");
+    let weights = weights.expect("a commit without the weights is an error");
+    Ok(WeightFiles { weights, config, preprocessor, origin: resolved.origin })
 }
 
-impl FileSelection for HubSource {
-    fn repo_ref(&self) -> &RepoRef {
-        self.repo_ref()
+/// The files to download for `source`: both config files, which may be missing, and the weights. The small
+/// files come first, so that problems show before the weights are downloaded. If the paths of all files of
+/// the repository are known (`listed`) and the weights are not among them, the error says what is.
+fn select_files(source: &HubSource, listed: Option<&[String]>) -> Result<Vec<RequestedFile>, HubError> {
+    let weights = source.weights_path();
+    if let Some(listed) = listed
+        && !listed.iter().any(|file| file == weights)
+    {
+        return Err(weights_not_found(source, listed));
     }
-
-    /// No: the paths of the files are known from the name.
-    fn needs_file_list(&self) -> bool {
-        false
-    }
-
-    /// The files to download: both config files, which may be missing, and the weights. The small files come
-    /// first, so that problems show before the weights are downloaded. If the paths of all files of the
-    /// repository are known (`listed`) and the weights are not among them, the error says what is.
-    fn select_files(&self, listed: Option<&[String]>) -> Result<Vec<RequestedFile>, HubError> {
-        if let Some(listed) = listed
-            && !listed.iter().any(|file| file == self.weights_path())
-        {
-            return Err(weights_not_found(self, listed));
-        }
-        let optional = |file| RequestedFile {
-            file: self.sibling_path(file),
-            is_optional: true,
-            max_bytes: Some(MAX_DESCRIPTION),
-        };
-        let weights = RequestedFile { file: self.weights_path().into(), is_optional: false, max_bytes: None };
-        Ok(vec![optional(CONFIG), optional(PREPROCESSOR), weights])
-    }
+    let config = |file| RequestedFile { file: source.sibling_path(file), is_config: true };
+    Ok(vec![config(CONFIG), config(PREPROCESSOR), RequestedFile { file: weights.into(), is_config: false }])
 }
 
 /// The error for a repository whose files, `listed`, do not include the requested weights. To help the user
 /// correct the name, it names the other `.safetensors` files, or else a PyTorch file, or else all files.
 fn weights_not_found(source: &HubSource, listed: &[String]) -> HubError {
-    let name = source.repo_ref().repo_name();
+    let name = source.0.repo_name();
     let mut found = listed.to_vec();
     if found.iter().any(|file| file.ends_with(".safetensors")) {
         found.retain(|file| file.ends_with(".safetensors"));

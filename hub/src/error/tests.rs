@@ -32,8 +32,6 @@ fn each_error_says_what_failed_and_what_to_do() {
         file: "c".into(),
         found: names(found),
     };
-    let no_parquet =
-        |name: &str, found: &[&str]| HubError::NoParquet { name: name.into(), found: names(found) };
     let unavailable = |retry_after| HubError::Unavailable {
         name: name(),
         host: "https://host".into(),
@@ -48,7 +46,6 @@ fn each_error_says_what_failed_and_what_to_do() {
         "check that your access token (HF_TOKEN, or from `hf auth login`) has not expired and has access";
     let no_token = "set the environment variable HF_TOKEN to an access token of an account with access \
                     (https://huggingface.co/settings/tokens)";
-    let many: Vec<String> = (0..12).map(|i| format!("{i}")).collect();
     for (error, message, is_name_error, is_outage) in [
         (
             HubError::InvalidName { name: "x".into(), problem: "the owner is missing".into() },
@@ -148,44 +145,8 @@ fn each_error_says_what_failed_and_what_to_do() {
             false,
         ),
         (
-            no_parquet("hf://a/b@v1", &["x.csv"]),
-            "the data set hf://a/b@v1 has no .parquet file, only x.csv: only .parquet files can be read from \
-             the hub; use the copy that the hub makes of many data sets, hf://a/b@refs/convert/parquet, or \
-             download the photos yourself and use their folder"
-                .into(),
-            true,
-            false,
-        ),
-        (
-            no_parquet("hf://a/b", &[]),
-            "the data set hf://a/b has no .parquet file (it has no files): only .parquet files can be read \
-             from the hub; use the copy that the hub makes of many data sets, hf://a/b@refs/convert/parquet, \
-             or download the photos yourself and use their folder"
-                .into(),
-            true,
-            false,
-        ),
-        (
-            no_parquet("hf://a/b@refs%2Fconvert%2Fparquet", &["x.csv"]),
-            "the data set hf://a/b@refs%2Fconvert%2Fparquet has no .parquet file, only x.csv: choose a \
-             different data set"
-                .into(),
-            true,
-            false,
-        ),
-        (
-            HubError::NoMatchingParquet { name: "hf://a/b".into(), path: "t".into(), found: many[..10].to_vec() },
-            "the data set hf://a/b has no .parquet file at t: give the path of a folder or file of the data \
-             set; its .parquet files are 0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
-                .into(),
-            true,
-            false,
-        ),
-        (
-            HubError::SeveralFolders { name: "hf://a/b".into(), folders: many.clone() },
-            "the data set hf://a/b has Parquet files in several folders: add a folder to the name, for \
-             example hf://a/b/0 (available: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more)"
-                .into(),
+            HubError::NoSelection { name: "hf://a/b".into(), problem: "no file: choose another".into() },
+            "the data set hf://a/b has no file: choose another".into(),
             true,
             false,
         ),
@@ -278,17 +239,9 @@ fn each_error_says_what_failed_and_what_to_do() {
         ),
         (
             HubError::Offline { name: name(), cache: "/c".into() },
-            "hf://a/b/c is not in the download cache at /c, and HF_HUB_OFFLINE forbids downloads: unset \
-             HF_HUB_OFFLINE to download the weights, or set HF_HUB_CACHE to a cache that has the weights"
-                .into(),
-            false,
-            false,
-        ),
-        (
-            HubError::OfflineDataset { name: name(), cache: "/c".into() },
-            "the download cache at /c may lack files of hf://a/b/c, and HF_HUB_OFFLINE forbids downloads: \
-             unset HF_HUB_OFFLINE to download the data set, or set HF_HUB_CACHE to a cache that has the data \
-             set"
+            "the download cache at /c does not have hf://a/b/c, or not all files of it, and HF_HUB_OFFLINE \
+             forbids downloads: unset HF_HUB_OFFLINE to download what is missing, or set HF_HUB_CACHE to a \
+             cache that has all files"
                 .into(),
             false,
             false,
@@ -324,14 +277,6 @@ fn each_error_says_what_failed_and_what_to_do() {
             false,
         ),
         (
-            HubError::Locked { path: "/c.lock".into(), seconds: 60 },
-            "another process holds the lock /c.lock of the download cache and has downloaded nothing for 60 \
-             s: wait until that process ends or stop it, then try again"
-                .into(),
-            false,
-            false,
-        ),
-        (
             HubError::Client { endpoint, source: cause() },
             "failed to prepare connections to https://hub: check that the address of the hub (HF_ENDPOINT) \
              begins with https:// or http://, and that TLS certificates are installed on the system (package \
@@ -345,4 +290,11 @@ fn each_error_says_what_failed_and_what_to_do() {
         assert_eq!(error.is_name_error(), is_name_error, "{message}");
         assert_eq!(error.is_outage(), is_outage, "{message}");
     }
+}
+
+#[test]
+fn a_list_of_names_has_the_first_ten() {
+    let names: Vec<String> = (0..12).map(|i| format!("{i}")).collect();
+    assert_eq!(join_names(&names[..10]), "0, 1, 2, 3, 4, 5, 6, 7, 8, 9");
+    assert_eq!(join_names(&names), "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more");
 }

@@ -4,31 +4,34 @@ use std::fs::{self, File};
 use std::thread;
 use std::time::Duration;
 
-use headstock_hub::HubError;
-
 use super::fixture::{COMMIT, FOLDER, HubFixture, LogBuffer, large_file};
-use super::server::LIMIT;
 
+/// The holder may wait itself, because a busy hub asks for it.
 #[test]
-fn waiting_for_a_lock_without_progress_times_out() {
+fn a_lock_is_waited_for_longer_than_for_an_answer() {
     let mut fixture = HubFixture::new();
     fixture.settings.idle_timeout = Duration::from_millis(300);
     let locks = fixture.settings.cache.join(".locks").join(FOLDER);
     fs::create_dir_all(&locks).unwrap();
     let held = File::create(locks.join("headstock.lock")).unwrap();
     held.lock().unwrap();
-    let (fetched, log) = fixture.fetch_with_log("");
-    let error = fetched.unwrap_err();
-    assert!(matches!(&error, HubError::Locked { path, .. } if path.starts_with(&locks)), "{error:?}");
-    assert_eq!(
-        log.matches("waiting for another process that downloads the same weights").count(),
-        1,
-        "{log}"
-    );
+    let log = LogBuffer::default();
+    let waiting = "waiting for another process that downloads the same files";
+    thread::scope(|scope| {
+        let fetching = scope.spawn(|| fixture.fetch_logging("", &log));
+        while !log.text().contains(waiting) && !fetching.is_finished() {
+            thread::sleep(Duration::from_millis(50));
+        }
+        thread::sleep(2 * fixture.settings.idle_timeout);
+        assert!(!fetching.is_finished());
+        fixture.assert_clean();
+        held.unlock().unwrap();
+        fetching.join().unwrap().unwrap();
+    });
+    let log = log.text();
+    assert_eq!(log.matches(waiting).count(), 1, "{log}");
+    assert!(log.contains("headstock.lock"), "{log}");
     fixture.assert_clean();
-    held.unlock().unwrap();
-    fixture.settings.idle_timeout = LIMIT;
-    fixture.fetch("").unwrap();
 }
 
 #[test]

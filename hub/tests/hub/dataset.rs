@@ -141,7 +141,7 @@ fn a_damaged_shard_in_the_cache_is_downloaded_again_and_an_error_offline() {
     fs::write(fixture.blob(&large_file(2)), "damaged").unwrap();
     fixture.settings.offline = true;
     let error = fixture.fetch_dataset("").unwrap_err();
-    assert!(matches!(error, HubError::OfflineDataset { .. }), "{error:?}");
+    assert!(matches!(error, HubError::Offline { .. }), "{error:?}");
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn an_incomplete_data_set_is_an_error_offline_and_its_files_are_not_downloaded_a
     fixture.settings.offline = true;
     for name in ["".to_owned(), format!("@{COMMIT}")] {
         let error = fixture.fetch_dataset(&name).unwrap_err();
-        assert!(matches!(error, HubError::OfflineDataset { .. }), "{error:?}");
+        assert!(matches!(error, HubError::Offline { .. }), "{error:?}");
         assert!(error.to_string().contains("HF_HUB_OFFLINE"), "{error}");
     }
     fixture.settings.offline = false;
@@ -179,7 +179,7 @@ fn a_complete_data_set_is_used_offline_and_if_the_hub_is_down() {
     }
     assert_eq!(fixture.fetch_dataset("/data/train-*").unwrap(), train);
     let error = fixture.fetch_dataset("/test").unwrap_err();
-    assert!(matches!(error, HubError::NoMatchingParquet { .. }), "{error:?}");
+    assert!(matches!(error, HubError::NoSelection { .. }), "{error:?}");
     assert!(fixture.hub.take_requests().is_empty());
 
     fixture.settings.offline = false;
@@ -198,7 +198,7 @@ fn offline_a_data_set_needs_all_files_and_the_file_list() {
     fixture.fetch_dataset("/data/train-*").unwrap();
     fixture.settings.offline = true;
     assert_eq!(fixture.fetch_dataset("/data/train-*").unwrap().files.len(), 2);
-    assert!(matches!(fixture.fetch_dataset("").unwrap_err(), HubError::OfflineDataset { .. }));
+    assert!(matches!(fixture.fetch_dataset("").unwrap_err(), HubError::Offline { .. }));
     let list = fixture.repo_cache_dir().join(".headstock").join(format!("{COMMIT}.json"));
     for contents in [Some("[\"data/tr"), None] {
         match contents {
@@ -206,7 +206,7 @@ fn offline_a_data_set_needs_all_files_and_the_file_list() {
             None => fs::remove_file(&list).unwrap(),
         }
         let error = fixture.fetch_dataset("/data/train-*").unwrap_err();
-        assert!(matches!(error, HubError::OfflineDataset { .. }), "{error:?}");
+        assert!(matches!(error, HubError::Offline { .. }), "{error:?}");
     }
     fixture.settings.offline = false;
     fixture.fetch_dataset("/data/train-*").unwrap();
