@@ -33,13 +33,7 @@ impl Architecture {
     /// The name in torchvision and timm, `resnet50` for example.
     #[must_use]
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::ResNet18 => "resnet18",
-            Self::ResNet34 => "resnet34",
-            Self::ResNet50 => "resnet50",
-            Self::ResNet101 => "resnet101",
-            Self::ResNet152 => "resnet152",
-        }
+        ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"][self as usize]
     }
 
     /// Number of residual blocks in each of the four stages (torchvision's `layer1` to `layer4`).
@@ -63,12 +57,6 @@ impl Architecture {
     #[must_use]
     pub fn expansion(self) -> usize {
         if self.has_bottlenecks() { 4 } else { 1 }
-    }
-
-    /// The architecture with `depths` blocks in its four stages, which are bottleneck blocks if `bottlenecks`
-    /// and basic blocks otherwise; `None` if there is no such ResNet.
-    pub(crate) fn from_depths(depths: [usize; 4], bottlenecks: bool) -> Option<Self> {
-        Self::ALL.into_iter().find(|a| a.depths() == depths && a.has_bottlenecks() == bottlenecks)
     }
 }
 

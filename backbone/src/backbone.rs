@@ -225,20 +225,15 @@ impl Backbone {
         pixels: PixelBatch<'_>,
         layer: FeatureLayer,
     ) -> Result<Tensor, BackboneError> {
-        match &*self.backend {
-            InferenceBackend::Engine { session, .. } => {
-                let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
-                let values = self.run_engine(&mut session, pixels, layer, OutputLayout::Nchw)?;
-                let (height, width) = layer.output_size(pixels.height, pixels.width);
-                let dims = [pixels.images, self.n_features(layer), height, width];
-                let dims = if layer == FeatureLayer::Avgpool { &dims[..2] } else { &dims[..] };
-                Ok(Tensor::from_vec(values, dims, &Device::Cpu)?)
-            }
-            InferenceBackend::Candle { network, normalization, device, dtype } => {
-                let input = normalized_nchw(pixels, normalization, device)?.to_dtype(*dtype)?;
-                Ok(network.forward(&input, layer)?.to_dtype(DType::F32)?)
-            }
+        if let InferenceBackend::Candle { network, normalization, device, dtype } = &*self.backend {
+            let input = normalized_nchw(pixels, normalization, device)?.to_dtype(*dtype)?;
+            return Ok(network.forward(&input, layer)?.to_dtype(DType::F32)?);
         }
+        let values = self.run(None, pixels, layer, OutputLayout::Nchw)?;
+        let (height, width) = layer.output_size(pixels.height, pixels.width);
+        let dims = [pixels.images, self.n_features(layer), height, width];
+        let dims = if layer == FeatureLayer::Avgpool { &dims[..2] } else { &dims[..] };
+        Ok(Tensor::from_vec(values, dims, &Device::Cpu)?)
     }
 
     /// Features of the images, `[N, F]` row-major, for a head to train on or to classify: the activations of
@@ -247,19 +242,7 @@ impl Backbone {
     /// # Errors
     /// The errors of [`activations_nchw`](Self::activations_nchw).
     pub fn features(&self, pixels: PixelBatch<'_>, layer: FeatureLayer) -> Result<Vec<f32>, BackboneError> {
-        match &*self.backend {
-            InferenceBackend::Engine { session, .. } => {
-                let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
-                self.run_engine(&mut session, pixels, layer, OutputLayout::Pooled)
-            }
-            InferenceBackend::Candle { .. } => {
-                let nchw = self.activations_nchw(pixels, layer)?;
-                // The activations of `avgpool` are averages already, `[N, C]`.
-                let features =
-                    if layer == FeatureLayer::Avgpool { nchw } else { nchw.flatten_from(2)?.mean(2)? };
-                Ok(features.flatten_all()?.to_vec1()?)
-            }
-        }
+        self.run(None, pixels, layer, OutputLayout::Pooled)
     }
 
     /// Activations of `layer`, `[N, H', W', C]` row-major (`[N, C]` for `avgpool`): the input of a
@@ -273,18 +256,7 @@ impl Backbone {
         pixels: PixelBatch<'_>,
         layer: FeatureLayer,
     ) -> Result<Vec<f32>, BackboneError> {
-        match &*self.backend {
-            InferenceBackend::Engine { session, .. } => {
-                let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
-                self.run_engine(&mut session, pixels, layer, OutputLayout::Nhwc)
-            }
-            InferenceBackend::Candle { .. } => {
-                let nchw = self.activations_nchw(pixels, layer)?;
-                // The activations of `avgpool` have no positions, `[N, C]`.
-                let nhwc = if layer == FeatureLayer::Avgpool { nchw } else { nchw.permute((0, 2, 3, 1))? };
-                Ok(nhwc.flatten_all()?.to_vec1()?)
-            }
-        }
+        self.run(None, pixels, layer, OutputLayout::Nhwc)
     }
 
     /// Runs the whole network `runs` times on one thread and measures it, for benchmarks. Returns the time of
@@ -302,37 +274,48 @@ impl Backbone {
         let mut session = Session::new(compiled.network.clone(), 1)?;
         let layer = FeatureLayer::Avgpool;
         // The first run warms up the caches and is not timed.
-        self.run_engine(&mut session, pixels, layer, OutputLayout::Pooled)?;
+        self.run(Some(&mut session), pixels, layer, OutputLayout::Pooled)?;
         session.set_layer_timing(true);
         for _ in 0..runs {
-            self.run_engine(&mut session, pixels, layer, OutputLayout::Pooled)?;
+            self.run(Some(&mut session), pixels, layer, OutputLayout::Pooled)?;
         }
         let peak = headstock_engine::peak_gflops(compiled.network.isa(), compiled.network.precision())?;
         Ok(Some((session.layer_times(), peak)))
     }
 
-    /// Runs the engine in `session`, a session of the compiled network of this backbone, and returns the
-    /// activations of `layer` in `layout`, row-major. Those of `avgpool` are `[N, C]` in any layout.
-    ///
-    /// # Panics
-    /// If the backbone runs on CUDA.
-    fn run_engine(
+    /// Runs the network and returns the activations of `layer` in `layout`, row-major. Those of `avgpool` are
+    /// `[N, C]` in any layout. The engine runs in `session`, a session of the compiled network of this
+    /// backbone, or else in the one that uses all threads.
+    fn run(
         &self,
-        session: &mut Session,
+        session: Option<&mut Session>,
         pixels: PixelBatch<'_>,
         layer: FeatureLayer,
         layout: OutputLayout,
     ) -> Result<Vec<f32>, BackboneError> {
-        let InferenceBackend::Engine { compiled, .. } = &*self.backend else {
-            unreachable!("only the engine has sessions")
-        };
         let layout = if layer == FeatureLayer::Avgpool { OutputLayout::Pooled } else { layout };
+        let InferenceBackend::Engine { compiled, session: shared } = &*self.backend else {
+            let nchw = self.activations_nchw(pixels, layer)?;
+            let values = match layout {
+                // The activations of `avgpool` are averages already, `[N, C]`.
+                OutputLayout::Pooled if layer != FeatureLayer::Avgpool => nchw.flatten_from(2)?.mean(2)?,
+                OutputLayout::Nhwc => nchw.permute((0, 2, 3, 1))?,
+                _ => nchw,
+            };
+            return Ok(values.flatten_all()?.to_vec1()?);
+        };
         let (height, width) = match layout {
             OutputLayout::Pooled => (1, 1),
             _ => layer.output_size(pixels.height, pixels.width),
         };
         let mut values = vec![0.0; pixels.images * height * width * self.n_features(layer)];
-        session.run(pixels.into(), compiled.tap(layer), layout, &mut values)?;
+        let PixelBatch { data, images, height, width } = pixels;
+        let batch = ImageBatch { values: PixelValues::U8(data), count: images, height, width };
+        let mut run = |session: &mut Session| session.run(batch, compiled.tap(layer), layout, &mut values);
+        match session {
+            Some(session) => run(session)?,
+            None => run(&mut shared.lock().unwrap_or_else(PoisonError::into_inner))?,
+        }
         Ok(values)
     }
 }
@@ -350,10 +333,7 @@ impl InferenceWorker {
         pixels: PixelBatch<'_>,
         layer: FeatureLayer,
     ) -> Result<Vec<f32>, BackboneError> {
-        match &mut self.session {
-            Some(session) => self.backbone.run_engine(session, pixels, layer, OutputLayout::Pooled),
-            None => self.backbone.features(pixels, layer),
-        }
+        self.backbone.run(self.session.as_mut(), pixels, layer, OutputLayout::Pooled)
     }
 
     /// Activations of `layer`, `[N, H', W', C]` row-major (`[N, C]` for `avgpool`). Unlike
@@ -367,17 +347,7 @@ impl InferenceWorker {
         pixels: PixelBatch<'_>,
         layer: FeatureLayer,
     ) -> Result<Vec<f32>, BackboneError> {
-        match &mut self.session {
-            Some(session) => self.backbone.run_engine(session, pixels, layer, OutputLayout::Nhwc),
-            None => self.backbone.activations_nhwc(pixels, layer),
-        }
-    }
-}
-
-impl<'a> From<PixelBatch<'a>> for ImageBatch<'a> {
-    fn from(pixels: PixelBatch<'a>) -> Self {
-        let PixelBatch { data, images, height, width } = pixels;
-        Self { values: PixelValues::U8(data), count: images, height, width }
+        self.backbone.run(self.session.as_mut(), pixels, layer, OutputLayout::Nhwc)
     }
 }
 

@@ -55,14 +55,14 @@ impl CandleResNet {
     /// Runs the network on normalized images `xs`, `[N, 3, H, W]`, up to `layer`. Returns the activations of
     /// that layer, `[N, C, H', W']`, or `[N, C]` for `avgpool`, which is the mean over all positions.
     pub(crate) fn forward(&self, xs: &Tensor, layer: FeatureLayer) -> candle_core::Result<Tensor> {
-        const STAGES: [FeatureLayer; 4] =
-            [FeatureLayer::Layer1, FeatureLayer::Layer2, FeatureLayer::Layer3, FeatureLayer::Layer4];
         let xs = self.stem.forward(xs, None, Activation::Relu)?;
         // The max pool (3 x 3, stride 2) has padding 1 in height and width, which are the dimensions 2 and 3.
         // Zero padding does not change the maximum, because no value is negative after the ReLU.
         let mut xs = xs.pad_with_zeros(2, 1, 1)?.pad_with_zeros(3, 1, 1)?.max_pool2d_with_stride(3, 2)?;
         // Layers are ordered from the input on, so this stops after the stage of `layer`.
-        for (stage, _) in self.stages.iter().zip(STAGES).take_while(|(_, output)| *output <= layer) {
+        for (stage, _) in
+            self.stages.iter().zip(FeatureLayer::STAGES).take_while(|(_, output)| *output <= layer)
+        {
             for block in stage {
                 xs = block.forward(&xs)?;
             }

@@ -55,13 +55,7 @@ impl CompiledBackbone {
     /// The tap of `layer`: tells the engine to run the network up to that layer and to return its output.
     /// `avgpool` has the tap of the last stage, because the engine can average any output over its positions.
     pub(crate) fn tap(&self, layer: FeatureLayer) -> Tap {
-        match layer {
-            FeatureLayer::Stem => self.taps[0],
-            FeatureLayer::Layer1 => self.taps[1],
-            FeatureLayer::Layer2 => self.taps[2],
-            FeatureLayer::Layer3 => self.taps[3],
-            FeatureLayer::Layer4 | FeatureLayer::Avgpool => self.taps[4],
-        }
+        self.taps[(layer as usize).min(4)]
     }
 }
 

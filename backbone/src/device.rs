@@ -76,9 +76,11 @@ impl DeviceChoice {
             }
             Self::Auto if !cfg!(feature = "cuda") => Device::Cpu,
             Self::Auto => Device::new_cuda(0).unwrap_or_else(|error| {
-                let reason = first_line(&error);
+                // candle's backtrace follows after the first line.
+                let reason = error.to_string();
                 tracing::info!(
-                    "no GPU can be used ({reason}): the pretrained model runs on the CPU, which is slower"
+                    "no GPU can be used ({}): the pretrained model runs on the CPU, which is slower",
+                    reason.lines().next().unwrap_or_default()
                 );
                 Device::Cpu
             }),
@@ -87,19 +89,11 @@ impl DeviceChoice {
     }
 }
 
-/// The message of `error` without candle's backtrace, which follows after the first line.
-fn first_line(error: &candle_core::Error) -> String {
-    error.to_string().lines().next().unwrap_or_default().to_owned()
-}
-
 impl Precision {
     /// The name of this precision in config files, which [`from_str`](Self::from_str) reads.
     #[must_use]
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::Bf16 => "bf16",
-        }
+        ["f32", "bf16"][self as usize]
     }
 
     /// candle's number type for this precision, for weights and activations on CUDA.

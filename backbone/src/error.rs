@@ -52,8 +52,17 @@ pub enum BackboneError {
         /// The name of the BatchNorm in the checkpoint.
         layer: String,
     },
+    /// There was no training forward pass since the last backward pass.
+    #[error(
+        "there was no training forward pass since the last backward pass: run a training forward pass before \
+         each backward pass"
+    )]
+    NoForwardPass,
     /// The gradient of the features does not match the last training forward pass.
-    #[error("{}", gradient_length_problem(*found, *expected))]
+    #[error(
+        "the gradient of the features has {found} values, but the last training forward pass computed \
+         {expected} features: give one value per feature"
+    )]
     GradientLength {
         /// Features of the last training forward pass.
         expected: usize,
@@ -66,20 +75,6 @@ pub enum BackboneError {
          smaller batch, or the CPU)"
     )]
     Candle(#[from] candle_core::Error),
-}
-
-/// The message of [`BackboneError::GradientLength`].
-fn gradient_length_problem(found: usize, expected: usize) -> String {
-    if expected == 0 {
-        "there was no training forward pass since the last backward pass: run a training forward pass before \
-         each backward pass"
-            .into()
-    } else {
-        format!(
-            "the gradient of the features has {found} values, but the last training forward pass computed \
-             {expected} features: give one value per feature"
-        )
-    }
 }
 
 /// The category of an error, from which the program chooses its exit code.
@@ -105,12 +100,7 @@ impl BackboneError {
             Self::Engine(
                 EngineError::NoBf16 | EngineError::ForcedIsa { .. } | EngineError::UnavailableIsa { .. },
             ) => ErrorKind::Config,
-            Self::Engine(_)
-            | Self::Pixels(_)
-            | Self::Activations { .. }
-            | Self::SingleValuePerChannel { .. }
-            | Self::GradientLength { .. }
-            | Self::Candle(_) => ErrorKind::Failed,
+            _ => ErrorKind::Failed,
         }
     }
 }

@@ -19,8 +19,7 @@ impl FoldedConv {
     /// the weights `w` become `w · s` and the bias `β - mean · s`, computed in `f64`.
     ///
     /// # Errors
-    /// [`CheckpointError::NotFinite`] for a NaN or infinite weight, [`CheckpointError::BatchNorm`] for a
-    /// BatchNorm that cannot be folded.
+    /// [`CheckpointError::Invalid`] for a NaN or infinite weight, and for a BatchNorm that cannot be folded.
     pub(crate) fn load(checkpoint: &Checkpoint, conv_bn: &ConvBn) -> Result<Self, CheckpointError> {
         let ConvBn { conv, bn, .. } = conv_bn;
         // Reads a parameter of the BatchNorm.
@@ -41,8 +40,10 @@ impl FoldedConv {
         }
         // A negative variance results in NaN.
         if !weight.iter().chain(&bias).all(|value| value.is_finite()) {
-            let (path, name) = (checkpoint.path().into(), bn.clone());
-            return Err(CheckpointError::BatchNorm { path, name });
+            return Err(checkpoint.invalid(format!(
+                "BatchNorm `{bn}` cannot be used, because its running variance is negative or its scale \
+                 exceeds the range of f32: download or copy the file again, or choose different weights"
+            )));
         }
         Ok(Self { weight, shape, bias })
     }

@@ -47,29 +47,22 @@ impl FeatureLayer {
     pub const ALL: [Self; 6] =
         [Self::Stem, Self::Layer1, Self::Layer2, Self::Layer3, Self::Layer4, Self::Avgpool];
 
+    /// The four stages of residual blocks, torchvision's `layer1` to `layer4`.
+    pub(crate) const STAGES: [Self; 4] = [Self::Layer1, Self::Layer2, Self::Layer3, Self::Layer4];
+
     /// The name of the layer in config files and messages: `stem`, `layer1` .. `layer4`, `avgpool`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Stem => "stem",
-            Self::Layer1 => "layer1",
-            Self::Layer2 => "layer2",
-            Self::Layer3 => "layer3",
-            Self::Layer4 => "layer4",
-            Self::Avgpool => "avgpool",
-        }
+        ["stem", "layer1", "layer2", "layer3", "layer4", "avgpool"][self as usize]
     }
 
     /// The number of output channels of this layer, `C`, which is also the number of features.
     #[must_use]
     pub fn channels(self, architecture: Architecture) -> usize {
-        let stage_channels = |i: usize| STAGE_WIDTHS[i] * architecture.expansion();
         match self {
             Self::Stem => 64,
-            Self::Layer1 => stage_channels(0),
-            Self::Layer2 => stage_channels(1),
-            Self::Layer3 => stage_channels(2),
-            Self::Layer4 | Self::Avgpool => stage_channels(3),
+            Self::Avgpool => Self::Layer4.channels(architecture),
+            stage => STAGE_WIDTHS[stage as usize - 1] * architecture.expansion(),
         }
     }
 
@@ -77,14 +70,11 @@ impl FeatureLayer {
     /// `(1, 1)` for `avgpool`.
     #[must_use]
     pub fn output_size(self, height: usize, width: usize) -> (usize, usize) {
-        // The product of the strides up to this layer.
-        let reduction = match self {
-            Self::Stem | Self::Layer1 => 4,
-            Self::Layer2 => 8,
-            Self::Layer3 => 16,
-            Self::Layer4 => 32,
-            Self::Avgpool => return (1, 1),
-        };
+        if self == Self::Avgpool {
+            return (1, 1);
+        }
+        // The product of the strides: 4 up to `layer1`, then twice as much after each stage.
+        let reduction = 2 << (self as usize).max(1);
         (height.div_ceil(reduction), width.div_ceil(reduction))
     }
 }

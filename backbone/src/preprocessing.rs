@@ -82,11 +82,8 @@ impl TimmConfig {
     /// is not timm's, and the preprocessing is read from another file.
     pub(crate) fn has_preprocessing(&self) -> bool {
         let Self { input_size, crop_pct, interpolation, mean, std, .. } = self;
-        input_size.is_some()
-            || crop_pct.is_some()
-            || interpolation.is_some()
-            || mean.is_some()
-            || std.is_some()
+        let has_size = input_size.is_some() || crop_pct.is_some();
+        has_size || interpolation.is_some() || mean.is_some() || std.is_some()
     }
 
     /// Converts timm's config to the preprocessing, with timm's defaults for missing keys. The error is a
@@ -113,18 +110,13 @@ impl TimmConfig {
                 "`pretrained_cfg.crop_pct` is {crop_pct}: the value must be above 0 and at most 1"
             ));
         }
-        let interpolation = match self.interpolation.as_deref().unwrap_or("bicubic") {
-            "nearest" => Resampling::Nearest,
-            "bilinear" => Resampling::Bilinear,
-            "bicubic" => Resampling::Bicubic,
-            "lanczos" => Resampling::Lanczos,
-            other => {
-                return Err(format!(
-                    "`pretrained_cfg.interpolation` is \"{other}\": only \"nearest\", \"bilinear\", \
-                     \"bicubic\" and \"lanczos\" are supported"
-                ));
-            }
-        };
+        let interpolation = self.interpolation.as_deref().unwrap_or("bicubic");
+        let interpolation = serde_json::from_value(interpolation.into()).map_err(|_| {
+            format!(
+                "`pretrained_cfg.interpolation` is \"{interpolation}\": only \"nearest\", \"bilinear\", \
+                 \"bicubic\" and \"lanczos\" are supported"
+            )
+        })?;
         Preprocessing {
             resize: (f64::from(height) / crop_pct).floor() as u32,
             crop: [height, width],
@@ -218,13 +210,12 @@ impl TransformersProcessor {
         let (resize, crop) = self.resize_and_crop()?;
         // transformers' defaults for these keys differ between its versions and processors.
         let no_filter = || format!("`resample` is missing: add the number of the filter, {RESAMPLE_FILTERS}");
-        let interpolation = match self.resample.ok_or_else(no_filter)? {
-            0 => Resampling::Nearest,
-            1 => Resampling::Lanczos,
-            2 => Resampling::Bilinear,
-            3 => Resampling::Bicubic,
-            other => return Err(format!("`resample` is {other}: only {RESAMPLE_FILTERS} are supported")),
-        };
+        let resample = self.resample.ok_or_else(no_filter)?;
+        let filters =
+            [Resampling::Nearest, Resampling::Lanczos, Resampling::Bilinear, Resampling::Bicubic];
+        let interpolation = *filters
+            .get(resample as usize)
+            .ok_or_else(|| format!("`resample` is {resample}: only {RESAMPLE_FILTERS} are supported"))?;
         let (mean, std) = if self.do_normalize == Some(false) {
             ([0.0; 3], [1.0; 3])
         } else {

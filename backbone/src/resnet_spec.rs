@@ -24,6 +24,8 @@ pub(crate) struct ConvGeometry {
 pub(crate) struct ConvBn {
     pub(crate) conv: String,
     pub(crate) bn: String,
+    /// The shape of the weights, `[O, C, K, K]`: output channels, input channels, kernel height and width.
+    pub(crate) shape: [usize; 4],
     pub(crate) geometry: ConvGeometry,
 }
 
@@ -37,43 +39,54 @@ pub(crate) struct BlockSpec {
 
 /// The 7 x 7 convolution of stride 2 at the input; a 3 x 3 max pool of stride 2 follows it.
 pub(crate) fn stem_conv() -> ConvBn {
-    let geometry = ConvGeometry { stride: 2, padding: 3 };
-    ConvBn { conv: "conv1".into(), bn: "bn1".into(), geometry }
+    ConvBn::new("conv1".into(), "bn1".into(), [64, 3], 7, 2)
 }
 
 /// The blocks of stage `index` (0 to 3, torchvision's `layer1` to `layer4`), with the names of their layers
 /// in the checkpoint, which are torchvision's. The first block of the stages 1 to 3 halves height and width.
 pub(crate) fn stage_blocks(architecture: Architecture, index: usize) -> Vec<BlockSpec> {
-    let inner_channels = STAGE_WIDTHS[index];
+    let expansion = architecture.expansion();
+    // The numbers of channels inside and after a block, and in front of the first one.
+    let (inner, output) = (STAGE_WIDTHS[index], STAGE_WIDTHS[index] * expansion);
+    let stage_input = if index == 0 { 64 } else { STAGE_WIDTHS[index - 1] * expansion };
     let block_spec = |block: usize| {
         let stride = if index > 0 && block == 0 { 2 } else { 1 };
+        let input = if block == 0 { stage_input } else { output };
         let name = format!("layer{}.{block}", index + 1);
-        // The first block of a stage changes the number of channels, so its shortcut needs a convolution. In
-        // stage 0 of basic blocks the number stays 64, that of the stem.
-        let has_shortcut = block == 0 && (index > 0 || architecture.expansion() * inner_channels != 64);
-        let kernel_1x1 = |stride| ConvGeometry { stride, padding: 0 };
-        let kernel_3x3 = |stride| ConvGeometry { stride, padding: 1 };
-        // As in torchvision (ResNet V1.5), the 3 x 3 convolution of a bottleneck has the stride.
-        let geometries = if architecture.has_bottlenecks() {
-            vec![kernel_1x1(1), kernel_3x3(stride), kernel_1x1(1)]
+        // Output and input channels, kernel size and stride. As in torchvision (ResNet V1.5), the 3 x 3
+        // convolution of a bottleneck has the stride.
+        let layers = if architecture.has_bottlenecks() {
+            vec![([inner, input], 1, 1), ([inner, inner], 3, stride), ([output, inner], 1, 1)]
         } else {
-            vec![kernel_3x3(stride), kernel_3x3(1)]
+            vec![([inner, input], 3, stride), ([output, inner], 3, 1)]
         };
-        let conv_bn = |(number, geometry): (usize, ConvGeometry)| ConvBn {
-            conv: format!("{name}.conv{number}"),
-            bn: format!("{name}.bn{number}"),
-            geometry,
+        let conv_bn = |(number, (channels, kernel, stride))| {
+            ConvBn::new(
+                format!("{name}.conv{number}"),
+                format!("{name}.bn{number}"),
+                channels,
+                kernel,
+                stride,
+            )
         };
+        let (conv, bn) = (format!("{name}.downsample.0"), format!("{name}.downsample.1"));
         BlockSpec {
-            convolutions: (1..).zip(geometries).map(conv_bn).collect(),
-            shortcut: has_shortcut.then(|| ConvBn {
-                conv: format!("{name}.downsample.0"),
-                bn: format!("{name}.downsample.1"),
-                geometry: kernel_1x1(stride),
-            }),
+            convolutions: (1..).zip(layers).map(conv_bn).collect(),
+            // A block that changes the number of channels needs a convolution in its shortcut.
+            shortcut: (input != output).then(|| ConvBn::new(conv, bn, [output, input], 1, stride)),
         }
     };
     (0..architecture.depths()[index]).map(block_spec).collect()
+}
+
+impl ConvBn {
+    /// A convolution `conv` with these output and input channels, a square kernel and the padding that keeps
+    /// the size at stride 1, and the BatchNorm `bn`.
+    fn new(conv: String, bn: String, channels: [usize; 2], kernel: usize, stride: usize) -> Self {
+        let [outputs, inputs] = channels;
+        let geometry = ConvGeometry { stride, padding: kernel / 2 };
+        Self { conv, bn, shape: [outputs, inputs, kernel, kernel], geometry }
+    }
 }
 
 #[cfg(test)]

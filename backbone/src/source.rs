@@ -32,31 +32,15 @@ pub enum SourceError {
         /// The I/O error.
         source: std::io::Error,
     },
-    /// The directory has no `.safetensors` file.
-    #[error("{} has no .safetensors file: {}", directory.display(), missing_weights_hint(.pickled.as_deref()))]
-    NoWeights {
+    /// The directory has no `.safetensors` file, several of which none is named `model.safetensors`, or weights
+    /// that are split over several files (sharded).
+    #[error("{} has {problem}", path.display())]
+    Directory {
         /// The directory.
-        directory: PathBuf,
-        /// A file in PyTorch's pickle format in that directory.
-        pickled: Option<String>,
+        path: PathBuf,
+        /// What it has, and what to do.
+        problem: String,
     },
-    /// The directory has several `.safetensors` files, none named `model.safetensors`.
-    #[error(
-        "{} has several .safetensors files: give the path of one of them ({})",
-        directory.display(), files.join(", ")
-    )]
-    Ambiguous {
-        /// The directory.
-        directory: PathBuf,
-        /// The names of the files.
-        files: Vec<String>,
-    },
-    /// The weights are split over several files (sharded).
-    #[error(
-        "the model weights in {} are split over several files (sharded), which is not supported: save the \
-         weights as one file, model.safetensors, and use that file", .0.display()
-    )]
-    Sharded(PathBuf),
     /// The file is in PyTorch's pickle format.
     #[error(
         "{} is not a .safetensors file but a PyTorch file: {}",
@@ -66,15 +50,6 @@ pub enum SourceError {
     /// The hub or the network connection failed, or the `hf://` name is wrong.
     #[error(transparent)]
     Hub(#[from] HubError),
-}
-
-/// The end of an error message about a folder without a `.safetensors` file: how to convert its file
-/// `pickled`, in PyTorch's pickle format, or where to put the weights if there is none.
-fn missing_weights_hint(pickled: Option<&str>) -> String {
-    pickled.map_or_else(
-        || "put the model weights there, or give the file or folder that has them".into(),
-        conversion_hint,
-    )
 }
 
 impl WeightsSource {
@@ -127,11 +102,10 @@ fn resolve_local(path: &Path) -> Result<WeightFiles, SourceError> {
 /// Finds the weights in a directory: `model.safetensors`, or else the only `.safetensors` file. If there is
 /// no such file, the error says what is there instead (sharded weights, a PyTorch file, several files).
 fn find_in_directory(directory: &Path) -> Result<PathBuf, SourceError> {
-    let list_error = |source| SourceError::ListDirectory { path: directory.into(), source };
-    let mut files = Vec::new();
-    for entry in fs::read_dir(directory).map_err(list_error)? {
-        files.push(entry.map_err(list_error)?.path());
-    }
+    let paths = |entries: fs::ReadDir| entries.map(|entry| Ok(entry?.path())).collect();
+    let mut files: Vec<PathBuf> = fs::read_dir(directory)
+        .and_then(paths)
+        .map_err(|source| SourceError::ListDirectory { path: directory.into(), source })?;
     files.sort_unstable();
     let file_name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let sharded = files.iter().any(|file| file_name(file).ends_with(".safetensors.index.json"));
@@ -140,13 +114,24 @@ fn find_in_directory(directory: &Path) -> Result<PathBuf, SourceError> {
     if let Some(model_file) = files.iter().find(|file| file_name(file) == "model.safetensors") {
         return Ok(model_file.clone());
     }
-    match files.as_slice() {
-        _ if sharded => Err(SourceError::Sharded(directory.into())),
-        [] => Err(SourceError::NoWeights { directory: directory.into(), pickled }),
-        [only] => Ok(only.clone()),
-        several => Err(SourceError::Ambiguous {
-            directory: directory.into(),
-            files: several.iter().map(file_name).collect(),
-        }),
-    }
+    let problem = match files.as_slice() {
+        _ if sharded => {
+            "model weights that are split over several files (sharded), which is not supported: save \
+                         the weights as one file, model.safetensors, and use that file"
+                .into()
+        }
+        [only] => return Ok(only.clone()),
+        [] => {
+            let advice = pickled.map_or_else(
+                || "put the model weights there, or give the file or folder that has them".into(),
+                |file| conversion_hint(&file),
+            );
+            format!("no .safetensors file: {advice}")
+        }
+        several => {
+            let names: Vec<String> = several.iter().map(file_name).collect();
+            format!("several .safetensors files: give the path of one of them ({})", names.join(", "))
+        }
+    };
+    Err(SourceError::Directory { path: directory.into(), problem })
 }

@@ -131,10 +131,9 @@ impl FeatureExtractor {
     /// Runs the network on one rendered view: on all threads, or, if another call does so, on this thread.
     fn run(&self, view: &RgbImage) -> Result<Vec<f32>, BackboneError> {
         let pixels = PixelBatch::new(view.as_raw(), 1, view.height() as usize, view.width() as usize)?;
-        match self.all_threads.try_lock() {
-            Ok(_guard) => return self.backbone.features(pixels, self.layer),
-            Err(TryLockError::Poisoned(_guard)) => return self.backbone.features(pixels, self.layer),
-            Err(TryLockError::WouldBlock) => {}
+        let all_threads = self.all_threads.try_lock();
+        if !matches!(all_threads, Err(TryLockError::WouldBlock)) {
+            return self.backbone.features(pixels, self.layer);
         }
         let mut workers = self.take_workers(1)?;
         let features = workers[0].features(pixels, self.layer);
@@ -207,11 +206,10 @@ impl FeatureExtractor {
 
     /// Takes `count` workers: those that are idle, and new ones if there are fewer.
     fn take_workers(&self, count: usize) -> Result<Vec<InferenceWorker>, BackboneError> {
-        let mut workers = {
-            let mut idle = self.lock_idle_workers();
-            let first = idle.len().saturating_sub(count);
-            idle.split_off(first)
-        };
+        let mut idle = self.lock_idle_workers();
+        let first = idle.len().saturating_sub(count);
+        let mut workers = idle.split_off(first);
+        drop(idle);
         while workers.len() < count {
             workers.push(self.backbone.worker()?);
         }

@@ -86,17 +86,15 @@ impl BackboneRecord {
     #[must_use]
     pub fn new(pretrained: &PretrainedBackbone) -> Self {
         let (checkpoint, options) = (pretrained.checkpoint(), &pretrained.options);
-        let file_name = Path::new(&options.weights).file_name();
         // Only the name of a local file or folder, so that the same training in a different place writes the
         // same bytes.
-        let source = if options.weights.starts_with("hf://") {
-            checkpoint.origin().into()
-        } else {
-            file_name.map_or_else(|| options.weights.clone(), |name| name.to_string_lossy().into_owned())
+        let source = match Path::new(&options.weights).file_name() {
+            Some(name) if !options.weights.starts_with("hf://") => name.to_string_lossy(),
+            _ => checkpoint.origin().into(),
         };
         Self {
             architecture: checkpoint.architecture().to_string(),
-            source,
+            source: source.into_owned(),
             sha256: checkpoint.sha256().into(),
             layer: options.layer,
             precision: options.precision,
@@ -146,20 +144,17 @@ impl Model {
             problem: problem.to_string(),
         };
         let mut tensors = self.head.tensors()?;
-        let is_reserved = |name: &&String| {
-            [CONFORMAL_PREFIX, BACKBONE_PREFIX].iter().any(|prefix| name.starts_with(prefix))
-        };
-        if let Some(name) = tensors.keys().find(is_reserved) {
+        let reserved = [CONFORMAL_PREFIX, BACKBONE_PREFIX];
+        if let Some(name) = tensors.keys().find(|name| reserved.iter().any(|prefix| name.starts_with(prefix)))
+        {
             return Err(cannot_save(&format_args!(
                 "the name of its tensor `{name}` begins with `{CONFORMAL_PREFIX}` or `{BACKBONE_PREFIX}`, \
                  which are reserved: rename the tensor in the head"
             )));
         }
-        tensors.extend(
-            self.tuned_weights
-                .iter()
-                .map(|(name, tensor)| (format!("{BACKBONE_PREFIX}{name}"), tensor.clone())),
-        );
+        for (name, tensor) in &self.tuned_weights {
+            tensors.insert(format!("{BACKBONE_PREFIX}{name}"), tensor.clone());
+        }
         if let Some(conformal) = &self.conformal {
             for method in SET_METHODS {
                 let scores = conformal.scores(method);
@@ -205,14 +200,11 @@ impl Model {
             .map_err(|_| InferenceError::UnknownHead { path: path.into(), kind: record.head.kind.clone() })?;
         let configured = kind.configure(record.head.parameters.clone()).map_err(FileError::format(path))?;
         let head = configured.load(&tensors).map_err(FileError::format(path))?;
-        if head.classes() != record.classes.len() || head.width() != record.width {
+        let (found, expected) = ((head.width(), head.classes()), (record.width, record.classes.len()));
+        if found != expected {
             let problem = format!(
-                "the file is damaged: its head has {} features and {} classes, but its metadata has {} and \
-                 {}",
-                head.width(),
-                head.classes(),
-                record.width,
-                record.classes.len()
+                "the file is damaged: its head has {} features and {} classes, but its metadata has {} and {}",
+                found.0, found.1, expected.0, expected.1
             );
             return Err(FileError::format(path)(problem).into());
         }
@@ -308,20 +300,16 @@ fn take_tuned_weights(tensors: &mut Tensors) -> Tensors {
 /// all tensors of a model's file, and returns them; `None` if there are none, as in a run without held-out
 /// samples. The error is text that says which tensor is damaged or missing.
 fn take_scores(tensors: &mut Tensors) -> Result<Option<ConformalScores>, String> {
-    let scores_by_method = SET_METHODS.map(|method| tensors.remove(&scores_tensor_name(method)));
-    if scores_by_method.iter().all(Option::is_none) {
+    let names = SET_METHODS.map(scores_tensor_name);
+    if !names.iter().any(|name| tensors.contains_key(name)) {
         return Ok(None);
     }
-    let [lac, aps] = scores_by_method
-        .map(|tensor| tensor.ok_or("is missing".to_owned())?.to_vec1().map_err(|e| e.to_string()));
-    // Says in an error which tensor it is about.
-    let name_error = |values: Result<Vec<f32>, String>, method| {
-        values.map_err(|problem| format!("tensor `{}`: {problem}", scores_tensor_name(method)))
+    let mut take = |name: &str| {
+        let scores = tensors.remove(name).ok_or("is missing".to_owned());
+        let values = scores.and_then(|scores| scores.to_vec1().map_err(|error| error.to_string()));
+        values.map_err(|problem| format!("tensor `{name}`: {problem}"))
     };
-    ConformalScores::from_scores(
-        name_error(lac, ConformalMethod::Lac)?,
-        name_error(aps, ConformalMethod::Aps)?,
-    )
-    .map(Some)
-    .map_err(|error| error.to_string())
+    let [lac, aps] = &names;
+    let scores = ConformalScores::from_scores(take(lac)?, take(aps)?);
+    scores.map(Some).map_err(|error| error.to_string())
 }

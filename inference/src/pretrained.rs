@@ -84,11 +84,8 @@ impl PretrainedBackbone {
     ) -> Result<Self, InferenceError> {
         let source = WeightsSource::parse(&options.weights, Path::new("")).map_err(BackboneError::from)?;
         let files = source.fetch(progress).map_err(BackboneError::from)?;
-        let checkpoint = match preprocessing {
-            Some(preprocessing) => Checkpoint::open_with(&files, preprocessing),
-            None => Checkpoint::open(&files),
-        };
-        Ok(Self { checkpoint: checkpoint.map_err(BackboneError::from)?, options: options.clone() })
+        let checkpoint = Checkpoint::open_with(&files, preprocessing).map_err(BackboneError::from)?;
+        Ok(Self { checkpoint, options: options.clone() })
     }
 
     /// The backbone of an open checkpoint; `options.weights` is its name in messages.

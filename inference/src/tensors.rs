@@ -5,7 +5,6 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::Read;
-use std::ops::{Deref, Range};
 use std::path::Path;
 
 use candle_core::safetensors::Load;
@@ -26,54 +25,23 @@ pub fn write(
     // `serialize_to_file` replaces the file by a temporary one that only its owner may read. The file gets
     // back the permissions of a new file, which follow the umask as those of the other files of a run.
     let permissions = File::create(path)?.metadata()?.permissions();
-    let tensors = tensors.iter().map(|(name, tensor)| (name, borrow_bytes(tensor)));
-    serialize_to_file(tensors, Some(metadata), path)?;
+    let storages: Vec<_> = tensors.values().map(Tensor::storage_and_layout).collect();
+    // The bytes of each tensor: borrowed if they are contiguous `f32` values on the CPU, otherwise a copy.
+    let mut bytes: Vec<Cow<'_, [u8]>> = Vec::with_capacity(tensors.len());
+    for (tensor, (storage, layout)) in tensors.values().zip(&storages) {
+        bytes.push(match (&**storage, layout.contiguous_offsets()) {
+            (Storage::Cpu(CpuStorage::F32(values)), Some((start, end))) => {
+                bytemuck::cast_slice(&values[start..end]).into()
+            }
+            _ => tensor.data(),
+        });
+    }
+    let mut views = Vec::with_capacity(tensors.len());
+    for ((name, tensor), bytes) in tensors.iter().zip(&bytes) {
+        views.push((name, TensorView::new(View::dtype(tensor), tensor.dims().to_vec(), bytes)?));
+    }
+    serialize_to_file(views, Some(metadata), path)?;
     Ok(fs::set_permissions(path, permissions)?)
-}
-
-/// A tensor to be written to a file: a safetensors `View` that borrows the tensor's bytes if they are
-/// contiguous `f32` values. candle's own `View` always copies them.
-struct TensorBytes<'a, S> {
-    tensor: &'a Tensor,
-    /// The storage `S`, a read guard, and the index range of the tensor's values in it, if they can be
-    /// borrowed.
-    f32_values: Option<(S, Range<usize>)>,
-}
-
-/// Wraps `tensor` for [`serialize_to_file`], so that its bytes are borrowed and not copied if they are
-/// contiguous `f32` values on the CPU.
-fn borrow_bytes(tensor: &Tensor) -> TensorBytes<'_, impl Deref<Target = Storage>> {
-    let (storage, layout) = tensor.storage_and_layout();
-    let f32_values = match (&*storage, layout.contiguous_offsets()) {
-        (Storage::Cpu(CpuStorage::F32(_)), Some((start, end))) => Some((storage, start..end)),
-        _ => None,
-    };
-    TensorBytes { tensor, f32_values }
-}
-
-impl<S: Deref<Target = Storage>> View for TensorBytes<'_, S> {
-    fn dtype(&self) -> Dtype {
-        View::dtype(&self.tensor)
-    }
-
-    fn shape(&self) -> &[usize] {
-        self.tensor.dims()
-    }
-
-    /// The bytes to write to the file: borrowed if [`borrow_bytes`] found contiguous `f32` values, otherwise
-    /// a copy.
-    fn data(&self) -> Cow<'_, [u8]> {
-        if let Some((storage, range)) = &self.f32_values
-            && let Storage::Cpu(CpuStorage::F32(values)) = &**storage
-        {
-            return bytemuck::cast_slice(&values[range.clone()]).into();
-        }
-        self.tensor.data()
-    }
-
-    fn data_len(&self) -> usize {
-        self.tensor.data_len()
-    }
 }
 
 /// An open `.safetensors` file whose header has been read.

@@ -45,7 +45,7 @@ pub fn small_preprocessing() -> Preprocessing {
 pub fn small_backbone() -> &'static Backbone {
     static BACKBONE: OnceLock<Backbone> = OnceLock::new();
     BACKBONE.get_or_init(|| {
-        let checkpoint = Checkpoint::open_with(&bundled_weights(), &small_preprocessing()).unwrap();
+        let checkpoint = Checkpoint::open_with(&bundled_weights(), Some(&small_preprocessing())).unwrap();
         Backbone::new(&checkpoint, DeviceChoice::Cpu, Precision::F32).unwrap()
     })
 }

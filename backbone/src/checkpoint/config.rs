@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use headstock_hub::WeightFiles;
 use serde::Deserialize;
@@ -41,22 +41,15 @@ const IGNORED_MODEL_ARGS: [&str; 7] = [
 /// What to do about a config file that contradicts the weights.
 const WRONG_CONFIG_HINT: &str = "replace this config.json with the one that belongs to the weights";
 
-/// What the config files next to the weights say about the network and its preprocessing.
-pub(super) struct CheckpointMetadata {
-    weights: PathBuf,
-    /// The path of `config.json`; empty if there is none.
-    path: PathBuf,
-    config: ConfigJson,
-    pub(super) preprocessing: Preprocessing,
-}
-
-/// Reads the config files of `files`, which say what preprocessing the weights need and whether the network
-/// is a plain ResNet. The preprocessing is the first that exists: the `explicit` one, timm's, that of
-/// transformers, ImageNet's. If it is timm's, a license that forbids commercial use is logged.
-pub(super) fn read_metadata(
+/// Reads the config files of `files`, which say what preprocessing the weights need, and checks that they
+/// describe the architecture `detected` from the names of the tensors. Returns the preprocessing, the first
+/// that exists: the `explicit` one, timm's, that of transformers, ImageNet's. If it is timm's, a license that
+/// forbids commercial use is logged.
+pub(super) fn read_preprocessing(
     files: &WeightFiles,
     explicit: Option<&Preprocessing>,
-) -> Result<CheckpointMetadata, CheckpointError> {
+    detected: Architecture,
+) -> Result<Preprocessing, CheckpointError> {
     let path = files.config.clone().unwrap_or_default();
     let mut config = ConfigJson::default();
     if let Some(file) = &files.config {
@@ -67,23 +60,19 @@ pub(super) fn read_metadata(
                 Some(parse_json::<TimmConfig>(file)?).filter(TimmConfig::has_preprocessing);
         }
     }
-    let preprocessing_error = |path: &Path| {
-        let path = path.to_path_buf();
-        move |problem| CheckpointError::Config {
-            path,
-            message: format!(
-                "{problem}; choose different weights, or change this file if you know that the weights work \
-                 with a supported value"
-            ),
-        }
+    let preprocessing_error = |path: &Path, problem| {
+        let advice = "choose different weights, or change this file if you know that the weights work with a \
+                      supported value";
+        CheckpointError::invalid(path, format!("{problem}; {advice}"))
     };
     let preprocessing = if let Some(explicit) = explicit {
         explicit.clone()
     } else if let Some(timm) = &config.pretrained_cfg {
         timm.warn_if_noncommercial(config.architecture.as_deref(), &files.origin);
-        timm.preprocessing().map_err(preprocessing_error(&path))?
+        timm.preprocessing().map_err(|problem| preprocessing_error(&path, problem))?
     } else if let Some(file) = &files.preprocessor {
-        parse_json::<TransformersProcessor>(file)?.preprocessing().map_err(preprocessing_error(file))?
+        let processor = parse_json::<TransformersProcessor>(file)?;
+        processor.preprocessing().map_err(|problem| preprocessing_error(file, problem))?
     } else {
         tracing::info!(
             "no config file of the weights {} says how to prepare photos: preparing photos as is usual for \
@@ -92,7 +81,8 @@ pub(super) fn read_metadata(
         );
         Preprocessing::default()
     };
-    Ok(CheckpointMetadata { weights: files.weights.clone(), path, config, preprocessing })
+    config.check_architecture(detected, &path, &files.weights)?;
+    Ok(preprocessing)
 }
 
 /// Reads the JSON file `path`, a config file next to the weights, as a `T`; the error names the file.
@@ -100,76 +90,74 @@ fn parse_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, Checkpoint
     let json =
         fs::read_to_string(path).map_err(|source| CheckpointError::Read { path: path.into(), source })?;
     serde_json::from_str(&json).map_err(|error| {
-        let message =
-            format!("the file is not a valid model config ({error}): download or copy the file again");
-        CheckpointError::Config { path: path.into(), message }
+        let problem = "the file is not a valid model config";
+        CheckpointError::invalid(path, format!("{problem} ({error}): download or copy the file again"))
     })
 }
 
-impl CheckpointMetadata {
-    /// Checks that `config.json` describes the architecture `detected` from the names of the tensors. Some
-    /// other networks have the tensors of a plain ResNet but compute something else, and only this file tells
-    /// them apart. Keys that the file lacks are not checked.
-    pub(super) fn check_architecture(&self, detected: Architecture) -> Result<(), CheckpointError> {
-        let config = &self.config;
-        let config_error = |message: String| CheckpointError::Config { path: self.path.clone(), message };
-        let look_alike = |network: &str, evidence: String| CheckpointError::LookAlike {
-            path: self.weights.clone(),
-            network: network.into(),
-            evidence: format!("{} says that {evidence}", self.path.display()),
+impl ConfigJson {
+    /// Checks that the file `path` describes the architecture `detected` from the names of the tensors in the
+    /// file `weights`. Some other networks have the tensors of a plain ResNet but compute something else, and
+    /// only this file tells them apart. Keys that the file lacks are not checked.
+    fn check_architecture(
+        &self,
+        detected: Architecture,
+        path: &Path,
+        weights: &Path,
+    ) -> Result<(), CheckpointError> {
+        // The error that the file names something else than the weights.
+        let contradiction = |found: String| {
+            CheckpointError::invalid(
+                path,
+                format!("{found}, but the weights are those of {detected}: {WRONG_CONFIG_HINT}"),
+            )
         };
-        if let Some(name) = &config.architecture {
-            match base_architecture_name(name).parse::<Architecture>() {
-                Ok(named) if named == detected => {}
-                Ok(named) => {
-                    return Err(config_error(format!(
-                        "`architecture` is {named}, but the weights are those of {detected}: \
-                         {WRONG_CONFIG_HINT}"
-                    )));
-                }
-                Err(()) => return Err(look_alike(name, format!("`architecture` is \"{name}\""))),
+        let look_alike = |network: &str, evidence: String| {
+            let evidence = format!("{} says that {evidence}", path.display());
+            CheckpointError::not_a_resnet(weights, &format!("plain ResNet but {network}: {evidence}"))
+        };
+        if let Some(name) = &self.architecture {
+            let base_name = base_architecture_name(name);
+            match Architecture::ALL.into_iter().find(|architecture| architecture.as_str() == base_name) {
+                Some(named) if named == detected => {}
+                Some(named) => return Err(contradiction(format!("`architecture` is {named}"))),
+                None => return Err(look_alike(name, format!("`architecture` is \"{name}\""))),
             }
         }
-        if let Some(name) = config
-            .model_args
-            .iter()
-            .flat_map(BTreeMap::keys)
-            .find(|name| !IGNORED_MODEL_ARGS.contains(&name.as_str()))
-        {
+        let mut model_args = self.model_args.iter().flat_map(BTreeMap::keys);
+        if let Some(name) = model_args.find(|name| !IGNORED_MODEL_ARGS.contains(&name.as_str())) {
             let network = "a ResNet with non-default arguments";
             return Err(look_alike(network, format!("`model_args` has `{name}`")));
         }
-        if let Some(kind) = config.model_type.as_ref().filter(|kind| *kind != "resnet") {
+        if let Some(kind) = self.model_type.as_ref().filter(|kind| *kind != "resnet") {
             return Err(look_alike(kind, format!("`model_type` is \"{kind}\"")));
         }
-        if config.downsample_in_bottleneck == Some(true) {
-            return Err(look_alike(
+        for (value, key, network) in [
+            (
+                self.downsample_in_bottleneck,
+                "downsample_in_bottleneck",
                 "a ResNet V1 of 2015 (stride in the first 1 x 1 convolution of a block)",
-                "`downsample_in_bottleneck` is true".into(),
-            ));
-        }
-        if config.downsample_in_first_stage == Some(true) {
-            return Err(look_alike(
+            ),
+            (
+                self.downsample_in_first_stage,
+                "downsample_in_first_stage",
                 "a ResNet with a stride in its first stage",
-                "`downsample_in_first_stage` is true".into(),
-            ));
+            ),
+        ] {
+            if value == Some(true) {
+                return Err(look_alike(network, format!("`{key}` is true")));
+            }
         }
-        if let Some(name) = config.hidden_act.as_ref().filter(|name| *name != "relu") {
-            return Err(look_alike(
-                "a ResNet with a different activation",
-                format!("`hidden_act` is \"{name}\""),
-            ));
+        if let Some(name) = self.hidden_act.as_ref().filter(|name| *name != "relu") {
+            let network = "a ResNet with a different activation";
+            return Err(look_alike(network, format!("`hidden_act` is \"{name}\"")));
         }
-        if let Some(depths) = config.depths.as_ref().filter(|depths| depths[..] != detected.depths()) {
-            return Err(config_error(format!(
-                "`depths` is {depths:?}, but the weights are those of {detected}: {WRONG_CONFIG_HINT}"
-            )));
+        if let Some(depths) = self.depths.as_ref().filter(|depths| depths[..] != detected.depths()) {
+            return Err(contradiction(format!("`depths` is {depths:?}")));
         }
         let layer_type = if detected.has_bottlenecks() { "bottleneck" } else { "basic" };
-        if let Some(found) = config.layer_type.as_ref().filter(|found| *found != layer_type) {
-            return Err(config_error(format!(
-                "`layer_type` is \"{found}\", but the weights are those of {detected}: {WRONG_CONFIG_HINT}"
-            )));
+        if let Some(found) = self.layer_type.as_ref().filter(|found| *found != layer_type) {
+            return Err(contradiction(format!("`layer_type` is \"{found}\"")));
         }
         Ok(())
     }

@@ -13,12 +13,9 @@ pub(super) fn reject_lookalikes(
     path: &Path,
     tensors: &BTreeMap<&str, &[usize]>,
 ) -> Result<(), CheckpointError> {
-    match identify_lookalike(tensors) {
-        None => Ok(()),
-        Some((network, evidence)) => {
-            Err(CheckpointError::LookAlike { path: path.into(), network: network.into(), evidence })
-        }
-    }
+    identify_lookalike(tensors).map_or(Ok(()), |(network, evidence)| {
+        Err(CheckpointError::not_a_resnet(path, &format!("plain ResNet but {network}: {evidence}")))
+    })
 }
 
 /// Parts of tensor names, and the network that each identifies, with an article. The first match counts.
@@ -72,13 +69,12 @@ fn identify_lookalike(tensors: &BTreeMap<&str, &[usize]>) -> Option<(&'static st
         return Some(("a ResNet with GroupNorm", "no layer has a `running_mean`".into()));
     }
     // A grouped convolution has weights for the input channels of one group only.
-    match tensors.get("layer1.0.conv2.weight") {
-        Some(&&[outputs, inputs, 3, 3]) if inputs > 0 && inputs < outputs => {
-            let groups = outputs / inputs;
-            let evidence = format!("`layer1.0.conv2.weight` is [{outputs}, {inputs}, 3, 3]: {groups} groups");
-            return Some(("a ResNeXt (grouped convolutions)", evidence));
-        }
-        _ => {}
+    if let Some(&&[outputs, inputs, 3, 3]) = tensors.get("layer1.0.conv2.weight")
+        && (1..outputs).contains(&inputs)
+    {
+        let groups = outputs / inputs;
+        let evidence = format!("`layer1.0.conv2.weight` is [{outputs}, {inputs}, 3, 3]: {groups} groups");
+        return Some(("a ResNeXt (grouped convolutions)", evidence));
     }
     match tensors.get("layer1.0.conv1.weight") {
         Some(&&[outputs, 64, 1, 1]) if outputs > 64 => Some((

@@ -59,21 +59,15 @@ impl Checkpoint {
     /// for a config file that contradicts the weights or is not supported. [`SourceError::Pickled`] for
     /// PyTorch's pickle format.
     pub fn open(files: &WeightFiles) -> Result<Self, CheckpointError> {
-        Self::read_files(files, None)
+        Self::open_with(files, None)
     }
 
-    /// Reads and validates `files`. Unlike [`open`](Self::open), it takes the preprocessing from the caller,
-    /// for example that of a run, and ignores the preprocessing in the config files.
+    /// Reads and validates `files`. Unlike [`open`](Self::open), it takes the preprocessing from the caller, if
+    /// there is one, for example that of a run, and ignores the preprocessing in the config files.
     ///
     /// # Errors
     /// The errors of [`open`](Self::open).
-    pub fn open_with(files: &WeightFiles, preprocessing: &Preprocessing) -> Result<Self, CheckpointError> {
-        Self::read_files(files, Some(preprocessing))
-    }
-
-    /// Reads the weights and the config files in `files`, detects the architecture, and checks that the
-    /// weights are those of a plain ResNet. A given `preprocessing` replaces that of the config files.
-    fn read_files(
+    pub fn open_with(
         files: &WeightFiles,
         preprocessing: Option<&Preprocessing>,
     ) -> Result<Self, CheckpointError> {
@@ -86,8 +80,7 @@ impl Checkpoint {
         lookalike::reject_lookalikes(path, &shapes)?;
         let architecture = names::detect_architecture(path, &shapes)?;
         names::check_tensors(path, architecture, &shapes)?;
-        let metadata = config::read_metadata(files, preprocessing)?;
-        metadata.check_architecture(architecture)?;
+        let preprocessing = config::read_preprocessing(files, preprocessing, architecture)?;
 
         // From here on tensors have torchvision's names.
         let tensors: BTreeMap<String, StoredTensor> = names
@@ -97,11 +90,14 @@ impl Checkpoint {
         if let Some((name, tensor)) =
             tensors.iter().find(|(_, tensor)| !matches!(tensor.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16))
         {
-            return Err(CheckpointError::Dtype {
-                path: path.into(),
-                name: name.clone(),
-                dtype: format!("{:?}", tensor.dtype),
-            });
+            return Err(CheckpointError::invalid(
+                path,
+                format!(
+                    "tensor `{name}` has type {:?}, but only F32, F16 and BF16 are supported: save the model \
+                     in one of these types",
+                    tensor.dtype
+                ),
+            ));
         }
         let sha256 = hex::encode(Sha256::digest(&bytes));
         Ok(Self {
@@ -109,7 +105,7 @@ impl Checkpoint {
             sha256,
             tensors,
             architecture,
-            preprocessing: metadata.preprocessing,
+            preprocessing,
             path: path.into(),
             origin: files.origin.clone(),
             bytes,
@@ -121,14 +117,17 @@ impl Checkpoint {
     /// take the fine-tuned network for the original one.
     ///
     /// # Errors
-    /// [`CheckpointError::UnknownTensor`] for a tensor that the network does not have in this shape.
+    /// [`CheckpointError::Invalid`] for a tensor that the network does not have in this shape.
     pub fn with_tensors(mut self, tensors: &BTreeMap<String, Tensor>) -> Result<Self, CheckpointError> {
         let mut hash = Sha256::new_with_prefix(&self.fingerprint);
         for (name, tensor) in tensors {
             let stored = self.tensors.get_mut(name).filter(|stored| stored.shape == tensor.dims());
             let Some(stored) = stored else {
-                let (path, name, shape) = (self.path.clone(), name.clone(), tensor.dims().to_vec());
-                return Err(CheckpointError::UnknownTensor { path, name, shape });
+                return Err(self.invalid(format!(
+                    "there is no tensor `{name}` of shape {:?}: the run was fine-tuned from different weights; \
+                     use the weights that the run was trained with",
+                    tensor.dims()
+                )));
             };
             // The new values are appended; the old ones stay in `bytes`, but nothing refers to them.
             let start = self.bytes.len();
@@ -175,9 +174,9 @@ impl Checkpoint {
         &self.origin
     }
 
-    /// The `.safetensors` file.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
+    /// The error that these weights cannot be used because of `problem`.
+    pub(crate) fn invalid(&self, problem: String) -> CheckpointError {
+        CheckpointError::invalid(&self.path, problem)
     }
 
     /// The tensor with the torchvision name `name`, converted to `f32`, on the CPU, for building a network. A
@@ -193,12 +192,14 @@ impl Checkpoint {
             Dtype::F16 => {
                 data.as_chunks::<2>().0.iter().map(|b| half::f16::from_le_bytes(*b).to_f32()).collect()
             }
-            // BF16: `read_files` rejects every other type.
+            // BF16: `open_with` rejects every other type.
             _ => data.as_chunks::<2>().0.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32()).collect(),
         };
         if let Some(value) = values.iter().find(|value| !value.is_finite()) {
-            let (path, name) = (self.path.clone(), name.into());
-            return Err(CheckpointError::NotFinite { path, name, value: *value });
+            return Err(self.invalid(format!(
+                "tensor `{name}` contains {value}, so the weights cannot be used: download or copy the file \
+                 again, or choose different weights"
+            )));
         }
         Ok(Tensor::from_vec(values, shape.as_slice(), &Device::Cpu)?)
     }
@@ -225,7 +226,11 @@ fn read_header(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, StoredTenso
         return Err(SourceError::Pickled(path.into()).into());
     }
     if bytes.starts_with(b"version https://git-lfs") {
-        return Err(CheckpointError::LfsPointer(path.into()));
+        return Err(CheckpointError::invalid(
+            path,
+            "this is a Git LFS pointer, a small file in place of the model weights: run `git lfs pull` in its \
+             folder to download the weights",
+        ));
     }
     let (header_length, metadata) = SafeTensors::read_metadata(bytes)
         .map_err(|source| CheckpointError::NotSafetensors { path: path.into(), source })?;

@@ -1,10 +1,12 @@
 //! Names and shapes of tensors. All names are converted to torchvision's.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::iter;
 use std::path::Path;
 
 use super::error::CheckpointError;
-use crate::architecture::{Architecture, STAGE_WIDTHS};
+use crate::architecture::Architecture;
+use crate::resnet_spec::{ConvBn, stage_blocks, stem_conv};
 
 /// A map from torchvision's name of every tensor to its name in the file, one of `originals`, so that the
 /// other code knows only torchvision's names. The classifier and the counters of BatchNorm, which are not
@@ -22,10 +24,13 @@ pub(super) fn torchvision_names<'a>(
         }
         let name = from_transformers(original).unwrap_or_else(|| original.clone());
         if let Some(other) = names.insert(name, original.clone()) {
-            return Err(CheckpointError::DuplicateTensor {
-                path: path.into(),
-                names: [other, original.clone()],
-            });
+            return Err(CheckpointError::invalid(
+                path,
+                format!(
+                    "the same tensor is there twice, as `{other}` and as `{original}`: save the model again \
+                     with only one of the two names"
+                ),
+            ));
         }
     }
     Ok(names)
@@ -36,31 +41,28 @@ pub(super) fn torchvision_names<'a>(
 /// only the classification model has, may be missing. `None` for any other name.
 fn from_transformers(name: &str) -> Option<String> {
     let name = name.strip_prefix("resnet.").unwrap_or(name);
-    if let Some(stem_layer) = name.strip_prefix("embedder.embedder.") {
-        return Some(match stem_layer.split_once('.')? {
-            ("convolution", leaf) => format!("conv1.{leaf}"),
-            ("normalization", leaf) => format!("bn1.{leaf}"),
-            _ => return None,
-        });
+    // torchvision's names of the convolution and the BatchNorm, and the rest of the name in transformers.
+    let (conv, bn, rest) = if let Some(rest) = name.strip_prefix("embedder.embedder.") {
+        ("conv1".into(), "bn1".into(), rest)
+    } else {
+        let (stage, block_and_layer) = name.strip_prefix("encoder.stages.")?.split_once(".layers.")?;
+        let (block, layer) = block_and_layer.split_once('.')?;
+        // transformers counts stages and the layers of a block from 0, torchvision from 1.
+        let next = |index: &str| index.parse::<u8>().ok()?.checked_add(1);
+        let block = format!("layer{}.{block}", next(stage)?);
+        if let Some(rest) = layer.strip_prefix("shortcut.") {
+            (format!("{block}.downsample.0"), format!("{block}.downsample.1"), rest)
+        } else {
+            let (index, rest) = layer.strip_prefix("layer.")?.split_once('.')?;
+            let number = next(index)?;
+            (format!("{block}.conv{number}"), format!("{block}.bn{number}"), rest)
+        }
+    };
+    match rest.split_once('.')? {
+        ("convolution", leaf) => Some(format!("{conv}.{leaf}")),
+        ("normalization", leaf) => Some(format!("{bn}.{leaf}")),
+        _ => None,
     }
-    let (stage, block_and_layer) = name.strip_prefix("encoder.stages.")?.split_once(".layers.")?;
-    let (block, layer) = block_and_layer.split_once('.')?;
-    // transformers counts stages and the layers of a block from 0, torchvision from 1.
-    let stage = stage.parse::<u8>().ok()?.checked_add(1)?;
-    if let Some(shortcut_layer) = layer.strip_prefix("shortcut.") {
-        return Some(match shortcut_layer.split_once('.')? {
-            ("convolution", leaf) => format!("layer{stage}.{block}.downsample.0.{leaf}"),
-            ("normalization", leaf) => format!("layer{stage}.{block}.downsample.1.{leaf}"),
-            _ => return None,
-        });
-    }
-    let (index, layer) = layer.strip_prefix("layer.")?.split_once('.')?;
-    let number = index.parse::<u8>().ok()?.checked_add(1)?;
-    Some(match layer.split_once('.')? {
-        ("convolution", leaf) => format!("layer{stage}.{block}.conv{number}.{leaf}"),
-        ("normalization", leaf) => format!("layer{stage}.{block}.bn{number}.{leaf}"),
-        _ => return None,
-    })
 }
 
 /// The ResNet that `tensors` (torchvision's names and shapes) belong to, from the number of blocks in each
@@ -69,20 +71,15 @@ pub(super) fn detect_architecture(
     path: &Path,
     tensors: &BTreeMap<&str, &[usize]>,
 ) -> Result<Architecture, CheckpointError> {
-    let not_a_resnet = |evidence| CheckpointError::NotAResNet { path: path.into(), evidence };
+    let not_a_resnet = |evidence: String| CheckpointError::not_a_resnet(path, &format!("ResNet: {evidence}"));
     // Any tensor of a block counts the block, so that a missing tensor is reported as missing later.
     let mut blocks: [BTreeSet<&str>; 4] = Default::default();
     let mut bottlenecks = false;
     for name in tensors.keys() {
         let mut parts = name.split('.');
         let (stage, block, part) = (parts.next(), parts.next(), parts.next());
-        let stage = match stage {
-            Some("layer1") => 0,
-            Some("layer2") => 1,
-            Some("layer3") => 2,
-            Some("layer4") => 3,
-            _ => continue,
-        };
+        let stages = ["layer1", "layer2", "layer3", "layer4"];
+        let Some(stage) = stages.iter().position(|name| stage == Some(name)) else { continue };
         blocks[stage].extend(block);
         bottlenecks |= matches!(part, Some("conv3" | "bn3"));
     }
@@ -98,7 +95,8 @@ pub(super) fn detect_architecture(
             }
         )));
     }
-    Architecture::from_depths(depths, bottlenecks).ok_or_else(|| {
+    let is_it = |a: &Architecture| a.depths() == depths && a.has_bottlenecks() == bottlenecks;
+    Architecture::ALL.into_iter().find(is_it).ok_or_else(|| {
         let kind = if bottlenecks { "bottleneck" } else { "basic" };
         not_a_resnet(format!(
             "the numbers of {kind} blocks in its four stages, {depths:?}, are not those of a ResNet"
@@ -148,36 +146,14 @@ pub(super) fn check_tensors(
 /// weights of the convolutions, `[out_channels, in_channels, kernel, kernel]`, and four vectors
 /// `[out_channels]` for each BatchNorm. [`check_tensors`] compares a checkpoint with them.
 fn expected_shapes(architecture: Architecture) -> BTreeMap<String, Vec<usize>> {
+    let blocks = (0..4).flat_map(|stage| stage_blocks(architecture, stage));
+    let convolutions = blocks.flat_map(|block| block.convolutions.into_iter().chain(block.shortcut));
     let mut tensors = BTreeMap::new();
-    let mut add_conv_bn = |conv: &str, bn: &str, out_channels: usize, in_channels: usize, kernel: usize| {
-        tensors.insert(format!("{conv}.weight"), vec![out_channels, in_channels, kernel, kernel]);
+    for ConvBn { conv, bn, shape, .. } in iter::once(stem_conv()).chain(convolutions) {
         for leaf in ["weight", "bias", "running_mean", "running_var"] {
-            tensors.insert(format!("{bn}.{leaf}"), vec![out_channels]);
+            tensors.insert(format!("{bn}.{leaf}"), vec![shape[0]]);
         }
-    };
-    // The stem: 64 output channels, 3 input channels (RGB), 7 x 7.
-    add_conv_bn("conv1", "bn1", 64, 3, 7);
-    // `input`, `inner` and `output` are the numbers of channels in front of, inside and after a block.
-    let mut input = 64;
-    for ((stage, inner), blocks) in (1..).zip(STAGE_WIDTHS).zip(architecture.depths()) {
-        let output = inner * architecture.expansion();
-        for block in 0..blocks {
-            let layer_name = |leaf: &str| format!("layer{stage}.{block}.{leaf}");
-            // Output channels, input channels and kernel size of each convolution in a block.
-            let convolutions: &[(usize, usize, usize)] = if architecture.has_bottlenecks() {
-                &[(inner, input, 1), (inner, inner, 3), (output, inner, 1)]
-            } else {
-                &[(inner, input, 3), (output, inner, 3)]
-            };
-            for (number, &(out_channels, in_channels, kernel)) in (1..).zip(convolutions) {
-                let (conv, bn) = (layer_name(&format!("conv{number}")), layer_name(&format!("bn{number}")));
-                add_conv_bn(&conv, &bn, out_channels, in_channels, kernel);
-            }
-            if input != output {
-                add_conv_bn(&layer_name("downsample.0"), &layer_name("downsample.1"), output, input, 1);
-            }
-            input = output;
-        }
+        tensors.insert(format!("{conv}.weight"), shape.to_vec());
     }
     tensors
 }

@@ -47,7 +47,7 @@ impl BlockCache {
     pub(super) fn into_output(self, buffers: &mut BufferPool) -> Option<Buffer> {
         let mut output = None;
         for (saved, out) in self.units {
-            buffers.release_all(std::mem::replace(&mut output, out));
+            buffers.release(std::mem::replace(&mut output, out));
             saved.release(buffers);
         }
         if let Some(saved) = self.shortcut {
@@ -91,12 +91,12 @@ impl ResidualBlock {
             shape = unit.output_shape(shape);
             // With batch statistics the backward pass recomputes the output of the previous unit, so its
             // buffer is released.
-            if let Some((SavedForBackward::BatchStats(..), previous_output)) = units.last_mut() {
-                ctx.buffers.release_all(previous_output.take());
+            if let Some((SavedForBackward { batch: Some(_), .. }, previous_output)) = units.last_mut() {
+                ctx.buffers.release(previous_output.take());
             }
             units.push((saved, Some(out)));
         }
-        ctx.buffers.release_all(shortcut_output);
+        ctx.buffers.release(shortcut_output);
         Ok(BlockCache { units, shortcut, output_shape: shape })
     }
 
@@ -117,7 +117,7 @@ impl ResidualBlock {
         // `grad_output`. After the loop it is the gradient of the input of the block, if needed.
         let mut current: Option<Buffer> = None;
         while let Some((saved, out)) = saved_units.pop() {
-            ctx.buffers.release_all(out);
+            ctx.buffers.release(out);
             let index = saved_units.len();
             let unit = &self.units[index];
             // The input of a unit is the output of the previous one, saved or recomputed; the input of the
@@ -146,7 +146,7 @@ impl ResidualBlock {
                 unit.backward_input(ctx, &grad_context, grad_unit_output, epilogue, grad_input)?;
             }
             let released = [grad_context.grad_conv_output, recomputed, current];
-            ctx.buffers.release_all(released.into_iter().flatten());
+            ctx.buffers.release(released.into_iter().flatten());
             current = next;
         }
         if let (Some(unit), Some(saved)) = (&self.shortcut, cache.shortcut) {
@@ -157,9 +157,9 @@ impl ResidualBlock {
                     TrainEpilogue { accumulate: true, mask: Some(input), ..TrainEpilogue::default() };
                 unit.backward_input(ctx, &grad_context, &grad_output, epilogue, grad_input)?;
             }
-            ctx.buffers.release_all(grad_context.grad_conv_output);
+            ctx.buffers.release(grad_context.grad_conv_output);
         }
-        ctx.buffers.release(grad_output);
+        ctx.buffers.release([grad_output]);
         Ok(current)
     }
 }

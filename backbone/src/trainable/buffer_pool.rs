@@ -32,13 +32,8 @@ impl BufferPool {
         buffer
     }
 
-    /// Makes a buffer available to [`acquire`](Self::acquire).
-    pub(super) fn release(&mut self, buffer: Buffer) {
-        self.0.push(buffer.values);
-    }
-
-    /// Makes several buffers available to [`acquire`](Self::acquire); an `Option<Buffer>` is accepted, too.
-    pub(super) fn release_all(&mut self, buffers: impl IntoIterator<Item = Buffer>) {
+    /// Makes buffers available to [`acquire`](Self::acquire); an `Option<Buffer>` is accepted, too.
+    pub(super) fn release(&mut self, buffers: impl IntoIterator<Item = Buffer>) {
         self.0.extend(buffers.into_iter().map(|buffer| buffer.values));
     }
 }

@@ -50,12 +50,11 @@ pub(super) struct TrainContext<'a> {
 
 /// What the backward pass of a unit needs from its forward pass, besides input and output.
 #[derive(Debug)]
-pub(super) enum SavedForBackward {
-    /// After a forward pass with running statistics: the shape of the convolution.
-    RunningStats(ConvShape),
-    /// After a forward pass with statistics of the batch: the shape and the output of the convolution, and
-    /// the statistics of that output.
-    BatchStats(ConvShape, Buffer, BatchStatistics),
+pub(super) struct SavedForBackward {
+    /// The shape of the convolution.
+    shape: ConvShape,
+    /// The output of the convolution and its statistics, after a forward pass with statistics of the batch.
+    pub(super) batch: Option<(Buffer, BatchStatistics)>,
 }
 
 impl ConvBnUnit {
@@ -94,7 +93,8 @@ impl ConvBnUnit {
 
     /// Applies `activation` to `BatchNorm(convolution(input)) + residual`. Returns what
     /// [`backward`](Self::backward) needs, and the output, `[N, H', W', O]`. `residual` is the shortcut, in
-    /// the shape of the output; `mode` selects the statistics of BatchNorm.
+    /// the shape of the output; `mode` selects the statistics of BatchNorm. In mode `Train` an output with a
+    /// single position is an error, because its variance is undefined.
     pub(super) fn forward(
         &self,
         ctx: &mut TrainContext<'_>,
@@ -103,59 +103,34 @@ impl ConvBnUnit {
         residual: Option<&[f32]>,
         activation: Activation,
     ) -> Result<(SavedForBackward, Buffer), BackboneError> {
-        match mode {
-            BatchNormMode::Frozen => self.forward_with_running_stats(ctx, input, residual, activation),
-            BatchNormMode::Train => self.forward_with_batch_stats(ctx, input, residual, activation),
+        let (shape, output_shape) = (self.conv_shape(input.shape), self.output_shape(input.shape));
+        let values = &ctx.store.values[self.weight_id];
+        if mode == BatchNormMode::Frozen {
+            // The statistics are fixed, so BatchNorm is a scale of the weights and a bias, and the
+            // convolution computes everything in one pass.
+            let ScaleShift { scale, shift } = self.running_scale_shift(ctx.store);
+            let mut out = ctx.buffers.acquire(output_shape.n_values());
+            let weights = ScaledWeights { values, scale: Some(&scale) };
+            let epilogue = TrainEpilogue {
+                bias: Some(&shift),
+                addend: residual,
+                relu: activation == Activation::Relu,
+                ..TrainEpilogue::default()
+            };
+            ctx.conv_ops.forward(&shape, input.values, weights, epilogue, &mut out)?;
+            return Ok((SavedForBackward { shape, batch: None }, out));
         }
-    }
-
-    /// [`forward`](Self::forward) with running statistics (mode `Frozen`). They are fixed, so BatchNorm is a
-    /// scale of the weights and a bias, and the convolution computes everything in one pass. Returns what the
-    /// backward pass needs, and the output.
-    fn forward_with_running_stats(
-        &self,
-        ctx: &mut TrainContext<'_>,
-        input: NhwcView<'_>,
-        residual: Option<&[f32]>,
-        activation: Activation,
-    ) -> Result<(SavedForBackward, Buffer), BackboneError> {
-        let shape = self.conv_shape(input.shape);
-        let ScaleShift { scale, shift } = self.running_scale_shift(ctx.store);
-        let mut out = ctx.buffers.acquire(self.output_shape(input.shape).n_values());
-        let weights = ScaledWeights { values: &ctx.store.values[self.weight_id], scale: Some(&scale) };
-        let epilogue = TrainEpilogue {
-            bias: Some(&shift),
-            addend: residual,
-            relu: activation == Activation::Relu,
-            ..TrainEpilogue::default()
-        };
-        ctx.conv_ops.forward(&shape, input.values, weights, epilogue, &mut out)?;
-        Ok((SavedForBackward::RunningStats(shape), out))
-    }
-
-    /// [`forward`](Self::forward) with statistics of the batch (mode `Train`): computes the convolution, then
-    /// the statistics of its output, then BatchNorm. Returns what the backward pass needs, and the output. An
-    /// output with a single position is an error, because its variance is undefined.
-    fn forward_with_batch_stats(
-        &self,
-        ctx: &mut TrainContext<'_>,
-        input: NhwcView<'_>,
-        residual: Option<&[f32]>,
-        activation: Activation,
-    ) -> Result<(SavedForBackward, Buffer), BackboneError> {
-        let shape = self.conv_shape(input.shape);
-        let output_shape = self.output_shape(input.shape);
         if output_shape.n_positions() < 2 {
             return Err(BackboneError::SingleValuePerChannel { layer: self.bn_name.clone() });
         }
         let mut conv_output = ctx.buffers.acquire(output_shape.n_values());
-        let weights = ScaledWeights { values: &ctx.store.values[self.weight_id], scale: None };
+        let weights = ScaledWeights { values, scale: None };
         ctx.conv_ops.forward(&shape, input.values, weights, TrainEpilogue::default(), &mut conv_output)?;
         let statistics = BatchStatistics::from_activations(self.outputs, &conv_output);
         let mut out = ctx.buffers.acquire(conv_output.len());
         let (gamma, beta) = self.affine_parameters(ctx.store);
         statistics.normalize(gamma, beta, &conv_output, residual, activation, &mut out);
-        Ok((SavedForBackward::BatchStats(shape, conv_output, statistics), out))
+        Ok((SavedForBackward { shape, batch: Some((conv_output, statistics)) }, out))
     }
 
     /// Recomputes the output of a unit with a ReLU and without a residual from `saved`, what its forward pass
@@ -166,7 +141,7 @@ impl ConvBnUnit {
         ctx: &mut TrainContext<'_>,
         saved: &SavedForBackward,
     ) -> Option<Buffer> {
-        let SavedForBackward::BatchStats(_, conv_output, statistics) = saved else { return None };
+        let (conv_output, statistics) = saved.batch.as_ref()?;
         let mut out = ctx.buffers.acquire(conv_output.len());
         let (gamma, beta) = self.affine_parameters(ctx.store);
         statistics.normalize(gamma, beta, conv_output, None, Activation::Relu, &mut out);
@@ -184,43 +159,36 @@ impl ConvBnUnit {
         input: &[f32],
         grad_output: &[f32],
     ) -> Result<InputGradContext, BackboneError> {
-        match saved {
-            SavedForBackward::RunningStats(shape) => {
-                let ScaleShift { scale, .. } = self.running_scale_shift(ctx.store);
-                let (values, grad_weight, accumulate) = ctx.store.gradient_mut(self.weight_id);
-                let weights = ScaledWeights { values, scale: Some(&scale) };
-                let out = WeightGrad { values: grad_weight, accumulate };
-                // The forward pass was `scale · y + shift`, with `y`, the output of the convolution before
-                // BatchNorm. `grads.scale` is `Σ g · y` and `grads.bias` is `Σ g`; from both follows
-                // `∂γ = Σ g · (y - mean) / std`, and `∂β` is `Σ g`.
-                let grads = ctx.conv_ops.backward_weights(&shape, input, grad_output, weights, out)?;
-                let grad_gamma: Vec<f32> = (0..self.outputs)
-                    .map(|channel| {
-                        let centered = f64::from(grads.scale[channel])
-                            - f64::from(self.running_mean[channel]) * f64::from(grads.bias[channel]);
-                        (centered * inverse_std(self.running_var[channel])) as f32
-                    })
-                    .collect();
-                ctx.store.accumulate_gradient(self.gamma_id, &grad_gamma);
-                ctx.store.accumulate_gradient(self.beta_id, &grads.bias);
-                Ok(InputGradContext { shape, scale: Some(scale), grad_conv_output: None })
-            }
-            SavedForBackward::BatchStats(shape, conv_output, statistics) => {
-                // First backward through BatchNorm, then through the convolution.
-                let mut grad_conv_output = ctx.buffers.acquire(conv_output.len());
-                let gamma = &ctx.store.values[self.gamma_id];
-                let [grad_gamma, grad_beta] =
-                    statistics.backward(gamma, &conv_output, grad_output, &mut grad_conv_output);
-                ctx.buffers.release(conv_output);
-                ctx.store.accumulate_gradient(self.gamma_id, &grad_gamma);
-                ctx.store.accumulate_gradient(self.beta_id, &grad_beta);
-                let (values, grad_weight, accumulate) = ctx.store.gradient_mut(self.weight_id);
-                let weights = ScaledWeights { values, scale: None };
-                let out = WeightGrad { values: grad_weight, accumulate };
-                ctx.conv_ops.backward_weights(&shape, input, &grad_conv_output, weights, out)?;
-                Ok(InputGradContext { shape, scale: None, grad_conv_output: Some(grad_conv_output) })
-            }
-        }
+        let SavedForBackward { shape, batch } = saved;
+        let scale = batch.is_none().then(|| self.running_scale_shift(ctx.store).scale);
+        // With statistics of the batch, first backward through BatchNorm, then through the convolution.
+        let through_batch_norm = batch.map(|(conv_output, statistics)| {
+            let mut grad_conv_output = ctx.buffers.acquire(conv_output.len());
+            let gamma = &ctx.store.values[self.gamma_id];
+            let grads = statistics.backward(gamma, &conv_output, grad_output, &mut grad_conv_output);
+            ctx.buffers.release([conv_output]);
+            (grad_conv_output, grads)
+        });
+        let (grad_conv_output, batch_norm_grads) = through_batch_norm.unzip();
+        let (values, grad_weight, accumulate) = ctx.store.gradient_mut(self.weight_id);
+        let weights = ScaledWeights { values, scale: scale.as_deref() };
+        let out = WeightGrad { values: grad_weight, accumulate };
+        let gradient = grad_conv_output.as_deref().unwrap_or(grad_output);
+        let grads = ctx.conv_ops.backward_weights(&shape, input, gradient, weights, out)?;
+        let [grad_gamma, grad_beta] = batch_norm_grads.unwrap_or_else(|| {
+            // The forward pass was `scale · y + shift`, with `y`, the output of the convolution before
+            // BatchNorm. `grads.scale` is `Σ g · y` and `grads.bias` is `Σ g`; from both follows
+            // `∂γ = Σ g · (y - mean) / std`, and `∂β` is `Σ g`.
+            let grad_gamma = |channel: usize| {
+                let centered = f64::from(grads.scale[channel])
+                    - f64::from(self.running_mean[channel]) * f64::from(grads.bias[channel]);
+                (centered * inverse_std(self.running_var[channel])) as f32
+            };
+            [(0..self.outputs).map(grad_gamma).collect(), grads.bias]
+        });
+        ctx.store.accumulate_gradient(self.gamma_id, &grad_gamma);
+        ctx.store.accumulate_gradient(self.beta_id, &grad_beta);
+        Ok(InputGradContext { shape, scale, grad_conv_output })
     }
 
     /// The second half of the backward pass, which the first trained unit does not need: writes the gradient
@@ -269,8 +237,6 @@ pub(super) struct InputGradContext {
 impl SavedForBackward {
     /// Returns the buffer with the saved output of the convolution, if any, to the pool.
     pub(super) fn release(self, buffers: &mut BufferPool) {
-        if let Self::BatchStats(_, conv_output, _) = self {
-            buffers.release(conv_output);
-        }
+        buffers.release(self.batch.map(|(conv_output, _)| conv_output));
     }
 }

@@ -1,14 +1,14 @@
 //! Training on the CPU: convolutions and their gradients are computed by the engine, in `f32`.
 
+use headstock_engine::Isa;
 use headstock_engine::training::ConvOps;
-use headstock_engine::{DType, Isa};
 
 use super::batch_norm::BatchStatistics;
 use super::block::BlockCache;
 use super::buffer_pool::{Buffer, BufferPool};
 use super::conv_bn::{ConvBnUnit, SavedForBackward, TrainContext};
 use super::pooling::{self, NhwcShape, NhwcView};
-use super::{BatchNormMode, TrainStep, TrainableNetwork, check_gradient_length};
+use super::{BatchNormMode, TrainStep, TrainableNetwork, take_matching_cache};
 use crate::error::BackboneError;
 use crate::layer::FeatureLayer;
 use crate::resnet_spec::Activation;
@@ -50,13 +50,8 @@ struct StemCache {
 }
 
 impl CpuBackend {
-    /// A backend that uses the fastest instruction set of this CPU.
-    pub(super) fn new() -> Result<Self, BackboneError> {
-        Self::with_isa(Isa::choose(DType::F32)?)
-    }
-
-    /// A backend that uses the given instruction set instead of the fastest one, for tests.
-    pub(super) fn with_isa(isa: Isa) -> Result<Self, BackboneError> {
+    /// A backend that uses the instruction set `isa`.
+    pub(super) fn new(isa: Isa) -> Result<Self, BackboneError> {
         Ok(Self { conv_ops: ConvOps::new(isa)?, buffers: BufferPool::default(), cache: None })
     }
 
@@ -70,7 +65,7 @@ impl CpuBackend {
     ) -> Result<Vec<f32>, BackboneError> {
         let (shape, out) = self.forward_frozen(network, |_every_stage| true, input)?;
         let features = pooling::global_avg_pool(shape, out.as_deref().unwrap_or(input.values));
-        self.buffers.release_all(out);
+        self.buffers.release(out);
         Ok(features)
     }
 
@@ -108,11 +103,7 @@ impl CpuBackend {
         let features = pooling::global_avg_pool(shape, cache.output());
         let stem_saved = cache.stem.iter().map(|stem| &stem.saved);
         let all_saved = stem_saved.chain(cache.blocks.iter().flat_map(BlockCache::saved));
-        let statistics = all_saved.filter_map(|saved| match saved {
-            SavedForBackward::BatchStats(_, _, statistics) => Some(statistics.clone()),
-            SavedForBackward::RunningStats(_) => None,
-        });
-        let statistics = statistics.collect();
+        let statistics = all_saved.filter_map(|saved| Some(saved.batch.as_ref()?.1.clone())).collect();
         self.cache = Some(cache);
         Ok((features, statistics))
     }
@@ -125,10 +116,8 @@ impl CpuBackend {
         network: &mut TrainableNetwork,
         grad_features: &[f32],
     ) -> Result<(), BackboneError> {
-        let n_features = |shape: NhwcShape| shape.images * shape.channels;
-        let expected = self.cache.as_ref().map_or(0, |cache| n_features(cache.output_shape));
-        check_gradient_length(expected, grad_features.len())?;
-        let Some(cache) = self.cache.take() else { return Ok(()) };
+        let n_features = |cache: &CpuStepCache| cache.output_shape.images * cache.output_shape.channels;
+        let cache = take_matching_cache(&mut self.cache, n_features, grad_features)?;
         let CpuStepCache { input, stem: stem_cache, blocks: mut caches, output_shape } = cache;
         let TrainableNetwork { store, stem, blocks } = network;
         let ctx = &mut TrainContext { store, conv_ops: &mut self.conv_ops, buffers: &mut self.buffers };
@@ -149,7 +138,7 @@ impl CpuBackend {
         if let (Some(unit), Some(cache), Some(gradient)) = (stem, stem_cache, gradient) {
             cache.backward(unit, ctx, &input, gradient)?;
         }
-        ctx.buffers.release(input);
+        ctx.buffers.release([input]);
         Ok(())
     }
 
@@ -157,14 +146,14 @@ impl CpuBackend {
     /// gets no backward pass.
     pub(super) fn clear_cache(&mut self) {
         let Some(CpuStepCache { input, stem, blocks, .. }) = self.cache.take() else { return };
-        self.buffers.release(input);
+        self.buffers.release([input]);
         if let Some(StemCache { saved, pooled, .. }) = stem {
             saved.release(&mut self.buffers);
-            self.buffers.release(pooled);
+            self.buffers.release([pooled]);
         }
         for block in blocks {
             let output = block.into_output(&mut self.buffers);
-            self.buffers.release_all(output);
+            self.buffers.release(output);
         }
     }
 
@@ -190,7 +179,7 @@ impl CpuBackend {
             let block_input = NhwcView { shape, values: output.as_deref().unwrap_or(input.values) };
             let cache = block.forward(ctx, BatchNormMode::Frozen, block_input)?;
             shape = cache.output_shape;
-            ctx.buffers.release_all(output);
+            ctx.buffers.release(output);
             output = cache.into_output(ctx.buffers);
         }
         Ok((shape, output))
@@ -219,7 +208,7 @@ impl StemCache {
         let count = pool_input_shape.after_max_pool().n_values();
         let (mut pooled, mut argmax) = (ctx.buffers.acquire(count), vec![0; count]);
         pooling::max_pool(pool_input_shape, &out, &mut pooled, &mut argmax);
-        ctx.buffers.release(out);
+        ctx.buffers.release([out]);
         Ok(Self { saved, pool_input_shape, argmax, pooled })
     }
 
@@ -238,8 +227,8 @@ impl StemCache {
         let mut grad_conv_bn = ctx.buffers.acquire(self.pool_input_shape.n_values());
         pooling::max_pool_backward(self.pool_input_shape, &grad_pooled, &self.argmax, &mut grad_conv_bn);
         let grad_context = unit.backward(ctx, self.saved, input, &grad_conv_bn)?;
-        ctx.buffers.release_all([grad_conv_bn, grad_pooled, self.pooled]);
-        ctx.buffers.release_all(grad_context.grad_conv_output);
+        ctx.buffers.release([grad_conv_bn, grad_pooled, self.pooled]);
+        ctx.buffers.release(grad_context.grad_conv_output);
         Ok(())
     }
 }

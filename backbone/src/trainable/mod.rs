@@ -19,6 +19,7 @@ mod tests;
 use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor};
+use headstock_engine::{DType, Isa};
 
 use self::block::ResidualBlock;
 use self::conv_bn::ConvBnUnit;
@@ -74,12 +75,9 @@ pub struct StageActivations<'a> {
 #[derive(Debug)]
 pub struct TrainableBackbone {
     architecture: Architecture,
-    /// The BatchNorm mode of the trained stages; frozen stages always use running statistics.
-    batch_norm_mode: BatchNormMode,
     /// The first stage in memory; earlier stages are computed elsewhere, with frozen weights.
     first_loaded: FeatureLayer,
-    /// The first stage that is trained; loaded stages before it are frozen.
-    first_trained: FeatureLayer,
+    step: TrainStep,
     network: TrainableNetwork,
     /// What computes forward and backward passes of `network`.
     backend: TrainingBackend,
@@ -108,37 +106,25 @@ enum TrainingBackend {
 /// The settings of a forward pass in training.
 #[derive(Clone, Copy, Debug)]
 struct TrainStep {
-    /// The first trained stage.
+    /// The first stage that is trained; loaded stages before it are frozen.
     first_stage: FeatureLayer,
     /// The BatchNorm mode of the trained stages; frozen stages always use running statistics.
     batch_norm_mode: BatchNormMode,
 }
 
 impl TrainableBackbone {
-    /// Loads the stages of a pretrained ResNet from `first_stage` on, for training in `f32` on the CPU.
-    /// `mode` selects the statistics that BatchNorm uses in training. All loaded stages are trained, until
+    /// Loads the stages of a pretrained ResNet from `first_stage` on, for training on `device`. `mode`
+    /// selects the statistics that BatchNorm uses in training. All loaded stages are trained, until
     /// [`set_trainable_from`](Self::set_trainable_from) freezes some. With [`FeatureLayer::Avgpool`] only
     /// global average pooling remains, which has no parameters.
     ///
-    /// # Errors
-    /// [`BackboneError::Checkpoint`] for a NaN or infinite weight; [`BackboneError::Engine`] if a forced
-    /// instruction set is not available.
-    pub fn load(
-        checkpoint: &Checkpoint,
-        first_stage: FeatureLayer,
-        mode: BatchNormMode,
-    ) -> Result<Self, BackboneError> {
-        Self::load_on_device(checkpoint, first_stage, mode, DeviceChoice::Cpu, Precision::F32)
-    }
-
-    /// Loads the stages of a pretrained ResNet from `first_stage` on, for training on `device`. `mode`
-    /// selects the statistics that BatchNorm uses in training. With [`Precision::Bf16`] a GPU computes
-    /// convolutions in `bf16`; parameters, gradients and BatchNorm stay in `f32`. The CPU ignores `precision`
-    /// and computes everything in `f32`.
+    /// With [`Precision::Bf16`] a GPU computes convolutions in `bf16`; parameters, gradients and BatchNorm
+    /// stay in `f32`. The CPU ignores `precision` and computes everything in `f32`.
     ///
     /// # Errors
-    /// The errors of [`load`](Self::load); [`BackboneError::Device`] if the device is not available.
-    pub fn load_on_device(
+    /// [`BackboneError::Checkpoint`] for a NaN or infinite weight; [`BackboneError::Engine`] if a forced
+    /// instruction set is not available; [`BackboneError::Device`] if the device is not available.
+    pub fn load(
         checkpoint: &Checkpoint,
         first_stage: FeatureLayer,
         mode: BatchNormMode,
@@ -146,7 +132,7 @@ impl TrainableBackbone {
         precision: Precision,
     ) -> Result<Self, BackboneError> {
         let backend = match device.open()? {
-            Device::Cpu => TrainingBackend::Cpu(Box::new(CpuBackend::new()?)),
+            Device::Cpu => TrainingBackend::Cpu(Box::new(CpuBackend::new(Isa::choose(DType::F32)?)?)),
             device => TrainingBackend::Gpu(GpuBackend::new(device, precision.dtype())),
         };
         Self::load_with_backend(checkpoint, first_stage, mode, backend)
@@ -162,15 +148,16 @@ impl TrainableBackbone {
         mode: BatchNormMode,
         backend: TrainingBackend,
     ) -> Result<Self, BackboneError> {
-        const STAGES: [FeatureLayer; 4] =
-            [FeatureLayer::Layer1, FeatureLayer::Layer2, FeatureLayer::Layer3, FeatureLayer::Layer4];
         let mut loader =
             ParameterLoader { checkpoint, stage: FeatureLayer::Stem, store: ParameterStore::default() };
         let stem = (first_stage == FeatureLayer::Stem)
             .then(|| loader.load_unit(&resnet_spec::stem_conv()))
             .transpose()?;
         let mut blocks = Vec::new();
-        for (index, stage) in STAGES.into_iter().enumerate().filter(|(_, stage)| *stage >= first_stage) {
+        for (index, stage) in FeatureLayer::STAGES.into_iter().enumerate() {
+            if stage < first_stage {
+                continue;
+            }
             loader.stage = stage;
             for block in resnet_spec::stage_blocks(checkpoint.architecture(), index) {
                 let units = block.convolutions.iter().map(|conv_bn| loader.load_unit(conv_bn));
@@ -183,9 +170,8 @@ impl TrainableBackbone {
         let network = TrainableNetwork { store: loader.store, stem, blocks };
         Ok(Self {
             architecture: checkpoint.architecture(),
-            batch_norm_mode: mode,
             first_loaded: first_stage,
-            first_trained: first_stage,
+            step: TrainStep { first_stage, batch_norm_mode: mode },
             network,
             backend,
         })
@@ -210,10 +196,10 @@ impl TrainableBackbone {
     /// no gradients. Activations saved by the last [`forward_training`](Self::forward_training) are dropped,
     /// because they are those of other stages.
     pub fn set_trainable_from(&mut self, stage: FeatureLayer) {
-        self.first_trained = stage.max(self.first_loaded);
+        self.step.first_stage = stage.max(self.first_loaded);
         match &mut self.backend {
             TrainingBackend::Cpu(cpu) => cpu.clear_cache(),
-            TrainingBackend::Gpu(gpu) => gpu.clear_cache(),
+            TrainingBackend::Gpu(gpu) => gpu.cache = None,
         }
     }
 
@@ -227,7 +213,7 @@ impl TrainableBackbone {
         let input = self.checked_input(input)?;
         match &mut self.backend {
             TrainingBackend::Cpu(cpu) => cpu.forward(&mut self.network, input),
-            TrainingBackend::Gpu(gpu) => gpu.forward(&self.network, input),
+            TrainingBackend::Gpu(gpu) => Ok(gpu.forward(&self.network, input, None)?.0),
         }
     }
 
@@ -242,13 +228,12 @@ impl TrainableBackbone {
     /// On an error no running statistics are updated.
     pub fn forward_training(&mut self, input: StageActivations<'_>) -> Result<Vec<f32>, BackboneError> {
         let input = self.checked_input(input)?;
-        let step = TrainStep { first_stage: self.first_trained, batch_norm_mode: self.batch_norm_mode };
         let (features, statistics) = match &mut self.backend {
-            TrainingBackend::Cpu(cpu) => cpu.forward_training(&mut self.network, input, step)?,
-            TrainingBackend::Gpu(gpu) => gpu.forward_training(&self.network, input, step)?,
+            TrainingBackend::Cpu(cpu) => cpu.forward_training(&mut self.network, input, self.step)?,
+            TrainingBackend::Gpu(gpu) => gpu.forward(&self.network, input, Some(self.step))?,
         };
         // The statistics of the batch for each trained unit; empty in mode `Frozen`.
-        for (unit, batch) in self.network.units_mut(self.first_trained).zip(&statistics) {
+        for (unit, batch) in self.network.units_mut(self.step.first_stage).zip(&statistics) {
             unit.update_running_stats(batch);
         }
         Ok(features)
@@ -280,9 +265,9 @@ impl TrainableBackbone {
     pub fn parameters_mut(&mut self) -> impl Iterator<Item = ParameterSlot<'_>> {
         // The caller may change the values, so the copies on the GPU are stale.
         if let TrainingBackend::Gpu(gpu) = &mut self.backend {
-            gpu.mark_stale(self.first_trained);
+            gpu.mark_stale(self.step.first_stage);
         }
-        self.network.store.iter_mut_from(self.first_trained)
+        self.network.store.iter_mut_from(self.step.first_stage)
     }
 
     /// Every tensor that training changes in the loaded stages, by torchvision's name: the parameters, and
@@ -326,7 +311,8 @@ impl TrainableBackbone {
             };
             tensors.insert(name.clone(), values);
         }
-        for unit in self.network.units() {
+        let TrainableNetwork { stem, blocks, .. } = &self.network;
+        for unit in stem.iter().chain(blocks.iter().flat_map(ResidualBlock::units)) {
             for (leaf, values) in [("running_mean", &unit.running_mean), ("running_var", &unit.running_var)] {
                 let values = Tensor::from_slice(values, values.len(), &Device::Cpu)?;
                 tensors.insert(format!("{}.{leaf}", unit.bn_name), values);
@@ -357,11 +343,6 @@ impl TrainableBackbone {
 }
 
 impl TrainableNetwork {
-    /// All units (convolutions with their BatchNorm) of the loaded stages, in the order of their parameters.
-    fn units(&self) -> impl Iterator<Item = &ConvBnUnit> {
-        self.stem.iter().chain(self.blocks.iter().flat_map(ResidualBlock::units))
-    }
-
     /// The units (convolutions with their BatchNorm) of `first_stage` and all later stages, in the order of
     /// their parameters, to update the running statistics of the trained ones.
     fn units_mut(&mut self, first_stage: FeatureLayer) -> impl Iterator<Item = &mut ConvBnUnit> {
@@ -371,14 +352,16 @@ impl TrainableNetwork {
     }
 }
 
-/// Checks the gradient of the features that a backward pass gets: `found`, the number of its values, must be
-/// `expected`, the number of features of the last training forward pass. An `expected` of 0 means that there
-/// was no such pass since the last backward pass, which is an error, too.
-fn check_gradient_length(expected: usize, found: usize) -> Result<(), BackboneError> {
-    if expected == 0 || found != expected {
-        return Err(BackboneError::GradientLength { expected, found });
-    }
-    Ok(())
+/// Takes what the last training forward pass saved, for the backward pass that gets `grad_features`: it must
+/// have one value for each of the `n_features` of that pass, `N · F`.
+fn take_matching_cache<C>(
+    cache: &mut Option<C>,
+    n_features: impl Fn(&C) -> usize,
+    grad_features: &[f32],
+) -> Result<C, BackboneError> {
+    let expected = cache.as_ref().map(n_features).ok_or(BackboneError::NoForwardPass)?;
+    let found = grad_features.len();
+    cache.take_if(|_| found == expected).ok_or(BackboneError::GradientLength { expected, found })
 }
 
 /// Loads units (convolutions with their BatchNorm) from a checkpoint, one after the other.
@@ -397,16 +380,23 @@ impl ParameterLoader<'_> {
     /// permuted from `[O, C, K, K]` (output and input channels, kernel size) to `[K, K, C, O]`, the layout of
     /// the matrix product that computes the convolution.
     fn load_unit(&mut self, conv_bn: &ConvBn) -> Result<ConvBnUnit, BackboneError> {
-        let ConvBn { conv, bn, geometry } = conv_bn;
+        let ConvBn { conv, bn, geometry, .. } = conv_bn;
+        // Adds a parameter of the current stage to the store, and returns its ID.
+        let mut add = |name: String, role, values: &Tensor| -> Result<usize, BackboneError> {
+            let (stage, shape) = (self.stage, values.dims().to_vec());
+            let values = values.contiguous()?.flatten_all()?.to_vec1()?;
+            Ok(self.store.add(TrainableParameter { name, stage, role, shape }, values))
+        };
         let weight_name = format!("{conv}.weight");
         let weight = self.checkpoint.tensor(&weight_name)?.permute((2, 3, 1, 0))?;
         let (kernel, _, inputs, outputs) = weight.dims4()?;
-        let weight_id = self.add_parameter(weight_name, ParameterRole::ConvWeight, &weight)?;
-        let [gamma_name, beta_name] = ["weight", "bias"].map(|leaf| format!("{bn}.{leaf}"));
-        let gamma = self.checkpoint.tensor(&gamma_name)?;
-        let beta = self.checkpoint.tensor(&beta_name)?;
-        let gamma_id = self.add_parameter(gamma_name, ParameterRole::BatchNorm, &gamma)?;
-        let beta_id = self.add_parameter(beta_name, ParameterRole::BatchNorm, &beta)?;
+        let weight_id = add(weight_name, ParameterRole::ConvWeight, &weight)?;
+        let mut add_vector = |leaf: &str| {
+            let name = format!("{bn}.{leaf}");
+            let values = self.checkpoint.tensor(&name)?;
+            add(name, ParameterRole::BatchNorm, &values)
+        };
+        let (gamma_id, beta_id) = (add_vector("weight")?, add_vector("bias")?);
         let bn_vector = |leaf: &str| -> Result<Vec<f32>, BackboneError> {
             Ok(self.checkpoint.tensor(&format!("{bn}.{leaf}"))?.to_vec1()?)
         };
@@ -422,18 +412,5 @@ impl ParameterLoader<'_> {
             running_mean: bn_vector("running_mean")?,
             running_var: bn_vector("running_var")?,
         })
-    }
-
-    /// Adds a parameter of the current stage to the store: its name in the checkpoint, its role for the
-    /// optimizer, and its pretrained values. Returns its ID, by which a unit finds its values and gradient.
-    fn add_parameter(
-        &mut self,
-        name: String,
-        role: ParameterRole,
-        values: &Tensor,
-    ) -> Result<usize, BackboneError> {
-        let (stage, shape) = (self.stage, values.dims().to_vec());
-        let values = values.contiguous()?.flatten_all()?.to_vec1()?;
-        Ok(self.store.add(TrainableParameter { name, stage, role, shape }, values))
     }
 }

@@ -306,7 +306,7 @@ fn replaced_tensors_are_used_and_change_the_fingerprint() {
             .unwrap_err();
         let path = directory.path("model.safetensors");
         let expected = format!(
-            "{} has no tensor `{name}` of shape {shape}: the run was fine-tuned from different weights; use \
+            "{}: there is no tensor `{name}` of shape {shape}: the run was fine-tuned from different weights; use \
              the weights that the run was trained with",
             path.display()
         );

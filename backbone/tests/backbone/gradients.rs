@@ -43,7 +43,7 @@ fn gradients_of_resnet152_match_pytorch() {
 fn later_stages_alone_have_the_gradients_of_the_whole_network() {
     let checkpoint = StateDict::from_formula("resnet50").without_classifier().to_dir().open().unwrap();
     let backbone = Backbone::new(&checkpoint, DeviceChoice::Cpu, Precision::F32).unwrap();
-    let mut whole = TrainableBackbone::load(&checkpoint, FeatureLayer::Stem, BatchNormMode::Frozen).unwrap();
+    let mut whole = load(&checkpoint, FeatureLayer::Stem, BatchNormMode::Frozen);
     let (images, height, width) = (2, 75, 90);
     let pixels = normalized_pixels(images, height, width);
     let features = whole.forward_training(stem_input(&pixels, images, height, width)).unwrap();
@@ -52,8 +52,7 @@ fn later_stages_alone_have_the_gradients_of_the_whole_network() {
     let pixels = PixelBatch::new(&pixels, images, height, width).unwrap();
     let stages = FeatureLayer::ALL.into_iter().skip(1);
     for (previous, first_stage) in FeatureLayer::ALL.into_iter().zip(stages).take(4) {
-        let mut later_stages =
-            TrainableBackbone::load(&checkpoint, first_stage, BatchNormMode::Frozen).unwrap();
+        let mut later_stages = load(&checkpoint, first_stage, BatchNormMode::Frozen);
         assert!(later_stages.parameters().iter().all(|parameter| parameter.stage >= first_stage));
         let nchw = backbone.activations_nchw(pixels, previous).unwrap();
         let (images, channels, height, width) = nchw.dims4().unwrap();
@@ -77,7 +76,7 @@ fn gradients_do_not_depend_on_the_number_of_threads() {
     let gradients_on = |threads: usize, mode| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
-            let mut network = TrainableBackbone::load(&checkpoint, FeatureLayer::Stem, mode).unwrap();
+            let mut network = load(&checkpoint, FeatureLayer::Stem, mode);
             let features = network.forward_training(stem_input(&pixels, 3, 75, 64)).unwrap();
             (gradients(&mut network, features.len()), features)
         })
@@ -93,7 +92,7 @@ fn gradients_accumulate_until_they_are_set_to_zero() {
     let checkpoint = StateDict::from_formula("resnet18").without_classifier().to_dir().open().unwrap();
     let pixels = normalized_pixels(2, 70, 40);
     for (mode, name) in MODES {
-        let mut network = TrainableBackbone::load(&checkpoint, FeatureLayer::Stem, mode).unwrap();
+        let mut network = load(&checkpoint, FeatureLayer::Stem, mode);
         let mut step = || {
             let features = network.forward_training(stem_input(&pixels, 2, 70, 40)).unwrap();
             gradients(&mut network, features.len())
@@ -126,7 +125,7 @@ fn stages_before_the_first_trained_one_are_frozen() {
         .collect();
     let input = StageActivations { values: &values, images, height, width, channels };
     for (mode, name) in MODES {
-        let mut network = TrainableBackbone::load(&checkpoint, FeatureLayer::Layer2, mode).unwrap();
+        let mut network = load(&checkpoint, FeatureLayer::Layer2, mode);
         network.set_trainable_from(FeatureLayer::Layer4);
         let before: Vec<_> = network.state_dict_mut().map(|(name, values)| (name, values.to_vec())).collect();
         let features = network.forward_training(input).unwrap();
@@ -155,7 +154,7 @@ fn stages_before_the_first_trained_one_are_frozen() {
 #[test]
 fn without_training_the_tensors_are_those_of_the_checkpoint() {
     let checkpoint = StateDict::from_formula("resnet18").without_classifier().to_dir().open().unwrap();
-    let network = TrainableBackbone::load(&checkpoint, FeatureLayer::Layer3, BatchNormMode::Train).unwrap();
+    let network = load(&checkpoint, FeatureLayer::Layer3, BatchNormMode::Train);
     let (tensors, shapes) = (network.tensors().unwrap(), tensor_shapes("resnet18"));
     assert_eq!(tensors.len(), 2 * 5 * 5);
     for (name, ours) in tensors {
@@ -170,13 +169,11 @@ fn without_training_the_tensors_are_those_of_the_checkpoint() {
 fn batch_statistics_need_more_than_one_value_per_channel() {
     let checkpoint = StateDict::from_formula("resnet18").without_classifier().to_dir().open().unwrap();
     let input = StageActivations { values: &[1.0; 256 * 4], images: 1, height: 2, width: 2, channels: 256 };
-    let mut network =
-        TrainableBackbone::load(&checkpoint, FeatureLayer::Layer4, BatchNormMode::Train).unwrap();
+    let mut network = load(&checkpoint, FeatureLayer::Layer4, BatchNormMode::Train);
     let error = network.forward_training(input).unwrap_err().to_string();
-    assert!(error.contains("layer4.0.downsample.1") && error.contains("batch_norm"), "{error}");
+    assert!(error.contains("layer4.0.downsample.1") && error.contains("frozen statistics"), "{error}");
     let features = network.forward(input).unwrap();
-    let mut frozen =
-        TrainableBackbone::load(&checkpoint, FeatureLayer::Layer4, BatchNormMode::Frozen).unwrap();
+    let mut frozen = load(&checkpoint, FeatureLayer::Layer4, BatchNormMode::Frozen);
     assert_eq!(frozen.forward_training(input).unwrap(), features);
     assert!(
         gradients(&mut frozen, features.len()).iter().any(|(_, values)| values.iter().any(|x| *x != 0.0))
@@ -186,8 +183,7 @@ fn batch_statistics_need_more_than_one_value_per_channel() {
 #[test]
 fn inputs_and_gradients_of_wrong_sizes_are_rejected() {
     let checkpoint = StateDict::from_formula("resnet18").without_classifier().to_dir().open().unwrap();
-    let mut network =
-        TrainableBackbone::load(&checkpoint, FeatureLayer::Layer4, BatchNormMode::Frozen).unwrap();
+    let mut network = load(&checkpoint, FeatureLayer::Layer4, BatchNormMode::Frozen);
     let values = vec![0.5; 2 * 3 * 3 * 256];
     let valid = StageActivations { values: &values, images: 2, height: 3, width: 3, channels: 256 };
     for invalid in [
@@ -213,5 +209,9 @@ fn inputs_and_gradients_of_wrong_sizes_are_rejected() {
 }
 
 fn load_on_cpu(checkpoint: &Checkpoint, mode: BatchNormMode) -> TrainableBackbone {
-    TrainableBackbone::load(checkpoint, FeatureLayer::Stem, mode).unwrap()
+    load(checkpoint, FeatureLayer::Stem, mode)
+}
+
+fn load(checkpoint: &Checkpoint, first_stage: FeatureLayer, mode: BatchNormMode) -> TrainableBackbone {
+    TrainableBackbone::load(checkpoint, first_stage, mode, DeviceChoice::Cpu, Precision::F32).unwrap()
 }

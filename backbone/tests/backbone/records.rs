@@ -110,7 +110,7 @@ fn an_explicit_preprocessing_precedes_timms_and_that_precedes_transformers() {
     assert_eq!(mean(), [0.3; 3]);
     let explicit = Preprocessing { resize: 232, ..Preprocessing::default() };
     let source = WeightsSource::parse("", &directory.path("")).unwrap();
-    let checkpoint = Checkpoint::open_with(&source.fetch(&()).unwrap(), &explicit).unwrap();
+    let checkpoint = Checkpoint::open_with(&source.fetch(&()).unwrap(), Some(&explicit)).unwrap();
     assert_eq!(*checkpoint.preprocessing(), explicit);
 }
 

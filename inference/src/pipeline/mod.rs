@@ -159,13 +159,9 @@ fn drain_results<T, W, E, F: From<W>>(
                 }
             }
         }
-        match on_results(results) {
-            Ok(ControlFlow::Continue(())) => {}
-            Ok(ControlFlow::Break(())) => shared.stop(),
-            Err(error) => {
-                shared.stop();
-                return Err(error);
-            }
+        let flow = on_results(results).inspect_err(|_| shared.stop())?;
+        if flow.is_break() {
+            shared.stop();
         }
     }
     outcome
@@ -189,9 +185,8 @@ impl<T, W: From<BackboneError>, E: From<DecodeError>> PipelineWorker<'_, T, W, E
     /// until no tasks are left. Sends results and errors to the caller.
     fn run_until_done(self, mut worker: Option<&mut InferenceWorker>) {
         let _stop_on_panic = StopOnPanic(self.shared);
-        let role = if worker.is_some() { ThreadRole::Infer } else { ThreadRole::RenderOnly };
         loop {
-            let result = match (self.shared.next_task(role), &mut worker) {
+            let result = match (self.shared.next_task(worker.is_some()), &mut worker) {
                 (NextTask::RunBatch(batch), Some(worker)) => Some(self.run_batch(worker, batch)),
                 (NextTask::Render, _) => self.render_next().map(Ok),
                 _ => return,
@@ -262,15 +257,6 @@ enum NextTask {
     Finish,
 }
 
-/// What a thread can do.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum ThreadRole {
-    /// Render, and run the network with a worker.
-    Infer,
-    /// Render only, without a worker.
-    RenderOnly,
-}
-
 /// The queue of rendered views that the threads share.
 struct SharedQueue {
     state: Mutex<QueueState>,
@@ -281,6 +267,7 @@ struct SharedQueue {
 }
 
 /// The contents of the [`SharedQueue`], from which each thread's next task follows.
+#[derive(Default)]
 struct QueueState {
     /// Rendered views that wait for the network.
     ready: VecDeque<RenderedView>,
@@ -301,29 +288,21 @@ impl SharedQueue {
     /// rendered. `n_views` is the number of views of all jobs, `n_workers` the number of threads that run the
     /// network.
     fn new(n_views: usize, n_workers: usize) -> Self {
-        let state = QueueState {
-            ready: VecDeque::new(),
-            n_rendering: 0,
-            n_remaining: n_views,
-            final_batch_size: None,
-            files_exhausted: false,
-            stopped: false,
-        };
+        let state = QueueState { n_remaining: n_views, ..QueueState::default() };
         Self { state: Mutex::new(state), changed: Condvar::new(), n_workers }
     }
 
-    /// Waits for the next task of a thread with this `role` and takes it from the queue. A thread that can
-    /// run the network does so as soon as a batch is rendered (the last one may be smaller), and otherwise
+    /// Waits for the next task of a thread and takes it from the queue. A thread that `runs_network`, because
+    /// it has a worker, does so as soon as a batch is rendered (the last one may be smaller), and otherwise
     /// renders an image. A thread that only renders stops while a few batches are waiting, to bound the
     /// memory.
-    fn next_task(&self, role: ThreadRole) -> NextTask {
+    fn next_task(&self, runs_network: bool) -> NextTask {
         let mut state = lock(&self.state);
         loop {
             if state.stopped {
                 return NextTask::Finish;
             }
             let more_to_come = !state.files_exhausted || state.n_rendering > 0;
-            let runs_network = role == ThreadRole::Infer;
             let batch_size = state.batch_size(self.n_workers);
             if runs_network && !state.ready.is_empty() && (state.ready.len() >= batch_size || !more_to_come) {
                 let end = batch_size.min(state.ready.len());

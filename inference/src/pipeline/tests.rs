@@ -181,7 +181,7 @@ fn the_last_views_are_split_evenly_among_workers() {
             state.files_exhausted = true;
         });
         let mut sizes = Vec::new();
-        while let NextTask::RunBatch(batch) = shared.next_task(ThreadRole::Infer) {
+        while let NextTask::RunBatch(batch) = shared.next_task(true) {
             sizes.push(batch.len());
         }
         sizes

@@ -200,13 +200,8 @@ fn with_trainer_config<R>(
         ));
     };
     let BackboneOptions { device, precision, .. } = &pretrained.options;
-    let backbone = TrainableBackbone::load_on_device(
-        pretrained.checkpoint(),
-        stage,
-        options.batch_norm,
-        *device,
-        *precision,
-    )?;
+    let backbone =
+        TrainableBackbone::load(pretrained.checkpoint(), stage, options.batch_norm, *device, *precision)?;
     log_summary(&backbone, stage, split);
     let model = FinetuneModel::new(backbone, head, initial_head)?;
     let n_augmented = views_to_cache(images.len(), split, options, prepared.n_augmented);

@@ -65,7 +65,7 @@ pub fn measure_finetune_speed(
         (0..batch_size * height * width * channels).map(|_| random.uniform() as f32).collect();
     let labels: Vec<u32> = (0..batch_size).map(|i| (i % N_CLASSES) as u32).collect();
 
-    let backbone = TrainableBackbone::load_on_device(
+    let backbone = TrainableBackbone::load(
         pretrained.checkpoint(),
         stage,
         options.batch_norm,

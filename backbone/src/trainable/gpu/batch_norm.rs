@@ -18,16 +18,6 @@ pub(super) struct GpuBatchNorm {
     mode: BatchNormMode,
 }
 
-/// The gradients of the input and the parameters of a BatchNorm.
-pub(super) struct BatchNormGradients {
-    /// `[C]`
-    pub(super) gamma: Tensor,
-    /// `[C]`
-    pub(super) beta: Tensor,
-    /// `[..., C]`, in the type of the input.
-    pub(super) input: Tensor,
-}
-
 impl GpuBatchNorm {
     /// BatchNorm with the given mean and variance, `[C]`, which are statistics of the input in mode `Train`.
     pub(super) fn new(mean: Tensor, variance: &Tensor, mode: BatchNormMode) -> Result<Self> {
@@ -48,13 +38,9 @@ impl GpuBatchNorm {
     /// The backward pass: the gradients of the loss by the input `xs` and the parameters `γ` and `β`, given
     /// `grad_output` (`g`), the gradient of the output, `[..., C]`. With `x̂`, the normalized input:
     /// `∂γ = Σ g · x̂`, `∂β = Σ g` and, in mode `Frozen`, `∂x = γ · inverse_std · g`. In mode `Train`, `g` is
-    /// replaced by `g - mean(g) - x̂ · mean(g · x̂)` in `∂x`, with means per channel.
-    pub(super) fn backward(
-        &self,
-        xs: &Tensor,
-        gamma: &Tensor,
-        grad_output: &Tensor,
-    ) -> Result<BatchNormGradients> {
+    /// replaced by `g - mean(g) - x̂ · mean(g · x̂)` in `∂x`, with means per channel. Returns `∂γ` and `∂β`,
+    /// `[C]`, and `∂x`, `[..., C]` in the type of `xs`.
+    pub(super) fn backward(&self, xs: &Tensor, gamma: &Tensor, grad_output: &Tensor) -> Result<[Tensor; 3]> {
         let normalized = self.normalize(xs)?;
         let grad_output = grad_output.to_dtype(normalized.dtype())?;
         let grad_beta = channel_sums(&grad_output)?;
@@ -67,7 +53,7 @@ impl GpuBatchNorm {
             centered = (centered - normalized.broadcast_mul(&slope)?.broadcast_add(&mean)?)?;
         }
         let input = centered.broadcast_mul(&(gamma * &self.inverse_std)?)?.to_dtype(xs.dtype())?;
-        Ok(BatchNormGradients { gamma: grad_gamma, beta: grad_beta, input })
+        Ok([grad_gamma, grad_beta, input])
     }
 }
 

@@ -10,10 +10,10 @@ use crate::resnet_spec::ConvGeometry;
 /// `[N, H', W', O]`.
 pub(super) fn forward(xs: &Tensor, weight: &Tensor, geometry: ConvGeometry) -> Result<Tensor> {
     let (kernel, _, inputs, outputs) = weight.dims4()?;
-    let out_size = output_size(xs, kernel, geometry)?;
-    let ConvGeometry { stride, padding } = geometry;
-    let columns = im2col(xs, kernel, stride, padding, out_size)?;
-    pointwise_matmul(&columns, &weight.reshape((kernel * kernel * inputs, outputs))?)
+    pointwise_matmul(
+        &input_columns(xs, kernel, geometry)?,
+        &weight.reshape((kernel * kernel * inputs, outputs))?,
+    )
 }
 
 /// The gradient of the loss by the weights of [`forward`], `[K · K · C, O]` with `K = kernel`, given its
@@ -26,9 +26,7 @@ pub(super) fn backward_weight(
     geometry: ConvGeometry,
     grad_output: &Tensor,
 ) -> Result<Tensor> {
-    let out_size = output_size(xs, kernel, geometry)?;
-    let ConvGeometry { stride, padding } = geometry;
-    to_rows(&im2col(xs, kernel, stride, padding, out_size)?)?.t()?.matmul(&to_rows(grad_output)?)
+    to_rows(&input_columns(xs, kernel, geometry)?)?.t()?.matmul(&to_rows(grad_output)?)
 }
 
 /// The gradient of the loss by the input of [`forward`], `[N, H, W, C]`, for the layer before it.
@@ -54,13 +52,10 @@ pub(super) fn backward_input(
     pointwise_matmul(&columns, &flipped)
 }
 
-/// Height and width of the output of a convolution of `xs`, `[N, H, W, C]`; an error if a side with its
+/// The [`im2col`] matrix of the input `xs`, `[N, H, W, C]`, of a convolution; an error if a side with its
 /// padding is shorter than the kernel.
-fn output_size(
-    xs: &Tensor,
-    kernel: usize,
-    ConvGeometry { stride, padding }: ConvGeometry,
-) -> Result<[usize; 2]> {
+fn input_columns(xs: &Tensor, kernel: usize, geometry: ConvGeometry) -> Result<Tensor> {
+    let ConvGeometry { stride, padding } = geometry;
     let (_, height, width, _) = xs.dims4()?;
     if height + 2 * padding < kernel || width + 2 * padding < kernel {
         candle_core::bail!(
@@ -68,7 +63,8 @@ fn output_size(
              kernel of {kernel} x {kernel}: use a larger input"
         );
     }
-    Ok([height, width].map(|side| (side + 2 * padding - kernel) / stride + 1))
+    let out_size = [height, width].map(|side| (side + 2 * padding - kernel) / stride + 1);
+    im2col(xs, kernel, stride, padding, out_size)
 }
 
 /// Reshapes `[N, H, W, C]` to a matrix with one row per position, `[N · H · W, C]`.

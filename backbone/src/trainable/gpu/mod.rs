@@ -22,7 +22,7 @@ use super::block::ResidualBlock;
 use super::conv_bn::ConvBnUnit;
 use super::parameters::{ParameterRole, ParameterStore};
 use super::pooling::NhwcView;
-use super::{BatchNormMode, TrainStep, TrainableNetwork, check_gradient_length};
+use super::{BatchNormMode, TrainStep, TrainableNetwork, take_matching_cache};
 use crate::error::BackboneError;
 use crate::layer::FeatureLayer;
 use crate::resnet_spec::Activation;
@@ -41,12 +41,12 @@ pub(super) struct GpuBackend {
     /// The first stage whose parameters may have changed since they were copied to the device.
     stale_from: Option<FeatureLayer>,
     /// What the last training forward pass saved; `None` after the backward pass.
-    cache: Option<GpuStepCache>,
+    pub(super) cache: Option<GpuStepCache>,
 }
 
 /// What the backward pass of the trained stages needs from the forward pass of a training step.
 #[derive(Debug)]
-struct GpuStepCache {
+pub(super) struct GpuStepCache {
     /// What the stem saved; `None` if the stem is not trained.
     stem: Option<GpuUnitCache>,
     /// The trained blocks, which are the last blocks of the network.
@@ -104,12 +104,6 @@ impl GpuBackend {
         }
     }
 
-    /// Drops the activations that the last training forward pass saved for a backward pass that will not
-    /// come, which frees their memory on the device.
-    pub(super) fn clear_cache(&mut self) {
-        self.cache = None;
-    }
-
     /// Notes that the parameters of `first_stage` and later stages may change in CPU memory, by an optimizer
     /// or by a restored state: the next forward pass copies them to the device again.
     pub(super) fn mark_stale(&mut self, first_stage: FeatureLayer) {
@@ -140,43 +134,22 @@ impl GpuBackend {
         Ok(())
     }
 
-    /// The forward pass for evaluation. `input`, `[N, H, W, C]`, is what the first stage of `network` takes:
-    /// normalized images or the activations of the stage before it. Returns the features, `[N, F]`. All
-    /// BatchNorms use running statistics, and nothing is saved for a backward pass.
+    /// Runs all stages of `network` on `input`, `[N, H, W, C]`, which is what the first one takes: normalized
+    /// images or the activations of the stage before it. With a `step` it is the forward pass of a training
+    /// step, which saves what [`backward`](Self::backward) needs; without, all BatchNorms use running
+    /// statistics, and nothing is saved. Returns the features, `[N, F]`, and the statistics of the batch for
+    /// each BatchNorm that uses them, in the order of the parameters: the caller updates the running
+    /// statistics with them.
     pub(super) fn forward(
         &mut self,
         network: &TrainableNetwork,
         input: NhwcView<'_>,
-    ) -> Result<Vec<f32>, BackboneError> {
-        self.run_forward(network, input, /* step */ None).map(|(features, ..)| features)
-    }
-
-    /// The forward pass of a training step; `step` has the first trained stage and the mode of BatchNorm.
-    /// Returns the features, `[N, F]`, and the statistics of the batch for each BatchNorm that uses them, in
-    /// the order of the parameters: the caller updates the running statistics with them. Saves what
-    /// [`backward`](Self::backward) needs, for the trained stages only.
-    pub(super) fn forward_training(
-        &mut self,
-        network: &TrainableNetwork,
-        input: NhwcView<'_>,
-        step: TrainStep,
-    ) -> Result<(Vec<f32>, Vec<BatchStatistics>), BackboneError> {
-        self.clear_cache();
-        let (features, cache, statistics) = self.run_forward(network, input, Some(step))?;
-        self.cache = Some(cache);
-        Ok((features, statistics))
-    }
-
-    /// Runs all stages of `network` on `input`, `[N, H, W, C]`, for evaluation or, if there is a `step`, for
-    /// training. Returns three things: the features, `[N, F]`; what the backward pass of the trained stages
-    /// needs; and the mean and variance of the batch for each BatchNorm that used them, in the order of the
-    /// parameters. For evaluation no stage counts as trained, so the last two are empty.
-    fn run_forward(
-        &mut self,
-        network: &TrainableNetwork,
-        input: NhwcView<'_>,
         step: Option<TrainStep>,
-    ) -> Result<(Vec<f32>, GpuStepCache, Vec<BatchStatistics>), BackboneError> {
+    ) -> Result<(Vec<f32>, Vec<BatchStatistics>), BackboneError> {
+        if step.is_some() {
+            // Before the memory for the new activations is taken.
+            self.cache = None;
+        }
         self.upload(&network.store)?;
         let mut forward = GpuForward { gpu: self, step, batch_statistics: Vec::new() };
         let NhwcView { shape, values } = input;
@@ -197,12 +170,15 @@ impl GpuBackend {
         let (images, height, width, channels) = xs.dims4()?;
         // Global average pooling.
         let features = xs.to_dtype(self.norm_dtype)?.reshape((images, height * width, channels))?.mean(1)?;
-        let cache = GpuStepCache { stem, blocks, output_shape: [images, height, width, channels] };
         let to_host = |(count, [mean, variance]): (usize, [Tensor; 2])| -> candle_core::Result<_> {
             Ok(BatchStatistics { count, mean: to_host_values(&mean)?, variance: to_host_values(&variance)? })
         };
         let statistics = forward.batch_statistics.into_iter().map(to_host).collect::<Result<_, _>>()?;
-        Ok((to_host_values(&features)?, cache, statistics))
+        let features = to_host_values(&features)?;
+        if step.is_some() {
+            self.cache = Some(GpuStepCache { stem, blocks, output_shape: [images, height, width, channels] });
+        }
+        Ok((features, statistics))
     }
 
     /// The backward pass of a training step: adds the gradients of the loss by the trained parameters to
@@ -213,10 +189,8 @@ impl GpuBackend {
         network: &mut TrainableNetwork,
         grad_features: &[f32],
     ) -> Result<(), BackboneError> {
-        // `N · F` values, or 0 if there was no training forward pass.
-        let expected = self.cache.as_ref().map_or(0, |cache| cache.output_shape[0] * cache.output_shape[3]);
-        check_gradient_length(expected, grad_features.len())?;
-        let Some(cache) = self.cache.take() else { return Ok(()) };
+        let n_features = |cache: &GpuStepCache| cache.output_shape[0] * cache.output_shape[3];
+        let cache = take_matching_cache(&mut self.cache, n_features, grad_features)?;
         let GpuStepCache { stem: stem_cache, blocks: mut caches, output_shape } = cache;
         let TrainableNetwork { store, stem, blocks } = network;
         let [images, height, width, channels] = output_shape;
@@ -291,18 +265,19 @@ impl GpuBackend {
             Some(relu_output) => relu_backward(relu_output, grad_output)?,
             None => grad_output.clone(),
         };
-        // `grad.input` is the gradient of the input of BatchNorm, the output of the convolution.
-        let grad = norm.backward(&conv_output, &self.parameters[unit.gamma_id], &grad_norm_output)?;
-        let grad_weight = convolution::backward_weight(&input, unit.kernel, unit.geometry, &grad.input)?;
+        let [grad_gamma, grad_beta, grad_conv_output] =
+            norm.backward(&conv_output, &self.parameters[unit.gamma_id], &grad_norm_output)?;
+        let grad_weight =
+            convolution::backward_weight(&input, unit.kernel, unit.geometry, &grad_conv_output)?;
         for (id, gradient) in
-            [(unit.weight_id, grad_weight), (unit.gamma_id, grad.gamma), (unit.beta_id, grad.beta)]
+            [(unit.weight_id, grad_weight), (unit.gamma_id, grad_gamma), (unit.beta_id, grad_beta)]
         {
             store.accumulate_gradient(id, &to_host_values(&gradient)?);
         }
         let (_, height, width, _) = input.dims4()?;
         let weight = &self.parameters[unit.weight_id];
         let grad_input = needs_input_grad
-            .then(|| convolution::backward_input([height, width], weight, unit.geometry, &grad.input));
+            .then(|| convolution::backward_input([height, width], weight, unit.geometry, &grad_conv_output));
         grad_input.transpose()
     }
 }

@@ -8,7 +8,7 @@ use crate::golden_gradients::{
 };
 use crate::support::{StateDict, assert_close};
 use crate::trainable::{BatchNormMode, TrainableBackbone, TrainingBackend};
-use crate::{BackboneError, Checkpoint, FeatureLayer, StageActivations};
+use crate::{BackboneError, Checkpoint, DeviceChoice, FeatureLayer, Precision, StageActivations};
 
 /// Loads all stages in double precision, where rounding does not flip ReLUs as it does in the deepest
 /// networks.
@@ -67,7 +67,8 @@ fn training_steps_match_the_cpu_backend() {
     for (mode, name) in MODES {
         let mut networks = [
             load_whole(&checkpoint, mode),
-            TrainableBackbone::load(&checkpoint, FeatureLayer::Stem, mode).unwrap(),
+            TrainableBackbone::load(&checkpoint, FeatureLayer::Stem, mode, DeviceChoice::Cpu, Precision::F32)
+                .unwrap(),
         ];
         for stage in [FeatureLayer::Layer4, FeatureLayer::Layer3, FeatureLayer::Stem, FeatureLayer::Avgpool] {
             let [ours, theirs] = networks.each_mut().map(|network| {

@@ -265,7 +265,7 @@ fn each_field_of_the_preprocessing_changes_the_keys() {
         Preprocessing { std: [1.0, 0.999, 1.0], ..small_preprocessing() },
     ];
     let keys = variants.map(|preprocessing| {
-        let checkpoint = Checkpoint::open_with(&bundled_weights(), &preprocessing).unwrap();
+        let checkpoint = Checkpoint::open_with(&bundled_weights(), Some(&preprocessing)).unwrap();
         cache_keys(&PretrainedBackbone::from_checkpoint(checkpoint, backbone.clone()), &options)
     });
     let eval: BTreeSet<CacheKey> = keys.iter().map(|(eval, _)| eval[0]).collect();

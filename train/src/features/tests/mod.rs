@@ -20,7 +20,7 @@ fn pretrained(options: &Options) -> MutexGuard<'static, PretrainedBackbone> {
     static PRETRAINED: OnceLock<Mutex<PretrainedBackbone>> = OnceLock::new();
     let backbone = options.backbone.clone().unwrap();
     let shared = PRETRAINED.get_or_init(|| {
-        let checkpoint = Checkpoint::open_with(&bundled_weights(), &small_preprocessing()).unwrap();
+        let checkpoint = Checkpoint::open_with(&bundled_weights(), Some(&small_preprocessing())).unwrap();
         Mutex::new(PretrainedBackbone::from_checkpoint(checkpoint, backbone.clone()))
     });
     let mut pretrained = shared.lock().unwrap_or_else(PoisonError::into_inner);

@@ -223,7 +223,7 @@ fn images_are_rendered_with_the_preprocessing_of_the_weights() {
     for interpolation in Resampling::ALL {
         let preprocessing =
             Preprocessing { resize: 50, crop: [33, 44], interpolation, ..small_preprocessing() };
-        let checkpoint = Checkpoint::open_with(&bundled_weights(), &preprocessing).unwrap();
+        let checkpoint = Checkpoint::open_with(&bundled_weights(), Some(&preprocessing)).unwrap();
         let pretrained = PretrainedBackbone::from_checkpoint(checkpoint, options.backbone.clone().unwrap());
         let expected = EvalTransform { resize: 50, crop: (33, 44), interpolation };
         assert_eq!(pretrained.transform(), expected);
