@@ -1,42 +1,126 @@
 //! The flag or the key of the config that helps against an error of a library, which knows neither.
 
 use std::error::Error;
+use std::path::Path;
 
-use headstock_backbone::{BackboneError, EngineError};
+use headstock_backbone::{BackboneError, CheckpointError, DeviceError, EngineError, SourceError};
 use headstock_heads::HeadError;
-use headstock_backbone::{BackboneError, CheckpointError, DeviceError, SourceError};
 use headstock_hub::HubError;
 use headstock_inference::InferenceError;
 use headstock_loader::{DatasetError, DecodeError};
 use headstock_split::SplitError;
-use headstock_train::TrainError;
+use headstock_train::config::ConfigError;
+use headstock_train::{Remedy, TrainError};
+
+use crate::commands::shell_quote;
 
 /// The hint for the first error in the chain of causes that has one.
 pub(crate) fn hint(error: &anyhow::Error) -> Option<String> {
-    let by_crate = [train_hint, inference_hint, loader_hint, split_hint];
-    let by_crate = [train_hint, inference_hint, heads_hint, engine_hint];
-    let by_crate = [train_hint, inference_hint, backbone_hint, hub_hint];
-    error.chain().find_map(|cause| by_crate.iter().find_map(|hint| hint(cause)))
+    error.chain().find_map(hint_of)
+}
+
+/// The hint for an error of any crate.
+fn hint_of(error: &(dyn Error + 'static)) -> Option<String> {
+    let error = innermost(error);
+    let by_crate = [
+        train_hint,
+        inference_hint,
+        loader_hint,
+        split_hint,
+        heads_hint,
+        backbone_hint,
+        engine_hint,
+        hub_hint,
+    ];
+    by_crate.iter().find_map(|hint| hint(error))
+}
+
+/// The error inside transparent ones, which the chain of causes does not contain.
+fn innermost<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
+    let inner: &(dyn Error + 'static) = match (error.downcast_ref(), error.downcast_ref(), error.downcast_ref()) {
+        (Some(TrainError::Inference(inner)), ..) => inner,
+        (Some(TrainError::Config(inner)), ..) => inner,
+        (Some(TrainError::Dataset(inner)), ..) => inner,
+        (Some(TrainError::Split(inner)), ..) => inner,
+        (Some(TrainError::Hub(inner)), ..) => inner,
+        (_, Some(InferenceError::Backbone(inner)), _) => inner,
+        (_, Some(InferenceError::Head(inner)), _) => inner,
+        (.., Some(BackboneError::Source(inner))) => inner,
+        (.., Some(BackboneError::Checkpoint(inner))) => inner,
+        (.., Some(BackboneError::Device(inner))) => inner,
+        (.., Some(BackboneError::Engine(inner))) => inner,
+        _ => match error.downcast_ref() {
+            Some(SourceError::Hub(inner)) => inner,
+            _ => return error,
+        },
+    };
+    innermost(inner)
 }
 
 /// The hint for an error of `headstock-train`.
 fn train_hint(error: &(dyn Error + 'static)) -> Option<String> {
-    match error.downcast_ref()? {
-        // A transparent error: the chain does not contain the one inside.
-        TrainError::Inference(error) => inference_hint(error),
-        TrainError::Dataset(error) => loader_hint(error),
-        TrainError::Unreadable(images) => images.0.iter().find_map(|(_, error)| loader_hint(error)),
-        TrainError::Split(error) => split_hint(error),
-        TrainError::Hub(error) => hub_hint(error),
-        _ => None,
+    if let Some(ConfigError::Missing(_)) = error.downcast_ref() {
+        return Some("`headstock init` writes a config file; `--config` gives the path of another one".into());
     }
+    let hint = match error.downcast_ref()? {
+        TrainError::NeedsImages => "name photos in [data] of the config, for example with `data.folder`",
+        TrainError::Unreadable(images) => {
+            let of_images = images.0.iter().find_map(|(_, error)| hint_of(error));
+            let skip = "`data.on_error = \"skip\"` in the config skips unreadable photos";
+            return of_images.or_else(|| Some(skip.to_owned()));
+        }
+        TrainError::Cache { .. } => "`features.cache` in the config names the folder of the cache",
+        TrainError::WithRemedy { error, remedy } => {
+            let hints = [hint_of(error.as_ref()), Some(remedy_hint(remedy))];
+            return Some(hints.into_iter().flatten().collect::<Vec<_>>().join("; "));
+        }
+        _ => return None,
+    };
+    Some(hint.to_owned())
+}
+
+/// How users of the command line do what helps against an error.
+fn remedy_hint(remedy: &Remedy) -> String {
+    let other_folder = "`--run` names a different folder";
+    let hint = match remedy {
+        Remedy::AddAugmentation => {
+            "add an augmentation to [augment] in the config, such as `horizontal_flip = 0.5`"
+        }
+        Remedy::ExamineImages => "`headstock doctor --quick` lists the photos that cannot be read",
+        Remedy::NameFeatures => "`data.features` in the config names a file of features",
+        Remedy::NoFinetuning => "leave `--warm` out, or set `tune.from = \"head\"` in the config",
+        Remedy::NoCleanTable => "leave `--write-clean` out",
+        Remedy::NoWarmStart => "leave `--warm` out",
+        Remedy::WarmStartHead(head) => {
+            return format!("train with `--head {head}`, or leave `--warm` out");
+        }
+        Remedy::OtherFeatures => "`--set data.features=FILE` names a different file",
+        Remedy::OtherTestImages => "`--set data.test_folder=FOLDER` names other test photos",
+        Remedy::OtherRunFolder => other_folder,
+        Remedy::Resume(folder) => return format!("{} continues it", resume_command(folder)),
+        Remedy::ResumeOrOtherRunFolder(folder) => {
+            return format!("{} continues it; {other_folder}", resume_command(folder));
+        }
+        Remedy::Train => "`headstock train` starts a new training",
+        Remedy::LargerBudget => "raise `--budget`",
+        Remedy::FewerFolds => "lower `--folds`",
+        Remedy::Finetune => "`--set tune.from=layer4` fine-tunes the last stage",
+        Remedy::LowerLearningRate => "lower `tune.lr` in the config, or set `tune.clip_grad_norm`",
+        Remedy::OtherSplit => {
+            "`split.method` in the config chooses the method, `split.column` the column of a predefined split"
+        }
+    };
+    hint.to_owned()
+}
+
+/// The command that resumes the training of the run in `folder`.
+fn resume_command(folder: &Path) -> String {
+    format!("`headstock train --resume {}`", shell_quote(folder.display()))
 }
 
 /// The hint for an error of `headstock-inference`.
 fn inference_hint(error: &(dyn Error + 'static)) -> Option<String> {
     let hint = match error.downcast_ref()? {
-        // Transparent errors, as above.
-        InferenceError::Backbone(error) => return backbone_hint(error),
         InferenceError::NoConformalScores => {
             "`--coverage` needs a run that was trained with `calibration = \"temperature\"` at the top of the \
              config"
@@ -80,25 +164,14 @@ fn split_hint(error: &(dyn Error + 'static)) -> Option<String> {
         SplitError::TooFewFolds { .. } | SplitError::TooManyFolds { .. } => {
             "`split.folds` in the config, or `--folds` of `compare`, is the number of folds"
         }
-/// The error inside transparent ones: the chain of causes does not contain it.
-fn innermost<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
-    if let Some(TrainError::Inference(inner)) = error.downcast_ref() {
-        return innermost(inner);
-    }
-    match error.downcast_ref() {
-        Some(InferenceError::Head(inner)) => return inner,
-        Some(InferenceError::Backbone(inner)) => return innermost(inner),
-        _ => {}
-    }
-    match error.downcast_ref() {
-        Some(BackboneError::Engine(inner)) => inner,
-        _ => error,
-    }
+        _ => return None,
+    };
+    Some(hint.to_owned())
 }
 
 /// The hint for an error of `headstock-heads`.
 fn heads_hint(error: &(dyn Error + 'static)) -> Option<String> {
-    let hint = match innermost(error).downcast_ref()? {
+    let hint = match error.downcast_ref()? {
         HeadError::Parameter { parameter, .. } => format!("change `head.{parameter}` in the config"),
         HeadError::Width { .. } => {
             "`backbone.weights` and `backbone.layer` in the config choose the features".to_owned()
@@ -112,31 +185,36 @@ fn heads_hint(error: &(dyn Error + 'static)) -> Option<String> {
     Some(hint)
 }
 
-/// The hint for an error of `headstock-engine`.
-fn engine_hint(error: &(dyn Error + 'static)) -> Option<String> {
-    let hint = match innermost(error).downcast_ref()? {
-        EngineError::NoBf16 => "set `backbone.precision` to \"f32\" in the config",
-        EngineError::Threads { .. } => "give a lower number with `--threads`",
 /// What to change if the weights cannot be used.
 const WEIGHTS_HINT: &str = "`backbone.weights` in the config names the weights";
 
 /// The hint for an error of `headstock-backbone`.
 fn backbone_hint(error: &(dyn Error + 'static)) -> Option<String> {
-    let hint = match error.downcast_ref()? {
-        BackboneError::Source(SourceError::Hub(error)) => return hub_hint(error),
-        BackboneError::Checkpoint(CheckpointError::Candle(_)) => return None,
-        BackboneError::Source(_) | BackboneError::Checkpoint(_) => WEIGHTS_HINT,
-        BackboneError::Device(DeviceError::CudaNotBuilt(_)) => {
+    let is_of_weights = error.is::<SourceError>()
+        || matches!(error.downcast_ref(), Some(error) if !matches!(error, CheckpointError::Candle(_)));
+    let hint = match (error.downcast_ref(), error.downcast_ref()) {
+        _ if is_of_weights => WEIGHTS_HINT,
+        (Some(DeviceError::CudaNotBuilt(_)), _) => {
             "install headstock with `cargo install --path cli --features cuda` in the folder of its source code, \
              or set `backbone.device = \"cpu\"` in the config"
         }
-        BackboneError::Device(_) => "set `backbone.device` in the config",
-        BackboneError::SingleValuePerChannel { .. } => {
+        (Some(_), _) => "set `backbone.device` in the config",
+        (_, Some(BackboneError::SingleValuePerChannel { .. })) => {
             "raise `tune.batch_size` in the config, or set `tune.batch_norm = \"frozen\"`"
         }
-        BackboneError::Candle(_) => {
+        (_, Some(BackboneError::Candle(_))) => {
             "lower `tune.batch_size` in the config, or set `backbone.device = \"cpu\"`"
         }
+        _ => return None,
+    };
+    Some(hint.to_owned())
+}
+
+/// The hint for an error of `headstock-engine`.
+fn engine_hint(error: &(dyn Error + 'static)) -> Option<String> {
+    let hint = match error.downcast_ref()? {
+        EngineError::NoBf16 => "set `backbone.precision` to \"f32\" in the config",
+        EngineError::Threads { .. } => "give a lower number with `--threads`",
         _ => return None,
     };
     Some(hint.to_owned())
@@ -158,11 +236,14 @@ fn hub_hint(error: &(dyn Error + 'static)) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use headstock_backbone::{DeviceChoice, WeightsSource};
+    use headstock_hub::HubDataset;
     use headstock_loader::decode;
     use headstock_split::{
         TestSize, hash_split, stratified_k_fold, stratified_shuffle_split, words::NameList,
     };
-    use headstock_train::UnreadableImages;
+    use headstock_train::config::{Config, Registries};
+    use headstock_train::{Run, RunDir, UnreadableImages};
 
     use super::*;
 
@@ -172,7 +253,36 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_column_or_photo_names_the_keys_of_the_table() {
+    fn errors_of_training_have_the_key_or_the_flag_that_helps() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = Config::read(&folder.path().join("headstock.toml")).unwrap_err();
+        assert!(hint_for(missing).starts_with("`headstock init` writes"));
+        assert!(hint_for(TrainError::NeedsImages).contains("`data.folder`"));
+        assert_eq!(hint_for(TrainError::Data("no row".into())), "");
+
+        std::fs::create_dir_all(folder.path().join("a run/checkpoints")).unwrap();
+        let path = folder.path().join("a run");
+        let command = format!("`headstock train --resume '{}'` continues it", path.display());
+        let unfinished = Run::open(&path, &Registries::builtin()).err().unwrap();
+        assert_eq!(hint_for(unfinished), command);
+        let source = headstock_train::config::DataSourceConfig::Features("x.npz".into());
+        let existing = |path| hint_for(RunDir::Named(path).reserve(&source).err().unwrap());
+        assert_eq!(existing(path), format!("{command}; `--run` names a different folder"));
+        assert_eq!(existing(folder.path().into()), "`--run` names a different folder");
+    }
+
+    #[test]
+    fn the_hint_of_the_error_comes_before_its_remedy() {
+        let error = TrainError::WithRemedy {
+            error: Box::new(InferenceError::NoBackbone.into()),
+            remedy: Remedy::LargerBudget,
+        };
+        let hints = "`data.folder` in the config names a folder of photos; raise `--budget`";
+        assert_eq!(hint_for(error), hints);
+    }
+
+    #[test]
+    fn a_missing_column_or_image_names_the_keys_of_the_table() {
         let no_column = |parameter| {
             let (path, columns) = ("x.csv".into(), NameList(Vec::new()));
             hint_for(DatasetError::NoColumn { path, parameter, column: "breed".into(), columns })
@@ -186,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_photo_names_the_limit() {
+    fn a_large_image_names_the_limit() {
         let mut file = std::io::Cursor::new(Vec::new());
         image::RgbImage::new(4, 3).write_to(&mut file, image::ImageFormat::Png).unwrap();
         let error = || decode(file.get_ref(), 11).unwrap_err();
@@ -209,7 +319,7 @@ mod tests {
             assert!(hint_for(stratified_k_fold(&[0, 0], n_splits, 0).unwrap_err()).contains("`split.folds`"));
         }
         assert_eq!(size(&[], TestSize::Count(1)), "");
-    use super::*;
+    }
 
     #[test]
     fn errors_of_heads_name_the_keys_that_change_them() {
@@ -241,10 +351,7 @@ mod tests {
         let threads = EngineError::Threads { threads: 9, source: source.expect_err("built twice") };
         let expected = "give a lower number with `--threads`";
         assert_eq!(hint(&BackboneError::from(threads).into()).as_deref(), Some(expected));
-    use headstock_backbone::{DeviceChoice, WeightsSource};
-    use headstock_hub::HubDataset;
-
-    use super::*;
+    }
 
     #[test]
     fn an_error_of_the_backbone_names_the_key_through_every_crate() {

@@ -15,15 +15,18 @@ pub(crate) const TEMP_PREFIX: &str = ".headstock-part-";
 /// it to its final name, so that no reader finds a partly written file. Creates the folder if it is missing.
 pub(crate) fn temp_file_in(folder: &Path) -> io::Result<NamedTempFile> {
     fs::create_dir_all(folder)?;
+    temp_builder(0o666).tempfile_in(folder)
+}
+
+/// Builds temporary files or folders with these permissions, of which the umask removes some. Without them they
+/// would be private, but what becomes of them is not.
+#[cfg_attr(not(unix), expect(unused_variables, reason = "other systems have no such permissions"))]
+pub(crate) fn temp_builder(permissions: u32) -> tempfile::Builder<'static, 'static> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(TEMP_PREFIX);
     #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        // Permissions of an ordinary file rather than a private temporary one; the umask still applies.
-        builder.permissions(fs::Permissions::from_mode(0o666));
-    }
-    builder.tempfile_in(folder)
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(permissions));
+    builder
 }
 
 /// Creates a temporary file in the folder of `path`, to be renamed to `path`.

@@ -9,7 +9,7 @@ use headstock_inference::{PretrainedBackbone, Progress};
 use headstock_loader::ImageRef;
 
 use crate::config::Settings;
-use crate::error::TrainError;
+use crate::error::{Remedy, TrainError};
 use crate::features::{ExtractOptions, ExtractedFeatures};
 use crate::samples::{SampleInputs, SampleSet};
 use crate::temp_folder::TempFolder;
@@ -23,12 +23,12 @@ pub struct Throughput {
     pub seconds: f64,
 }
 
-/// Measures how fast the features of the data set's images are extracted, for `headstock bench`. It takes
+/// Measures how fast the features of the data set's images are extracted, for the command `bench`. It takes
 /// about the time `limit`, on at least two batches per thread; `backbone` is the loaded model of
 /// `pretrained`. Features go to a temporary cache next to the configured one, so that none is found there.
 ///
 /// # Errors
-/// [`TrainError`]; images that cannot be read are handled as `data.on_error` says.
+/// [`TrainError`]; images that cannot be read are handled as [`Settings::on_error`] says.
 pub fn measure_throughput(
     settings: &Settings,
     pretrained: &PretrainedBackbone,
@@ -37,19 +37,31 @@ pub fn measure_throughput(
     progress: &dyn Progress,
 ) -> Result<Throughput, TrainError> {
     let (_, SampleInputs::Images(images)) = SampleSet::read_unsplit(settings, progress)? else {
-        return Err(TrainError::Usage(
-            "the speed is measured on photos, but `data.features` names precomputed features: use a config \
-             with a data set of photos"
-                .into(),
-        ));
+        return Err(TrainError::NeedsImages);
     };
-    let options = settings.options.extract_options();
+    let options = settings.extract_options();
     let parent = options.cache.parent().unwrap_or(Path::new("."));
     let folder = TempFolder::create_in(parent).map_err(TrainError::io("create a folder in", parent))?;
     let options = ExtractOptions { cache: folder.path(), ..options };
 
+    // The cache is empty: cached features would not be computed and counted.
     let measure = |images: &[ImageRef]| -> Result<Throughput, TrainError> {
-        time_extraction(pretrained, backbone, options, images, progress)
+        let started = Instant::now();
+        let n_augmented = vec![0; images.len()];
+        let features = ExtractedFeatures::prepare_with(
+            Some(backbone),
+            pretrained,
+            options,
+            images,
+            &n_augmented,
+            progress,
+        )?;
+        let seconds = started.elapsed().as_secs_f64();
+        if features.computed() == 0 {
+            let problem = "no photo of the data set can be read";
+            return Err(TrainError::Data(problem.into()).with_remedy(Remedy::ExamineImages));
+        }
+        Ok(Throughput { n_images: features.computed(), seconds })
     };
     // The speed on the first images determines how many more are measured; without more, it is the result.
     let (first_images, rest) =
@@ -60,33 +72,6 @@ pub fn measure_throughput(
         return Ok(first);
     }
     measure(&rest[..rest.len().min(n_wanted as usize)])
-}
-
-/// Extracts the features of `images`, in the unaugmented view, and measures the time. The cache in `options`
-/// must be empty, because cached features would not be computed and counted.
-fn time_extraction(
-    pretrained: &PretrainedBackbone,
-    backbone: &Backbone,
-    options: ExtractOptions<'_>,
-    images: &[ImageRef],
-    progress: &dyn Progress,
-) -> Result<Throughput, TrainError> {
-    let started = Instant::now();
-    let features = ExtractedFeatures::prepare_with(
-        Some(backbone),
-        pretrained,
-        options,
-        images,
-        &vec![0; images.len()], // no augmented views
-        progress,
-    )?;
-    let seconds = started.elapsed().as_secs_f64();
-    if features.computed() == 0 {
-        return Err(TrainError::Data(
-            "no photo of the data set can be read: `headstock doctor --quick` shows why".into(),
-        ));
-    }
-    Ok(Throughput { n_images: features.computed(), seconds })
 }
 
 #[cfg(test)]
@@ -104,7 +89,7 @@ mod tests {
         let config = "[data]\nfolder = \"photos\"\n[backbone]\nweights = \"backbone\"\nlayer = \"stem\"\n\
                       [features]\ncache = \"cache\"";
         let settings = folder.settings(config, &[""; 0]);
-        let pretrained = PretrainedBackbone::open(settings.options.backbone.as_ref().unwrap(), &()).unwrap();
+        let pretrained = PretrainedBackbone::open(settings.backbone.as_ref().unwrap(), &()).unwrap();
         let n_measured = |threads: usize, limit: u64| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let limit = Duration::from_secs(limit);

@@ -24,6 +24,9 @@ pub enum TrainError {
     /// A request that the settings or the run do not allow, in a complete sentence.
     #[error("{0}")]
     Usage(String),
+    /// A request that only works with images.
+    #[error("this needs photos, but the data are precomputed features")]
+    NeedsImages,
     /// The data set cannot be read.
     #[error(transparent)]
     Dataset(#[from] DatasetError),
@@ -42,6 +45,15 @@ pub enum TrainError {
     /// The download of a data set failed.
     #[error(transparent)]
     Hub(#[from] HubError),
+    /// An error with what helps against it.
+    #[error("{error}")]
+    WithRemedy {
+        /// The error.
+        #[source]
+        error: Box<TrainError>,
+        /// What helps.
+        remedy: Remedy,
+    },
     /// The feature cache failed.
     #[error("failed to read or write the cache {}{}", path.display(), cache_advice(source))]
     Cache {
@@ -52,6 +64,47 @@ pub enum TrainError {
     },
 }
 
+/// What helps against an error. A program tells its users how they do it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Remedy {
+    /// To add augmentations to the settings.
+    AddAugmentation,
+    /// To find out which images cannot be read and why, by [`examine`](crate::doctor::examine).
+    ExamineImages,
+    /// To name a file of precomputed features as the data.
+    NameFeatures,
+    /// Not to fine-tune.
+    NoFinetuning,
+    /// Not to write a clean table.
+    NoCleanTable,
+    /// Not to start from an earlier run.
+    NoWarmStart,
+    /// The head of this name, or not to start from an earlier run.
+    WarmStartHead(String),
+    /// Other features to evaluate a run on.
+    OtherFeatures,
+    /// Other test images.
+    OtherTestImages,
+    /// A different folder for the run.
+    OtherRunFolder,
+    /// To resume the training of the run in this folder.
+    Resume(PathBuf),
+    /// To resume the training of the run in this folder, or a different folder for the run.
+    ResumeOrOtherRunFolder(PathBuf),
+    /// To start a training.
+    Train,
+    /// More time for a comparison.
+    LargerBudget,
+    /// Fewer folds of a comparison.
+    FewerFolds,
+    /// Fine-tuning from a stage of the backbone on, such as `layer4`.
+    Finetune,
+    /// A lower learning rate of fine-tuning, or clipped gradients.
+    LowerLearningRate,
+    /// A different split method, or the column that says the subset of each image.
+    OtherSplit,
+}
+
 /// Advice on what to do about a failed feature cache, for the end of its error message. It depends on the
 /// cause: a full disk or a read-only folder is no reason to delete features.
 fn cache_advice(error: &redb::Error) -> &'static str {
@@ -59,8 +112,7 @@ fn cache_advice(error: &redb::Error) -> &'static str {
     let disk_errors = [PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull];
     match error {
         redb::Error::Io(error) if disk_errors.contains(&error.kind()) => {
-            ": free disk space, allow access to its folder, or choose a different folder (`features.cache` \
-             in the config file)"
+            ": free disk space, allow access to its folder, or choose a different folder"
         }
         _ => ": if the file is damaged, delete it; its contents are then computed again",
     }
@@ -81,11 +133,17 @@ pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
 }
 
 impl TrainError {
+    /// This error with what helps against it.
+    pub(crate) fn with_remedy(self, remedy: Remedy) -> Self {
+        Self::WithRemedy { error: Box::new(self), remedy }
+    }
+
     /// The class of the error, which determines the program's exit code.
     #[must_use]
     pub fn kind(&self) -> FailureKind {
         match self {
-            Self::Config(_) | Self::Usage(_) => FailureKind::Usage,
+            Self::Config(_) | Self::Usage(_) | Self::NeedsImages => FailureKind::Usage,
+            Self::WithRemedy { error, .. } => error.kind(),
             Self::Dataset(_) | Self::Split(_) | Self::Unreadable(_) | Self::Data(_) => FailureKind::Data,
             Self::Inference(error) => error.kind(),
             Self::Hub(error) if error.is_name_error() => FailureKind::Usage,
@@ -137,10 +195,7 @@ impl fmt::Display for UnreadableImages {
         for (image, error) in &self.0 {
             write!(f, "\n  {image}: {error}")?;
         }
-        f.write_str(
-            "\nfix or remove each photo in this list, or skip unreadable photos: set `data.on_error = \
-             \"skip\"` in the config file",
-        )
+        f.write_str("\nfix or remove each photo in this list, or skip unreadable photos")
     }
 }
 

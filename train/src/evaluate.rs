@@ -50,19 +50,18 @@ pub fn evaluate(
     let model = &run.model;
     let split = run.split()?;
     let run_settings = run.settings(&[], registries)?;
-    let is_run_data =
-        run_settings.source == settings.source && run_settings.options.split == settings.options.split;
+    let is_run_data = run_settings.source == settings.source && run_settings.split == settings.split;
     let (samples, inputs) = if is_run_data {
         SampleSet::read_run_test_set(settings, &model.record.classes, &split, progress)?
     } else {
         read_other_test_data(settings, &model.record.classes, progress)?
     };
 
-    let pretrained = match &settings.options.backbone {
+    let pretrained = match &settings.backbone {
         Some(options) if model.record.backbone.is_some() => Some(model.open_backbone(options, progress)?),
         _ => None,
     };
-    let mut options = settings.options.extract_options();
+    let mut options = settings.extract_options();
     let temp_dir;
     if inputs.images().is_some() && !is_writable(options.cache) {
         tracing::info!(
@@ -124,8 +123,11 @@ fn read_other_test_data(
     classes: &[String],
     progress: &dyn Progress,
 ) -> Result<(SampleSet, SampleInputs), TrainError> {
-    if let DataSourceConfig::Images { test: Some(test), .. } = &settings.source {
-        return SampleSet::read_test_only(test, classes, progress);
+    if let DataSourceConfig::Images(source) = &settings.source
+        && let Some(test) = source.test_data()
+    {
+        let split_column = settings.split.column.as_deref();
+        return SampleSet::read_test_only(test.as_ref(), split_column, classes, progress);
     }
     let (samples, inputs) = SampleSet::read(settings, progress)?;
     if samples.classes.names() != classes {

@@ -38,12 +38,8 @@ pub fn extract(
 ) -> Result<ExtractSummary, TrainError> {
     let writer = FeatureFileWriter::create(out)?;
     let (samples, inputs) = SampleSet::read_unsplit(settings, progress)?;
-    let (SampleInputs::Images(images), Some(options)) = (inputs, &settings.options.backbone) else {
-        return Err(TrainError::Usage(
-            "`extract` needs photos, but `data.features` names precomputed features: name photos in [data] \
-             instead, for example with `data.folder`"
-                .into(),
-        ));
+    let (SampleInputs::Images(images), Some(options)) = (inputs, &settings.backbone) else {
+        return Err(TrainError::NeedsImages);
     };
     let pretrained = match run {
         Some(run) if run.model.record.backbone.is_some() => {
@@ -53,7 +49,7 @@ pub fn extract(
     };
     let features = ExtractedFeatures::prepare(
         &pretrained,
-        settings.options.extract_options(),
+        settings.extract_options(),
         &images,
         // No augmented views.
         &vec![0; images.len()],

@@ -44,25 +44,20 @@ impl InMemoryFeatures {
     /// Moves `rows` (without repetition) to the front in this order and returns them, `[rows.len(), F]`, so
     /// that a head can be fitted on them without a copy.
     pub(crate) fn gather_to_front(&mut self, rows: &[usize]) -> &[f32] {
+        let width = self.width;
         for (position, &row) in rows.iter().enumerate() {
-            self.swap_positions(position, self.position_of_row[row]);
+            let other_position = self.position_of_row[row];
+            if position == other_position {
+                continue;
+            }
+            let ranges = [position, other_position].map(|position| position * width..(position + 1) * width);
+            let [values, other_values] = self.values.get_disjoint_mut(ranges).expect("two different rows");
+            values.swap_with_slice(other_values);
+            self.position_of_row[row] = position;
+            self.position_of_row[self.row_at_position[position]] = other_position;
+            self.row_at_position.swap(position, other_position);
         }
-        &self.values[..rows.len() * self.width]
-    }
-
-    /// Swaps the features of the rows at two positions in memory, and updates both maps between row numbers
-    /// and positions. By such swaps a subset of the rows becomes contiguous without a copy of the matrix.
-    fn swap_positions(&mut self, first: usize, second: usize) {
-        if first == second {
-            return;
-        }
-        let (low, high) = (first.min(second), first.max(second));
-        // Both rows are borrowed at once: `after` begins with the row at `high`.
-        let (before, after) = self.values.split_at_mut(high * self.width);
-        before[low * self.width..][..self.width].swap_with_slice(&mut after[..self.width]);
-        self.row_at_position.swap(low, high);
-        self.position_of_row[self.row_at_position[low]] = low;
-        self.position_of_row[self.row_at_position[high]] = high;
+        &self.values[..rows.len() * width]
     }
 }
 

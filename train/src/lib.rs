@@ -47,12 +47,13 @@ pub mod run;
 mod sample_features;
 pub mod samples;
 mod signature_cache;
+mod statistics;
 mod temp_folder;
 mod trained_on;
 mod training;
 
 pub use benchmark::{Throughput, measure_throughput};
-pub use error::{TrainError, UnreadableImages};
+pub use error::{Remedy, TrainError, UnreadableImages};
 pub use evaluate::{Evaluation, evaluate};
 pub use extract::{ExtractSummary, extract};
 pub use finetune::{FinetuneSpeed, LrCurve, LrPoint, find_lr, measure_finetune_speed, resume};

@@ -59,13 +59,12 @@ impl PreparedData {
             None => samples,
         };
         samples.warn_about_split_groups();
-        let options = &settings.options;
-        let pretrained = options
+        let pretrained = settings
             .backbone
             .as_ref()
             .map(|backbone| PretrainedBackbone::open(backbone, progress))
             .transpose()?;
-        let n_augmented = options.features.views;
+        let n_augmented = settings.features.views;
         let n_augmented_per_sample: Vec<u32> = samples
             .rows
             .iter()
@@ -75,7 +74,7 @@ impl PreparedData {
         let features = SampleFeatures::prepare(
             inputs,
             pretrained.as_ref(),
-            options.extract_options(),
+            settings.extract_options(),
             &n_augmented_per_sample,
             progress,
         )?;

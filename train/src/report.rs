@@ -55,7 +55,7 @@ fn test_section(metrics: &RunMetrics) -> Markup {
     ];
     html! {
         h2 { "Test set" }
-        table {
+        table.numbers {
             @for (name, count) in counts { tr { td { (name) } td { (count) } } }
             @for (metric, value) in metrics.test.iter() {
                 tr title=(metric.about()) { td { (metric.name()) } td { (format!("{value:.4}")) } }
@@ -75,7 +75,7 @@ fn calibration_section(calibration: &CalibrationMetrics) -> Markup {
             ", fitted on " (calibration.samples) " training photos that were held out in " (calibration.folds)
             " folds."
         }
-        table {
+        table.numbers {
             tr {
                 th {}
                 @for (metric, _) in calibration.test.before.iter() { th { (metric.name()) } th { "calibrated" } }
@@ -97,7 +97,7 @@ fn conformal_section(conformal: &ConformalMetrics) -> Markup {
     html! {
         h2 { "Conformal sets" }
         p { "Target coverage " (conformal.coverage) "." }
-        table {
+        table.numbers {
             tr { th { "method" } th { "coverage" } th { "mean size" } th { "empty sets" } }
             @for (method, sets) in [(ConformalMethod::Lac, conformal.lac), (ConformalMethod::Aps, conformal.aps)] {
                 tr {
@@ -131,7 +131,7 @@ fn classes_section(names: &[String], confusion: &[Vec<usize>]) -> Markup {
     };
     html! {
         h2 { "Classes" }
-        table {
+        table.numbers {
             tr { th { "class" } th { "precision" } th { "recall" } th { "F1" } th { "photos" } }
             @for class in names.iter().enumerate() { (row(class)) }
         }
@@ -152,7 +152,7 @@ fn confusion_section(names: &[String], confusion: &[Vec<usize>]) -> Markup {
         h2 { "Confusion matrix" }
         p { "Rows are true classes, columns predicted classes." }
         div.scroll {
-            table.confusion {
+            table.numbers.confusion {
                 tr { th {} @for name in names { th { (name) } } }
                 @for (name, row) in names.iter().zip(confusion) {
                     tr {
@@ -183,7 +183,7 @@ fn confused_section(names: &[String], confusion: &[Vec<usize>]) -> Markup {
     pairs.sort_by_key(|&(count, class, predicted)| (Reverse(count), class, predicted));
     html! {
         h2 { "Most confused classes" }
-        table {
+        table.numbers {
             tr { th { "class" } th { "predicted" } th { "photos" } }
             @for (count, class, predicted) in pairs.into_iter().take(MAX_LISTED) {
                 tr { td { (names[class]) } td { (names[predicted]) } td { (count) } }
@@ -207,7 +207,7 @@ fn mistakes_section(names: &[String], rows: &[TestSample<'_>], predictions: &Pre
     html! {
         h2 { "Mistakes" }
         p { (wrong.len()) " mistakes, the most confident first." }
-        table {
+        table.numbers {
             tr { th { "photo" } th { "class" } th { "predicted" } th { "probability" } }
             @for (probability, row, predicted) in wrong.into_iter().take(MAX_LISTED) {
                 tr {
@@ -219,16 +219,6 @@ fn mistakes_section(names: &[String], rows: &[TestSample<'_>], predictions: &Pre
             }
         }
     }
-}
-
-/// Appends formatted text to a page: `write!` without an error to handle.
-pub(crate) fn push_fmt(page: &mut String, text: std::fmt::Arguments<'_>) {
-    std::fmt::Write::write_fmt(page, text).expect("writing to a string does not fail");
-}
-
-/// Escapes `text`, such as a class name, for HTML, so that it cannot become markup.
-pub(crate) fn escape_html(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use headstock_inference::{PretrainedBackbone, Progress};
 
-use crate::error::TrainError;
+use crate::error::{Remedy, TrainError};
 use crate::features::{ExtractOptions, ExtractedFeatures, ViewIndex};
 use crate::in_memory_features::InMemoryFeatures;
 use crate::samples::SampleInputs;
@@ -43,10 +43,11 @@ impl SampleFeatures {
                 progress,
             )?)),
             (SampleInputs::Images(_), None) => Err(TrainError::Usage(
-                "the config names photos, but the head was fitted on precomputed features, and the run has \
-                 no backbone to compute features from photos: name a file of features with `data.features`"
+                "the data are photos, but the head was fitted on precomputed features, and the run has no \
+                 backbone to compute features from photos"
                     .into(),
-            )),
+            )
+            .with_remedy(Remedy::NameFeatures)),
         }
     }
 

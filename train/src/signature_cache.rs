@@ -1,16 +1,16 @@
 //! Perceptual signatures of images for duplicate search, cached so that an image is decoded for it once.
 
-use std::path::{Path, PathBuf};
+use std::mem;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
-use std::{fs, mem};
 
 use headstock_loader::duplicates::Signature;
 use headstock_loader::{DecodeError, decode};
-use redb::{Database, ReadOnlyTable, TableDefinition};
+use redb::{ReadOnlyTable, TableDefinition};
 use sha2::{Digest, Sha256};
 
 use crate::error::{TrainError, error_chain};
-use crate::features::cache::{self, CacheKey};
+use crate::features::cache::{CacheDatabase, CacheKey};
 
 /// Cache format version, a part of each key; bump when signatures change.
 const CACHE_FORMAT: &str = "headstock signatures 1";
@@ -34,8 +34,7 @@ pub(crate) struct SignatureCache {
 
 /// A database file of signatures.
 struct SignatureStore {
-    database: Database,
-    path: PathBuf,
+    database: CacheDatabase,
     /// The signatures stored before this store was opened; `None` if there are none.
     stored: Option<ReadOnlyTable<&'static CacheKey, &'static [u8]>>,
     /// New signatures that are not written yet.
@@ -84,11 +83,9 @@ impl SignatureStore {
     /// which near-duplicates are found), so that a later search need not decode the images again. Creates the
     /// folder and the database if they are missing.
     fn open(folder: &Path) -> Result<Self, TrainError> {
-        fs::create_dir_all(folder).map_err(TrainError::io("create", folder))?;
-        let path = folder.join(FILE_NAME);
-        let database = cache::open_database(&path, REDB_CACHE_BYTES)?;
-        let stored = cache::open_table(&database, SIGNATURES, &path)?;
-        Ok(Self { database, path, stored, pending: Mutex::default() })
+        let database = CacheDatabase::open(folder, FILE_NAME, REDB_CACHE_BYTES)?;
+        let stored = database.table(SIGNATURES)?;
+        Ok(Self { database, stored, pending: Mutex::default() })
     }
 
     /// The signature stored under `key`; `None` also for a damaged one.
@@ -114,7 +111,7 @@ impl SignatureStore {
     /// only a warning, because the next search then only takes longer.
     fn write_batch(&self, batch: &[(CacheKey, Signature)]) {
         let rows = batch.iter().map(|(key, signature)| (key, signature.to_bytes()));
-        if let Err(error) = cache::insert_rows(&self.database, SIGNATURES, &self.path, rows) {
+        if let Err(error) = self.database.insert(SIGNATURES, rows) {
             tracing::warn!(
                 "the signatures of {} photos (summaries to find near-duplicates) are not saved for the next \
                  search: {}",

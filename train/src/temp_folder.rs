@@ -6,7 +6,7 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
-use crate::atomic_write::TEMP_PREFIX;
+use crate::atomic_write::{TEMP_PREFIX, temp_builder};
 use crate::error::TrainError;
 
 /// The file in a temporary folder that the program that made it holds a lock on. The system ends the lock when
@@ -23,16 +23,8 @@ impl TempFolder {
     /// Creates a temporary folder in `parent`, and removes those there that killed programs have left.
     pub(crate) fn create_in(parent: &Path) -> io::Result<Self> {
         remove_abandoned(parent)?;
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(TEMP_PREFIX);
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            // Temporary folders are private, but what becomes of them is not; the umask still applies.
-            builder.permissions(fs::Permissions::from_mode(0o777));
-        }
         loop {
-            let folder = builder.tempdir_in(parent)?;
+            let folder = temp_builder(0o777).tempdir_in(parent)?;
             let lock_file = folder.path().join(LOCK);
             let lock = match File::create(&lock_file) {
                 Ok(lock) => lock,

@@ -1,6 +1,6 @@
 //! `trained_on.csv`: content hashes of the samples that a run was trained on, independent of their paths.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::config::{DataSourceConfig, Settings};
 use crate::error::TrainError;
 use crate::feature_file::read_features;
-use crate::samples::{DatasetListing, SplitRow, Subset, image_files_root};
+use crate::samples::{SplitRow, Subset, find_images};
 
 /// The SHA-256 of an image's bytes, or of a row of precomputed features as little-endian `f32`.
 pub(crate) type ContentHash = [u8; 32];
@@ -84,16 +84,8 @@ pub(crate) fn hashes_of_split(
             let hash_row = |id: &&str| rows.get(id.parse::<usize>().ok()?).map(|row| hash_features(row));
             train_ids.iter().map(hash_row).collect()
         }
-        DataSourceConfig::Images { main, test } => {
-            let images: Vec<Option<ImageRef>> = match image_files_root(&run_settings.source) {
-                Some(root) => train_ids.iter().map(|id| Some(root.join(id).into())).collect(),
-                None => {
-                    let listed = DatasetListing::read(run_settings, main, test.as_ref(), progress)?.samples;
-                    let image_by_id: HashMap<&str, &ImageRef> =
-                        listed.iter().map(|sample| (sample.id.as_str(), &sample.image)).collect();
-                    train_ids.iter().map(|id| image_by_id.get(id).map(|&image| image.clone())).collect()
-                }
-            };
+        DataSourceConfig::Images(_) => {
+            let images = find_images(run_settings, train_ids.iter().copied(), progress)?;
             let hash_image =
                 |image: &Option<ImageRef>| Some(Sha256::digest(image.as_ref()?.read().ok()?).into());
             images.par_iter().map(hash_image).collect()

@@ -3,7 +3,7 @@
 use headstock_inference::Progress;
 
 use crate::config::Settings;
-use crate::error::TrainError;
+use crate::error::{Remedy, TrainError};
 use crate::finetune;
 use crate::fit::TrainOutcome;
 use crate::prepared_data::PreparedData;
@@ -21,12 +21,10 @@ pub fn train(
     run_dir: &RunDir,
     progress: &dyn Progress,
 ) -> Result<TrainOutcome, TrainError> {
-    if !settings.options.tune.is_off() {
+    if !settings.tune.is_off() {
         if warm_run.is_some() {
-            return Err(TrainError::Usage(
-                "`--warm` works only without fine-tuning of the backbone: leave `--warm` out, or set `tune.from = \"head\"`"
-                    .into(),
-            ));
+            let problem = "a training can only start from an earlier run if the backbone is not fine-tuned";
+            return Err(TrainError::Usage(problem.into()).with_remedy(Remedy::NoFinetuning));
         }
         return finetune::start_finetune(settings, run_dir, progress);
     }

@@ -69,7 +69,7 @@ pub(crate) fn run(args: &BenchArgs, context: &mut CommandContext<'_>) -> anyhow:
                 .into(),
         )
     };
-    let options = settings.options.backbone.as_ref().ok_or_else(no_backbone)?;
+    let options = settings.backbone.as_ref().ok_or_else(no_backbone)?;
     let pretrained = PretrainedBackbone::open(options, context.bars)?;
     if let Some(tune_from) = args.tune {
         return bench_tuning(&pretrained, tune_from, usize::from(args.batch), limit, context);

@@ -52,7 +52,7 @@ pub(crate) fn run(args: &DoctorArgs, context: &mut CommandContext<'_>) -> anyhow
     let checks = if args.quick { DoctorChecks::Quick } else { DoctorChecks::All };
     let diagnosis = examine(&settings, checks, context.bars)?;
     if let Some(page) = &page {
-        page.write(&diagnosis, &settings, context.bars)?;
+        page.write(&diagnosis, settings.decode.max_pixels, context.bars)?;
     }
     let cleaned = clean_table.map(|table| table.write(&diagnosis)).transpose()?;
     let out = &mut *context.output;
@@ -100,7 +100,7 @@ fn print_diagnosis(diagnosis: &Diagnosis, out: &mut Output) -> Result<(), Stdout
     for (finding, name) in diagnosis.findings.iter().zip(&names) {
         let examples: Vec<String> = finding.items.iter().take(MAX_EXAMPLES).map(format_example).collect();
         let more = if finding.count > MAX_EXAMPLES { "; ..." } else { "" };
-        let (severity, count) = (finding.severity.as_str(), finding.count);
+        let (severity, count) = (finding.severity.to_string(), finding.count);
         out.print(format!(
             "{severity:<8} {name:<width$}  {count:>5}  {}{more}",
             Escaped(examples.join("; "))

@@ -12,7 +12,7 @@ use headstock_loader::source::{
 use headstock_loader::{ClassOrder, Dataset, Split, find_shards};
 use headstock_split::{TestSize, stratified_shuffle_split};
 use headstock_train::TrainError;
-use headstock_train::config::DataLocation;
+use headstock_train::samples::open_source;
 use serde_json::json;
 
 use super::{CommandContext, pluralize, shell_quote};
@@ -55,15 +55,14 @@ enum DetectedData {
 }
 
 impl DetectedData {
-    /// The location of the data, without that for testing only.
-    fn location(&self) -> DataLocation {
-        let source: Box<dyn ConfiguredSource> = match self {
-            Self::Folder(config) => Box::new(config.clone()),
-            Self::Csv(config) => Box::new(config.clone()),
-            Self::Parquet(config) => Box::new(config.clone()),
-            Self::WebDataset(config) => Box::new(config.clone()),
-        };
-        DataLocation { source, split_column: None }
+    /// The source of the data.
+    fn source(&self) -> &dyn ConfiguredSource {
+        match self {
+            Self::Folder(config) => config,
+            Self::Csv(config) => config,
+            Self::Parquet(config) => config,
+            Self::WebDataset(config) => config,
+        }
     }
 }
 
@@ -75,16 +74,16 @@ pub(crate) fn run(args: &InitArgs, context: &mut CommandContext<'_>) -> anyhow::
     let absolute = std::path::absolute(&config).map_err(TrainError::io("find", &config))?;
     let config_folder = absolute.parent().unwrap_or(Path::new("/"));
     let detected = detect(args)?;
-    let location = detected.location();
-    let opened = location.open(context.bars)?;
+    let source = detected.source();
+    let opened = open_source(source, None, context.bars)?;
     let dataset = opened
         .source
         .list()
         .and_then(|raw| Dataset::from_raw(raw, ClassOrder::Sorted))
         .map_err(TrainError::from)?;
-    let test_dataset = match location.source.test_data() {
+    let test_dataset = match source.test_data() {
         Some(source) => {
-            let listed = DataLocation { source, split_column: None }.open(context.bars)?.source.list();
+            let listed = open_source(source.as_ref(), None, context.bars)?.source.list();
             Some(
                 listed
                     .and_then(|raw| Dataset::from_raw_with_classes(raw, &dataset.classes))

@@ -130,7 +130,7 @@ fn program_path() -> PathBuf {
 
 /// Quotes a word for a shell if necessary, so that printed commands can be pasted. Control characters become
 /// escapes in dollar-single-quotes (POSIX.1-2024), so that a file name cannot send commands to the terminal.
-fn shell_quote(text: impl Display) -> String {
+pub(crate) fn shell_quote(text: impl Display) -> String {
     let text = text.to_string();
     if text.contains(char::is_control) {
         return format!("$'{}'", text.chars().map(escape_in_dollar_quotes).collect::<String>());

@@ -22,8 +22,8 @@ pub(crate) fn run(args: &PredictArgs, context: &mut CommandContext<'_>) -> anyho
     let images = list_images(&args.images)?;
     let (run, settings) = context.open_run(&args.run)?;
     let sets = args.coverage.map(|coverage| run.model.sets(coverage, args.sets.into())).transpose()?;
-    let options = settings.options.backbone.as_ref().ok_or(InferenceError::NoBackbone)?;
-    let decode = settings.options.data.decode_options();
+    let options = settings.backbone.as_ref().ok_or(InferenceError::NoBackbone)?;
+    let decode = settings.decode;
     let bars = context.bars;
     let predictor = Predictor::new(run.model, options, decode, bars)?;
     let mut printer =

@@ -206,7 +206,9 @@ fn images_of_a_table_have_groups_and_augmented_views() {
     let with = default_candidate(&done.json(), "linear");
     let plain = project.run(&[&compare[..], &["--set", "features.views=0"]].concat()).ok();
     assert_ne!(default_candidate(&plain.json(), "linear")["log_loss"], with["log_loss"]);
-    project.run(&["compare", "--folds", "4"]).fails(3, &["--folds 4", "4 folds are too many for 3 groups"]);
+    project
+        .run(&["compare", "--folds", "4"])
+        .fails(3, &["4 folds are too many for 3 groups", "lower `--folds`"]);
 }
 
 #[test]
@@ -247,7 +249,7 @@ fn invalid_comparisons_are_refused_at_the_start() {
         .fails(2, &["there is no head `forest`: choose one of"]);
     project.run(&["compare", "--heads", "svm,svm"]).fails(2, &["`svm` is named twice"]);
     project.run(&["compare", "--folds", "1"]).fails(2, &["--folds"]);
-    project.run(&["compare", "--folds", "100"]).fails(3, &["--folds 100", "largest class"]);
+    project.run(&["compare", "--folds", "100"]).fails(3, &["100 folds", "largest class", "lower `--folds`"]);
     project.run(&["compare", "--run", "x"]).fails(2, &["--take-best"]);
     project.write("taken/file", "");
     project.run(&["compare", "--take-best", "--run", "taken"]).fails(2, &["taken already exists"]);

@@ -167,6 +167,6 @@ fn a_predefined_split_needs_a_split_in_the_data() {
     let project = docs_project();
     project
         .run(&["split", "--out", "x.csv", "--set", "split.method=predefined"])
-        .fails(3, &["`split.method` is \"predefined\", but the data does not mark any photo for testing"]);
+        .fails(3, &["the split method is \"predefined\", but the data does not mark any photo for testing"]);
     project.run(&["split", "--out", "x.csv", "--set", "split.method=group"]).fails(2, &["data.group"]);
 }

@@ -289,7 +289,7 @@ fn augmented_views_are_shown_on_a_sheet() {
     let project = Project::new(2);
     project
         .run(&["doctor", "--show-augment", "views.png"])
-        .fails(2, &["the section [augment] of the config file is empty"]);
+        .fails(2, &["there is no augmentation", "add an augmentation to [augment]"]);
     let flip = ["--set", "augment.horizontal_flip=0.5"];
     let show = |name: &str| project.run(&[&["doctor", "--show-augment", name], &flip[..]].concat());
     show("views.jpg").fails(2, &["must end in .png"]);

@@ -44,7 +44,9 @@ fn bad_usage_ends_with_2() {
     project
         .run(&["train", "--set", "data.foldr=x"])
         .fails(2, &["headstock.toml", "`data.foldr`", "`data.folder`"]);
-    project.run(&["train", "--set", "folder"]).fails(2, &["--set folder: write KEY=VALUE"]);
+    project
+        .run(&["train", "--set", "folder"])
+        .fails(2, &["the override `folder` of the config is invalid: write KEY=VALUE"]);
     project.run(&["train", "--head", "forest"]).fails(
         2,
         &["there is no head `forest`: choose one of cosine, knn, lda, linear, mlp, nearest-mean, ridge, svm"],
@@ -199,7 +201,7 @@ fn each_kind_of_error_ends_with_its_status_and_says_what_to_do() {
         (&set("split.seed=-1"), 2, &["-1", "split.seed"]),
         (&set("split.method=random"), 2, &["random", "stratified-shuffle", "split.method"]),
         (&set("features.views=1"), 2, &["`features.views` needs photos"]),
-        (&set("split.seed"), 2, &["--set split.seed: write KEY=VALUE"]),
+        (&set("split.seed"), 2, &["the override `split.seed` of the config is invalid: write KEY=VALUE"]),
         // HeadError in the config
         (&set("head.C=-1"), 2, &["`head.C` is -1: must be a number greater than 0"]),
         (&set("head.D=1"), 2, &["unknown key `head.D`; did you mean `head.C`? (known keys: solver, C, "]),
@@ -208,7 +210,7 @@ fn each_kind_of_error_ends_with_its_status_and_says_what_to_do() {
         (
             &["train", "--run", "r"],
             2,
-            &["r already exists: a run is never overwritten; choose a different folder with --run"],
+            &["r already exists: a run is never overwritten", "`--run` names a different folder"],
         ),
         (
             &["train", "--warm", "photos", "--run", "x"],

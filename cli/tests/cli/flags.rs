@@ -96,9 +96,12 @@ fn overrides_are_toml_or_text_and_the_last_of_a_key_counts() {
         (table["head"]["kind"].as_str(), table["head"]["alpha"].as_float()),
         (Some("ridge"), Some(2.5))
     );
-    train("x", &["split"]).fails(2, &["--set split: write KEY=VALUE"]);
-    train("x", &["split..seed=1"]).fails(2, &["--set split..seed=1: the name of a section or key is empty"]);
-    train("x", &["version=2"]).fails(2, &["--set version=2", "cannot be overridden"]);
+    train("x", &["split"]).fails(2, &["the override `split` of the config is invalid: write KEY=VALUE"]);
+    train("x", &["split..seed=1"]).fails(
+        2,
+        &["the override `split..seed=1` of the config is invalid: the name of a section or key is empty"],
+    );
+    train("x", &["version=2"]).fails(2, &["`version=2`", "cannot be overridden"]);
     train("x", &["calibration=none", "calibration.x=1"])
         .fails(2, &["`calibration` is a value, not a section"]);
     train("x", &["split.sed=1"]).fails(2, &["unknown key `split.sed`; did you mean `split.seed`?"]);

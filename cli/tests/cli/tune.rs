@@ -103,7 +103,9 @@ fn a_fine_tuned_run_has_its_backbone_and_every_command_uses_it() {
     assert!(read("layer3.npy") == read("tuned3.npy"), "stages before the fine-tuned one did not change");
 
     // A head on a fine-tuned backbone cannot warm-start one on a frozen backbone.
-    project.run(&["train", "--warm", "tuned"]).fails(2, &["--warm tuned", "different features"]);
+    project
+        .run(&["train", "--warm", "tuned"])
+        .fails(2, &["--warm", "cannot start from tuned", "different features"]);
 
     // The config of the run reproduces it, on any number of threads.
     let config = "tuned/headstock.toml";
@@ -157,7 +159,7 @@ fn every_stage_can_be_tuned_and_the_options_take_effect() {
             found.len() == 2 && found.iter().zip(rates).all(|(found, rate)| (found - rate).abs() < 1e-9),
             "{run}: {found:?}, expected {rates:?}"
         );
-        let recomputed = done.stderr.contains("tune.cache_gb");
+        let recomputed = done.stderr.contains("raise `cache_gb`");
         assert_eq!(recomputed, run == "views", "{run}: {}", done.stderr);
         let written = project.read(&format!("{run}/headstock.toml"));
         for (key, value) in options.iter().filter_map(|text| text.strip_prefix("tune.")?.split_once('=')) {

@@ -88,8 +88,10 @@ fn a_warm_start_on_another_split_reports_metrics_on_unseen_images() {
     assert_eq!(trained_on["unseen"]["samples"].as_u64().unwrap_or(0), unseen as u64);
     let written: serde_json::Value = serde_json::from_str(&project.read("warm/metrics.json")).unwrap();
     assert_eq!(written["trained_on"], trained_on);
-    let warning =
-        format!("the run given with `--warm` was trained on {seen} of the {} test photos", seen + unseen);
+    let warning = format!(
+        "the run that the training started from was trained on {seen} of the {} test photos",
+        seen + unseen
+    );
     assert!(done.stderr.contains(&warning), "{}", done.stderr);
     let title = if unseen > 0 {
         format!(

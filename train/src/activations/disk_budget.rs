@@ -28,7 +28,7 @@ pub(super) struct DiskBudget<'a> {
     pub(super) used_bytes: u64,
     /// Free space on the disk.
     pub(super) free_bytes: u64,
-    /// Maximum size of all activations in the folder (`tune.cache_gb`).
+    /// Maximum size of all activations in the folder (`cache_gb`).
     pub(super) limit: Option<u64>,
 }
 
@@ -57,7 +57,7 @@ impl DiskBudget<'_> {
             Some(limit) => {
                 // Half a unit of the third decimal is added, so that the value is rounded up.
                 let needed_gb = (used_bytes + needed) as f64 / 1e9 + 5e-4;
-                let raise = format!("raise `tune.cache_gb` to at least {needed_gb:.3}");
+                let raise = format!("raise `cache_gb` to at least {needed_gb:.3}");
                 if needed > limit {
                     (format!("exceed the limit of {}", HumanBytes(limit)), raise)
                 } else {
@@ -76,7 +76,7 @@ impl DiskBudget<'_> {
             }
             None if needed > free_bytes => (
                 "exceed the free disk space".to_owned(),
-                "free disk space, or move the cache to a different disk (`features.cache`)".to_owned(),
+                "free disk space, or move the cache to a different disk".to_owned(),
             ),
             None => return true,
         };

@@ -12,7 +12,7 @@ use crate::error::TrainError;
 pub(super) const BYTES_PER_VALUE: u64 = 2;
 
 impl CacheDtype {
-    /// The name of the format in the config (`tune.cache_dtype`), in messages and in file names.
+    /// The name of the format in the config (`cache_dtype`), in messages and in file names.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::F16 => "f16",
@@ -42,7 +42,7 @@ impl CacheDtype {
         // Values beyond the range became infinite. Infinities and NaN have all exponent bits set.
         if bits.iter().fold(false, |any, value| any | (value & exponent_mask == exponent_mask)) {
             let advice = match self {
-                Self::F16 => "set `tune.cache_dtype = \"bf16\"`",
+                Self::F16 => "set `cache_dtype = \"bf16\"`",
                 Self::Bf16 => "check that the model weights are not damaged",
             };
             let name = self.as_str();
@@ -92,7 +92,7 @@ mod tests {
         assert_eq!(
             error,
             "activations (outputs of layer2) exceed the range of the number format f16: set \
-             `tune.cache_dtype = \"bf16\"`"
+             `cache_dtype = \"bf16\"`"
         );
         assert!(CacheDtype::F16.to_half(&[65_504.0], FeatureLayer::Layer2).is_ok());
         assert!(CacheDtype::Bf16.to_half(&[70_000.0], FeatureLayer::Layer2).is_ok());

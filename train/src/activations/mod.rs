@@ -88,6 +88,8 @@ pub(crate) struct ActivationCache<'a> {
 struct FrozenStages {
     /// The last frozen layer, whose output is cached.
     layer: FeatureLayer,
+    /// Height, width and channels of its output.
+    shape: [usize; 3],
     dtype: CacheDtype,
     /// Makes the cache key of a view of an image.
     keys: CacheKeyBuilder,
@@ -132,13 +134,7 @@ impl<'a> ActivationCache<'a> {
     /// stage. If nothing is frozen, these are the normalized pixels, with three channels.
     pub(crate) fn shape(&self) -> [usize; 3] {
         let (height, width) = self.image_size();
-        match &self.frozen {
-            None => [height, width, 3],
-            Some(FrozenStages { layer, .. }) => {
-                let (rows, columns) = layer.output_size(height, width);
-                [rows, columns, layer.channels(self.source.pretrained.checkpoint().architecture())]
-            }
-        }
+        self.frozen.as_ref().map_or([height, width, 3], |frozen| frozen.shape)
     }
 
     /// Number of views computed by [`prepare`](Self::prepare).
@@ -213,12 +209,12 @@ impl FrozenStages {
         let keys = CacheKeyBuilder::new(&[CACHE_FORMAT, dtype.as_str()], pretrained, layer, options);
         let (height, width) = pretrained.transform().crop;
         let (rows, columns) = layer.output_size(height as usize, width as usize);
-        let values_per_view = rows * columns * layer.channels(pretrained.checkpoint().architecture());
+        let shape = [rows, columns, layer.channels(pretrained.checkpoint().architecture())];
         // 16 hexadecimal digits are enough to tell the files apart: each record repeats its complete key.
         let hash_prefix = hex::encode(&keys.shared_hash()[..8]);
         let name = format!("{layer}-{}-{hash_prefix}", dtype.as_str());
-        let store = RecordStore::open(&options.cache.join(CACHE_FOLDER), &name, values_per_view)?;
-        Ok(Self { layer, dtype, keys, store })
+        let store = RecordStore::open(&options.cache.join(CACHE_FOLDER), &name, shape.iter().product())?;
+        Ok(Self { layer, shape, dtype, keys, store })
     }
 
     /// The views of images whose activations are to be computed and cached now, because training needs them

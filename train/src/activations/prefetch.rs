@@ -1,7 +1,7 @@
 //! Batches of activations, read or computed while the previous batch is in use.
 
 use std::ops::ControlFlow;
-use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
+use std::sync::mpsc::{channel, sync_channel};
 use std::thread;
 
 use headstock_backbone::PixelBatch;
@@ -10,7 +10,6 @@ use rayon::prelude::*;
 use super::{ActivationCache, BatchItem, FrozenStages};
 use crate::error::TrainError;
 use crate::features::ViewId;
-use crate::features::cache::CacheKey;
 
 /// Finished batches waiting for the consumer; one more is in progress.
 const BATCHES_AHEAD: usize = 1;
@@ -46,7 +45,15 @@ impl ActivationCache<'_> {
                     }
                 }
             });
-            consume_in_order(filled, &spare_sender, on_batch)
+            for (index, values) in filled.into_iter().enumerate() {
+                let values = values?;
+                if on_batch(index, &values)?.is_break() {
+                    break;
+                }
+                // An error means that the receiver is gone, because all batches have been filled.
+                spare_sender.send(values).ok();
+            }
+            Ok(())
         })
     }
 
@@ -75,7 +82,11 @@ impl ActivationCache<'_> {
         let (index, mut reader) = (frozen.store.index()?, frozen.store.reader()?);
         let (mut bits, mut missing) = (Vec::new(), Vec::new());
         for (item, values) in items {
-            let key = self.cache_key(frozen, item);
+            let key = match item.view {
+                ViewId::Numbered(view) => Some(frozen.keys.key(self.image_hash(item), view)),
+                // It is never cached, because it is used only once.
+                ViewId::PerEpoch { .. } => None,
+            };
             let slot = key.map(|key| index.slot(&key)).transpose()?.flatten();
             match (key, slot) {
                 (Some(key), Some(slot)) => {
@@ -87,15 +98,6 @@ impl ActivationCache<'_> {
             }
         }
         Ok(missing)
-    }
-
-    /// The cache key of the activations of a view. `None` for a view with new augmentation in each epoch,
-    /// which is never cached because it is used only once.
-    fn cache_key(&self, frozen: &FrozenStages, item: &BatchItem) -> Option<CacheKey> {
-        match item.view {
-            ViewId::Numbered(view) => Some(frozen.keys.key(self.image_hash(item), view)),
-            ViewId::PerEpoch { .. } => None,
-        }
     }
 
     fn image_hash(&self, item: &BatchItem) -> &[u8; 32] {
@@ -138,23 +140,4 @@ impl ActivationCache<'_> {
         }
         Ok(())
     }
-}
-
-/// Passes the activations of each batch, which another thread sends through `filled` in order, to `on_batch`
-/// with the index of the batch, until `on_batch` returns `Break` or no batch is left. Afterwards each buffer
-/// is sent back through `spare_sender`, so that the other thread fills it again instead of allocating.
-fn consume_in_order(
-    filled: Receiver<Result<Vec<f32>, TrainError>>,
-    spare_sender: &Sender<Vec<f32>>,
-    on_batch: &mut OnBatch<'_>,
-) -> Result<(), TrainError> {
-    for (index, values) in filled.into_iter().enumerate() {
-        let values = values?;
-        if on_batch(index, &values)?.is_break() {
-            break;
-        }
-        // An error means that the receiver is gone, because all batches have been filled.
-        spare_sender.send(values).ok();
-    }
-    Ok(())
 }

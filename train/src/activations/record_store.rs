@@ -10,11 +10,11 @@ use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use redb::{Database, ReadOnlyTable, ReadableTable, ReadableTableMetadata, TableDefinition};
+use redb::{ReadOnlyTable, ReadableTable, ReadableTableMetadata, TableDefinition};
 
 use super::half_precision;
 use crate::error::TrainError;
-use crate::features::cache::{self, CacheKey, cache_error};
+use crate::features::cache::{CacheDatabase, CacheKey, cache_error};
 
 /// The table of the index: the slot of each key's record. Slot `i` is the `i`-th record of the file, from 0.
 const SLOTS: TableDefinition<'_, &CacheKey, u64> = TableDefinition::new("slots");
@@ -26,8 +26,7 @@ const INDEX_CACHE_BYTES: usize = 8 << 20;
 /// `values_per_record` values of two bytes, under the cache key of the view. Several processes may use the
 /// store at the same time; records are stored atomically.
 pub(super) struct RecordStore {
-    index_database: Database,
-    index_path: PathBuf,
+    index_database: CacheDatabase,
     records_path: PathBuf,
     values_per_record: usize,
 }
@@ -37,12 +36,10 @@ impl RecordStore {
     /// and the ending `.records`, and their index, a database with the ending `.redb`. A record holds the
     /// activations of one view (a rendering of an image): `values_per_record` values of two bytes.
     pub(super) fn open(folder: &Path, name: &str, values_per_record: usize) -> Result<Self, TrainError> {
-        fs::create_dir_all(folder).map_err(TrainError::io("create", folder))?;
         let records_path = folder.join(format!("{name}.records"));
-        let index_path = folder.join(format!("{name}.redb"));
+        let index_database = CacheDatabase::open(folder, &format!("{name}.redb"), INDEX_CACHE_BYTES)?;
         open_or_create(&records_path)?;
-        let index_database = cache::open_database(&index_path, INDEX_CACHE_BYTES)?;
-        Ok(Self { index_database, index_path, records_path, values_per_record })
+        Ok(Self { index_database, records_path, values_per_record })
     }
 
     /// Size of a record in bytes.
@@ -58,10 +55,14 @@ impl RecordStore {
     /// A snapshot of the index, to look up which keys are stored and where; records stored later are not in
     /// it.
     pub(super) fn index(&self) -> Result<RecordIndex<'_>, TrainError> {
-        let slots = cache::open_table(&self.index_database, SLOTS, &self.index_path)?;
+        let slots = self.index_database.table(SLOTS)?;
         let length =
             fs::metadata(&self.records_path).map_err(TrainError::io("read", &self.records_path))?.len();
-        Ok(RecordIndex { slots, n_whole_records: length / self.record_bytes(), index_path: &self.index_path })
+        Ok(RecordIndex {
+            slots,
+            n_whole_records: length / self.record_bytes(),
+            index_path: &self.index_database.path,
+        })
     }
 
     /// Stores activations of images in one transaction; when this returns, they are safely on disk. Each of
@@ -73,30 +74,31 @@ impl RecordStore {
         records: impl Iterator<Item = (&'a CacheKey, &'a [u16])>,
     ) -> Result<(), TrainError> {
         let write_error = |error| TrainError::io("write", &self.records_path)(error);
-        let transaction = self.index_database.begin_write().map_err(cache_error(&self.index_path))?;
+        let CacheDatabase { database, path: index_path } = &self.index_database;
+        let transaction = database.begin_write().map_err(cache_error(index_path))?;
         {
-            let mut slots = transaction.open_table(SLOTS).map_err(cache_error(&self.index_path))?;
+            let mut slots = transaction.open_table(SLOTS).map_err(cache_error(index_path))?;
             let mut file = open_or_create(&self.records_path)?;
             let n_whole = file.metadata().map_err(write_error)?.len() / self.record_bytes();
             // Slots are 0, 1, 2 and so on, one per key of the index. Records that a truncated file has lost
             // are removed from the index.
-            if slots.len().map_err(cache_error(&self.index_path))? > n_whole {
-                slots.retain(|_, slot| slot < n_whole).map_err(cache_error(&self.index_path))?;
+            if slots.len().map_err(cache_error(index_path))? > n_whole {
+                slots.retain(|_, slot| slot < n_whole).map_err(cache_error(index_path))?;
             }
-            let mut next_slot = slots.len().map_err(cache_error(&self.index_path))?;
+            let mut next_slot = slots.len().map_err(cache_error(index_path))?;
             file.seek(SeekFrom::Start(next_slot * self.record_bytes())).map_err(write_error)?;
             for (key, values) in records {
                 debug_assert_eq!(values.len(), self.values_per_record);
-                if slots.get(key).map_err(cache_error(&self.index_path))?.is_none() {
+                if slots.get(key).map_err(cache_error(index_path))?.is_none() {
                     file.write_all(key).map_err(write_error)?;
                     file.write_all(bytemuck::cast_slice(values)).map_err(write_error)?;
-                    slots.insert(key, next_slot).map_err(cache_error(&self.index_path))?;
+                    slots.insert(key, next_slot).map_err(cache_error(index_path))?;
                     next_slot += 1;
                 }
             }
             file.sync_data().map_err(write_error)?;
         }
-        transaction.commit().map_err(cache_error(&self.index_path))
+        transaction.commit().map_err(cache_error(index_path))
     }
 
     /// A reader with its own file position.
@@ -159,7 +161,7 @@ impl RecordReader<'_> {
         let mut stored_key = CacheKey::default();
         self.file.read_exact(&mut stored_key).map_err(read_error)?;
         if stored_key != *key {
-            let index = self.store.index_path.display();
+            let index = self.store.index_database.path.display();
             let problem = format!(
                 "the file does not match its index {index}: delete both files; their activations are then computed again"
             );

@@ -6,7 +6,7 @@ use std::sync::{LazyLock, OnceLock};
 use half::{bf16, f16};
 use headstock_backbone::{DeviceChoice, Precision, Preprocessing};
 use headstock_inference::BackboneOptions;
-use headstock_loader::{Augment, ImageRef};
+use headstock_loader::ImageRef;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use tracing::subscriber::NoSubscriber;
@@ -14,7 +14,7 @@ use tracing::{Dispatch, Level};
 
 use super::*;
 use crate::compare::log_capture;
-use crate::config::Options;
+use crate::config::{Config, Registries, Settings};
 
 const SIDE: u32 = 64;
 
@@ -37,10 +37,20 @@ fn demo_backbone() -> &'static (PretrainedBackbone, Backbone) {
     })
 }
 
+/// Settings with the cache in `folder`, augmentation, fine-tuning, and overrides.
+fn settings(folder: &Path, overrides: &[&str]) -> Settings {
+    let text = "version = 1\n[data]\nfolder = \"photos\"\n[backbone]\nweights = \"backbone\"\n\
+                [features]\ncache = \"cache\"\n[augment]\nhorizontal_flip = 0.5\nrotation = 30.0\n\
+                [tune]\nfrom = \"layer4\"\n";
+    let mut config = Config::parse(text, "a test", folder).unwrap();
+    config.set(overrides).unwrap();
+    config.resolve(&Registries::builtin()).unwrap()
+}
+
 /// Four demo images in a writable folder, with a cache next to them.
 struct ActivationFixture {
     folder: TempDir,
-    options: Options,
+    settings: Settings,
     images: Vec<ImageRef>,
     hashes: Vec<Option<[u8; 32]>>,
 }
@@ -63,16 +73,14 @@ impl ActivationFixture {
             hashes.push(Some(Sha256::digest(fs::read(&path).unwrap()).into()));
             images.push(path.into());
         }
-        let mut options: Options = toml::from_str("version = 1").unwrap();
-        options.features.cache = folder.path().join("cache");
-        options.augment = Augment { horizontal_flip: Some(0.5), rotation: Some(30.0), ..Augment::default() };
-        Self { folder, options, images, hashes }
+        let settings = settings(folder.path(), &[]);
+        Self { folder, settings, images, hashes }
     }
 
     fn source(&self) -> ActivationSource<'_> {
         let (pretrained, backbone) = demo_backbone();
-        let Self { options, images, hashes, .. } = self;
-        let options = options.extract_options();
+        let Self { settings, images, hashes, .. } = self;
+        let options = settings.extract_options();
         ActivationSource { pretrained, backbone: Some(backbone), options, images, hashes }
     }
 
@@ -187,8 +195,8 @@ fn cached_activations_are_found_by_later_runs() {
     assert_eq!(computed(SplitPoint { dtype: CacheDtype::Bf16, ..SPLIT }, [Some(0), None, None, None]), 1);
     assert_eq!(computed(SplitPoint { layer: FeatureLayer::Layer2, ..SPLIT }, [Some(0), None, None, None]), 1);
     let mut second = ActivationFixture::new();
-    second.options.features.cache = fixture.options.features.cache.clone();
-    second.options.augment.seed = 1;
+    second.settings.features.cache = fixture.settings.features.cache.clone();
+    second.settings.augment.seed = 1;
     // Another augmentation shares the evaluation views.
     assert_eq!(second.prepare(Some(SPLIT), [Some(1), None, None, None]).unwrap().computed(), 1);
     assert_eq!(computed(SPLIT, [Some(1), None, None, None]), 0);
@@ -198,13 +206,12 @@ fn cached_activations_are_found_by_later_runs() {
 #[test]
 fn only_settings_that_change_activations_recompute_them() {
     let fixture = ActivationFixture::new();
-    let written: toml::Table = fixture.options.to_toml().parse().unwrap();
     // The evaluation view and two augmented ones.
-    let computed = |options: Options, source: ActivationSource<'_>| {
-        let source = ActivationSource { options: options.extract_options(), ..source };
+    let computed = |settings: &Settings, source: ActivationSource<'_>| {
+        let source = ActivationSource { options: settings.extract_options(), ..source };
         ActivationCache::prepare(source, Some(SPLIT), &[Some(2), None, None, None], &()).unwrap().computed()
     };
-    assert_eq!(computed(fixture.options.clone(), fixture.source()), 3);
+    assert_eq!(computed(&fixture.settings, fixture.source()), 3);
     for (key, value, recomputed) in [
         ("data.decode", "\"scaled\"", 3),
         ("augment.rotation", "40.0", 2),
@@ -221,20 +228,9 @@ fn only_settings_that_change_activations_recompute_them() {
         ("tune.epochs", "2", 0),
         ("head.C", "2.0", 0),
     ] {
-        let mut table = written.clone();
-        let value: toml::Table = format!("value = {value}").parse().unwrap();
-        let (section, name) = key.split_once('.').unwrap_or(("", key));
-        let section = match section {
-            "" => &mut table,
-            section => {
-                let empty = || toml::Value::Table(toml::Table::new());
-                table.entry(section).or_insert_with(empty).as_table_mut().unwrap()
-            }
-        };
-        section.insert(name.into(), value["value"].clone());
-        let options: Options = toml::from_str(&toml::to_string(&table).unwrap()).unwrap();
-        assert!(options != fixture.options, "{key}");
-        assert_eq!(computed(options, fixture.source()), recomputed, "{key}");
+        let changed = settings(fixture.folder.path(), &[&format!("{key}={value}")]);
+        assert!(changed.to_options() != fixture.settings.to_options(), "{key}");
+        assert_eq!(computed(&changed, fixture.source()), recomputed, "{key}");
     }
     // Another preprocessing of the same weights has its own activations.
     let (pretrained, _) = demo_backbone();
@@ -243,7 +239,7 @@ fn only_settings_that_change_activations_recompute_them() {
     let pretrained =
         PretrainedBackbone::open_with_preprocessing(&pretrained.options, Some(&preprocessing), &()).unwrap();
     let source = ActivationSource { pretrained: &pretrained, ..fixture.source() };
-    assert_eq!(computed(fixture.options.clone(), source), 3);
+    assert_eq!(computed(&fixture.settings, source), 3);
 }
 
 #[test]
@@ -273,7 +269,7 @@ fn the_planned_size_is_logged_and_nothing_is_cached_above_the_limit() {
     let views = [Some(1), Some(0), None, None];
     // Layer3 is 4 x 4 x 1024 here: 32,768 bytes and the key.
     let record_bytes = 32_768 + 32;
-    let folder = fixture.options.features.cache.join("activations");
+    let folder = fixture.settings.features.cache.join("activations");
     let (limited, lines) = capture_up_to(Level::INFO, || {
         fixture.prepare(Some(SplitPoint { cache_limit: Some(3 * record_bytes - 1), ..SPLIT }), views)
     });
@@ -287,7 +283,7 @@ fn the_planned_size_is_logged_and_nothing_is_cached_above_the_limit() {
     assert!(lines[0].starts_with(&planned_message) && lines[0].ends_with(" free"), "{lines:?}");
     let limit_warning = "98 kB of new activations exceed the limit of 98 kB: they are not cached, and the \
                          layers up to layer3 run again for each batch, which is slower but gives the same \
-                         result; raise `tune.cache_gb` to at least 0.001";
+                         result; raise `cache_gb` to at least 0.001";
     assert_eq!(lines[1..], [limit_warning]);
     assert_eq!(fs::metadata(fixture.records_path()).unwrap().len(), 0);
 
@@ -374,7 +370,7 @@ fn without_a_split_point_values_are_normalized_pixels() {
     let fixture = ActivationFixture::new();
     let cache = fixture.prepare(None, [Some(1); 4]).unwrap();
     assert_eq!((cache.shape(), cache.computed()), ([64, 64, 3], 0));
-    assert!(!fixture.options.features.cache.exists());
+    assert!(!fixture.settings.features.cache.exists());
     let batches_read = read_batches(&cache, &[vec![eval_item(1), numbered_item(2, 1)], vec![eval_item(2)]]);
     let image = headstock_loader::decode(&fixture.images[1].read().unwrap(), 1 << 30).unwrap();
     let pretrained = &demo_backbone().0;

@@ -46,7 +46,7 @@ pub fn candidates(
     heads: &Registry,
     head_names: Option<&[String]>,
 ) -> Result<Vec<Candidate>, TrainError> {
-    let usage_error = |problem: String| TrainError::Usage(format!("--heads: {problem}"));
+    let usage_error = |problem: String| TrainError::Usage(format!("the heads to compare: {problem}"));
     for (i, name) in head_names.unwrap_or_default().iter().enumerate() {
         heads.get(name).map_err(|error| usage_error(error.to_string()))?;
         if head_names.unwrap_or_default()[..i].contains(name) {

@@ -52,7 +52,7 @@ pub use results::{
     CandidateResult, CandidateScores, CandidateStatus, ChosenParameter, Comparison, Interval, MetricEstimate,
 };
 
-use crate::error::TrainError;
+use crate::error::{Remedy, TrainError};
 use crate::metrics::{Accuracy, Metric};
 use crate::prepared_data::PreparedData;
 use bootstrap::{BootstrapUnits, COVERAGE, N_RESAMPLES, compare_to_best};
@@ -141,9 +141,8 @@ fn compare_while(
     progress.end();
     let scored = scored?;
     if scored.iter().all(|scored| matches!(scored, TrialOutcome::LeftOut)) {
-        return Err(TrainError::Usage(
-            "the time budget ended before the first head was fitted: give more seconds with --budget".into(),
-        ));
+        let problem = "the time budget ended before the first head was fitted: give more seconds";
+        return Err(TrainError::Usage(problem.into()).with_remedy(Remedy::LargerBudget));
     }
 
     // Bootstrap resamples draw these units: samples, or whole groups of samples.
@@ -186,10 +185,10 @@ fn make_folds(
         Some(groups) => stratified_group_k_fold(&labels, groups, options.folds, options.seed),
         None => stratified_k_fold(&labels, options.folds, options.seed),
     };
-    let splits = splits.map_err(|error| TrainError::Data(format!("--folds {}: {error}", options.folds)))?;
+    let data_error = |problem: String| TrainError::Data(problem).with_remedy(Remedy::FewerFolds);
+    let splits = splits.map_err(|error| data_error(error.to_string()))?;
     if splits.iter().any(|split| split.test.is_empty() || split.train.is_empty()) {
-        let problem = "there are too few groups to fill all folds; use fewer folds";
-        return Err(TrainError::Data(format!("--folds {}: {problem}", options.folds)));
+        return Err(data_error(format!("there are too few groups to fill {} folds", options.folds)));
     }
     Ok(splits)
 }

@@ -6,36 +6,24 @@ use headstock_hub::{DatasetFiles, DownloadProgress, HubError, fetch_dataset};
 use headstock_loader::source::{ConfiguredSource, SourceConfigError, SourceKind, SourceRegistry};
 
 use super::validator::Validator;
-use super::{ConfigError, DataOptions, SplitMethod, SplitOptions};
+use super::{ConfigError, DataOptions};
 
 /// Where the samples come from.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub enum DataSourceConfig {
-    /// Images.
-    Images {
-        /// All images, or those for training.
-        main: DataLocation,
-        /// Images for testing only.
-        test: Option<DataLocation>,
-    },
+    /// Images: the data source with its keys.
+    Images(Box<dyn ConfiguredSource>),
     /// A file of precomputed features.
     Features(PathBuf),
 }
 
-/// A location of images and labels.
-#[derive(Clone, Debug)]
-pub struct DataLocation {
-    /// The data source with its keys.
-    pub source: Box<dyn ConfiguredSource>,
-    /// The column or field with the split of an image, if the data defines the split in one.
-    pub split_column: Option<String>,
-}
-
-impl PartialEq for DataLocation {
+impl PartialEq for DataSourceConfig {
     fn eq(&self, other: &Self) -> bool {
-        self.source.kind() == other.source.kind()
-            && self.source.table() == other.source.table()
-            && self.split_column == other.split_column
+        match (self, other) {
+            (Self::Images(a), Self::Images(b)) => a.kind() == b.kind() && a.table() == b.table(),
+            (Self::Features(a), Self::Features(b)) => a == b,
+            _ => false,
+        }
     }
 }
 
@@ -48,34 +36,29 @@ pub(crate) fn fetch_hub_dataset(
 }
 
 impl Validator<'_> {
-    /// Finds the source of the samples that the config section `[data]` names, and checks its keys. In
-    /// `data`, paths relative to `base` become absolute and the defaults for this kind of source are filled
-    /// in. `split` says whether a column of the data defines the split, and which. `sources` are the known
-    /// sources.
+    /// Finds the source of the samples that the config section `data` names, and checks its keys. Paths
+    /// relative to `base` become absolute and the defaults for this kind of source are filled in. `sources`
+    /// are the known sources.
     pub(super) fn resolve_source(
         &self,
-        data: &mut DataOptions,
-        split: &SplitOptions,
+        data: &DataOptions,
         base: &Path,
         sources: &SourceRegistry,
     ) -> Result<DataSourceConfig, ConfigError> {
-        if data.max_pixels == 0 {
-            return Err(self.key_error("data.max_pixels", "is 0: it must be at least 1"));
-        }
+        self.check(data.max_pixels > 0, "data.max_pixels", "is 0: it must be at least 1")?;
         let kind = self.find_source_kind(data, sources)?;
         self.refuse_misplaced_keys(data, kind, sources)?;
         let Some(kind) = kind else {
-            let features = data.features.as_mut().expect("features are the only data without a source");
-            *features = self.absolute_path("data.features", features, base)?.into();
-            return Ok(DataSourceConfig::Features(features.clone()));
+            let features = data.features.as_ref().expect("features are the only data without a source");
+            return Ok(DataSourceConfig::Features(
+                self.absolute_path("data.features", features, base)?.into(),
+            ));
         };
         let source = kind.configure(data.source.clone(), base).map_err(|error| match error {
             SourceConfigError::Key { key, problem } => self.key_error(&format!("data.{key}"), problem),
             error @ SourceConfigError::Table { .. } => self.value_error(format!("[data]: {error}")),
         })?;
-        data.source = source.table();
-        let split_column = split.column.clone().filter(|_| split.method == SplitMethod::Predefined);
-        Ok(DataLocation { source, split_column }.with_test_data())
+        Ok(DataSourceConfig::Images(source))
     }
 
     /// The kind of source that `[data]` names: by `kind`, or by a key with the name of a kind. `None` for
@@ -153,14 +136,5 @@ pub(super) fn join_words(words: &[String], conjunction: &str) -> String {
         [] => String::new(),
         [only] => only.clone(),
         [first @ .., last] => format!("{} {conjunction} {last}", first.join(", ")),
-    }
-}
-
-impl DataLocation {
-    /// This location for training, and that of the images for testing only, if its keys name one.
-    pub(super) fn with_test_data(self) -> DataSourceConfig {
-        let split_column = self.split_column.clone();
-        let test = self.source.test_data().map(|source| Self { source, split_column });
-        DataSourceConfig::Images { main: self, test }
     }
 }

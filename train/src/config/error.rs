@@ -12,11 +12,7 @@ use super::VERSION;
 #[non_exhaustive]
 pub enum ConfigError {
     /// The file does not exist.
-    #[error(
-        "there is no config file {}: write one with `headstock init`, or give the path of a config file with \
-         --config",
-        .0.display()
-    )]
+    #[error("there is no config file {}", .0.display())]
     Missing(PathBuf),
     /// The file cannot be read.
     #[error("failed to read {} as a config file: check that it is a file and that you are allowed to read \
@@ -74,7 +70,7 @@ pub enum ConfigError {
         problem: String,
     },
     /// An override that is not a valid assignment.
-    #[error("--set {text}: {problem}")]
+    #[error("the override `{text}` of the config is invalid: {problem}")]
     Override {
         /// The override as given.
         text: String,

@@ -1,10 +1,7 @@
 //! The known keys, derived from the schema of the config.
 
-use std::sync::LazyLock;
-
 use headstock_heads::Registry;
 use headstock_loader::SourceRegistry;
-use headstock_loader::source::SourceKind;
 use serde_json::Value as Schema;
 use toml::{Table, Value};
 
@@ -12,20 +9,19 @@ use super::schema::json_schema;
 use super::{ConfigError, Options};
 
 /// A table of the config and its keys.
-#[derive(Clone)]
 struct Section {
     /// The name with those of the outer sections, as `augment.policy`; empty for the root.
     path: String,
     keys: Vec<String>,
 }
 
-/// All sections with their keys. Without the keys of `[head]`, which the head checks, those of
-/// `augment.policy`, which depend on its kind, and those keys of `[data]` that belong to a data source.
-static SECTIONS: LazyLock<Vec<Section>> = LazyLock::new(|| {
+/// All sections with their keys, those of `sources` in `[data]` too. Without the keys of `[head]`, which the
+/// head checks, and those of `augment.policy`, which depend on its kind.
+fn sections(sources: &SourceRegistry) -> Vec<Section> {
     let mut sections = Vec::new();
-    add_sections("", &json_schema(&Registry::empty(), &SourceRegistry::empty()), &mut sections);
+    add_sections("", &json_schema(&Registry::empty(), sources), &mut sections);
     sections
-});
+}
 
 /// Appends the config section `path` with the names of its keys, and all sections in it, to `sections`, to
 /// find misspelled keys of a config. `schema` is the JSON schema of the section. A `schema` without
@@ -76,21 +72,6 @@ fn add_paths(path: &str, schema: &Schema, paths: &mut Vec<String>) {
     }
 }
 
-/// All sections with their keys, those of `sources` in `[data]` too.
-fn sections_with(sources: &SourceRegistry) -> Vec<Section> {
-    let mut sections = SECTIONS.clone();
-    for section in sections.iter_mut().filter(|section| section.path == DATA) {
-        let mut keys: Vec<String> = Vec::new();
-        for key in sources.iter().flat_map(SourceKind::keys).chain(section.keys.drain(..)) {
-            if !keys.contains(&key) {
-                keys.push(key);
-            }
-        }
-        section.keys = keys;
-    }
-    sections
-}
-
 /// The section with the keys of the data source.
 const DATA: &str = "data";
 
@@ -110,7 +91,8 @@ impl Options {
 /// Removes the keys of `[data]` that belong to a data source from the config `table`, and returns them.
 fn take_source_keys(table: &mut Table) -> Table {
     let Some(Value::Table(data)) = table.get_mut(DATA) else { return Table::new() };
-    let common = SECTIONS.iter().find(|section| section.path == DATA).expect("[data] is a section");
+    let sections = sections(&SourceRegistry::empty());
+    let common = sections.iter().find(|section| section.path == DATA).expect("[data] is a section");
     let (common, source) = std::mem::take(data).into_iter().partition(|(key, _)| common.keys.contains(key));
     *data = common;
     source
@@ -119,7 +101,7 @@ fn take_source_keys(table: &mut Table) -> Table {
 /// Refuses unknown keys of the config `table`, so that a misspelled key is not silently ignored. `sources`
 /// are the known data sources, which have keys in `[data]`.
 pub(super) fn check(table: &Table, origin: &str, sources: &SourceRegistry) -> Result<(), ConfigError> {
-    check_section(table, "", origin, &sections_with(sources))
+    check_section(table, "", origin, &sections(sources))
 }
 
 /// Checks that all keys in the config section `section`, and in the sections in it, are known. Otherwise the

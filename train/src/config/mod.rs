@@ -16,8 +16,8 @@ use headstock_heads::Registry;
 use headstock_loader::SourceRegistry;
 use toml::{Table, Value};
 
+pub use data_source::DataSourceConfig;
 pub(crate) use data_source::fetch_hub_dataset;
-pub use data_source::{DataLocation, DataSourceConfig};
 pub use error::ConfigError;
 pub use keys::known_keys;
 pub(crate) use options::DEFAULT_FOLDS;
@@ -139,20 +139,19 @@ impl Config {
             let current_kind =
                 head.and_then(|head| head.get("kind")).and_then(Value::as_str).unwrap_or(DEFAULT_HEAD);
             let is_same_kind = kind.value.as_str() == Some(current_kind);
-            if !is_same_kind && let Some(dropped) = self.table.remove("head") {
-                let n_keys =
-                    dropped.as_table().map_or(0, |head| head.keys().filter(|key| *key != "kind").count());
-                if n_keys > 0 {
-                    tracing::info!(
-                        "the section [head] in {} has settings for a different head than the chosen one: \
-                         these settings are not used",
-                        self.origin
-                    );
-                }
+            if !is_same_kind
+                && let Some(Value::Table(dropped)) = self.table.remove("head")
+                && dropped.keys().any(|key| key != "kind")
+            {
+                tracing::info!(
+                    "the section [head] in {} has settings for a different head than the chosen one: these \
+                     settings are not used",
+                    self.origin
+                );
             }
         }
         if is_changed {
-            self.origin += " (as changed by --set or --head)";
+            self.origin += " (with overrides)";
         }
         kinds.into_iter().chain(others).try_for_each(|assignment| assignment.apply(&mut self.table))
     }

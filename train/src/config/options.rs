@@ -127,14 +127,6 @@ impl Default for DataOptions {
     }
 }
 
-impl DataOptions {
-    /// How images are decoded.
-    #[must_use]
-    pub fn decode_options(&self) -> DecodeOptions {
-        DecodeOptions { max_pixels: self.max_pixels, decode: self.decode }
-    }
-}
-
 impl Serialize for DataOptions {
     /// Writes the keys of the source beside the others, as a config has them. Those without a value and the
     /// default of `decode` are left out.

@@ -3,17 +3,22 @@
 use std::path::Path;
 
 use headstock_backbone::FeatureLayer;
-use headstock_heads::{ConfiguredHead, HeadError, HeadKind, Registry};
+use headstock_heads::{CalibrationMethod, ConfiguredHead, HeadError, HeadKind, Registry};
 use headstock_hub::{DownloadProgress, HubError};
+use headstock_inference::{BackboneOptions, DecodeOptions};
+use headstock_loader::{Augment, ClassOrder};
 use headstock_split::TestSize;
-use toml::Value;
+use toml::{Table, Value};
 
 use super::data_source::{DataSourceConfig, fetch_hub_dataset};
 use super::keys::nearest_key;
 use super::options::DEFAULT_FOLDS;
 use super::tune::{AugmentMode, TuneOptions};
 use super::validator::Validator;
-use super::{ConfigError, Options, Registries, SplitMethod, SplitOptions};
+use super::{
+    ConfigError, DataOptions, FeatureOptions, OnError, Options, Registries, SplitMethod, SplitOptions,
+    VERSION,
+};
 
 /// The default of `head.kind`.
 pub(super) const DEFAULT_HEAD: &str = "linear";
@@ -33,11 +38,26 @@ pub(super) enum BackboneRequirement {
 
 /// A resolved config: all values checked, defaults filled in, paths absolute.
 pub struct Settings {
-    /// The options with defaults and absolute paths, as they are written to the folder of a run; resolving
-    /// them again gives the same settings.
-    pub options: Options,
+    /// How the logits of the head are turned into probabilities.
+    pub calibration: CalibrationMethod,
     /// The source of the samples.
     pub source: DataSourceConfig,
+    /// How classes are numbered.
+    pub class_order: ClassOrder,
+    /// What happens if an image cannot be read.
+    pub on_error: OnError,
+    /// How images are decoded.
+    pub decode: DecodeOptions,
+    /// How the test set is chosen.
+    pub split: SplitOptions,
+    /// The pretrained network; `None` for precomputed features, and where only images are read.
+    pub backbone: Option<BackboneOptions>,
+    /// The feature cache, and the number of augmented views.
+    pub features: FeatureOptions,
+    /// Augmentations of training images.
+    pub augment: Augment,
+    /// Fine-tuning of the backbone.
+    pub tune: TuneOptions,
     /// The configured head.
     pub head: Box<dyn ConfiguredHead>,
 }
@@ -47,74 +67,109 @@ impl Settings {
     /// name of the config file for messages, `registries` are the known heads and data sources; `requirement`
     /// says whether `[backbone]` may be missing.
     pub(super) fn resolve(
-        mut options: Options,
+        options: Options,
         origin: &str,
         base: &Path,
         registries: &Registries,
         requirement: BackboneRequirement,
     ) -> Result<Self, ConfigError> {
-        let validator = Validator::new(origin);
-        if options.split.method == SplitMethod::Predefined {
-            options.split.column.get_or_insert_with(|| "split".to_owned());
+        let Options { calibration, data, mut split, mut backbone, mut features, augment, tune, head, .. } =
+            options;
+        let validator = Validator { origin };
+        if split.method == SplitMethod::Predefined {
+            split.column.get_or_insert_with(|| "split".to_owned());
         }
-        let Registries { heads, sources } = registries;
-        let source = validator.resolve_source(&mut options.data, &options.split, base, sources)?;
-        match (&source, &mut options.backbone) {
-            (DataSourceConfig::Features(_), Some(_)) => {
-                return Err(validator
-                    .key_error("backbone", "does nothing with `data.features`: remove one of the two"));
+        let source = validator.resolve_source(&data, base, &registries.sources)?;
+        let has_images = matches!(source, DataSourceConfig::Images(_));
+        match &mut backbone {
+            Some(backbone) => {
+                let problem = "does nothing with `data.features`: remove one of the two";
+                validator.check(has_images, "backbone", problem)?;
+                if !backbone.weights.starts_with("hf://") {
+                    backbone.weights =
+                        validator.absolute_path("backbone.weights", Path::new(&backbone.weights), base)?;
+                }
             }
-            (DataSourceConfig::Features(_), None) => {}
-            (_, None) if requirement == BackboneRequirement::Required => {
+            None => {
                 let problem = "is missing: give the folder or the .safetensors file of the pretrained model, \
                                or its name on the Hugging Face hub, such as hf://timm/resnet50.a1_in1k";
-                return Err(validator.key_error("backbone.weights", problem));
+                let may_be_missing = !has_images || requirement == BackboneRequirement::Optional;
+                validator.check(may_be_missing, "backbone.weights", problem)?;
             }
-            (_, Some(backbone)) if !backbone.weights.starts_with("hf://") => {
-                backbone.weights =
-                    validator.absolute_path("backbone.weights", Path::new(&backbone.weights), base)?;
-            }
-            _ => {}
         }
-        options.features.cache =
-            validator.absolute_path("features.cache", &options.features.cache, base)?.into();
-        validator.check_split(&options.split, &source)?;
-        options.augment.check().map_err(|error| {
+        features.cache = validator.absolute_path("features.cache", &features.cache, base)?.into();
+        validator.check_split(&split, &source)?;
+        augment.check().map_err(|error| {
             let problem = format!("is {}: {}", error.value, error.expected);
             validator.key_error(&format!("augment.{}", error.key), problem)
         })?;
-        if options.features.views > MAX_VIEWS {
-            let problem =
-                format!("is {}: it must be at most {MAX_VIEWS} views of each photo", options.features.views);
-            return Err(validator.key_error("features.views", problem));
-        }
-        if options.features.views > 0 {
-            if matches!(source, DataSourceConfig::Features(_)) {
-                return Err(validator.key_error("features.views", NEEDS_IMAGES));
-            }
-            if options.augment.is_empty() {
-                let problem = "asks for augmented views, but [augment] is empty: all views would be the \
-                               same; add augmentations to [augment], or set `features.views = 0`";
-                return Err(validator.key_error("features.views", problem));
-            }
-        }
-        let head = validator.resolve_head(&mut options, heads)?;
-        validator.check_tune(&mut options, head.as_ref(), heads)?;
-        Ok(Self { options, source, head })
+        let n_views = features.views;
+        let problem = format!("is {n_views}: it must be at most {MAX_VIEWS} views of each photo");
+        validator.check(n_views <= MAX_VIEWS, "features.views", problem)?;
+        validator.check(n_views == 0 || has_images, "features.views", NEEDS_IMAGES)?;
+        let problem = "asks for augmented views, but [augment] is empty: all views would be the same; add \
+                       augmentations to [augment], or set `features.views = 0`";
+        validator.check(n_views == 0 || !augment.is_empty(), "features.views", problem)?;
+        let head = validator.resolve_head(head, &registries.heads)?;
+        let mut settings = Self {
+            calibration,
+            source,
+            class_order: data.class_order,
+            on_error: data.on_error,
+            decode: DecodeOptions { max_pixels: data.max_pixels, decode: data.decode },
+            split,
+            backbone,
+            features,
+            augment,
+            tune,
+            head,
+        };
+        validator.check_tune(&mut settings, &registries.heads)?;
+        Ok(settings)
     }
-}
 
-impl Settings {
+    /// The options that resolve to these settings, with all defaults and absolute paths, so that a run does
+    /// not depend on later defaults.
+    #[must_use]
+    pub fn to_options(&self) -> Options {
+        let (source, features) = match &self.source {
+            DataSourceConfig::Images(source) => (source.table(), None),
+            DataSourceConfig::Features(path) => (Table::new(), Some(path.clone())),
+        };
+        let kind = match &self.source {
+            // Most sources are named by a key of theirs.
+            DataSourceConfig::Images(images) if !source.contains_key(images.kind()) => {
+                Some(images.kind().to_owned())
+            }
+            _ => None,
+        };
+        let mut head = Table::from_iter([("kind".to_owned(), self.head.kind().into())]);
+        head.extend(self.head.table());
+        let DecodeOptions { max_pixels, decode } = self.decode;
+        let (class_order, on_error) = (self.class_order, self.on_error);
+        Options {
+            version: VERSION,
+            calibration: self.calibration,
+            data: DataOptions { kind, source, features, class_order, on_error, max_pixels, decode },
+            split: self.split.clone(),
+            backbone: self.backbone.clone(),
+            features: self.features.clone(),
+            augment: self.augment.clone(),
+            tune: self.tune.clone(),
+            head,
+        }
+    }
+
     /// The settings with a frozen backbone, for commands that do not fine-tune: the config section `[tune]`
     /// is reset to its defaults, with a message if it asked for fine-tuning.
     #[must_use]
     pub fn with_frozen_backbone(mut self) -> Self {
-        if !self.options.tune.is_off() {
+        if !self.tune.is_off() {
             tracing::info!(
                 "this command does not fine-tune the backbone: the section [tune] of the config file is not \
                  used"
             );
-            self.options.tune = TuneOptions::default();
+            self.tune = TuneOptions::default();
         }
         self
     }
@@ -126,16 +181,10 @@ impl Settings {
     /// # Errors
     /// [`HubError`] if the download fails.
     pub fn pin_dataset_revisions(&mut self, progress: &dyn DownloadProgress) -> Result<(), HubError> {
-        let DataSourceConfig::Images { main, .. } = &mut self.source else { return Ok(()) };
-        let mut names = main.source.hub_datasets();
-        if names.is_empty() {
-            return Ok(());
+        let DataSourceConfig::Images(source) = &mut self.source else { return Ok(()) };
+        for name in source.hub_datasets() {
+            *name = fetch_hub_dataset(name, progress)?.origin;
         }
-        for name in &mut names {
-            **name = fetch_hub_dataset(name, progress)?.origin;
-        }
-        self.options.data.source = main.source.table();
-        self.source = main.clone().with_test_data();
         Ok(())
     }
 
@@ -146,20 +195,10 @@ impl Settings {
     ///
     /// # Panics
     /// If there is no head `kind`.
-    pub fn with_head(&self, kind: &str, table: &toml::Table, heads: &Registry) -> Result<Self, HeadError> {
+    pub fn with_head(self, kind: &str, table: &Table, heads: &Registry) -> Result<Self, HeadError> {
         let head = heads.get(kind).expect("a head that was compared is known").configure(table.clone())?;
-        let mut options = self.options.clone();
-        options.head = complete_head_table(head.as_ref());
-        Ok(Self { options, source: self.source.clone(), head })
+        Ok(Self { head, ..self })
     }
-}
-
-/// The complete `[head]` table of a configured head: `kind` and all hyperparameters, including the defaults.
-/// The config of a run contains it, so that the run does not depend on later defaults.
-fn complete_head_table(head: &dyn ConfiguredHead) -> toml::Table {
-    let mut table = toml::Table::from_iter([("kind".to_owned(), Value::String(head.kind().to_owned()))]);
-    table.extend(head.table());
-    table
 }
 
 impl Validator<'_> {
@@ -167,125 +206,86 @@ impl Validator<'_> {
     /// fit the method, and a method that is possible for the `source` of the data.
     fn check_split(&self, split: &SplitOptions, source: &DataSourceConfig) -> Result<(), ConfigError> {
         let SplitOptions { method, test_size, folds, fold, group_duplicates, .. } = *split;
-        match test_size {
+        let test_size_problem = match test_size {
             TestSize::Fraction(fraction) if !(fraction > 0.0 && fraction < 1.0) => {
-                let problem = format!(
-                    "is {fraction}: a fraction must be between 0 and 1; or give a whole number of photos"
-                );
-                return Err(self.key_error("split.test_size", problem));
+                format!("is {fraction}: a fraction must be between 0 and 1; or give a whole number of photos")
             }
-            TestSize::Count(0) => {
-                return Err(
-                    self.key_error("split.test_size", "is 0: the test set would be empty; make it larger")
-                );
-            }
+            TestSize::Count(0) => "is 0: the test set would be empty; make it larger".to_owned(),
             TestSize::Count(count) if method == SplitMethod::Hash => {
-                let problem =
-                    format!("is {count}: with `split.method = \"hash\"` it must be a fraction, such as 0.1");
-                return Err(self.key_error("split.test_size", problem));
+                format!("is {count}: with `split.method = \"hash\"` it must be a fraction, such as 0.1")
             }
-            _ => {}
-        }
+            _ => String::new(),
+        };
+        self.check(test_size_problem.is_empty(), "split.test_size", test_size_problem)?;
         let uses_folds =
             method == SplitMethod::StratifiedKFold || method == SplitMethod::Group && folds.is_some();
-        if folds.is_some() && !uses_folds {
-            return Err(self.key_error(
-                "split.folds",
-                "needs `split.method = \"stratified-k-fold\"` or \"group\": set it, or remove `split.folds`",
-            ));
-        }
+        let problem = "needs `split.method = \"stratified-k-fold\"` or \"group\": set it, or remove \
+                       `split.folds`";
+        self.check(folds.is_none() || uses_folds, "split.folds", problem)?;
         let n_folds = folds.unwrap_or(DEFAULT_FOLDS);
-        if n_folds < 2 {
-            return Err(self.key_error("split.folds", format!("is {n_folds}: at least 2 folds are needed")));
-        }
-        if fold > 0 && !uses_folds {
-            return Err(self.key_error(
-                "split.fold",
-                "needs folds: set `split.method = \"stratified-k-fold\"`, or \"group\" and `split.folds`",
-            ));
-        }
-        if fold >= n_folds {
-            return Err(self.key_error(
-                "split.fold",
-                format!("is {fold}: the {n_folds} folds are numbered 0 to {}", n_folds - 1),
-            ));
-        }
-        if split.column.is_some() && method != SplitMethod::Predefined {
-            let problem = "needs `split.method = \"predefined\"`: set it, or remove `split.column`";
-            return Err(self.key_error("split.column", problem));
-        }
-        match (method, source) {
-            (SplitMethod::Predefined, DataSourceConfig::Features(_)) => {
-                return Err(self.key_error(
-                    "split.method",
-                    "is \"predefined\", but `data.features` has no split column: choose a different method",
-                ));
-            }
-            (SplitMethod::Group, DataSourceConfig::Images { main, .. }) if !main.source.has_groups() => {
+        self.check(n_folds >= 2, "split.folds", format!("is {n_folds}: at least 2 folds are needed"))?;
+        let problem =
+            "needs folds: set `split.method = \"stratified-k-fold\"`, or \"group\" and `split.folds`";
+        self.check(fold == 0 || uses_folds, "split.fold", problem)?;
+        let problem = format!("is {fold}: the {n_folds} folds are numbered 0 to {}", n_folds - 1);
+        self.check(fold < n_folds, "split.fold", problem)?;
+        let problem = "needs `split.method = \"predefined\"`: set it, or remove `split.column`";
+        let is_predefined = method == SplitMethod::Predefined;
+        self.check(split.column.is_none() || is_predefined, "split.column", problem)?;
+        match source {
+            DataSourceConfig::Images(source) => {
                 let problem = "is \"group\", but `data.group` is missing: set it to the column with the \
                                group of each photo";
-                return Err(self.key_error("split.method", problem));
+                self.check(method != SplitMethod::Group || source.has_groups(), "split.method", problem)
             }
-            _ => {}
+            DataSourceConfig::Features(_) => {
+                let problem =
+                    "is \"predefined\", but `data.features` has no split column: choose a different method";
+                self.check(!is_predefined, "split.method", problem)?;
+                self.check(!group_duplicates, "split.group_duplicates", NEEDS_IMAGES)
+            }
         }
-        if group_duplicates && matches!(source, DataSourceConfig::Features(_)) {
-            return Err(self.key_error("split.group_duplicates", NEEDS_IMAGES));
-        }
-        Ok(())
     }
 
-    /// Checks the section `[tune]` on fine-tuning, also against the other options and the `head`, which must
+    /// Checks the section `[tune]` on fine-tuning, also against the other settings and the head, which must
     /// be trainable by gradients if the backbone is fine-tuned. Fills in the defaults of `[tune]`. `heads`
     /// are the known heads, for the advice.
-    fn check_tune(
-        &self,
-        options: &mut Options,
-        head: &dyn ConfiguredHead,
-        heads: &Registry,
-    ) -> Result<(), ConfigError> {
-        let tune = &mut options.tune;
+    fn check_tune(&self, settings: &mut Settings, heads: &Registry) -> Result<(), ConfigError> {
+        let tune = &mut settings.tune;
         tune.resolve().map_err(|(key, problem)| self.key_error(&format!("tune.{key}"), problem))?;
         if tune.is_off() {
             // Unused settings are checked but not written.
             *tune = TuneOptions::default();
             return Ok(());
         }
-        let Some(backbone) = &options.backbone else {
+        let Some(backbone) = &settings.backbone else {
             let problem = "needs photos and a backbone, but `data.features` has neither: remove [tune]";
             return Err(self.key_error("tune.from", problem));
         };
-        if backbone.layer != FeatureLayer::Avgpool {
-            let problem =
-                "needs `backbone.layer = \"avgpool\"`: fine-tuning trains all stages up to the last one";
-            return Err(self.key_error("tune.from", problem));
-        }
-        if tune.augment == AugmentMode::PerEpoch && options.augment.is_empty() {
-            let problem = "asks for new augmentation in each epoch, but [augment] is empty: all views would \
-                           be the same; add augmentations to [augment], or set `tune.augment = \"cached\"`";
-            return Err(self.key_error("tune.augment", problem));
-        }
-        if head.differentiable().is_none() {
-            let known: Vec<&str> =
-                heads.iter().filter(|kind| kind.is_differentiable()).map(HeadKind::name).collect();
-            let (kind, known) = (head.kind(), known.join(", "));
-            return Err(self.key_error(
-                "tune.from",
-                format!(
-                    "needs a head that is trained by gradients, which `{kind}` is not: choose from {known}"
-                ),
-            ));
-        }
-        Ok(())
+        let problem =
+            "needs `backbone.layer = \"avgpool\"`: fine-tuning trains all stages up to the last one";
+        self.check(backbone.layer == FeatureLayer::Avgpool, "tune.from", problem)?;
+        let problem = "asks for new augmentation in each epoch, but [augment] is empty: all views would be \
+                       the same; add augmentations to [augment], or set `tune.augment = \"cached\"`";
+        let is_augmented = tune.augment != AugmentMode::PerEpoch || !settings.augment.is_empty();
+        self.check(is_augmented, "tune.augment", problem)?;
+        let known: Vec<&str> =
+            heads.iter().filter(|kind| kind.is_differentiable()).map(HeadKind::name).collect();
+        let problem = format!(
+            "needs a head that is trained by gradients, which `{}` is not: choose from {}",
+            settings.head.kind(),
+            known.join(", ")
+        );
+        self.check(settings.head.differentiable().is_some(), "tune.from", problem)
     }
 
-    /// Configures the head named by `head.kind`, and completes `[head]` of `options` with the head's
-    /// defaults.
+    /// Configures the head that `table`, the config section `[head]`, names by the key `kind`.
     fn resolve_head(
         &self,
-        options: &mut Options,
+        mut table: Table,
         heads: &Registry,
     ) -> Result<Box<dyn ConfiguredHead>, ConfigError> {
-        let kind = match options.head.remove("kind") {
+        let kind = match table.remove("kind") {
             None => DEFAULT_HEAD.to_owned(),
             Some(Value::String(kind)) => kind,
             Some(value) => {
@@ -297,7 +297,7 @@ impl Validator<'_> {
             .get(&kind)
             .map_err(|error| self.key_error("head.kind", format!("is \"{kind}\": {error}")))?;
         let known: Vec<String> = head.hyperparameters().into_iter().map(|key| key.name).collect();
-        if let Some(key) = options.head.keys().find(|key| !known.contains(key)) {
+        if let Some(key) = table.keys().find(|key| !known.contains(key)) {
             return Err(ConfigError::UnknownKey {
                 origin: self.origin.into(),
                 key: format!("head.{key}"),
@@ -305,13 +305,11 @@ impl Validator<'_> {
                 known,
             });
         }
-        let configured = head.configure(options.head.clone()).map_err(|error| match error {
+        head.configure(table).map_err(|error| match error {
             HeadError::Parameter { parameter, value, expected } => {
                 self.key_error(&format!("head.{parameter}"), format!("is {value}: {expected}"))
             }
             error => self.value_error(error.to_string()),
-        })?;
-        options.head = complete_head_table(configured.as_ref());
-        Ok(configured)
+        })
     }
 }

@@ -11,15 +11,20 @@ pub(super) struct Validator<'a> {
     pub(super) origin: &'a str,
 }
 
-impl<'a> Validator<'a> {
-    /// A validator of the config file `origin`.
-    pub(super) fn new(origin: &'a str) -> Self {
-        Self { origin }
-    }
-
+impl Validator<'_> {
     /// The error that `key` has an invalid value or is missing; `problem` is a fragment such as "is 0: ...".
     pub(super) fn key_error(&self, key: &str, problem: impl Into<String>) -> ConfigError {
         ConfigError::Key { origin: self.origin.into(), key: key.into(), problem: problem.into() }
+    }
+
+    /// Returns the [`key_error`](Self::key_error) unless `is_valid`.
+    pub(super) fn check(
+        &self,
+        is_valid: bool,
+        key: &str,
+        problem: impl Into<String>,
+    ) -> Result<(), ConfigError> {
+        if is_valid { Ok(()) } else { Err(self.key_error(key, problem)) }
     }
 
     /// The error with a complete `message`, which names the key itself.

@@ -8,8 +8,8 @@ use headstock_loader::{EvalTransform, Resampling, contact_sheet, decode};
 use sha2::{Digest, Sha256};
 
 use crate::atomic_write::write_atomically;
-use crate::config::{DataSourceConfig, Settings};
-use crate::error::TrainError;
+use crate::config::Settings;
+use crate::error::{Remedy, TrainError};
 use crate::samples::{DatasetListing, Subset};
 
 /// Number of images on a sheet, of as many classes as possible.
@@ -42,32 +42,24 @@ pub fn write_augment_sheet(
     path: &Path,
     progress: &dyn Progress,
 ) -> Result<AugmentSheet, TrainError> {
-    let usage_error = |problem: &str| Err(TrainError::Usage(problem.into()));
-    let DataSourceConfig::Images { main, test } = &settings.source else {
-        return usage_error(
-            "augmentation needs photos, but `data.features` names precomputed features: name photos in \
-             [data] instead, for example with `data.folder`",
-        );
-    };
-    if settings.options.augment.is_empty() {
-        return usage_error(
-            "the section [augment] of the config file is empty, so all augmented copies of a photo would be \
-             the same: add an augmentation there, such as `horizontal_flip = 0.5`",
-        );
+    if settings.augment.is_empty() {
+        let problem = "there is no augmentation, so all augmented copies of a photo would be the same";
+        return Err(TrainError::Usage(problem.into()).with_remedy(Remedy::AddAugmentation));
     }
     if !path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("png")) {
-        return usage_error("--show-augment writes a PNG picture: the file name must end in .png");
+        let problem = "the sheet is a PNG picture: the file name must end in .png";
+        return Err(TrainError::Usage(problem.into()));
     }
-    let eval_transform = match &settings.options.backbone {
+    let eval_transform = match &settings.backbone {
         Some(backbone) => PretrainedBackbone::open(backbone, progress)?.transform(),
         None => DEFAULT_TRANSFORM,
     };
-    let listing = DatasetListing::read(settings, main, test.as_ref(), progress)?;
+    let listing = DatasetListing::read(settings, progress)?;
     // The hash of an image determines its random augmentation.
     let (mut images, mut hashes) = (Vec::new(), Vec::new());
     for sample in select_samples(&listing) {
-        let Ok(bytes) = listing.samples[sample].image.read() else { continue };
-        let Ok(image) = decode(&bytes, settings.options.data.max_pixels) else { continue };
+        let Ok(bytes) = listing.images[sample].read() else { continue };
+        let Ok(image) = decode(&bytes, settings.decode.max_pixels) else { continue };
         images.push(image);
         hashes.push(Sha256::digest(&bytes).into());
         if images.len() == N_IMAGES {
@@ -75,11 +67,10 @@ pub fn write_augment_sheet(
         }
     }
     if images.is_empty() {
-        return Err(TrainError::Data(
-            "no training photo can be read: find out why with `headstock doctor --quick`".into(),
-        ));
+        let problem = "no training photo can be read";
+        return Err(TrainError::Data(problem.into()).with_remedy(Remedy::ExamineImages));
     }
-    let sheet = contact_sheet(&settings.options.augment, &eval_transform, &images, &hashes, N_VIEWS);
+    let sheet = contact_sheet(&settings.augment, &eval_transform, &images, &hashes, N_VIEWS);
     write_atomically(path, &png(&sheet)).map_err(TrainError::io("write", path))?;
     Ok(AugmentSheet { images: images.len(), views: N_VIEWS })
 }
@@ -88,10 +79,10 @@ pub fn write_augment_sheet(
 /// prefers them: the first sample of each class, then the second of each class, and so on, so that the few
 /// images on it show as many classes as possible.
 fn select_samples(listing: &DatasetListing) -> Vec<usize> {
-    let mut seen = vec![0; listing.classes.len()];
+    let mut seen = vec![0; listing.samples.classes.len()];
     let mut ranked = Vec::new();
     for (index, sample) in
-        listing.samples.iter().enumerate().filter(|(_, sample)| sample.subset == Subset::Train)
+        listing.samples.rows.iter().enumerate().filter(|(_, sample)| sample.subset == Subset::Train)
     {
         // How many samples of this class come before this one.
         let rank = &mut seen[sample.label as usize];

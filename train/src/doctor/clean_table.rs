@@ -9,8 +9,9 @@ use serde::Serialize;
 use super::{Diagnosis, DuplicateScope, Finding, FindingKind};
 use crate::atomic_write::{refuse_to_overwrite_unless, write_atomically};
 use crate::config::{DataSourceConfig, Settings};
-use crate::error::TrainError;
-use crate::samples::image_files_root;
+use crate::csv_table::to_csv;
+use crate::error::{Remedy, TrainError};
+use crate::samples::{SampleRow, image_files_root, open_source};
 
 /// The columns of the table of a folder data set; `split` only if the data defines its split.
 const COLUMNS: [&str; 3] = ["id", "label", "split"];
@@ -28,9 +29,9 @@ pub struct CleanTable {
 /// Summary of a written table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct CleanSummary {
-    /// The path of the table, for `data.csv`.
+    /// The path of the table, as the key `csv` of the data.
     pub csv: PathBuf,
-    /// The folder that the ids are relative to, for `data.images`.
+    /// The folder that the ids are relative to, as the key `images` of the data.
     pub images: PathBuf,
     /// The number of rows.
     #[serde(rename = "kept")]
@@ -51,14 +52,14 @@ impl CleanTable {
     /// or that is the data set's own table.
     pub fn new(path: &Path, settings: &Settings) -> Result<Self, TrainError> {
         let Some(images) = image_files_root(&settings.source) else {
-            return Err(TrainError::Usage(
-                "--write-clean writes a table of files, but photos in Parquet files and WebDataset archives \
-                 are not separate files: remove --write-clean"
-                    .into(),
-            ));
+            let problem = "a clean table lists files, but photos in Parquet files and WebDataset archives \
+                           are not separate files";
+            return Err(TrainError::Usage(problem.into()).with_remedy(Remedy::NoCleanTable));
         };
         let source = match &settings.source {
-            DataSourceConfig::Images { main, .. } => Some(main.open(&())?.source),
+            DataSourceConfig::Images(source) => {
+                Some(open_source(source.as_ref(), settings.split.column.as_deref(), &())?.source)
+            }
             DataSourceConfig::Features(_) => None,
         };
         let source = source.filter(|source| source.table_path().is_some());
@@ -68,8 +69,8 @@ impl CleanTable {
             let canonical = |path: &Path| path.canonicalize().ok();
             if canonical(path).is_some() && canonical(path) == source.table_path().and_then(canonical) {
                 return Err(TrainError::Usage(format!(
-                    "{} is the data set's own table (`data.csv`) and would be overwritten: choose a \
-                     different file for the clean table",
+                    "{} is the data set's own table and would be overwritten: choose a different file for \
+                     the clean table",
                     path.display()
                 )));
             }
@@ -89,9 +90,9 @@ impl CleanTable {
     /// [`TrainError::Inference`], [`TrainError::Dataset`] if the data set's own table cannot be read.
     pub fn write(&self, diagnosis: &Diagnosis) -> Result<CleanSummary, TrainError> {
         let removed = samples_to_remove(&diagnosis.findings);
-        let listing = &diagnosis.listing;
-        let remaining = || listing.samples.iter().enumerate().filter(|(index, _)| !removed.contains(index));
-        let has_split = self.source.is_none() && listing.has_given_splits;
+        let samples = &diagnosis.listing.samples;
+        let remaining = || samples.rows.iter().enumerate().filter(|(index, _)| !removed.contains(index));
+        let has_split = self.source.is_none() && diagnosis.listing.has_given_splits;
         let own_table = match &self.source {
             Some(source) => {
                 let ids: BTreeSet<&str> = remaining().map(|(_, sample)| sample.id.as_str()).collect();
@@ -103,14 +104,11 @@ impl CleanTable {
             Some(table) => table,
             None => {
                 let columns = if has_split { &COLUMNS[..] } else { &COLUMNS[..2] };
-                let mut table = csv::Writer::from_writer(Vec::new());
-                let infallible = "writing to a vector does not fail";
-                table.write_record(columns).expect(infallible);
-                for (_, sample) in remaining() {
-                    let row = [&sample.id, listing.classes.name(sample.label), sample.subset.as_str()];
-                    table.write_record(&row[..columns.len()]).expect(infallible);
-                }
-                table.into_inner().expect(infallible)
+                let row = |(_, row): (usize, &SampleRow)| {
+                    let fields = [&row.id, samples.classes.name(row.label), row.subset.as_str()];
+                    fields.map(str::to_owned).into_iter().take(columns.len())
+                };
+                to_csv(columns, remaining().map(row))
             }
         };
         write_atomically(&self.path, &table).map_err(TrainError::io("write", &self.path))?;
@@ -119,7 +117,7 @@ impl CleanTable {
             csv: self.path.clone(),
             images: self.images.clone(),
             n_rows,
-            left_out: listing.samples.len() - n_rows,
+            left_out: samples.rows.len() - n_rows,
             split: has_split,
         })
     }

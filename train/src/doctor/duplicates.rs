@@ -7,7 +7,8 @@ use headstock_loader::duplicates::{DEFAULT_SIMILARITY, DuplicatePair, Signature,
 
 use super::findings::{DuplicateScope, Finding, FindingItem, FindingKind};
 use super::images::ImageInspection;
-use super::{DatasetView, sample_ref};
+use super::sample_ref;
+use crate::samples::SampleSet;
 
 /// Minimum cosine between the features of near-duplicates, which pixels must confirm.
 pub(super) const MIN_COSINE: f64 = 0.97;
@@ -78,33 +79,28 @@ impl DuplicateGroups {
 
     /// The findings for the report of `doctor`, one for each kind (exact duplicates or near-duplicates) and
     /// scope (the classes and subsets that they span). An item of a finding is a group of duplicates.
-    pub(super) fn findings(&self, dataset: &DatasetView<'_>) -> Vec<Finding> {
+    pub(super) fn findings(&self, dataset: &SampleSet) -> Vec<Finding> {
         let scoped_item = |samples: &[usize], detail: String| {
-            (
-                duplicate_scope(dataset, samples),
-                FindingItem {
-                    images: samples.iter().map(|&sample| sample_ref(dataset, sample)).collect(),
-                    detail,
-                    suggestion: None,
-                },
-            )
+            let images = samples.iter().map(|&sample| sample_ref(dataset, sample)).collect();
+            (duplicate_scope(dataset, samples), FindingItem::new(images, detail))
         };
         let exact_items: Vec<_> = self.exact.iter().map(|group| scoped_item(group, String::new())).collect();
         // Near-duplicates are pairs; pairs with a common sample are joined to one group. `None`: no samples
         // are in a group beforehand.
-        let groups = join_groups(&vec![None; dataset.samples.len()], &self.links());
-        let mut near_pairs: BTreeMap<u32, Vec<&DuplicatePair>> = BTreeMap::new();
+        let groups = join_groups(&vec![None; dataset.rows.len()], &self.links());
+        // The pairs and the samples of each group with a pair.
+        let mut near: BTreeMap<u32, (Vec<&DuplicatePair>, Vec<usize>)> = BTreeMap::new();
         for pair in &self.near {
-            near_pairs.entry(groups[pair.a]).or_default().push(pair);
+            near.entry(groups[pair.a]).or_default().0.push(pair);
         }
-        let mut members: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
-        for (sample, group) in groups.iter().enumerate().filter(|(_, group)| near_pairs.contains_key(*group))
-        {
-            members.entry(*group).or_default().push(sample);
+        for (sample, group) in groups.iter().enumerate() {
+            if let Some((_, samples)) = near.get_mut(group) {
+                samples.push(sample);
+            }
         }
-        let near_items: Vec<_> = (near_pairs.iter().zip(members.values()))
-            // Both maps have the same keys.
-            .map(|((_, pairs), samples)| {
+        let near_items: Vec<_> = near
+            .values()
+            .map(|(pairs, samples)| {
                 let lowest = pairs.iter().map(|pair| pair.similarity).fold(1.0, f32::min);
                 let mirrored = if pairs.iter().any(|pair| pair.mirrored) { ", mirrored" } else { "" };
                 scoped_item(samples, format!("similarity {lowest:.3}{mirrored}"))
@@ -128,12 +124,12 @@ impl DuplicateGroups {
 
 /// Whether a group of duplicate images, whose indices are `samples`, spans several classes, or else both the
 /// training and the test set. The severity of the finding depends on that.
-fn duplicate_scope(dataset: &DatasetView<'_>, samples: &[usize]) -> DuplicateScope {
+fn duplicate_scope(dataset: &SampleSet, samples: &[usize]) -> DuplicateScope {
     let differ =
         |value: &dyn Fn(usize) -> u32| samples.iter().any(|&sample| value(sample) != value(samples[0]));
-    if differ(&|sample| dataset.samples[sample].label) {
+    if differ(&|sample| dataset.rows[sample].label) {
         DuplicateScope::AcrossClasses
-    } else if differ(&|sample| dataset.samples[sample].subset as u32) {
+    } else if differ(&|sample| dataset.rows[sample].subset as u32) {
         DuplicateScope::AcrossSubsets
     } else {
         DuplicateScope::WithinClass

@@ -1,5 +1,7 @@
 //! The kinds of findings, their severity and advice.
 
+use std::fmt;
+
 use serde::Serialize;
 
 use crate::samples::Subset;
@@ -16,15 +18,10 @@ pub enum Severity {
     Error,
 }
 
-impl Severity {
-    /// The word for the severity in reports: `note`, `warning` or `error`.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Note => "note",
-            Self::Warning => "warning",
-            Self::Error => "error",
-        }
+impl fmt::Display for Severity {
+    /// Writes the word for the severity in reports: `note`, `warning` or `error`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
     }
 }
 
@@ -101,117 +98,82 @@ impl DuplicateScope {
     }
 }
 
+impl fmt::Display for FindingKind {
+    /// Writes the stable name of the kind, as in the JSON of `doctor`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
+}
+
 impl FindingKind {
-    /// The stable name of the kind, as in the JSON of `doctor`.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
+    /// How serious findings of this kind are, and what the user should do about them, as a sentence for the
+    /// report of `doctor`. For duplicates both depend on their `scope`, the classes and subsets that they
+    /// span; it is `None` for all other kinds.
+    fn assess(self, scope: Option<DuplicateScope>) -> (Severity, &'static str) {
+        use Severity::{Error, Note, Warning};
         match self {
-            Self::TooFewClasses => "too-few-classes",
-            Self::Unreadable => "unreadable",
-            Self::Truncated => "truncated",
-            Self::MissingImage => "missing-photo",
-            Self::EmptyClass => "empty-class",
-            Self::UnknownClass => "unknown-class",
-            Self::BadEntry => "bad-entry",
-            Self::ExactDuplicate => "exact-duplicate",
-            Self::NearDuplicate => "near-duplicate",
-            Self::SuspiciousLabel => "suspicious-label",
-            Self::ClassNames => "class-names",
-            Self::SmallClass => "small-class",
-            Self::UnlabeledImage => "unlabelled-photo",
-            Self::Animated => "animated",
-            Self::Outlier => "outlier",
-            Self::ExtremeSize => "extreme-size",
-            Self::ExtremeAspect => "extreme-aspect",
-            Self::OddMode => "odd-mode",
-            Self::Rotated => "rotated",
-        }
-    }
-
-    /// How serious findings of this kind are, for the report of `doctor`. For duplicates this depends on
-    /// their `scope`, the classes and subsets that they span; it is `None` for all other kinds.
-    fn severity(self, scope: Option<DuplicateScope>) -> Severity {
-        match self {
-            Self::TooFewClasses
-            | Self::Unreadable
-            | Self::Truncated
-            | Self::MissingImage
-            | Self::EmptyClass
-            | Self::UnknownClass
-            | Self::BadEntry => Severity::Error,
-            Self::ExactDuplicate | Self::NearDuplicate if scope == Some(DuplicateScope::AcrossClasses) => {
-                Severity::Error
+            Self::TooFewClasses => {
+                (Error, "a classifier needs at least two classes: add photos of a different class")
             }
-            Self::ExactDuplicate
-            | Self::NearDuplicate
-            | Self::SuspiciousLabel
-            | Self::ClassNames
-            | Self::SmallClass
-            | Self::UnlabeledImage
-            | Self::Animated => Severity::Warning,
-            Self::Outlier | Self::ExtremeSize | Self::ExtremeAspect | Self::OddMode | Self::Rotated => {
-                Severity::Note
-            }
-        }
-    }
-
-    /// What the user should do about findings of this kind, as a sentence for the report of `doctor`. For
-    /// duplicates this depends on their `scope`, the classes and subsets that they span; it is `None` for all
-    /// other kinds.
-    fn advice(self, scope: Option<DuplicateScope>) -> &'static str {
-        match (self, scope) {
-            (Self::TooFewClasses, _) => {
-                "a classifier needs at least two classes: add photos of a different class"
-            }
-            (Self::Unreadable, _) => "replace or remove them, or skip them with `data.on_error = \"skip\"`",
-            (Self::Truncated, _) => "download them again: the end of the file is missing",
-            (Self::MissingImage, _) => {
-                "add the photos or remove the rows of the table; check `data.images`, `data.id`, \
-                 `data.extension`"
-            }
-            (Self::EmptyClass, _) => "add photos, or remove the folder",
-            (Self::UnknownClass, _) => {
+            Self::Unreadable => (Error, "replace or remove them, or skip them with `on_error = \"skip\"`"),
+            Self::Truncated => (Error, "download them again: the end of the file is missing"),
+            Self::MissingImage => (
+                Error,
+                "add the photos or remove the rows of the table; check `images`, `id` and `extension` of the \
+                 table",
+            ),
+            Self::EmptyClass => (Error, "add photos, or remove the folder"),
+            Self::UnknownClass => (
+                Error,
                 "classes without training photos cannot be learned: add training photos, or remove their \
-                 test photos"
-            }
-            (Self::BadEntry, _) => "training refuses the data until these entries are corrected",
-            (Self::ExactDuplicate | Self::NearDuplicate, Some(DuplicateScope::AcrossClasses)) => {
-                "the same picture has two labels: remove the photo with the wrong label"
-            }
-            (Self::ExactDuplicate | Self::NearDuplicate, Some(DuplicateScope::AcrossSubsets)) => {
-                "such copies make the accuracy on the test set look better than it is: remove all but one \
-                 photo of each group, or keep the photos of a group in the same set with \
-                 `split.group_duplicates = true`"
-            }
-            (Self::ExactDuplicate | Self::NearDuplicate, _) => {
-                "keep one photo of each group: copies only give it more weight in training"
-            }
-            (Self::SuspiciousLabel, _) => {
+                 test photos",
+            ),
+            Self::BadEntry => (Error, "training refuses the data until these entries are corrected"),
+            Self::ExactDuplicate | Self::NearDuplicate => match scope {
+                Some(DuplicateScope::AcrossClasses) => {
+                    (Error, "the same picture has two labels: remove the photo with the wrong label")
+                }
+                Some(DuplicateScope::AcrossSubsets) => (
+                    Warning,
+                    "such copies make the accuracy on the test set look better than it is: remove all but \
+                     one photo of each group, or keep the photos of a group in the same set with \
+                     `group_duplicates = true`",
+                ),
+                _ => (Warning, "keep one photo of each group: copies only give it more weight in training"),
+            },
+            Self::SuspiciousLabel => (
+                Warning,
                 "check their labels, beginning with the first photo: a head that was fitted without the \
-                 photo predicts a different class"
+                 photo predicts a different class",
+            ),
+            Self::ClassNames => (Warning, "if both names mean the same class, use only one of them"),
+            Self::SmallClass => {
+                (Warning, "add photos: a class with so few photos can neither be learned nor tested well")
             }
-            (Self::ClassNames, _) => "if both names mean the same class, use only one of them",
-            (Self::SmallClass, _) => {
-                "add photos: a class with so few photos can neither be learned nor tested well"
+            Self::UnlabeledImage => {
+                (Warning, "move them into the folder of a class; photos without a class are not used")
             }
-            (Self::UnlabeledImage, _) => {
-                "move them into the folder of a class; photos without a class are not used"
+            Self::Animated => (Warning, "only the first frame or page of each file is used"),
+            Self::Outlier => {
+                (Note, "check whether they belong to the data: they are unlike all other photos")
             }
-            (Self::Animated, _) => "only the first frame or page of each file is used",
-            (Self::Outlier, _) => "check whether they belong to the data: they are unlike all other photos",
-            (Self::ExtremeSize, _) => {
-                "check them: tiny photos show few details, and huge photos only take more time"
+            Self::ExtremeSize => {
+                (Note, "check them: tiny photos show few details, and huge photos only take more time")
             }
-            (Self::ExtremeAspect, _) => {
-                "the network's square input shows less than a third of them: crop them to the relevant region"
-            }
-            (Self::OddMode, _) => {
+            Self::ExtremeAspect => (
+                Note,
+                "the network's square input shows less than a third of them: crop them to the relevant \
+                 region",
+            ),
+            Self::OddMode => (
+                Note,
                 "they are converted to RGB; if most photos of a class are like this, the head may learn the \
-                 format instead of the class"
-            }
-            (Self::Rotated, _) => {
-                "headstock turns them upright by their EXIF orientation; other programs may not do that"
-            }
+                 format instead of the class",
+            ),
+            Self::Rotated => (
+                Note,
+                "headstock turns them upright by their EXIF orientation; other programs may not do that",
+            ),
         }
     }
 }
@@ -275,6 +237,13 @@ pub struct Finding {
     pub items: Vec<FindingItem>,
 }
 
+impl FindingItem {
+    /// The item about these samples, which may be none, with these details.
+    pub(super) fn new(images: Vec<SampleRef>, detail: String) -> Self {
+        Self { images, detail, suggestion: None }
+    }
+}
+
 impl Finding {
     /// Makes the finding of a kind for the report of `doctor`: all its `items`, and the severity and advice
     /// of the kind. `scope` says which classes and subsets duplicates span, and is `None` for other kinds.
@@ -284,7 +253,7 @@ impl Finding {
         scope: Option<DuplicateScope>,
         items: Vec<FindingItem>,
     ) -> Option<Self> {
-        let (severity, advice) = (kind.severity(scope), kind.advice(scope));
+        let (severity, advice) = kind.assess(scope);
         let count = items.len();
         (count > 0).then_some(Self { kind, scope, severity, count, advice, items })
     }
@@ -294,8 +263,8 @@ impl Finding {
     #[must_use]
     pub fn name(&self) -> String {
         match self.scope {
-            Some(scope) => format!("{} {}", self.kind.as_str(), scope.as_str()),
-            None => self.kind.as_str().to_owned(),
+            Some(scope) => format!("{} {}", self.kind, scope.as_str()),
+            None => self.kind.to_string(),
         }
     }
 }
@@ -315,16 +284,16 @@ mod tests {
             [(Severity::Error, &errors[..]), (Severity::Warning, &warnings), (Severity::Note, &notes)]
         {
             for kind in kinds {
-                assert_eq!(kind.severity(None), severity, "{kind:?}");
+                assert_eq!(kind.assess(None).0, severity, "{kind:?}");
             }
         }
         for kind in [ExactDuplicate, NearDuplicate] {
-            assert_eq!(kind.severity(Some(DuplicateScope::AcrossClasses)), Severity::Error);
-            assert_eq!(kind.severity(Some(DuplicateScope::AcrossSubsets)), Severity::Warning);
-            assert_eq!(kind.severity(Some(DuplicateScope::WithinClass)), Severity::Warning);
-            let advice = |scope| kind.advice(Some(scope));
+            assert_eq!(kind.assess(Some(DuplicateScope::AcrossClasses)).0, Severity::Error);
+            assert_eq!(kind.assess(Some(DuplicateScope::AcrossSubsets)).0, Severity::Warning);
+            assert_eq!(kind.assess(Some(DuplicateScope::WithinClass)).0, Severity::Warning);
+            let advice = |scope| kind.assess(Some(scope)).1;
             assert!(advice(DuplicateScope::AcrossClasses).contains("two labels"));
-            assert!(advice(DuplicateScope::AcrossSubsets).contains("split.group_duplicates"));
+            assert!(advice(DuplicateScope::AcrossSubsets).contains("`group_duplicates = true`"));
             assert!(advice(DuplicateScope::WithinClass).contains("keep one photo of each group"));
         }
         assert!(Severity::Note < Severity::Warning && Severity::Warning < Severity::Error);

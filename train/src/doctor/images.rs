@@ -1,15 +1,15 @@
 //! Inspects single images.
 
 use headstock_inference::Progress;
-use headstock_loader::DecodeError;
 use headstock_loader::checks::{Inspection, SizeStats, inspect};
 use headstock_loader::duplicates::Signature;
+use headstock_loader::{DecodeError, ImageRef};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::findings::{Finding, FindingItem, FindingKind};
-use super::{DatasetView, sample_ref};
-use crate::samples::ListedSample;
+use super::sample_ref;
+use crate::samples::SampleSet;
 use crate::signature_cache::SignatureCache;
 
 /// The result of inspecting an image.
@@ -28,13 +28,13 @@ pub(super) struct ImageInspection {
 /// Inspects all images in parallel, with one image per core in memory. `signatures` caches the signatures of
 /// images, which are summaries for finding near-duplicates; images with a cached one are not decoded again.
 pub(super) fn inspect_images(
-    samples: &[ListedSample],
+    images: &[ImageRef],
     signatures: &SignatureCache,
     progress: &dyn Progress,
 ) -> Vec<ImageInspection> {
-    progress.begin("checking photos", samples.len() as u64, "photos");
-    let inspections = samples.par_iter().map(|sample| {
-        let inspection = inspect_image(sample, signatures);
+    progress.begin("checking photos", images.len() as u64, "photos");
+    let inspections = images.par_iter().map(|image| {
+        let inspection = inspect_image(image, signatures);
         progress.step(1);
         inspection
     });
@@ -46,75 +46,71 @@ pub(super) fn inspect_images(
 /// Inspects the file of one image for the checks of `doctor`: gets its hash, its file format, and its
 /// signature, a summary of the pixels for finding near-duplicates. Decodes the image only if its signature is
 /// not cached in `signatures`. An error is part of the result.
-fn inspect_image(sample: &ListedSample, signatures: &SignatureCache) -> ImageInspection {
-    let bytes = match sample.image.read() {
-        Ok(bytes) => bytes,
-        Err(error) => return ImageInspection { error: Some(error.into()), ..ImageInspection::default() },
-    };
-    let inspection = ImageInspection {
-        hash: Some(Sha256::digest(&bytes).into()),
-        file_info: inspect(&bytes),
-        ..ImageInspection::default()
-    };
-    match signatures.signature(&bytes) {
-        Ok(signature) => ImageInspection { signature: Some(signature), ..inspection },
-        Err(error) => ImageInspection { error: Some(error), ..inspection },
+fn inspect_image(image: &ImageRef, signatures: &SignatureCache) -> ImageInspection {
+    let mut inspection = ImageInspection::default();
+    let signature = image.read().map_err(DecodeError::from).and_then(|bytes| {
+        inspection.hash = Some(Sha256::digest(&bytes).into());
+        inspection.file_info = inspect(&bytes);
+        signatures.signature(&bytes)
+    });
+    match signature {
+        Ok(signature) => inspection.signature = Some(signature),
+        Err(error) => inspection.error = Some(error),
     }
+    inspection
 }
 
 /// The findings about single images, such as unreadable, rotated or tiny ones, for the report of `doctor`.
 /// `inspections` has the result of inspecting each sample's image file.
-pub(super) fn findings(dataset: &DatasetView<'_>, inspections: &[ImageInspection]) -> Vec<Finding> {
-    let readable = || inspections.iter().enumerate().filter(|(_, inspection)| inspection.error.is_none());
-    let file_infos = || readable().filter_map(|(sample, inspection)| Some((sample, inspection.file_info?)));
-    let item = |sample: usize, detail: String| FindingItem {
-        images: vec![sample_ref(dataset, sample)],
-        detail,
-        suggestion: None,
+pub(super) fn findings(dataset: &SampleSet, inspections: &[ImageInspection]) -> Vec<Finding> {
+    // The finding of all samples of which `describe` gives the details.
+    let finding = |kind: FindingKind, describe: &dyn Fn(&ImageInspection) -> Option<String>| {
+        let item = |(sample, inspection)| {
+            Some(FindingItem::new(vec![sample_ref(dataset, sample)], describe(inspection)?))
+        };
+        Finding::from_items(kind, None, inspections.iter().enumerate().filter_map(item).collect())
     };
-
-    let unreadable_items = |truncated: bool| -> Vec<FindingItem> {
-        let errors = inspections
-            .iter()
-            .enumerate()
-            .filter_map(|(sample, inspection)| Some((sample, inspection.error.as_ref()?)));
-        errors
-            .filter(|(_, error)| error.is_truncated() == truncated)
-            .map(|(sample, error)| item(sample, error.to_string()))
-            .collect()
+    let unreadable = |inspection: &ImageInspection, truncated: bool| {
+        let error = inspection.error.as_ref().filter(|error| error.is_truncated() == truncated)?;
+        Some(error.to_string())
     };
-    let animated = file_infos().filter(|(_, info)| info.frames > 1).map(|(sample, info)| {
-        let unit = if info.format == "TIFF" { "pages" } else { "frames" };
-        item(sample, format!("{}, {} {unit}", info.format, info.frames))
-    });
-    // Orientation 1 is upright.
-    let rotated = file_infos().filter(|(_, info)| info.orientation != 1);
-    let rotated =
-        rotated.map(|(sample, info)| item(sample, format!("EXIF orientation {}", info.orientation)));
-
+    let format_size = |info: Inspection| format!("{} x {}", info.size.0, info.size.1);
     // A mode (the kind of pixels, such as gray) of more than half of the images is not odd, as in X-rays.
-    let mut modes: Vec<_> = file_infos().map(|(_, info)| info.mode).collect();
+    let mut modes: Vec<_> = inspections.iter().filter_map(readable_info).map(|info| info.mode).collect();
     modes.sort_unstable();
     let usual_mode =
         modes.chunk_by(|a, b| a == b).find(|equal| 2 * equal.len() > modes.len()).map(|equal| equal[0]);
-    let odd = file_infos().filter(|(_, info)| !info.mode.is_rgb8() && Some(info.mode) != usual_mode);
-    let odd = odd.map(|(sample, info)| item(sample, format!("{}, {}", info.format, info.mode)));
-
-    let format_size = |(width, height): (u32, u32)| format!("{width} x {height}");
-    let sizes = SizeStats::from_sizes(file_infos().map(|(_, info)| info.size));
-    let extreme = file_infos().filter(|(_, info)| sizes.is_some_and(|sizes| sizes.is_extreme(info.size)));
-    let extreme = extreme.map(|(sample, info)| item(sample, format_size(info.size)));
-    let long = file_infos().filter(|(_, info)| SizeStats::is_elongated(info.size));
-    let long = long.map(|(sample, info)| item(sample, format_size(info.size)));
-
-    let items_by_kind = [
-        (FindingKind::Unreadable, unreadable_items(false)),
-        (FindingKind::Truncated, unreadable_items(true)),
-        (FindingKind::Animated, animated.collect()),
-        (FindingKind::Rotated, rotated.collect()),
-        (FindingKind::OddMode, odd.collect()),
-        (FindingKind::ExtremeSize, extreme.collect()),
-        (FindingKind::ExtremeAspect, long.collect()),
+    let sizes = SizeStats::from_sizes(inspections.iter().filter_map(readable_info).map(|info| info.size));
+    let findings = [
+        finding(FindingKind::Unreadable, &|inspection| unreadable(inspection, false)),
+        finding(FindingKind::Truncated, &|inspection| unreadable(inspection, true)),
+        finding(FindingKind::Animated, &|inspection| {
+            let info = readable_info(inspection).filter(|info| info.frames > 1)?;
+            let unit = if info.format == "TIFF" { "pages" } else { "frames" };
+            Some(format!("{}, {} {unit}", info.format, info.frames))
+        }),
+        finding(FindingKind::Rotated, &|inspection| {
+            // Orientation 1 is upright.
+            let info = readable_info(inspection).filter(|info| info.orientation != 1)?;
+            Some(format!("EXIF orientation {}", info.orientation))
+        }),
+        finding(FindingKind::OddMode, &|inspection| {
+            let is_odd = |info: &Inspection| !info.mode.is_rgb8() && Some(info.mode) != usual_mode;
+            let info = readable_info(inspection).filter(is_odd)?;
+            Some(format!("{}, {}", info.format, info.mode))
+        }),
+        finding(FindingKind::ExtremeSize, &|inspection| {
+            let is_extreme = |info: &Inspection| sizes.is_some_and(|sizes| sizes.is_extreme(info.size));
+            readable_info(inspection).filter(is_extreme).map(format_size)
+        }),
+        finding(FindingKind::ExtremeAspect, &|inspection| {
+            readable_info(inspection).filter(|info| SizeStats::is_elongated(info.size)).map(format_size)
+        }),
     ];
-    items_by_kind.into_iter().filter_map(|(kind, items)| Finding::from_items(kind, None, items)).collect()
+    findings.into_iter().flatten().collect()
+}
+
+/// How the file of a readable image stores it, if its format is known.
+fn readable_info(inspection: &ImageInspection) -> Option<Inspection> {
+    inspection.file_info.filter(|_| inspection.error.is_none())
 }

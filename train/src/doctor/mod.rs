@@ -35,10 +35,10 @@ pub use findings::{DuplicateScope, Finding, FindingItem, FindingKind, LabelSugge
 pub use out_of_fold::OutOfFoldProbabilities;
 pub use report_page::ReportPage;
 
-use crate::config::{DataSourceConfig, OnError, Settings};
+use crate::config::{OnError, Settings};
 use crate::error::{TrainError, error_chain};
 use crate::features::{ExtractOptions, ExtractedFeatures};
-use crate::samples::{DatasetListing, ListedSample, Subset};
+use crate::samples::{DatasetListing, SampleSet, Subset};
 use crate::signature_cache::SignatureCache;
 use duplicates::DuplicateGroups;
 use images::ImageInspection;
@@ -50,12 +50,6 @@ const VERSION: u32 = 1;
 
 /// Heads that are fast to fit. The first of them replaces a head that is not among them.
 const QUICK_HEADS: [&str; 5] = ["linear", "ridge", "lda", "nearest-mean", "knn"];
-
-/// The classes and samples that are examined.
-struct DatasetView<'a> {
-    classes: &'a [String],
-    samples: &'a [ListedSample],
-}
 
 /// The results of an examination.
 #[derive(Debug, Serialize)]
@@ -110,7 +104,92 @@ impl Diagnosis {
 
     /// The ids of all listed samples.
     pub fn paths(&self) -> impl Iterator<Item = &str> {
-        self.listing.samples.iter().map(|sample| sample.id.as_str())
+        self.listing.samples.rows.iter().map(|row| row.id.as_str())
+    }
+
+    /// Runs the checks that use features, on all readable images. Adds duplicates that the features indicate
+    /// to `duplicates`. The error is the reason why there are no features.
+    fn inspect_features(
+        &mut self,
+        settings: &Settings,
+        inspections: &[ImageInspection],
+        duplicates: &mut DuplicateGroups,
+        progress: &dyn Progress,
+    ) -> Result<(), String> {
+        let Self { findings, left_out, probabilities, listing, .. } = self;
+        let dataset = &listing.samples;
+        let Some(backbone) = &settings.backbone else {
+            return Err("the config has no [backbone]".into());
+        };
+        let readable: Vec<usize> =
+            (0..inspections.len()).filter(|&sample| inspections[sample].error.is_none()).collect();
+        if readable.is_empty() {
+            return Err("no photo can be read".into());
+        }
+        let options = ExtractOptions { on_error: OnError::Skip, ..settings.extract_options() };
+        let images: Vec<_> = readable.iter().map(|&sample| listing.images[sample].clone()).collect();
+        let read_features = || -> Result<(Vec<f32>, usize, Vec<usize>), TrainError> {
+            let pretrained = PretrainedBackbone::open(backbone, progress)?;
+            let features =
+                ExtractedFeatures::prepare(&pretrained, options, &images, &vec![0; images.len()], progress)?;
+            let present: Vec<usize> =
+                (0..images.len()).filter(|&image| features.is_readable(image)).collect();
+            let mut values = Vec::new();
+            features.append(&present, 0, &mut values)?;
+            Ok((values, features.width(), present))
+        };
+        let (values, width, present) = read_features().map_err(|error| error_chain(&error))?;
+        let samples: Vec<usize> = present.into_iter().map(|image| readable[image]).collect();
+        let features = FeatureMatrix::new(&values, width).map_err(|error| error.to_string())?;
+        if values.iter().any(|value| !value.is_finite()) {
+            return Err("the features are not finite".into());
+        }
+
+        progress.begin("comparing photos", samples.len() as u64, "photos");
+        let neighbors = NeighborGraph::from_features(features, duplicates::MIN_COSINE, |n_done| {
+            progress.step(n_done as u64);
+        });
+        progress.end();
+        if samples.len() > outliers::MAX_REFERENCE_IMAGES {
+            left_out.push(format!(
+                "neighbors among all {} photos: to find outliers and duplicates by features, photos are \
+                 compared with {} of them",
+                samples.len(),
+                outliers::MAX_REFERENCE_IMAGES
+            ));
+        }
+        let similar_pairs: Vec<(usize, usize)> =
+            neighbors.pairs.iter().map(|&(a, b, _)| (samples[a], samples[b])).collect();
+        duplicates.add_confirmed(inspections, &similar_pairs);
+        let outlier_items = neighbors.outliers().into_iter().map(|row| {
+            let detail = format!("distance to similar photos {:.3}", neighbors.distances[row]);
+            FindingItem::new(vec![sample_ref(dataset, samples[row])], detail)
+        });
+        findings.extend(Finding::from_items(FindingKind::Outlier, None, outlier_items.collect()));
+
+        let data_groups: Vec<Option<u32>> = dataset.rows.iter().map(|sample| sample.group).collect();
+        let groups = join_groups(&data_groups, &duplicates.links());
+        let input = OutOfFoldInput {
+            samples: &samples,
+            features,
+            labels: samples.iter().map(|&sample| dataset.rows[sample].label).collect(),
+            groups: samples.iter().map(|&sample| groups[sample]).collect(),
+        };
+        let kind = settings.head.kind();
+        let quick_head = if QUICK_HEADS.contains(&kind) { None } else { default_quick_head() };
+        if quick_head.is_some() {
+            left_out.push(format!(
+                "the head `{kind}` for checking labels: it is slow to fit; `linear` is used instead"
+            ));
+        }
+        match input.predict(quick_head.as_deref().unwrap_or(settings.head.as_ref()), progress) {
+            Ok(out_of_fold) => {
+                findings.extend(suspicious_labels(dataset, &out_of_fold));
+                *probabilities = Some(out_of_fold);
+            }
+            Err(reason) => left_out.push(format!("suspicious labels: {reason}")),
+        }
+        Ok(())
     }
 }
 
@@ -126,70 +205,58 @@ pub enum DoctorChecks {
 /// Examines the images of `settings`. Without a backbone, the checks that need features are left out.
 ///
 /// # Errors
-/// [`TrainError::Dataset`] for data that cannot be listed, [`TrainError::Usage`] for precomputed features,
-/// and [`TrainError::Inference`] for a failure of the hub.
+/// [`TrainError::Dataset`] for data that cannot be listed, [`TrainError::NeedsImages`] for precomputed
+/// features, and [`TrainError::Inference`] for a failure of the hub.
 pub fn examine(
     settings: &Settings,
     checks: DoctorChecks,
     progress: &dyn Progress,
 ) -> Result<Diagnosis, TrainError> {
-    let DataSourceConfig::Images { main, test } = &settings.source else {
-        return Err(TrainError::Usage(
-            "doctor checks photos, but `data.features` has only precomputed features: name photos in [data] \
-             instead, for example with `data.folder`"
-                .into(),
-        ));
-    };
-    let mut listing = DatasetListing::read(settings, main, test.as_ref(), progress)?;
-    let signature_cache =
-        SignatureCache::open(&settings.options.features.cache, settings.options.data.max_pixels);
-    let inspections = images::inspect_images(&listing.samples, &signature_cache, progress);
+    let mut listing = DatasetListing::read(settings, progress)?;
+    let signature_cache = SignatureCache::open(&settings.features.cache, settings.decode.max_pixels);
+    let inspections = images::inspect_images(&listing.images, &signature_cache, progress);
     let mut duplicates = DuplicateGroups::find(&inspections);
     let mut left_out = Vec::new();
-    if let Err(reason) = listing.draw_split(settings, &duplicates.links()) {
+    if let Err(reason) = listing.draw_split(&settings.split, &duplicates.links()) {
         left_out.push(format!("duplicates across training and test set: {reason}"));
     }
-    let dataset = DatasetView { classes: listing.classes.names(), samples: &listing.samples };
-    let mut findings = listing::findings(&dataset, &listing);
-    findings.extend(images::findings(&dataset, &inspections));
-
-    let mut probabilities = None;
-    let feature_findings = if checks == DoctorChecks::Quick {
-        Err("left out by --quick".to_owned())
-    } else {
-        inspect_features(settings, &dataset, &inspections, &mut duplicates, progress)
-    };
-    match feature_findings {
-        Ok(found) => {
-            left_out.extend(found.left_out);
-            findings.extend(found.findings);
-            probabilities = found.probabilities;
-        }
-        Err(reason) => {
-            left_out.push(format!("suspicious labels, outliers, and duplicates found by features: {reason}"));
-        }
-    }
-    findings.extend(duplicates.findings(&dataset));
-    findings.sort_by_key(|finding| (std::cmp::Reverse(finding.severity), finding.kind, finding.scope));
-    let classes = count_classes(&dataset);
-    let labels = probabilities.as_ref().map_or_else(Vec::new, |found| rank_labels(&dataset, found));
-    Ok(Diagnosis {
-        labels,
+    let mut findings = listing::findings(&listing);
+    findings.extend(images::findings(&listing.samples, &inspections));
+    let mut diagnosis = Diagnosis {
         doctor: VERSION,
-        images: listing.samples.len(),
-        classes,
+        images: listing.images.len(),
+        classes: count_classes(&listing.samples),
         findings,
+        labels: Vec::new(),
         left_out,
-        probabilities,
+        probabilities: None,
         listing,
-    })
+    };
+    let checked = match checks {
+        DoctorChecks::All => diagnosis.inspect_features(settings, &inspections, &mut duplicates, progress),
+        DoctorChecks::Quick => Err("only the quick checks were requested".to_owned()),
+    };
+    let Diagnosis { findings, labels, left_out, probabilities, listing, .. } = &mut diagnosis;
+    if let Err(reason) = checked {
+        left_out.push(format!("suspicious labels, outliers, and duplicates found by features: {reason}"));
+    }
+    findings.extend(duplicates.findings(&listing.samples));
+    findings.sort_by_key(|finding| (std::cmp::Reverse(finding.severity), finding.kind, finding.scope));
+    if let Some(found) = probabilities {
+        *labels = rank_labels(&listing.samples, found);
+    }
+    Ok(diagnosis)
 }
 
 /// The number of images of each class in each subset.
-fn count_classes(dataset: &DatasetView<'_>) -> Vec<ClassCount> {
-    let mut counts: Vec<ClassCount> =
-        dataset.classes.iter().map(|class| ClassCount { class: class.clone(), train: 0, test: 0 }).collect();
-    for sample in dataset.samples {
+fn count_classes(dataset: &SampleSet) -> Vec<ClassCount> {
+    let mut counts: Vec<ClassCount> = dataset
+        .classes
+        .names()
+        .iter()
+        .map(|class| ClassCount { class: class.clone(), train: 0, test: 0 })
+        .collect();
+    for sample in &dataset.rows {
         let count = &mut counts[sample.label as usize];
         match sample.subset {
             Subset::Train => count.train += 1,
@@ -200,101 +267,10 @@ fn count_classes(dataset: &DatasetView<'_>) -> Vec<ClassCount> {
 }
 
 /// Describes sample `number` of `dataset` in a finding.
-fn sample_ref(dataset: &DatasetView<'_>, number: usize) -> SampleRef {
-    let sample = &dataset.samples[number];
-    let label = dataset.classes[sample.label as usize].clone();
+fn sample_ref(dataset: &SampleSet, number: usize) -> SampleRef {
+    let sample = &dataset.rows[number];
+    let label = dataset.classes.name(sample.label).to_owned();
     SampleRef { path: sample.id.clone(), label, subset: sample.subset, index: number }
-}
-
-/// The results of the checks that use features.
-#[derive(Default)]
-struct FeatureFindings {
-    findings: Vec<Finding>,
-    left_out: Vec<String>,
-    probabilities: Option<OutOfFoldProbabilities>,
-}
-
-/// Runs the checks that use features, on all readable images. Adds duplicates that the features indicate to
-/// `duplicates`. The error is the reason why there are no features.
-fn inspect_features(
-    settings: &Settings,
-    dataset: &DatasetView<'_>,
-    inspections: &[ImageInspection],
-    duplicates: &mut DuplicateGroups,
-    progress: &dyn Progress,
-) -> Result<FeatureFindings, String> {
-    let Some(backbone) = &settings.options.backbone else {
-        return Err("the config has no [backbone]".into());
-    };
-    let readable: Vec<usize> =
-        (0..inspections.len()).filter(|&sample| inspections[sample].error.is_none()).collect();
-    if readable.is_empty() {
-        return Err("no photo can be read".into());
-    }
-    let options = ExtractOptions { on_error: OnError::Skip, ..settings.options.extract_options() };
-    let images: Vec<_> = readable.iter().map(|&sample| dataset.samples[sample].image.clone()).collect();
-    let read_features = || -> Result<(Vec<f32>, usize, Vec<usize>), TrainError> {
-        let pretrained = PretrainedBackbone::open(backbone, progress)?;
-        let features =
-            ExtractedFeatures::prepare(&pretrained, options, &images, &vec![0; images.len()], progress)?;
-        let present: Vec<usize> = (0..images.len()).filter(|&image| features.is_readable(image)).collect();
-        let mut values = Vec::new();
-        features.append(&present, 0, &mut values)?;
-        Ok((values, features.width(), present))
-    };
-    let (values, width, present) = read_features().map_err(|error| error_chain(&error))?;
-    let samples: Vec<usize> = present.into_iter().map(|image| readable[image]).collect();
-    let features = FeatureMatrix::new(&values, width).map_err(|error| error.to_string())?;
-    if values.iter().any(|value| !value.is_finite()) {
-        return Err("the features are not finite".into());
-    }
-
-    let mut found = FeatureFindings::default();
-    progress.begin("comparing photos", samples.len() as u64, "photos");
-    let neighbors =
-        NeighborGraph::from_features(features, duplicates::MIN_COSINE, |n_done| progress.step(n_done as u64));
-    progress.end();
-    if samples.len() > outliers::MAX_REFERENCE_IMAGES {
-        found.left_out.push(format!(
-            "neighbors among all {} photos: to find outliers and duplicates by features, photos are compared \
-             with {} of them",
-            samples.len(),
-            outliers::MAX_REFERENCE_IMAGES
-        ));
-    }
-    let similar_pairs: Vec<(usize, usize)> =
-        neighbors.pairs.iter().map(|&(a, b, _)| (samples[a], samples[b])).collect();
-    duplicates.add_confirmed(inspections, &similar_pairs);
-    let outlier_items = neighbors.outliers().into_iter().map(|row| FindingItem {
-        images: vec![sample_ref(dataset, samples[row])],
-        detail: format!("distance to similar photos {:.3}", neighbors.distances[row]),
-        suggestion: None,
-    });
-    found.findings.extend(Finding::from_items(FindingKind::Outlier, None, outlier_items.collect()));
-
-    let data_groups: Vec<Option<u32>> = dataset.samples.iter().map(|sample| sample.group).collect();
-    let groups = join_groups(&data_groups, &duplicates.links());
-    let input = OutOfFoldInput {
-        samples: &samples,
-        features,
-        labels: samples.iter().map(|&sample| dataset.samples[sample].label).collect(),
-        groups: samples.iter().map(|&sample| groups[sample]).collect(),
-    };
-    let kind = settings.head.kind();
-    let quick_head = if QUICK_HEADS.contains(&kind) { None } else { default_quick_head() };
-    if quick_head.is_some() {
-        found.left_out.push(format!(
-            "the head `{kind}` for checking labels: it is slow to fit; `linear` is used instead"
-        ));
-    }
-    match input.predict(quick_head.as_deref().unwrap_or(settings.head.as_ref()), progress) {
-        Ok(out_of_fold) => {
-            found.findings.extend(suspicious_labels(dataset, &out_of_fold));
-            found.probabilities = Some(out_of_fold);
-        }
-        Err(reason) => found.left_out.push(format!("suspicious labels: {reason}")),
-    }
-    Ok(found)
 }
 
 /// The first of [`QUICK_HEADS`] with its defaults, in place of a slow head.
@@ -303,11 +279,11 @@ fn default_quick_head() -> Option<Box<dyn ConfiguredHead>> {
 }
 
 /// All labels by ascending probability; ties are in the order of the data.
-fn rank_labels(dataset: &DatasetView<'_>, found: &OutOfFoldProbabilities) -> Vec<RankedLabel> {
+fn rank_labels(dataset: &SampleSet, found: &OutOfFoldProbabilities) -> Vec<RankedLabel> {
     let rows = found.probabilities.chunks_exact(found.classes.len());
     let mut labels: Vec<RankedLabel> = (found.samples.iter().zip(&found.labels).zip(rows))
         .map(|((&sample, &label), row)| RankedLabel {
-            path: dataset.samples[sample].id.clone(),
+            path: dataset.rows[sample].id.clone(),
             score: self_confidence(label, row),
         })
         .collect();
@@ -316,7 +292,7 @@ fn rank_labels(dataset: &DatasetView<'_>, found: &OutOfFoldProbabilities) -> Vec
 }
 
 /// The finding of labels that are probably wrong, each with the most probable other class.
-fn suspicious_labels(dataset: &DatasetView<'_>, found: &OutOfFoldProbabilities) -> Option<Finding> {
+fn suspicious_labels(dataset: &SampleSet, found: &OutOfFoldProbabilities) -> Option<Finding> {
     let classes = found.classes.len();
     let issues = label_issues(&found.labels, &found.probabilities, classes);
     let items = issues.ranked.into_iter().map(|row| {
@@ -325,7 +301,7 @@ fn suspicious_labels(dataset: &DatasetView<'_>, found: &OutOfFoldProbabilities) 
         let best = others
             .reduce(|best, class| if probabilities[class] > probabilities[best] { class } else { best });
         let best = best.unwrap_or(label as usize);
-        let suggested = dataset.classes[found.classes[best] as usize].clone();
+        let suggested = dataset.classes.name(found.classes[best]).to_owned();
         let (probability, suggested_probability) =
             (f64::from(probabilities[label as usize]), f64::from(probabilities[best]));
         FindingItem {

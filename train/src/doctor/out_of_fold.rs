@@ -1,6 +1,8 @@
 //! Out-of-fold probabilities: each sample is predicted by a head that was fitted without it and its
 //! duplicates.
 
+use std::collections::BTreeSet;
+
 use headstock_heads::{
     CalibrationMethod, ConfiguredHead, FeatureMatrix, FitContext, HeadError, Logits, TrainingSet,
 };
@@ -75,7 +77,7 @@ impl OutOfFoldInput<'_> {
         if folds.iter().any(|fold| fold.train.is_empty()) {
             return Err(
                 "all photos belong to one group, but the check of labels needs at least two: correct the \
-                 groups, or remove `data.group`"
+                 groups, or use none"
                     .into(),
             );
         }
@@ -141,18 +143,14 @@ impl OutOfFoldInput<'_> {
 /// the samples. Samples of a group, such as copies of an image, stay in one fold, so a class with a single
 /// group cannot be split into folds.
 fn count_groups_per_class(labels: &[u32], groups: &[u32]) -> Vec<usize> {
-    let mut pairs: Vec<(u32, u32)> = labels.iter().copied().zip(groups.iter().copied()).collect();
-    pairs.sort_unstable();
-    pairs.dedup();
+    let pairs: BTreeSet<(u32, u32)> = labels.iter().copied().zip(groups.iter().copied()).collect();
     let mut counts = vec![0; labels.iter().max().map_or(0, |&max| max as usize + 1)];
-    pairs.iter().for_each(|(label, _)| counts[*label as usize] += 1);
+    pairs.into_iter().for_each(|(label, _)| counts[label as usize] += 1);
     counts
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use toml::{Table, Value};
 
     use super::super::label_issues;

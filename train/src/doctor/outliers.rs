@@ -3,6 +3,8 @@
 use headstock_heads::knn::nearest_neighbors;
 use headstock_heads::{FeatureMatrix, Metric};
 
+use crate::statistics::median;
+
 /// Number of neighbors whose mean distance is the outlier score.
 const N_NEIGHBORS: usize = 10;
 
@@ -86,14 +88,6 @@ impl NeighborGraph {
     }
 }
 
-/// The median of `values`, to find what is usual regardless of outliers. Of an even number of values it is
-/// the lower one of the two in the middle. `None` without values.
-fn median(mut values: Vec<f64>) -> Option<f64> {
-    let middle = values.len().checked_sub(1)? / 2;
-    let (_, &mut median, _) = values.select_nth_unstable_by(middle, f64::total_cmp);
-    Some(median)
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -133,9 +127,9 @@ mod tests {
             let distances = logs.iter().map(|log: &f64| log.exp()).collect();
             NeighborGraph { distances, pairs: Vec::new() }.outliers()
         };
-        assert_eq!(outliers(&[0.5190]), [5]);
-        assert!(outliers(&[0.5188]).is_empty());
-        assert!(outliers(&[-5.0]).is_empty(), "a near image is not an outlier");
+        assert_eq!(outliers(&[0.0, 0.5190]), [6]);
+        assert!(outliers(&[0.0, 0.5188]).is_empty());
+        assert!(outliers(&[0.0, -5.0]).is_empty(), "a near image is not an outlier");
         let many = [0.0, 0.1, -0.1, 0.1, -0.1, 0.1, 2.0, 3.0, 2.0];
         assert_eq!(outliers(&many), [12, 11, 13], "the farthest first, ties by index");
     }

@@ -8,13 +8,13 @@ use base64::engine::general_purpose::STANDARD;
 use headstock_inference::Progress;
 use headstock_loader::decode;
 use headstock_loader::encode::thumbnail;
+use maud::{Markup, html};
 use rayon::prelude::*;
 
 use super::{Diagnosis, Finding, FindingItem, SampleRef};
 use crate::atomic_write::{refuse_to_overwrite_unless, write_atomically};
-use crate::config::Settings;
 use crate::error::TrainError;
-use crate::report::{escape_html, push_fmt};
+use crate::html_page;
 
 /// Maximum number of items that are shown per finding.
 const MAX_ITEMS: usize = 60;
@@ -28,18 +28,8 @@ const MAX_COPIES: usize = 8;
 /// The longer side of a thumbnail in pixels.
 const THUMBNAIL_SIDE: u32 = 128;
 
-/// The CSS of a page.
-const STYLE: &str = "\
-body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:75rem;padding:0 1rem;color:#222}\
-table{border-collapse:collapse;margin:1rem 0}td,th{padding:.2rem .6rem;text-align:left;border-bottom:1px solid #ddd}\
-.error{color:#b00020}.warning{color:#9a6700}.note{color:#555}.items{display:flex;flex-wrap:wrap;gap:.8rem}\
-.item{border:1px solid #ddd;border-radius:4px;padding:.4rem;display:flex;flex-wrap:wrap;gap:.4rem;max-width:100%}\
-figure{margin:0;width:8.5rem}img{max-width:8rem;max-height:8rem;display:block}\
-figcaption,.detail{font-size:12px;line-height:1.3;overflow-wrap:anywhere}.detail{width:100%}";
-
-/// The first bytes of a page, by which an earlier page is recognized.
-const HTML_PREFIX: &str =
-    "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<title>headstock doctor</title>\n";
+/// The title of the page.
+const TITLE: &str = "headstock doctor";
 
 /// The output file of the HTML report of `doctor`.
 #[derive(Clone, Debug)]
@@ -54,121 +44,106 @@ impl ReportPage {
     /// # Errors
     /// [`TrainError::Usage`] for an existing file that is not such a page.
     pub fn new(path: &Path) -> Result<Self, TrainError> {
-        refuse_to_overwrite_unless(path, &[HTML_PREFIX.into()])?;
+        // An earlier page is recognized by its first bytes, which end with the title.
+        let empty_page = html_page::page(TITLE, Markup::default());
+        let start = empty_page.split_inclusive("</title>").next().unwrap_or_default();
+        refuse_to_overwrite_unless(path, &[start.into()])?;
         Ok(Self { path: path.into() })
     }
 
     /// Writes the findings of `diagnosis` as one HTML page. The images with thumbnails are read and decoded
-    /// again, with the limit of pixels in `settings`.
+    /// again; those with more than `max_pixels` have none.
     ///
     /// # Errors
     /// [`TrainError::Inference`].
     pub fn write(
         &self,
         diagnosis: &Diagnosis,
-        settings: &Settings,
+        max_pixels: u64,
         progress: &dyn Progress,
     ) -> Result<(), TrainError> {
-        let page = render(diagnosis, settings, progress);
+        let page = html_page::page(TITLE, render(diagnosis, max_pixels, progress));
         write_atomically(&self.path, page.as_bytes()).map_err(TrainError::io("write", &self.path))
     }
 }
 
-/// The HTML of the report of `doctor`: a table of the findings, then each finding with thumbnails, then the
+/// The body of the report of `doctor`: a table of the findings, then each finding with thumbnails, then the
 /// classes.
-fn render(diagnosis: &Diagnosis, settings: &Settings, progress: &dyn Progress) -> String {
-    let thumbnails = make_thumbnails(diagnosis, settings.options.data.max_pixels, progress);
-    let mut page = format!(
-        "{HTML_PREFIX}<style>{STYLE}</style>\n<h1>Data check</h1>\n<p>{} photos of {} classes.</p>\n",
-        diagnosis.images,
-        diagnosis.classes.len()
-    );
-    if diagnosis.findings.is_empty() {
-        page.push_str("<p>No problems were found.</p>\n");
-    } else {
-        page.push_str("<table>\n<tr><th>severity<th>finding<th>count<th>what to do\n");
-        for (number, finding) in diagnosis.findings.iter().enumerate() {
-            let Finding { count, advice, .. } = finding;
-            let (severity, name) = (finding.severity.as_str(), finding.name());
-            push_fmt(
-                &mut page,
-                format_args!(
-                    "<tr><td class=\"{severity}\">{severity}<td><a \
-                     href=\"#f{number}\">{name}</a><td>{count}<td>{}\n",
-                    escape_html(advice)
-                ),
-            );
+fn render(diagnosis: &Diagnosis, max_pixels: u64, progress: &dyn Progress) -> Markup {
+    let thumbnails = make_thumbnails(diagnosis, max_pixels, progress);
+    html! {
+        h1 { "Data check" }
+        p { (diagnosis.images) " photos of " (diagnosis.classes.len()) " classes." }
+        @if diagnosis.findings.is_empty() {
+            p { "No problems were found." }
+        } @else {
+            table {
+                tr { th { "severity" } th { "finding" } th { "count" } th { "what to do" } }
+                @for (number, finding) in diagnosis.findings.iter().enumerate() {
+                    tr {
+                        td class=(finding.severity) { (finding.severity) }
+                        td { a href=(format!("#f{number}")) { (finding.name()) } }
+                        td { (finding.count) }
+                        td { (finding.advice) }
+                    }
+                }
+            }
         }
-        page.push_str("</table>\n");
-    }
-    for reason in &diagnosis.left_out {
-        push_fmt(&mut page, format_args!("<p>Not checked: {}</p>\n", escape_html(reason)));
-    }
-    for (number, finding) in diagnosis.findings.iter().enumerate() {
-        finding_section(&mut page, number, finding, &thumbnails);
-    }
-    classes_section(&mut page, diagnosis);
-    page
-}
-
-/// Appends the section of one finding to the HTML `page`: its advice and its first items, each with some of
-/// the images that it is about. The table of findings links to it by `number`; `thumbnails` are by index of
-/// the sample.
-fn finding_section(
-    page: &mut String,
-    number: usize,
-    finding: &Finding,
-    thumbnails: &BTreeMap<usize, String>,
-) {
-    let (severity, name, count) = (finding.severity.as_str(), finding.name(), finding.count);
-    push_fmt(page, format_args!("<h2 id=\"f{number}\" class=\"{severity}\">{name}: {count}</h2>\n"));
-    push_fmt(page, format_args!("<p>{}</p>\n", escape_html(finding.advice)));
-    if count > MAX_ITEMS {
-        push_fmt(page, format_args!("<p>The first {MAX_ITEMS} are shown.</p>\n"));
-    }
-    page.push_str("<div class=\"items\">\n");
-    for item in finding.items.iter().take(MAX_ITEMS) {
-        page.push_str("<div class=\"item\">");
-        for sample in item.images.iter().take(MAX_COPIES) {
-            figure(page, sample, thumbnails.get(&sample.index));
+        @for reason in &diagnosis.left_out {
+            p { "Not checked: " (reason) }
         }
-        let more = item.images.len().saturating_sub(MAX_COPIES);
-        let more = if more > 0 { format!(" (and {more} more)") } else { String::new() };
-        push_fmt(
-            page,
-            format_args!("<div class=\"detail\">{}{more}</div></div>\n", escape_html(&item.detail)),
-        );
+        @for (number, finding) in diagnosis.findings.iter().enumerate() {
+            (finding_section(number, finding, &thumbnails))
+        }
+        h2 { "Classes" }
+        table {
+            tr { th { "class" } th { "training photos" } th { "test photos" } }
+            @for count in &diagnosis.classes {
+                tr { td { (count.class) } td { (count.train) } td { (count.test) } }
+            }
+        }
     }
-    page.push_str("</div>\n");
 }
 
-/// Appends an image to the HTML `page`: its path, label and subset, and its `thumbnail` (JPEG in Base64) if
-/// there is one.
-fn figure(page: &mut String, sample: &SampleRef, thumbnail: Option<&String>) {
-    page.push_str("<figure>");
-    if let Some(data) = thumbnail {
-        push_fmt(page, format_args!("<img alt=\"\" src=\"data:image/jpeg;base64,{data}\">"));
+/// The section of one finding: its advice and its first items, each with some of the images that it is about.
+/// The table of findings links to it by `number`; `thumbnails` are by index of the sample.
+fn finding_section(number: usize, finding: &Finding, thumbnails: &BTreeMap<usize, String>) -> Markup {
+    html! {
+        h2 id=(format!("f{number}")) class=(finding.severity) {
+            (finding.name()) ": " (finding.count)
+        }
+        p { (finding.advice) }
+        @if finding.count > MAX_ITEMS {
+            p { "The first " (MAX_ITEMS) " are shown." }
+        }
+        div class="items" {
+            @for item in finding.items.iter().take(MAX_ITEMS) {
+                div class="item" {
+                    @for sample in item.images.iter().take(MAX_COPIES) {
+                        (figure(sample, thumbnails.get(&sample.index)))
+                    }
+                    div class="detail" {
+                        (item.detail)
+                        @if item.images.len() > MAX_COPIES {
+                            " (and " (item.images.len() - MAX_COPIES) " more)"
+                        }
+                    }
+                }
+            }
+        }
     }
-    let (path, label) = (escape_html(&sample.path), escape_html(&sample.label));
-    push_fmt(
-        page,
-        format_args!(
-            "<figcaption>{path}<br><b>{label}</b>, {}</figcaption></figure>",
-            sample.subset.as_str()
-        ),
-    );
 }
 
-/// Appends a table with the numbers of training and test images of each class to the HTML `page`.
-fn classes_section(page: &mut String, diagnosis: &Diagnosis) {
-    page.push_str("<h2>Classes</h2>\n<table>\n<tr><th>class<th>training photos<th>test photos\n");
-    for count in &diagnosis.classes {
-        push_fmt(
-            page,
-            format_args!("<tr><td>{}<td>{}<td>{}\n", escape_html(&count.class), count.train, count.test),
-        );
+/// An image: its path, label and subset, and its `thumbnail` (JPEG in Base64) if there is one.
+fn figure(sample: &SampleRef, thumbnail: Option<&String>) -> Markup {
+    html! {
+        figure {
+            @if let Some(data) = thumbnail {
+                img alt="" src=(format!("data:image/jpeg;base64,{data}"));
+            }
+            figcaption { (sample.path) br; b { (sample.label) } ", " (sample.subset.as_str()) }
+        }
     }
-    page.push_str("</table>\n");
 }
 
 /// The thumbnails for the page, JPEGs in Base64, by index of the sample: of the images in the first items of
@@ -192,7 +167,7 @@ fn make_thumbnails(
     progress.begin("thumbnails", shown.len() as u64, "photos");
     let shown: Vec<usize> = shown.into_iter().collect();
     let thumbnails = shown.into_par_iter().filter_map(|number| {
-        let image = &diagnosis.listing.samples[number].image;
+        let image = &diagnosis.listing.images[number];
         let pixels = image.read().ok().and_then(|bytes| decode(&bytes, max_pixels).ok());
         progress.step(1);
         Some((number, STANDARD.encode(thumbnail(&pixels?, THUMBNAIL_SIDE))))

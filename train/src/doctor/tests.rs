@@ -73,7 +73,9 @@ fn good_data_has_nothing_wrong_with_it() {
     assert_eq!(diagnosis.classes.iter().map(|count| count.test).sum::<usize>(), 7);
     assert_eq!(
         diagnosis.left_out,
-        ["suspicious labels, outliers, and duplicates found by features: left out by --quick"]
+        [
+            "suspicious labels, outliers, and duplicates found by features: only the quick checks were requested"
+        ]
     );
     assert!(diagnosis.labels.is_empty() && diagnosis.probabilities.is_none());
 }
@@ -123,7 +125,7 @@ fn images_of_more_pixels_than_the_limit_are_unreadable_and_those_of_as_many_are_
     let (folder, mut settings) = project(&[("cat", 14), ("dog", 14)], "");
     write_image(folder.path(), "cat/large.png", &png(&random_squares(100, 65)));
     assert_eq!(examine_quick(&settings).findings, []);
-    settings.options.data.max_pixels = 64 * 64;
+    settings.decode.max_pixels = 64 * 64;
     let diagnosis = examine_quick(&settings);
     assert_eq!(finding_paths(&diagnosis, "unreadable"), [["cat/large.png"]]);
     assert_eq!(diagnosis.findings.len(), 1, "{:?}", diagnosis.findings);
@@ -269,13 +271,11 @@ fn features_confirm_copies_that_pixels_alone_do_not() {
 #[test]
 fn a_suggestion_names_the_most_probable_other_class_and_both_probabilities() {
     let (_folder, settings) = project(&[("cat", 4), ("dog", 4), ("eel", 1), ("fox", 4)], "");
-    let DataSourceConfig::Images { main, .. } = &settings.source else { unreachable!() };
-    let listing = DatasetListing::read(&settings, main, None, &()).unwrap();
-    let dataset = DatasetView { classes: listing.classes.names(), samples: &listing.samples };
+    let listing = DatasetListing::read(&settings, &()).unwrap();
     // Class eel has one image, sample 8, which is not scored. Sample 5, a dog, is predicted as a fox.
     let samples: Vec<usize> = (0..13).filter(|&sample| sample != 8).collect();
     let labels: Vec<u32> =
-        samples.iter().map(|&sample| [0, 1, 9, 2][listing.samples[sample].label as usize]).collect();
+        samples.iter().map(|&sample| [0, 1, 9, 2][listing.samples.rows[sample].label as usize]).collect();
     let row = |(&sample, &label): (&usize, &u32)| {
         let mut row = [0.1, 0.1, 0.1];
         row[label as usize] = 0.8;
@@ -283,7 +283,7 @@ fn a_suggestion_names_the_most_probable_other_class_and_both_probabilities() {
     };
     let probabilities = samples.iter().zip(&labels).flat_map(row).collect();
     let found = OutOfFoldProbabilities { samples, classes: vec![0, 1, 3], labels, probabilities };
-    let finding = suspicious_labels(&dataset, &found).unwrap();
+    let finding = suspicious_labels(&listing.samples, &found).unwrap();
     assert_eq!((finding.count, finding.severity), (1, Severity::Warning));
     let item = &finding.items[0];
     assert_eq!((item.images[0].path.as_str(), item.images[0].label.as_str()), ("dog/01.png", "dog"));
@@ -295,7 +295,7 @@ fn a_suggestion_names_the_most_probable_other_class_and_both_probabilities() {
     {
         assert!((found - expected).abs() < 1e-7);
     }
-    let ranked = rank_labels(&dataset, &found);
+    let ranked = rank_labels(&listing.samples, &found);
     assert_eq!(ranked.len(), 12);
     assert_eq!(ranked[0], RankedLabel { path: "dog/01.png".into(), score: f64::from(0.05f32) });
     assert_eq!(ranked[1].path, "cat/00.png", "ties are in the order of the data");

@@ -1,14 +1,14 @@
 //! Writes files of features in chunks, so that memory does not grow with the number of rows.
 
+use std::error::Error;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use npyz::{AutoSerialize, WriteOptions, WriterBuilder};
+use npyz::{WriteOptions, WriterBuilder};
 use parquet::data_type::{ByteArray, ByteArrayType, FloatType, Int64Type};
-use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
@@ -97,7 +97,10 @@ impl FeatureFileWriter {
             FeatureFormat::Safetensors => write_safetensors(out, rows, &mut chunks),
             FeatureFormat::Parquet => write_parquet(out, rows, &mut chunks),
         };
-        result.map_err(|error| error.into_train_error(&self.path))?;
+        result.map_err(|error: WriteError| match error.downcast::<TrainError>() {
+            Ok(error) => *error,
+            Err(error) => TrainError::io("write", &self.path)(io::Error::other(error)),
+        })?;
         if let Some((path, file)) = &mut self.table {
             write_csv(file.as_file_mut(), rows).map_err(TrainError::io("write", path))?;
         }
@@ -110,33 +113,8 @@ impl FeatureFileWriter {
     }
 }
 
-/// An error of writing the file or of reading the features.
-enum WriteError {
-    Io(io::Error),
-    Features(TrainError),
-}
-
-impl WriteError {
-    /// Converts this to the error that the caller gets; an I/O error names the file `path`.
-    fn into_train_error(self, path: &Path) -> TrainError {
-        match self {
-            Self::Io(source) => TrainError::io("write", path)(source),
-            Self::Features(error) => error,
-        }
-    }
-}
-
-impl From<io::Error> for WriteError {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
-impl From<ParquetError> for WriteError {
-    fn from(error: ParquetError) -> Self {
-        Self::Io(io::Error::other(error))
-    }
-}
+/// An error of writing the file, or the [`TrainError`] of reading the features.
+type WriteError = Box<dyn Error + Send + Sync>;
 
 /// The features to write, which are read in chunks of [`CHUNK_ROWS`] rows.
 struct FeatureChunks<'a> {
@@ -161,7 +139,7 @@ impl FeatureChunks<'_> {
     ) -> Result<(), WriteError> {
         for start in (0..self.n_rows).step_by(CHUNK_ROWS) {
             let rows = start..(start + CHUNK_ROWS).min(self.n_rows);
-            let values = (self.read)(rows.clone()).map_err(WriteError::Features)?;
+            let values = (self.read)(rows.clone())?;
             visit(rows, values)?;
         }
         Ok(())
@@ -190,26 +168,15 @@ fn write_npz(file: &mut File, rows: &[SampleInfo], chunks: &mut FeatureChunks<'_
     let options =
         SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored).large_file(true);
     let mut archive = ZipWriter::new(BufWriter::new(file));
-    let start_member = |archive: &mut ZipWriter<BufWriter<&mut File>>, name| {
-        archive.start_file(npyz::npz::file_name_from_array_name(name), options).map_err(io::Error::from)
-    };
-    start_member(&mut archive, "features")?;
+    archive.start_file("features.npy", options)?;
     chunks.write_array(&mut archive)?;
-    start_member(&mut archive, "labels")?;
-    write_labels(&mut archive, rows)?;
-    archive.finish().map_err(io::Error::from)?.flush()?;
+    archive.start_file("labels.npy", options)?;
+    let labels = WriteOptions::<i64>::new().default_dtype().shape(&[rows.len() as u64]);
+    let mut labels = labels.writer(&mut archive).begin_nd()?;
+    labels.extend(rows.iter().map(|row| i64::from(row.label)))?;
+    labels.finish()?;
+    archive.finish()?.flush()?;
     Ok(())
-}
-
-/// Writes the labels of the rows as an array `[N]` of `int64` in the `.npy` format.
-fn write_labels(to: impl Write, rows: &[SampleInfo]) -> io::Result<()> {
-    let mut array = WriteOptions::<i64>::new()
-        .dtype(<i64 as AutoSerialize>::default_dtype())
-        .shape(&[rows.len() as u64])
-        .writer(to)
-        .begin_nd()?;
-    array.extend(rows.iter().map(|row| i64::from(row.label)))?;
-    array.finish()
 }
 
 /// Writes a `.safetensors` file: the tensors `labels` `[N]` and `features` `[N, F]`, with the paths and class
@@ -234,9 +201,7 @@ fn write_safetensors(
     });
     let mut header = header.to_string();
     // The format asks for tensors that are aligned to 8 bytes.
-    while !header.len().is_multiple_of(8) {
-        header.push(' ');
-    }
+    header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
     let mut out = BufWriter::new(file);
     out.write_all(&(header.len() as u64).to_le_bytes())?;
     out.write_all(header.as_bytes())?;
@@ -277,6 +242,7 @@ fn write_parquet(
         let byte_column = |field: fn(&SampleInfo) -> &str| -> Vec<ByteArray> {
             rows.iter().map(|row| ByteArray::from(field(row))).collect()
         };
+        let (paths, classes) = (byte_column(|row| &row.path), byte_column(|row| &row.class));
         let labels: Vec<i64> = rows.iter().map(|row| i64::from(row.label)).collect();
         // The first element of a list has repetition level 0; present elements have definition level 1.
         let repetition_levels: Vec<i16> = (0..values.len()).map(|i| i16::from(i % width != 0)).collect();
@@ -286,16 +252,8 @@ fn write_parquet(
         while let Some(mut column_writer) = group.next_column()? {
             // The columns are in the order of `SCHEMA`; those without lists need no levels (`None`).
             match column {
-                0 => column_writer.typed::<ByteArrayType>().write_batch(
-                    &byte_column(|row| &row.path),
-                    None,
-                    None,
-                )?,
-                1 => column_writer.typed::<ByteArrayType>().write_batch(
-                    &byte_column(|row| &row.class),
-                    None,
-                    None,
-                )?,
+                0 => column_writer.typed::<ByteArrayType>().write_batch(&paths, None, None)?,
+                1 => column_writer.typed::<ByteArrayType>().write_batch(&classes, None, None)?,
                 2 => column_writer.typed::<Int64Type>().write_batch(&labels, None, None)?,
                 _ => column_writer.typed::<FloatType>().write_batch(
                     &values,

@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use redb::{ConcurrencyMode, Database, ReadOnlyTable, ReadableDatabase, TableDefinition, TableError};
+use redb::{
+    AccessGuard, ConcurrencyMode, Database, ReadOnlyTable, ReadableDatabase, TableDefinition, TableError,
+};
 
 use crate::error::TrainError;
 
@@ -20,22 +22,17 @@ const REDB_CACHE_BYTES: usize = 32 << 20;
 
 /// A crash-safe store of feature vectors on disk, shared by processes. Each is stored completely or not at
 /// all.
-pub(crate) struct FeatureCache {
-    database: Database,
-    path: PathBuf,
-}
+pub(crate) struct FeatureCache(CacheDatabase);
 
 impl FeatureCache {
     /// Opens the feature cache in `folder`; creates the folder and an empty cache if they do not exist.
     pub(crate) fn open(folder: &Path) -> Result<Self, TrainError> {
-        fs::create_dir_all(folder).map_err(TrainError::io("create", folder))?;
-        let path = folder.join(FILE_NAME);
-        Ok(Self { database: open_database(&path, REDB_CACHE_BYTES)?, path })
+        CacheDatabase::open(folder, FILE_NAME, REDB_CACHE_BYTES).map(Self)
     }
 
     /// The current content for reading, which stays the same while others write.
     pub(crate) fn snapshot(&self) -> Result<CacheSnapshot<'_>, TrainError> {
-        Ok(CacheSnapshot { table: open_table(&self.database, FEATURES, &self.path)?, path: &self.path })
+        Ok(CacheSnapshot { table: self.0.table(FEATURES)?, path: &self.0.path })
     }
 
     /// Stores feature vectors, each under its key, in one transaction, and returns when they are on disk.
@@ -44,8 +41,7 @@ impl FeatureCache {
         vectors: impl Iterator<Item = (&'a CacheKey, &'a [f32])>,
     ) -> Result<(), TrainError> {
         let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
-        let rows = vectors.map(|(key, values)| (key, bytes(values)));
-        insert_rows(&self.database, FEATURES, &self.path, rows)
+        self.0.insert(FEATURES, vectors.map(|(key, values)| (key, bytes(values))))
     }
 }
 
@@ -58,12 +54,8 @@ pub(crate) struct CacheSnapshot<'a> {
 impl CacheSnapshot<'_> {
     /// Whether the cache has a feature vector of `width` values under `key`, so that it need not be computed.
     pub(crate) fn contains(&self, key: &CacheKey, width: usize) -> Result<bool, TrainError> {
-        let Some(table) = &self.table else { return Ok(false) };
-        Ok(table
-            .get(key)
-            .map_err(cache_error(self.path))?
-            // 4 bytes per `f32`.
-            .is_some_and(|bytes| bytes.value().len() == width * 4))
+        // 4 bytes per `f32`.
+        Ok(self.get(key)?.is_some_and(|bytes| bytes.value().len() == width * 4))
     }
 
     /// Looks up the feature vector under `key` and appends it to `out`. Returns whether a vector of `width`
@@ -74,8 +66,7 @@ impl CacheSnapshot<'_> {
         width: usize,
         out: &mut Vec<f32>,
     ) -> Result<bool, TrainError> {
-        let Some(table) = &self.table else { return Ok(false) };
-        let Some(stored) = table.get(key).map_err(cache_error(self.path))? else { return Ok(false) };
+        let Some(stored) = self.get(key)? else { return Ok(false) };
         let (values, incomplete_value) = stored.value().as_chunks::<4>();
         if values.len() != width || !incomplete_value.is_empty() {
             return Ok(false);
@@ -83,49 +74,66 @@ impl CacheSnapshot<'_> {
         out.extend(values.iter().map(|bytes| f32::from_le_bytes(*bytes)));
         Ok(true)
     }
-}
 
-/// Opens or creates the redb database at `path`, which several processes may write to at the same time. redb
-/// keeps up to `cache_bytes` of its pages in memory.
-pub(crate) fn open_database(path: &Path, cache_bytes: usize) -> Result<Database, TrainError> {
-    Database::builder()
-        .set_cache_size(cache_bytes)
-        .set_concurrency_mode(ConcurrencyMode::MultiWriter)
-        .create(path)
-        .map_err(cache_error(path))
-}
-
-/// Inserts `rows` (key and value) into the table `definition` of a redb database in one transaction,
-/// replacing those of the same keys, and returns when they are on disk. `path` is the database's file, for
-/// error messages.
-pub(crate) fn insert_rows<'a>(
-    database: &Database,
-    definition: TableDefinition<'_, &'static CacheKey, &'static [u8]>,
-    path: &Path,
-    rows: impl Iterator<Item = (&'a CacheKey, Vec<u8>)>,
-) -> Result<(), TrainError> {
-    let transaction = database.begin_write().map_err(cache_error(path))?;
-    {
-        let mut table = transaction.open_table(definition).map_err(cache_error(path))?;
-        for (key, bytes) in rows {
-            table.insert(key, bytes.as_slice()).map_err(cache_error(path))?;
-        }
+    fn get(&self, key: &CacheKey) -> Result<Option<AccessGuard<'_, &'static [u8]>>, TrainError> {
+        let Some(table) = &self.table else { return Ok(None) };
+        table.get(key).map_err(cache_error(self.path))
     }
-    transaction.commit().map_err(cache_error(path))
 }
 
-/// Opens the table `definition` of a redb database for reading its current content; `None` if nothing was
-/// ever inserted into it. `path` is the database's file, for error messages.
-pub(crate) fn open_table<K: redb::Key + 'static, V: redb::Value + 'static>(
-    database: &Database,
-    definition: TableDefinition<'_, K, V>,
-    path: &Path,
-) -> Result<Option<ReadOnlyTable<K, V>>, TrainError> {
-    let transaction = database.begin_read().map_err(cache_error(path))?;
-    match transaction.open_table(definition) {
-        Ok(table) => Ok(Some(table)),
-        Err(TableError::TableDoesNotExist(_)) => Ok(None),
-        Err(error) => Err(cache_error(path)(error)),
+/// A redb database in the folder of the cache, which several processes may write to at the same time.
+pub(crate) struct CacheDatabase {
+    pub(crate) database: Database,
+    /// The file, for error messages.
+    pub(crate) path: PathBuf,
+}
+
+impl CacheDatabase {
+    /// Opens or creates the database `file_name` in `folder`, which is created as well. redb keeps up to
+    /// `cache_bytes` of its pages in memory.
+    pub(crate) fn open(folder: &Path, file_name: &str, cache_bytes: usize) -> Result<Self, TrainError> {
+        fs::create_dir_all(folder).map_err(TrainError::io("create", folder))?;
+        let path = folder.join(file_name);
+        let database = Database::builder()
+            .set_cache_size(cache_bytes)
+            .set_concurrency_mode(ConcurrencyMode::MultiWriter)
+            .create(&path)
+            .map_err(cache_error(&path))?;
+        Ok(Self { database, path })
+    }
+
+    /// Inserts `rows` (key and value) into the table `definition` in one transaction, replacing those of the
+    /// same keys, and returns when they are on disk.
+    pub(crate) fn insert<'a>(
+        &self,
+        definition: TableDefinition<'_, &'static CacheKey, &'static [u8]>,
+        rows: impl Iterator<Item = (&'a CacheKey, Vec<u8>)>,
+    ) -> Result<(), TrainError> {
+        let insert = || -> Result<(), redb::Error> {
+            let transaction = self.database.begin_write()?;
+            {
+                let mut table = transaction.open_table(definition)?;
+                for (key, bytes) in rows {
+                    table.insert(key, bytes.as_slice())?;
+                }
+            }
+            Ok(transaction.commit()?)
+        };
+        insert().map_err(cache_error(&self.path))
+    }
+
+    /// Opens the table `definition` for reading its current content; `None` if nothing was ever inserted into
+    /// it.
+    pub(crate) fn table<K: redb::Key + 'static, V: redb::Value + 'static>(
+        &self,
+        definition: TableDefinition<'_, K, V>,
+    ) -> Result<Option<ReadOnlyTable<K, V>>, TrainError> {
+        let transaction = self.database.begin_read().map_err(cache_error(&self.path))?;
+        match transaction.open_table(definition) {
+            Ok(table) => Ok(Some(table)),
+            Err(TableError::TableDoesNotExist(_)) => Ok(None),
+            Err(error) => Err(cache_error(&self.path)(error)),
+        }
     }
 }
 

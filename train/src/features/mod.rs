@@ -16,7 +16,7 @@ use headstock_loader::{Augment, DecodeError, ImageRef, probe};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use crate::config::{OnError, Options};
+use crate::config::{OnError, Settings};
 use crate::error::{TrainError, UnreadableImages};
 use cache::{CacheKey, FeatureCache};
 pub(crate) use compute::{ExtractJob, LoadedImages, Renderer, ViewId};
@@ -46,13 +46,13 @@ pub struct ExtractOptions<'a> {
     pub read_budget: u64,
 }
 
-impl Options {
+impl Settings {
     /// The options for extracting features.
     #[must_use]
     pub fn extract_options(&self) -> ExtractOptions<'_> {
         ExtractOptions {
-            decode: self.data.decode_options(),
-            on_error: self.data.on_error,
+            decode: self.decode,
+            on_error: self.on_error,
             augment: &self.augment,
             cache: &self.features.cache,
             read_budget: READ_BUDGET,

@@ -1,12 +1,12 @@
 //! Training checkpoints: a state as JSON and arrays by name in one safetensors file.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::path::Path;
 
 use headstock_inference::tensors::StoredTensors;
-use safetensors::{Dtype, View, serialize_to_file};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensorError, serialize_to_file};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -33,7 +33,13 @@ pub(super) fn save(path: &Path, state: &impl Serialize, arrays: &NamedArrays<'_>
     let temp_path = path.with_file_name(format!("{TEMP_PREFIX}{name}"));
     let state = serde_json::to_string(state).map_err(TrainError::format(path))?;
     let metadata = HashMap::from([(METADATA_KEY.to_owned(), state)]);
-    let arrays = arrays.iter().map(|(name, values)| (name, FlatArray { values, shape: [values.len()] }));
+    let arrays: Result<Vec<_>, _> = arrays
+        .iter()
+        .map(|(name, values)| {
+            Ok((name, TensorView::new(Dtype::F32, vec![values.len()], bytemuck::cast_slice(values))?))
+        })
+        .collect();
+    let arrays = arrays.map_err(TrainError::format::<SafeTensorError>(path))?;
     serialize_to_file(arrays, Some(metadata), &temp_path).map_err(TrainError::format(path))?;
     let synced = File::open(&temp_path).and_then(|file| file.sync_all());
     synced.and_then(|()| fs::rename(&temp_path, path)).map_err(TrainError::io("write", path))
@@ -58,30 +64,6 @@ pub(super) fn load<P: DeserializeOwned>(path: &Path) -> Result<Option<StoredChec
         .map(|(name, tensor)| Ok((name, tensor.to_vec1().map_err(TrainError::format(path))?)))
         .collect::<Result<_, TrainError>>()?;
     Ok(Some((state, arrays)))
-}
-
-/// A one-dimensional `f32` array, written in its memory layout.
-struct FlatArray<'a> {
-    values: &'a [f32],
-    shape: [usize; 1],
-}
-
-impl View for FlatArray<'_> {
-    fn dtype(&self) -> Dtype {
-        Dtype::F32
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        bytemuck::cast_slice(self.values).into()
-    }
-
-    fn data_len(&self) -> usize {
-        size_of_val(self.values)
-    }
 }
 
 #[cfg(test)]

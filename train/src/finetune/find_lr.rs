@@ -49,7 +49,7 @@ pub struct LrPoint {
 pub fn find_lr(settings: &Settings, progress: &dyn Progress) -> Result<LrCurve, TrainError> {
     let prepared_finetune = PreparedFinetune::prepare(settings, None, progress)?;
     with_trainer_config(&prepared_finetune, settings, None, progress, |config, model| {
-        run_range_test(Trainer::new(config, model)?, &settings.options.tune, progress)
+        run_range_test(Trainer::new(config, model)?, &settings.tune, progress)
     })
 }
 

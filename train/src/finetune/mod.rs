@@ -39,7 +39,7 @@ pub use self::speed::{FinetuneSpeed, measure_finetune_speed};
 use self::trainer::{FinetuneResult, Trainer, TrainerConfig};
 use crate::activations::{ActivationCache, ActivationSource, SplitPoint};
 use crate::config::{AugmentMode, Config, Registries, Settings, TuneOptions};
-use crate::error::TrainError;
+use crate::error::{Remedy, TrainError};
 use crate::features::ExtractedFeatures;
 use crate::fit::{
     CalibrationResult, HeadFitter, MAX_FOLDS, TrainOutcome, TrainedModel, eval_logits, evaluate_calibration,
@@ -63,8 +63,8 @@ pub(crate) fn start_finetune(
     progress: &dyn Progress,
 ) -> Result<TrainOutcome, TrainError> {
     let reservation = run_dir.reserve(&settings.source)?;
-    let run = RunInProgress::begin(reservation, settings.head.kind(), &settings.options.to_toml())?;
-    tracing::info!("to resume after an interruption: headstock train --resume {}", run.folder().display());
+    let run = RunInProgress::begin(reservation, settings.head.kind(), &settings.to_options().to_toml())?;
+    tracing::info!("if the training is interrupted, it can be resumed from {}", run.folder().display());
     run_to_end(settings, run, progress)
 }
 
@@ -106,16 +106,11 @@ fn run_to_end(
         Ok((prepared, trained, test_logits)) => {
             prepared.test_and_write(settings, trained, |_| Ok(test_logits), |files| run.finish(files))
         }
+        Err(error) if trainer::has_checkpoint(&run) => {
+            Err(error.with_remedy(Remedy::Resume(run.folder().to_path_buf())))
+        }
         Err(error) => {
-            if trainer::has_checkpoint(&run) {
-                let folder = run.folder().display();
-                tracing::info!(
-                    "the latest checkpoint is kept; when the cause of the error is removed, continue with \
-                     headstock train --resume {folder}"
-                );
-            } else {
-                run.discard();
-            }
+            run.discard();
             Err(error)
         }
     }
@@ -143,7 +138,7 @@ impl PreparedFinetune {
         run: Option<&RunInProgress>,
         progress: &dyn Progress,
     ) -> Result<Self, TrainError> {
-        let options = &settings.options.tune;
+        let options = &settings.tune;
         let mut prepared = PreparedData::prepare(settings, progress)?;
         let split = hold_out_split(&prepared.samples, &prepared.train, options)?;
         let labels = prepared.samples.rows.iter().map(|row| row.label).collect();
@@ -169,12 +164,9 @@ impl PreparedFinetune {
 /// # Errors
 /// [`TrainError::Usage`] if only the head is trained.
 fn differentiable_head(settings: &Settings) -> Result<&dyn Differentiable, TrainError> {
-    settings.head.differentiable().filter(|_| !settings.options.tune.is_off()).ok_or_else(|| {
-        TrainError::Usage(
-            "nothing to fine-tune: set the first stage of the backbone to fine-tune, such as \
-             tune.from=layer4"
-                .into(),
-        )
+    settings.head.differentiable().filter(|_| !settings.tune.is_off()).ok_or_else(|| {
+        TrainError::Usage("no stage of the backbone is chosen to be fine-tuned".into())
+            .with_remedy(Remedy::Finetune)
     })
 }
 
@@ -189,15 +181,11 @@ fn with_trainer_config<R>(
     act: impl FnOnce(TrainerConfig<'_>, FinetuneModel<'_>) -> Result<R, TrainError>,
 ) -> Result<R, TrainError> {
     let PreparedFinetune { prepared, split, labels, initial_head, chosen_params, .. } = prepared_finetune;
-    let (options, head) = (&settings.options.tune, differentiable_head(settings)?);
+    let (options, head) = (&settings.tune, differentiable_head(settings)?);
     let (Some(stage), Some(pretrained), Some(images), SampleFeatures::Cached(features)) =
         (options.first_stage(), &prepared.pretrained, &prepared.images, &prepared.features)
     else {
-        return Err(TrainError::Usage(
-            "fine-tuning needs photos, but `data.features` names precomputed features: use a config with a \
-             data set of photos, or set `tune.from = \"head\"`"
-                .into(),
-        ));
+        return Err(TrainError::NeedsImages);
     };
     let BackboneOptions { device, precision, .. } = &pretrained.options;
     let backbone =
@@ -208,7 +196,7 @@ fn with_trainer_config<R>(
     let source = ActivationSource {
         pretrained,
         backbone: None,
-        options: settings.options.extract_options(),
+        options: settings.extract_options(),
         images,
         hashes: features.hashes(),
     };
@@ -221,7 +209,7 @@ fn with_trainer_config<R>(
         n_augmented: prepared.n_augmented,
         activations: &activations,
         run,
-        fingerprint: fingerprint(settings, prepared, pretrained),
+        fingerprint: fingerprint(&resolved_config(settings, Some(pretrained)), prepared, pretrained),
         chosen_params: chosen_params.clone(),
     };
     act(config, model)
@@ -264,7 +252,7 @@ fn train_and_test(
     let images: Vec<ImageRef> = rows.iter().map(|&row| images[row].clone()).collect();
     let features = ExtractedFeatures::prepare(
         &pretrained,
-        settings.options.extract_options(),
+        settings.extract_options(),
         &images,
         &vec![0; images.len()],
         progress,
@@ -276,19 +264,19 @@ fn train_and_test(
     let test_logits = logits_of(0..test.len())?;
     let can_calibrate = held_out.len() >= MIN_CALIBRATION_SAMPLES;
     let held_out_logits = if can_calibrate { Some(logits_of(test.len()..rows.len())?) } else { None };
-    let method = settings.options.calibration;
+    let method = settings.calibration;
     if !can_calibrate && !held_out.is_empty() && method != CalibrationMethod::None {
         tracing::warn!(
             "probabilities are not calibrated, and there are no conformal sets: too few photos are held out \
-             ({}, but {MIN_CALIBRATION_SAMPLES} are needed); raise `tune.validation` or add photos",
+             ({}, but {MIN_CALIBRATION_SAMPLES} are needed); raise `validation` or add photos",
             held_out.len()
         );
     }
     let labels = prepared.samples.labels(held_out);
-    let groups = sample_groups(&prepared.samples, held_out);
+    let groups = prepared.samples.groups(held_out);
     let calibration = calibrate_on_held_out(method, held_out_logits.as_ref(), &labels, groups.as_deref())?;
     let calibration_seconds = started.elapsed().as_secs_f64();
-    let tuned = settings.options.tune.first_stage();
+    let tuned = settings.tune.first_stage();
     let record = BackboneRecord { tuned, ..BackboneRecord::new(&pretrained) };
     let backbone = Some((pretrained.checkpoint().preprocessing().clone(), record));
     prepared.pretrained = Some(pretrained);
@@ -318,12 +306,12 @@ fn hold_out_split(
     let labels = samples.labels(train);
     if options.validation == 0.0 {
         tracing::info!(
-            "no photos are held out (`tune.validation = 0`): the model of the last epoch is used, and \
+            "no photos are held out (`validation = 0`): the model of the last epoch is used, and \
              probabilities are not calibrated"
         );
         return Ok(SplitIndices { train: train.to_vec(), test: Vec::new() });
     }
-    let SplitIndices { train: fit, test: held_out } = match sample_groups(samples, train) {
+    let SplitIndices { train: fit, test: held_out } = match samples.groups(train) {
         None => hold_out(&labels, None, options.validation, options.seed),
         Some(groups) => {
             let n_folds = (1.0 / options.validation).round().max(2.0) as usize;
@@ -342,18 +330,13 @@ fn hold_out_split(
     };
     if held_out.is_empty() {
         tracing::warn!(
-            "no class has enough photos to hold out the fraction {} of them (`tune.validation`): all epochs \
+            "no class has enough photos to hold out the fraction {} of them (`validation`): all epochs \
              run, the model of the last epoch is used, and probabilities are not calibrated; add photos",
             options.validation
         );
     }
     let rows_at = |indices: Vec<usize>| indices.into_iter().map(|i| train[i]).collect();
     Ok(SplitIndices { train: rows_at(fit), test: rows_at(held_out) })
-}
-
-/// The group of each of `rows`; `None` if the samples have no groups.
-fn sample_groups(samples: &SampleSet, rows: &[usize]) -> Option<Vec<u32>> {
-    rows.iter().map(|&row| samples.rows[row].group).collect()
 }
 
 /// Logs the number of parameters and images that are trained.
@@ -393,9 +376,9 @@ fn views_to_cache(
     views
 }
 
-/// SHA-256 (hex) of everything that training depends on: config, samples, groups, image bytes and weights. A
-/// checkpoint stores it, so that `--resume` refuses a training whose inputs have changed.
-fn fingerprint(settings: &Settings, prepared: &PreparedData, pretrained: &PretrainedBackbone) -> String {
+/// SHA-256 (hex) of everything that training depends on: the text of its config, samples, groups, image bytes
+/// and weights. A checkpoint stores it, so that [`resume`] refuses a training whose inputs have changed.
+fn fingerprint(config: &str, prepared: &PreparedData, pretrained: &PretrainedBackbone) -> String {
     let rows = prepared.readable.iter();
     let groups: Vec<u8> =
         rows.clone().flat_map(|&row| group_bytes(prepared.samples.rows[row].group)).collect();
@@ -405,7 +388,7 @@ fn fingerprint(settings: &Settings, prepared: &PreparedData, pretrained: &Pretra
     };
     let mut hash = Sha256::new();
     for part in [
-        resolved_config(settings, Some(pretrained)).as_bytes(),
+        config.as_bytes(),
         &split_csv(&prepared.samples, &prepared.readable),
         &groups,
         &images,
@@ -438,7 +421,7 @@ fn calibrate_on_held_out(
     if n_units < 2 {
         tracing::warn!(
             "probabilities are not calibrated, and there are no conformal sets: all held-out photos belong \
-             to one group, but calibration needs at least two groups; raise `tune.validation`"
+             to one group, but calibration needs at least two groups; raise `validation`"
         );
         return Ok(CalibrationResult::default());
     }

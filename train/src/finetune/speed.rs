@@ -30,10 +30,9 @@ pub struct FinetuneSpeed {
     pub seconds: f64,
 }
 
-/// Measures the speed of fine-tuning, for `headstock bench`: counts the optimizer steps in the time `limit`,
-/// at least one. Each step trains the stages from `from` on with a linear head and SGD. All steps use the
-/// same batch of `batch_size` random activations in memory, so that reading and decoding images is not
-/// measured.
+/// Measures the speed of fine-tuning: counts the optimizer steps in the time `limit`, at least one. Each step
+/// trains the stages from `from` on with a linear head and SGD. All steps use the same batch of `batch_size`
+/// random activations in memory, so that reading and decoding images is not measured.
 ///
 /// # Errors
 /// [`TrainError::Inference`]; [`TrainError::Usage`] if `from` is the head.
@@ -45,9 +44,7 @@ pub fn measure_finetune_speed(
 ) -> Result<FinetuneSpeed, TrainError> {
     let options = TuneOptions { from, ..TuneOptions::default() };
     let stage = options.first_stage().ok_or_else(|| {
-        TrainError::Usage(
-            "--tune head fine-tunes no stage of the backbone: name a stage, such as --tune layer4".into(),
-        )
+        TrainError::Usage("`head` is no stage of the backbone: choose a stage, such as layer4".into())
     })?;
     let (height, width) = pretrained.transform().crop;
     let (height, width) = (height as usize, width as usize);

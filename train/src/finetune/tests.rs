@@ -119,7 +119,7 @@ fn train_to_end(
 fn begin_run(folder: &TempDir, name: &str, settings: &Settings) -> RunInProgress {
     let run_dir = RunDir::Named(folder.path().join(name));
     let reservation = run_dir.reserve(&settings.source).unwrap();
-    RunInProgress::begin(reservation, "linear", &settings.options.to_toml()).unwrap()
+    RunInProgress::begin(reservation, "linear", &settings.to_options().to_toml()).unwrap()
 }
 
 // effect: train --resume
@@ -191,7 +191,7 @@ fn order_and_views_depend_on_the_epoch_and_each_image_comes_once() {
 fn learning_rates_decay_by_stage_and_stages_unfreeze_one_by_one() {
     let (_folder, settings) =
         demo_project(&["tune.layer_decay=0.5", "tune.lr=1", "tune.unfreeze_epochs=2", "tune.from=layer2"]);
-    let options = &settings.options.tune;
+    let options = &settings.tune;
     let rates = [
         ParameterGroup::Head,
         ParameterGroup::Stage(FeatureLayer::Layer4),

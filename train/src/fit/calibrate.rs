@@ -71,7 +71,7 @@ pub(super) fn calibrate_by_folds(
             };
             tracing::warn!(
                 "the probabilities are not calibrated (corrected to match how often predictions are right), \
-                 and `headstock predict --coverage` cannot be used with this run: class `{class}` has \
+                 and the run has no scores of conformal sets: class `{class}` has \
                  {found}, but both need {wanted} of each class in the training set; add photos of this \
                  class"
             );

@@ -82,8 +82,8 @@ impl HeadFitter<'_> {
 fn name_sample(error: HeadError, samples: &SampleSet, rows: &[usize]) -> TrainError {
     let HeadError::NotFinite { row, column, value } = error else { return error.into() };
     TrainError::Data(format!(
-        "feature {column} of `{}` is {value}: features must be finite; leave out this photo, or choose a \
-         different `backbone.weights` or `backbone.precision`",
+        "feature {column} of `{}` is {value}: features must be finite; leave out this photo, or choose \
+         different weights or a different precision of the backbone",
         samples.rows[rows[row % rows.len()]].id
     ))
 }

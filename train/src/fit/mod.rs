@@ -69,8 +69,7 @@ impl PreparedData {
 
         let started = Instant::now();
         let fixed_head = settings.head.with_chosen(&chosen)?;
-        let calibration =
-            calibrate_by_folds(&mut fitter, fixed_head.as_ref(), train, settings.options.calibration)?;
+        let calibration = calibrate_by_folds(&mut fitter, fixed_head.as_ref(), train, settings.calibration)?;
         let seconds = PhaseSeconds {
             features: self.seconds,
             fit,

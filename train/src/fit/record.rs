@@ -2,7 +2,7 @@
 
 use headstock_inference::{HeadRecord, PretrainedBackbone};
 
-use crate::config::{Options, Settings};
+use crate::config::Settings;
 
 /// The kind of head that the settings request and its hyperparameters, as the run's model file stores them.
 pub(crate) fn head_record(settings: &Settings) -> HeadRecord {
@@ -12,7 +12,7 @@ pub(crate) fn head_record(settings: &Settings) -> HeadRecord {
 /// The text of the run's config file: the settings as TOML. A branch in the `hf://` name of the weights is
 /// replaced by the commit that `pretrained` was opened from, so that the next command uses the same weights.
 pub(crate) fn resolved_config(settings: &Settings, pretrained: Option<&PretrainedBackbone>) -> String {
-    let mut options: Options = settings.options.clone();
+    let mut options = settings.to_options();
     if let (Some(backbone), Some(pretrained)) = (&mut options.backbone, pretrained)
         && backbone.weights.starts_with("hf://")
     {

@@ -75,9 +75,9 @@ impl PreparedData {
         let trained_on = trained.previously_trained_on.as_ref().map(overlap).transpose()?;
         if let Some(overlap) = trained_on.as_ref().filter(|overlap| overlap.samples > 0) {
             tracing::warn!(
-                "the run given with `--warm` was trained on {} of the {} test photos, so the test results \
-                 look better than on new photos: use the metrics of the other test photos, which are shown \
-                 separately, or test on new photos with `headstock evaluate`",
+                "the run that the training started from was trained on {} of the {} test photos, so the test \
+                 results look better than on new photos: use the metrics of the other test photos, which are \
+                 shown separately, or evaluate the run on new photos",
                 overlap.samples,
                 labels.len()
             );
@@ -116,7 +116,7 @@ impl PreparedData {
             predictions: predictions_csv(&rows, &test_predictions, &model.record.classes),
             report: report::render(&model.record, &metrics, &rows, &test_predictions),
         })?;
-        // An image for an example of `headstock predict`.
+        // An image to try the run on.
         let example =
             self.images.as_ref().and_then(|images| images[self.test[0]].file_path()).map(PathBuf::from);
         Ok(TrainOutcome { folder, metrics, example })

@@ -4,7 +4,7 @@ use headstock_heads::Tensors;
 use headstock_inference::BackboneRecord;
 
 use crate::config::Settings;
-use crate::error::TrainError;
+use crate::error::{Remedy, TrainError};
 use crate::prepared_data::PreparedData;
 use crate::run::Run;
 
@@ -22,15 +22,14 @@ pub(super) fn warm_start_tensors(
     prepared: &PreparedData,
 ) -> Result<Option<Tensors>, TrainError> {
     let (record, kind) = (&run.model.record, settings.head.kind());
-    // The error of a run that `--warm` cannot use.
-    let usage =
-        |problem: String| Err(TrainError::Usage(format!("--warm {}: {problem}", run.folder.display())));
+    let usage_error = |problem: &str, remedy: Remedy| {
+        let message = format!("the training cannot start from {}: {problem}", run.folder.display());
+        Err(TrainError::Usage(message).with_remedy(remedy))
+    };
     if record.head.kind != kind {
-        return usage(format!(
-            "the run has the head `{}`, but the head `{kind}` was chosen: train with `--head {}`, or leave \
-             `--warm` out",
-            record.head.kind, record.head.kind
-        ));
+        let run_kind = &record.head.kind;
+        let problem = format!("the run has the head `{run_kind}`, but the head `{kind}` was chosen");
+        return usage_error(&problem, Remedy::WarmStartHead(run_kind.clone()));
     }
     let feature_settings = |backbone: &BackboneRecord| {
         (backbone.sha256.clone(), backbone.layer, backbone.precision, backbone.tuned)
@@ -38,11 +37,10 @@ pub(super) fn warm_start_tensors(
     if record.backbone.as_ref().map(feature_settings) != backbone.map(feature_settings)
         || record.width != prepared.features.width()
     {
-        return usage(
+        return usage_error(
             "the run was trained on different features: the backbone's weights, fine-tuned stages, layer or \
-             precision differ from the config; choose a run with the same backbone settings, or leave \
-             `--warm` out"
-                .into(),
+             precision differ from the config; choose a run with the same backbone settings",
+            Remedy::NoWarmStart,
         );
     }
     // The classes of the run come first in `prepared`.

@@ -7,7 +7,7 @@ use headstock_inference::{CONFIG_FILE, MODEL_FILE};
 
 use super::{CHECKPOINTS, METRICS, RunFiles, RunMetrics, RunReservation};
 use crate::atomic_write::{TEMP_PREFIX, write_atomically};
-use crate::error::TrainError;
+use crate::error::{Remedy, TrainError};
 
 /// The name of the file in the folder of checkpoints that the program that trains holds a lock on, so that no
 /// two programs train the same run.
@@ -58,10 +58,10 @@ impl RunInProgress {
         let has_model = folder.join(MODEL_FILE).is_file();
         if !checkpoints.is_dir() && !has_model {
             return Err(TrainError::Usage(format!(
-                "{} has no training to resume: only fine-tuning (with `tune.from` in the config) can be \
-                 resumed; start a new training with `headstock train`",
+                "{} has no training to resume: only fine-tuning can be resumed",
                 folder.display()
-            )));
+            ))
+            .with_remedy(Remedy::Train));
         }
         let held_lock = checkpoints.is_dir().then(|| lock_checkpoints(&checkpoints)).transpose()?;
         remove_temp_files(folder)?;

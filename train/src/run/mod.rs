@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use headstock_inference::{CONFIG_FILE, FileError, InferenceError, MODEL_FILE, Model, Progress};
 
 use crate::config::{Config, Registries, Settings};
-use crate::error::TrainError;
+use crate::error::{Remedy, TrainError};
 use crate::samples::{SplitRow, read_split};
 use crate::trained_on::{self, ContentHash};
 pub(crate) use in_progress::{ResumeState, RunInProgress};
@@ -42,6 +42,11 @@ fn is_in_progress(folder: &Path) -> bool {
     folder.join(CHECKPOINTS).is_dir()
 }
 
+/// The error for a run in `folder` whose training has not finished.
+fn unfinished_error(folder: &Path, remedy: Remedy) -> TrainError {
+    TrainError::Usage(format!("the training of {} has not finished", folder.display())).with_remedy(remedy)
+}
+
 /// A finished run.
 pub struct Run {
     /// The folder.
@@ -60,11 +65,7 @@ impl Run {
     /// [`TrainError::Usage`] if it is not a run, [`TrainError::Inference`] if a file is damaged.
     pub fn open(folder: &Path, registries: &Registries) -> Result<Self, TrainError> {
         if is_in_progress(folder) {
-            return Err(TrainError::Usage(format!(
-                "the training of {} has not finished: continue it with `headstock train --resume {}`",
-                folder.display(),
-                folder.display()
-            )));
+            return Err(unfinished_error(folder, Remedy::Resume(folder.into())));
         }
         let model = folder.join(MODEL_FILE);
         if !model.is_file() {

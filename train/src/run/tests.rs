@@ -158,7 +158,10 @@ fn all_files_of_a_run_agree_with_its_model() {
         train_rows.iter().map(|&row| trained_on::hash_features(&data[row].values)).collect();
     assert_eq!(read_text(&run_dir, "trained_on.csv").into_bytes(), trained_on::to_csv(&hashes));
     assert_eq!(run.trained_on_hashes(&()).unwrap(), Some(hashes));
-    assert_eq!(run.settings(&[], &registry_with_recording().into()).unwrap().options, settings.options);
+    assert_eq!(
+        run.settings(&[], &registry_with_recording().into()).unwrap().to_options(),
+        settings.to_options()
+    );
 
     let report = read_text(&run_dir, "report.html");
     assert_eq!(metrics.test.iter().count(), METRICS.len());

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use headstock_inference::{CONFIG_FILE, MODEL_FILE, Model};
 
-use super::{HISTORY, METRICS, PREDICTIONS, REPORT, SPLIT, TRAINED_ON, is_in_progress};
+use super::{HISTORY, METRICS, PREDICTIONS, REPORT, SPLIT, TRAINED_ON, is_in_progress, unfinished_error};
 use crate::atomic_write::write_atomically;
 use crate::config::DataSourceConfig;
-use crate::error::TrainError;
+use crate::error::{Remedy, TrainError};
 use crate::temp_folder::TempFolder;
 
 /// The parent folder of runs without a name.
@@ -47,9 +47,10 @@ impl RunDir {
             if folder.to_str().is_none() || folder.file_name().is_none() {
                 let name = folder.display();
                 return Err(TrainError::Usage(format!(
-                    "--run {name}: this cannot be the name of a new folder: give a name that is UTF-8 text \
+                    "{name} cannot be the name of the folder of a new run: give a name that is UTF-8 text \
                      and does not exist yet, such as runs/first"
-                )));
+                ))
+                .with_remedy(Remedy::OtherRunFolder));
             }
             // A dangling link counts as existing, too.
             if fs::symlink_metadata(folder).is_ok() {
@@ -134,18 +135,20 @@ impl RunFiles<'_> {
 /// Refuses `parent`, the folder that the run is to be in, if it is inside an image folder of `source`: the
 /// next command would read it as a class.
 fn refuse_inside_image_folder(parent: &Path, source: &DataSourceConfig) -> Result<(), TrainError> {
-    let DataSourceConfig::Images { main, test } = source else { return Ok(()) };
+    let DataSourceConfig::Images(main) = source else { return Ok(()) };
     let parent = std::path::absolute(parent).map_err(TrainError::io("find", parent))?;
     // `parent` may not exist yet.
     let existing_ancestor =
         parent.ancestors().find_map(|folder| folder.canonicalize().ok()).unwrap_or_default();
-    for folder in std::iter::once(main).chain(test).filter_map(|location| location.source.listed_folder()) {
+    let test = main.test_data();
+    for folder in std::iter::once(main).chain(&test).filter_map(|source| source.listed_folder()) {
         if folder.canonicalize().is_ok_and(|folder| existing_ancestor.starts_with(folder)) {
             return Err(TrainError::Usage(format!(
                 "the run would be in {}, inside the folder of the photos, where its folder would be taken \
-                 for a class: choose a different folder with --run",
+                 for a class: choose a different folder",
                 parent.display()
-            )));
+            ))
+            .with_remedy(Remedy::OtherRunFolder));
         }
     }
     Ok(())
@@ -172,17 +175,10 @@ fn rename_to_next_number(source: &Path, head: &str) -> Result<PathBuf, TrainErro
 /// The error for a run's folder that exists, with advice that depends on whether its training has finished.
 fn already_exists_error(folder: &Path) -> TrainError {
     if is_in_progress(folder) {
-        return TrainError::Usage(format!(
-            "the training of {} has not finished: continue it with `headstock train --resume {}`, or choose \
-             a different folder with --run",
-            folder.display(),
-            folder.display()
-        ));
+        return unfinished_error(folder, Remedy::ResumeOrOtherRunFolder(folder.into()));
     }
-    TrainError::Usage(format!(
-        "{} already exists: a run is never overwritten; choose a different folder with --run",
-        folder.display()
-    ))
+    TrainError::Usage(format!("{} already exists: a run is never overwritten", folder.display()))
+        .with_remedy(Remedy::OtherRunFolder)
 }
 
 #[cfg(test)]

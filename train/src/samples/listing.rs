@@ -3,25 +3,25 @@
 use std::collections::BTreeSet;
 
 use headstock_inference::Progress;
-use headstock_loader::dataset::{join_groups, number_groups};
-use headstock_loader::source::OpenDataSource;
+use headstock_loader::dataset::number_groups;
+use headstock_loader::source::{ConfiguredSource, OpenDataSource};
 use headstock_loader::{ClassMap, ClassOrder, DatasetError, ImageRef, RawDataset, RawSample};
 use headstock_split::words::NameList;
 
-use super::locations::id_prefixes;
-use super::splitter::SampleSplitter;
-use super::{Subset, assign_given_subsets};
-use crate::config::{DataLocation, Settings, SplitMethod};
+use super::locations::{id_prefixes, open_source};
+use super::{SampleRow, SampleSet, Subset, assign_given_subsets};
+use crate::config::{DataSourceConfig, Settings, SplitOptions};
 use crate::error::TrainError;
 
 /// The samples and errors of a data set. Unlike reading for training, which stops at the first error, a
 /// listing has all errors, and the samples that are not affected.
 #[derive(Debug)]
 pub(crate) struct DatasetListing {
-    /// The classes of the training set, then those that only the test set has.
-    pub(crate) classes: ClassMap,
-    /// The samples of the training set, then those of a separate test set.
-    pub(crate) samples: Vec<ListedSample>,
+    /// The samples of the training set, then those of a separate test set; the classes of the training set,
+    /// then those that only the test set has.
+    pub(crate) samples: SampleSet,
+    /// The image of each sample, which has not been opened.
+    pub(crate) images: Vec<ImageRef>,
     /// The names of the groups, in the order of their numbers.
     group_names: Vec<String>,
     /// Whether the data defines the subset of each sample.
@@ -30,19 +30,6 @@ pub(crate) struct DatasetListing {
     pub(crate) errors: Vec<DatasetError>,
     /// Paths of images without a class.
     pub(crate) unlabeled: Vec<String>,
-}
-
-/// A listed sample, whose image has not been opened.
-#[derive(Debug)]
-pub(crate) struct ListedSample {
-    /// The image's path relative to the data root.
-    pub(crate) id: String,
-    pub(crate) image: ImageRef,
-    /// The number of its class.
-    pub(crate) label: u32,
-    /// The number of its group, if the data has groups.
-    pub(crate) group: Option<u32>,
-    pub(crate) subset: Subset,
 }
 
 /// The listing of one location, the training set or the test set, with its errors.
@@ -54,10 +41,14 @@ struct LocationListing {
 }
 
 impl LocationListing {
-    /// Lists the samples, errors and unlabeled images of `location`. An empty location is not an error here:
-    /// its listing has no samples and one error, so that `doctor` can report it with others.
-    fn read(location: &DataLocation, progress: &dyn Progress) -> Result<Self, TrainError> {
-        let source = location.open(progress)?;
+    /// Lists the samples, errors and unlabeled images of a source. An empty one is not an error here: its
+    /// listing has no samples and one error, so that `doctor` can report it with others.
+    fn read(
+        source: &dyn ConfiguredSource,
+        split_column: Option<&str>,
+        progress: &dyn Progress,
+    ) -> Result<Self, TrainError> {
+        let source = open_source(source, split_column, progress)?;
         let listing = match source.source.list() {
             Ok(listing) => listing,
             Err(error @ DatasetError::Empty { .. }) => {
@@ -87,41 +78,40 @@ impl LocationListing {
 }
 
 impl DatasetListing {
-    /// Lists the samples and errors of the location `main`, and of the separate test set `test` if there is
+    /// Lists the samples and errors of the images of `settings`, and of the separate test set if there is
     /// one, without opening images, for `doctor` and to find images by id. All samples are in the training
     /// set until [`draw_split`](Self::draw_split), unless the data itself says which ones are for testing.
     ///
     /// # Errors
-    /// Errors that prevent any listing: a missing folder, table or column, or a failure of the hub.
-    pub(crate) fn read(
-        settings: &Settings,
-        main: &DataLocation,
-        test: Option<&DataLocation>,
-        progress: &dyn Progress,
-    ) -> Result<Self, TrainError> {
-        let mut main_listing = LocationListing::read(main, progress)?;
-        let given_subsets = assign_given_subsets(&mut main_listing.listing, test);
-        let test_listing = match test {
-            Some(location) => {
-                let mut test_listing = LocationListing::read(location, progress)?;
+    /// [`TrainError::NeedsImages`] for precomputed features, and errors that prevent any listing: a missing
+    /// folder, table or column, or a failure of the hub.
+    pub(crate) fn read(settings: &Settings, progress: &dyn Progress) -> Result<Self, TrainError> {
+        let DataSourceConfig::Images(source) = &settings.source else { return Err(TrainError::NeedsImages) };
+        let split_column = settings.split.column.as_deref();
+        let mut main_listing = LocationListing::read(source.as_ref(), split_column, progress)?;
+        let test_source = source.test_data();
+        let given_subsets = assign_given_subsets(&mut main_listing.listing, test_source.is_some());
+        let test_listing = match test_source {
+            Some(test_source) => {
+                let mut test_listing = LocationListing::read(test_source.as_ref(), split_column, progress)?;
                 // A class without test images is not an error, nor is it one in training.
                 test_listing.listing.errors.retain(|error| !matches!(error, DatasetError::EmptyClass { .. }));
                 let (main_prefix, test_prefix) =
-                    id_prefixes(&main_listing.source, &test_listing.source, location)?;
+                    id_prefixes(&main_listing.source, &test_listing.source, test_source.as_ref())?;
                 main_listing.prefix_ids(&main_prefix);
                 test_listing.prefix_ids(&test_prefix);
                 Some(test_listing)
             }
             None => None,
         };
-        Ok(Self::merge(settings, main_listing, given_subsets, test_listing))
+        Ok(Self::merge(settings.class_order, main_listing, given_subsets, test_listing))
     }
 
     /// Merges the listings of `main` and of the separate test set, and numbers their classes and groups.
     /// `given_subsets` `[N]` are the subsets of the samples of `main_listing`, if it defines them. A class
     /// that only the test set has becomes one of the listed errors.
     fn merge(
-        settings: &Settings,
+        class_order: ClassOrder,
         main_listing: LocationListing,
         given_subsets: Option<Vec<Subset>>,
         test_listing: Option<LocationListing>,
@@ -130,7 +120,7 @@ impl DatasetListing {
             ClassMap::new(entries.iter().map(|entry| entry.class.as_str()), order)
         };
         let LocationListing { mut listing, mut unlabeled, .. } = main_listing;
-        let train_classes = class_map(&listing.samples, settings.options.data.class_order);
+        let train_classes = class_map(&listing.samples, class_order);
         let mut errors = std::mem::take(&mut listing.errors);
         let mut subsets = given_subsets;
         let (mut classes, mut raw_samples) = (train_classes.clone(), listing.samples);
@@ -169,55 +159,34 @@ impl DatasetListing {
         let groups = group_labels.as_ref().map(|labels| number_groups(labels));
         let distinct: BTreeSet<&str> = group_labels.into_iter().flatten().collect();
         let group_names = distinct.into_iter().map(str::to_owned).collect();
-        let samples = (raw_samples.into_iter().zip(labels).zip(subsets).enumerate())
-            .map(|(index, ((RawSample { id, image, .. }, label), subset))| {
-                let group = groups.as_ref().map(|groups| groups[index]);
-                ListedSample { id, image, label, group, subset }
-            })
-            .collect();
-        Self { classes, samples, group_names, has_given_splits, errors, unlabeled }
+        let (mut rows, mut images) = (Vec::new(), Vec::new());
+        for (index, ((sample, label), subset)) in raw_samples.into_iter().zip(labels).zip(subsets).enumerate()
+        {
+            let group = groups.as_ref().map(|groups| groups[index]);
+            rows.push(SampleRow { id: sample.id, label, group, subset });
+            images.push(sample.image);
+        }
+        let samples = SampleSet { classes, rows };
+        Self { samples, images, group_names, has_given_splits, errors, unlabeled }
     }
 
-    /// Assigns each sample to the subset (training or test) that `headstock train` would assign it to, so
-    /// that `doctor` can check the split; does nothing if the data itself defines the subsets. `duplicates`
-    /// are near-duplicates as pairs of sample indices, which `split.group_duplicates` keeps together.
+    /// Assigns each sample to the subset (training or test) that training would assign it to, so that
+    /// `doctor` can check the split; does nothing if the data itself defines the subsets. `duplicates` are
+    /// near-duplicates as pairs of sample indices, which [`SplitOptions::group_duplicates`] keeps together.
     ///
     /// # Errors
-    /// The reason why there is no test set, as a sentence; all samples then stay in the training set.
+    /// [`TrainError::Data`] if there is no test set; all samples then stay in the training set.
     pub(crate) fn draw_split(
         &mut self,
-        settings: &Settings,
+        options: &SplitOptions,
         duplicates: &[(usize, usize)],
-    ) -> Result<(), String> {
+    ) -> Result<(), TrainError> {
         if self.has_given_splits {
             return Ok(());
         }
-        let options = &settings.options.split;
-        if options.method == SplitMethod::Predefined {
-            return Err("the data does not mark any photo for testing: mark some photos as `test` in the \
-                        column or field that the setting `split.column` names, or choose a different \
-                        `split.method`"
-                .into());
+        if options.group_duplicates {
+            self.samples.join_groups(duplicates);
         }
-        let data_groups: Vec<Option<u32>> = self.samples.iter().map(|sample| sample.group).collect();
-        let labels: Vec<u32> = self.samples.iter().map(|sample| sample.label).collect();
-        let joins_duplicates = options.group_duplicates;
-        let splitter = SampleSplitter {
-            classes: &self.classes,
-            labels: &labels,
-            ids: self.samples.iter().map(|sample| sample.id.as_str()).collect(),
-            groups: if joins_duplicates {
-                Some(join_groups(&data_groups, duplicates))
-            } else {
-                data_groups.into_iter().collect()
-            },
-            group_names: &self.group_names,
-            joins_duplicates,
-        };
-        let subsets = splitter.assign_subsets(options).map_err(|error| error.to_string())?;
-        for (sample, subset) in self.samples.iter_mut().zip(subsets) {
-            sample.subset = subset;
-        }
-        Ok(())
+        self.samples.draw_test_set(options, &self.group_names)
     }
 }

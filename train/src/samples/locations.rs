@@ -5,59 +5,61 @@ use std::path::{Path, PathBuf};
 
 use headstock_hub::DatasetFiles;
 use headstock_inference::Progress;
-use headstock_loader::source::{DownloadedDataset, OpenDataSource, SourceContext};
+use headstock_loader::source::{ConfiguredSource, DownloadedDataset, OpenDataSource, SourceContext};
 
-use crate::config::{DataLocation, DataSourceConfig, fetch_hub_dataset};
+use crate::config::{DataSourceConfig, fetch_hub_dataset};
 use crate::error::TrainError;
 
-impl DataLocation {
-    /// Opens the location to list its samples. Downloads the data sets of the Hugging Face hub that it names.
-    ///
-    /// # Errors
-    /// [`TrainError::Dataset`] if the source cannot be opened, [`TrainError::Hub`] if the download fails.
-    pub fn open(&self, progress: &dyn Progress) -> Result<OpenDataSource, TrainError> {
-        let mut downloads = BTreeMap::new();
-        for name in self.source.clone().hub_datasets() {
-            let DatasetFiles { files, root, .. } = fetch_hub_dataset(name, progress)?;
-            downloads.insert(name.clone(), DownloadedDataset { files, root });
-        }
-        let context = SourceContext { split_column: self.split_column.clone(), downloads };
-        Ok(self.source.open(&context)?)
+/// Opens `source` to list its samples. Downloads the data sets of the Hugging Face hub that it names.
+/// `split_column` is the column or field with the split of an image, if the data defines the split in one.
+///
+/// # Errors
+/// [`TrainError::Dataset`] if the source cannot be opened, [`TrainError::Hub`] if the download fails.
+pub fn open_source(
+    source: &dyn ConfiguredSource,
+    split_column: Option<&str>,
+    progress: &dyn Progress,
+) -> Result<OpenDataSource, TrainError> {
+    let mut downloads = BTreeMap::new();
+    for name in source.boxed_clone().hub_datasets() {
+        let DatasetFiles { files, root, .. } = fetch_hub_dataset(name, progress)?;
+        downloads.insert(name.clone(), DownloadedDataset { files, root });
     }
+    Ok(source.open(&SourceContext { split_column: split_column.map(str::to_owned), downloads })?)
 }
 
 /// The folder that the ids of image files are relative to: the image folder, or with a test folder the
 /// closest common parent folder of both. With it the image of an id is found without listing the data. `None`
 /// for shards and precomputed features, whose ids are not paths of files.
 pub(crate) fn image_files_root(source: &DataSourceConfig) -> Option<PathBuf> {
-    let DataSourceConfig::Images { main, test } = source else { return None };
-    let root = main.source.image_root()?;
-    let Some(test) = test else { return Some(root.to_path_buf()) };
+    let DataSourceConfig::Images(main) = source else { return None };
+    let root = main.image_root()?;
+    let Some(test) = main.test_data() else { return Some(root.to_path_buf()) };
     let canonical = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
     let root = canonical(root);
     // From `root` the common parent is as many folders up as its relative path has components.
-    let (main_relative, _) = strip_common_ancestor(&root, &canonical(test.source.image_root()?));
+    let (main_relative, _) = strip_common_ancestor(&root, &canonical(test.image_root()?));
     let depth = Path::new(&main_relative).components().count();
     Some(root.ancestors().nth(depth).unwrap_or(&root).to_path_buf())
 }
 
 /// The prefixes that make the ids of the training set `main` and of the test set `test` unique when both are
 /// merged: the paths of their roots relative to their closest common parent folder, first that of `main`.
-/// `test_location` is the location that `test` was opened from.
+/// `test_source` is the source that `test` was opened from.
 ///
 /// # Errors
 /// [`TrainError::Data`] if one folder of image files is inside the other.
 pub(crate) fn id_prefixes(
     main: &OpenDataSource,
     test: &OpenDataSource,
-    test_location: &DataLocation,
+    test_source: &dyn ConfiguredSource,
 ) -> Result<(String, String), TrainError> {
     let canonical = |path: &Path| path.canonicalize().map_err(TrainError::io("read", path));
     let (main_prefix, test_prefix) = strip_common_ancestor(&canonical(&main.root)?, &canonical(&test.root)?);
-    if test_location.source.image_root().is_some() && (main_prefix.is_empty() || test_prefix.is_empty()) {
+    if test_source.image_root().is_some() && (main_prefix.is_empty() || test_prefix.is_empty()) {
         return Err(TrainError::Data(format!(
-            "one of `data.folder` {} and `data.test_folder` {} is inside the other: photos would be both \
-             trained on and tested on; choose two separate folders",
+            "of the folders {} for training and {} for testing, one is inside the other: photos would be \
+             both trained on and tested on; choose two separate folders",
             main.root.display(),
             test.root.display()
         )));

@@ -11,20 +11,21 @@ use std::path::{Path, PathBuf};
 use headstock_inference::Progress;
 use headstock_loader::dataset::join_groups;
 use headstock_loader::duplicates::{DEFAULT_SIMILARITY, find_near_duplicates};
-use headstock_loader::{ClassMap, ClassOrder, Dataset, ImageRef, RawDataset, Sample, Split};
+use headstock_loader::source::ConfiguredSource;
+use headstock_loader::{ClassMap, ClassOrder, Dataset, ImageRef, RawDataset, Split};
 use rayon::prelude::*;
 use serde::Serialize;
 
-use crate::config::{DataLocation, DataSourceConfig, Settings, SplitMethod};
-use crate::error::TrainError;
+use crate::config::{DataSourceConfig, Settings, SplitMethod};
+use crate::error::{Remedy, TrainError};
 use crate::feature_file::{FeatureArchive, FeatureTable, read_features};
 use crate::signature_cache::SignatureCache;
-pub(crate) use listing::{DatasetListing, ListedSample};
+pub(crate) use listing::DatasetListing;
 use locations::id_prefixes;
 pub(crate) use locations::image_files_root;
+pub use locations::open_source;
 pub use split_file::{SplitRow, write_split};
 pub(crate) use split_file::{read_split, split_csv};
-use splitter::SampleSplitter;
 
 /// The subset of the split that a sample is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -120,9 +121,8 @@ impl SampleSet {
         progress: &dyn Progress,
     ) -> Result<(Self, SampleInputs), TrainError> {
         match &settings.source {
-            DataSourceConfig::Images { main, test } => {
-                let (dataset, given_subsets) =
-                    read_images(settings, main, test.as_ref(), split_mode, progress)?;
+            DataSourceConfig::Images(source) => {
+                let (dataset, given_subsets) = read_images(settings, source.as_ref(), split_mode, progress)?;
                 Self::from_images(settings, dataset, given_subsets, split_mode, progress)
             }
             DataSourceConfig::Features(path) => Self::from_features(settings, path, split_mode),
@@ -139,39 +139,20 @@ impl SampleSet {
         split_mode: SplitMode,
         progress: &dyn Progress,
     ) -> Result<(Self, SampleInputs), TrainError> {
-        let options = &settings.options.split;
-        let joins_duplicates = split_mode == SplitMode::FromSettings && options.group_duplicates;
-        if joins_duplicates {
-            let groups: Vec<Option<u32>> = dataset.samples.iter().map(|sample| sample.group).collect();
-            let pairs = find_duplicates(settings, &dataset, progress);
-            for (sample, group) in dataset.samples.iter_mut().zip(join_groups(&groups, &pairs)) {
-                sample.group = Some(group);
-            }
+        let group_names = std::mem::take(&mut dataset.group_names);
+        let unsplit = vec![Subset::Train; dataset.samples.len()];
+        if split_mode == SplitMode::Unsplit {
+            return Ok(Self::from_dataset(dataset, unsplit));
         }
-        let subsets = match (given_subsets, split_mode) {
-            (_, SplitMode::Unsplit) => vec![Subset::Train; dataset.samples.len()],
-            (Some(subsets), SplitMode::FromSettings) => subsets,
-            (None, SplitMode::FromSettings) if options.method == SplitMethod::Predefined => {
-                return Err(TrainError::Data(
-                    "`split.method` is \"predefined\", but the data does not mark any photo for testing: \
-                     mark some photos as `test` in the column or field that the setting `split.column` \
-                     names, or choose a different `split.method`"
-                        .into(),
-                ));
-            }
-            (None, SplitMode::FromSettings) => {
-                let splitter = SampleSplitter {
-                    classes: &dataset.classes,
-                    labels: &dataset.labels(),
-                    ids: dataset.samples.iter().map(|sample| sample.id.as_str()).collect(),
-                    groups: dataset.samples.iter().map(|sample| sample.group).collect(),
-                    group_names: &dataset.group_names,
-                    joins_duplicates,
-                };
-                splitter.assign_subsets(options)?
-            }
-        };
-        Ok(Self::from_dataset(dataset, subsets))
+        let is_split = given_subsets.is_some();
+        let (mut samples, inputs) = Self::from_dataset(dataset, given_subsets.unwrap_or(unsplit));
+        if settings.split.group_duplicates {
+            samples.join_groups(&find_duplicates(settings, inputs.images().unwrap_or_default(), progress));
+        }
+        if !is_split {
+            samples.draw_test_set(&settings.split, &group_names)?;
+        }
+        Ok((samples, inputs))
     }
 
     /// Reads the precomputed features in the file `path`, and splits their rows as `split_mode` says. The id
@@ -183,16 +164,17 @@ impl SampleSet {
     ) -> Result<(Self, SampleInputs), TrainError> {
         let FeatureArchive { table, labels, classes, groups } = read_features(path)?;
         if groups.is_none()
-            && settings.options.split.method == SplitMethod::Group
+            && settings.split.method == SplitMethod::Group
             && split_mode == SplitMode::FromSettings
         {
             return Err(TrainError::Data(format!(
-                "`split.method` is \"group\", but the feature file {} has no groups: add them (an array \
-                 `groups`, or in a table a column `group`), or choose a different `split.method`",
+                "the split method is \"group\", but the feature file {} has no groups: add them (an array \
+                 `groups`, or in a table a column `group`), or choose a different method",
                 path.display()
-            )));
+            ))
+            .with_remedy(Remedy::OtherSplit));
         }
-        let order = settings.options.data.class_order;
+        let order = settings.class_order;
         let (classes, labels) = match classes {
             Some(names) => number_class_names(&names, order),
             None => number_labels(&labels, order),
@@ -203,28 +185,17 @@ impl SampleSet {
                 path.display()
             )));
         }
-        let ids: Vec<String> = (0..labels.len()).map(|row| row.to_string()).collect();
-        let subsets = match split_mode {
-            SplitMode::Unsplit => vec![Subset::Train; labels.len()],
-            SplitMode::FromSettings => SampleSplitter {
-                classes: &classes,
-                labels: &labels,
-                ids: ids.iter().map(String::as_str).collect(),
-                groups: groups.clone(),
-                group_names: &[],
-                joins_duplicates: false,
-            }
-            .assign_subsets(&settings.options.split)?,
+        let row = |(row, label): (usize, u32)| SampleRow {
+            id: row.to_string(),
+            label,
+            group: groups.as_ref().map(|groups| groups[row]),
+            subset: Subset::Train,
         };
-        let rows = (ids.into_iter().zip(labels).zip(subsets).enumerate())
-            .map(|(i, ((id, label), subset))| SampleRow {
-                id,
-                label,
-                group: groups.as_ref().map(|groups| groups[i]),
-                subset,
-            })
-            .collect();
-        Ok((Self { classes, rows }, SampleInputs::Features(table)))
+        let mut samples = Self { classes, rows: labels.into_iter().enumerate().map(row).collect() };
+        if split_mode == SplitMode::FromSettings {
+            samples.draw_test_set(&settings.split, &[])?;
+        }
+        Ok((samples, SampleInputs::Features(table)))
     }
 
     /// Separates `dataset` into descriptions of its samples, with the given `subsets` `[N]`, and their
@@ -263,65 +234,53 @@ impl SampleSet {
             })?;
             rows.push(SampleRow { id: row.path.clone(), label, group: None, subset: Subset::Test });
         }
-        let (main, test) = match &settings.source {
-            DataSourceConfig::Images { main, test } => (main, test),
-            DataSourceConfig::Features(path) => {
-                let table = read_features(path)?.table;
-                let row_numbers: Option<Vec<usize>> = rows.iter().map(|row| row.id.parse().ok()).collect();
-                let n_rows = table.values.len() / table.width;
-                let row_numbers = row_numbers
-                    .filter(|numbers| numbers.iter().all(|&number| number < n_rows))
-                    .ok_or_else(|| {
-                        TrainError::Data(format!(
-                            "{} does not have the rows that split.csv of the run lists: put back the file \
-                             that the run was trained on, or evaluate a different file with --set \
-                             data.features=FILE",
-                            path.display()
-                        ))
-                    })?;
-                return Ok((Self { classes, rows }, SampleInputs::Features(table).select(&row_numbers)));
-            }
-        };
-        let images = match image_files_root(&settings.source) {
-            Some(root) => {
-                let find_file = |row: &SampleRow| {
-                    Some(root.join(&row.id)).filter(|path| path.is_file()).map(ImageRef::from)
-                };
-                rows.iter().map(find_file).collect::<Vec<_>>()
-            }
-            None => {
-                let listed = DatasetListing::read(settings, main, test.as_ref(), progress)?.samples;
-                let image_by_id: HashMap<&str, &ImageRef> =
-                    listed.iter().map(|sample| (sample.id.as_str(), &sample.image)).collect();
-                rows.iter().map(|row| image_by_id.get(row.id.as_str()).map(|&image| image.clone())).collect()
-            }
-        };
+        if let DataSourceConfig::Features(path) = &settings.source {
+            let table = read_features(path)?.table;
+            let n_rows = table.values.len() / table.width;
+            let row_number = |row: &SampleRow| row.id.parse().ok().filter(|&number: &usize| number < n_rows);
+            let row_numbers: Vec<usize> =
+                rows.iter().map(row_number).collect::<Option<_>>().ok_or_else(|| {
+                    TrainError::Data(format!(
+                    "{} does not have the rows that split.csv of the run lists: put back the file that the \
+                     run was trained on, or evaluate a different file",
+                    path.display()
+                ))
+                .with_remedy(Remedy::OtherFeatures)
+                })?;
+            return Ok((Self { classes, rows }, SampleInputs::Features(table).select(&row_numbers)));
+        }
+        let images = find_images(settings, rows.iter().map(|row| row.id.as_str()), progress)?;
         let n_missing = images.iter().filter(|image| image.is_none()).count();
         if let Some(row) = rows.iter().zip(&images).find(|(_, image)| image.is_none()).map(|(row, _)| row) {
             let path = image_files_root(&settings.source).unwrap_or_default().join(&row.id);
             let suffix = if n_missing > 1 { format!(" and {} more", n_missing - 1) } else { String::new() };
             return Err(TrainError::Data(format!(
-                "test photos of the run are missing: {}{suffix}; put the photos back, or evaluate other \
-                 photos with --set data.test_folder=FOLDER",
+                "test photos of the run are missing: {}{suffix}; put the photos back, or evaluate \
+                 other photos",
                 path.display()
-            )));
+            ))
+            .with_remedy(Remedy::OtherTestImages));
         }
         Ok((Self { classes, rows }, SampleInputs::Images(images.into_iter().flatten().collect())))
     }
 
-    /// Reads the images of the location `test` as a test set, to evaluate a run on other images than its own.
+    /// Reads the images of the source `test` as a test set, to evaluate a run on other images than its own.
     /// Labels are numbered by `classes`, those of the run; other classes are refused. The training images are
-    /// not read.
+    /// not read. `split_column` is the column or field with the split of an image, if there is one.
     ///
     /// # Errors
     /// Those of [`read`](Self::read).
     pub(crate) fn read_test_only(
-        test: &DataLocation,
+        test: &dyn ConfiguredSource,
+        split_column: Option<&str>,
         classes: &[String],
         progress: &dyn Progress,
     ) -> Result<(Self, SampleInputs), TrainError> {
         let classes = ClassMap::new(classes.iter().map(String::as_str), ClassOrder::Appearance);
-        let dataset = Dataset::from_raw_with_classes(test.open(progress)?.source.list()?, &classes)?;
+        let dataset = Dataset::from_raw_with_classes(
+            open_source(test, split_column, progress)?.source.list()?,
+            &classes,
+        )?;
         let subsets = vec![Subset::Test; dataset.samples.len()];
         Ok(Self::from_dataset(dataset, subsets))
     }
@@ -358,6 +317,15 @@ impl SampleSet {
         join_groups(&groups, &[])
     }
 
+    /// Joins the groups of each of `pairs`, the indices of two near-duplicates, so that the split keeps them
+    /// together. A sample without a group becomes a group by itself.
+    fn join_groups(&mut self, pairs: &[(usize, usize)]) {
+        let groups: Vec<Option<u32>> = self.rows.iter().map(|row| row.group).collect();
+        for (row, group) in self.rows.iter_mut().zip(join_groups(&groups, pairs)) {
+            row.group = Some(group);
+        }
+    }
+
     /// Warns if groups have samples in both subsets: test photos are then more like training photos than new
     /// photos will be.
     pub(crate) fn warn_about_split_groups(&self) {
@@ -366,8 +334,7 @@ impl SampleSet {
             tracing::warn!(
                 "{n_split} of {n_groups} groups (photos that belong together, such as photos of one dog) \
                  have photos in both the training set and the test set, so the accuracy looks better than on \
-                 new photos; keep groups together with `split.method = \"group\"` (`headstock compare` \
-                 always does)"
+                 new photos; keep groups together with the split method \"group\""
             );
         }
     }
@@ -413,29 +380,29 @@ impl SampleInputs {
     }
 }
 
-/// Reads the images of `main`, and those of the separate test set `test_location` if there is one, as one
-/// data set. Returns it with the subset of each sample, `[N]`; `None` in place of the subsets if the data
-/// does not define them, or with [`SplitMode::Unsplit`] and no `test_location`. An image that is in both
-/// locations is an error.
+/// Reads the images of `source`, and those of its separate test set if there is one, as one data set. Returns
+/// it with the subset of each sample, `[N]`; `None` in place of the subsets if the data does not define them,
+/// or with [`SplitMode::Unsplit`] and no separate test set. An image that is in both is an error.
 fn read_images(
     settings: &Settings,
-    main: &DataLocation,
-    test_location: Option<&DataLocation>,
+    source: &dyn ConfiguredSource,
     split_mode: SplitMode,
     progress: &dyn Progress,
 ) -> Result<(Dataset, Option<Vec<Subset>>), TrainError> {
-    let order = settings.options.data.class_order;
-    let opened = main.open(progress)?;
+    let order = settings.class_order;
+    let split_column = settings.split.column.as_deref();
+    let test_source = source.test_data();
+    let opened = open_source(source, split_column, progress)?;
     let mut listing = opened.source.list()?;
     let given_subsets = if split_mode == SplitMode::Unsplit {
         None
     } else {
-        assign_given_subsets(&mut listing, test_location)
+        assign_given_subsets(&mut listing, test_source.is_some())
     };
     let mut dataset = Dataset::from_raw(listing, order)?;
-    let Some(test_location) = test_location else { return Ok((dataset, given_subsets)) };
-    let opened_test = test_location.open(progress)?;
-    let (main_prefix, test_prefix) = id_prefixes(&opened, &opened_test, test_location)?;
+    let Some(test_source) = test_source else { return Ok((dataset, given_subsets)) };
+    let opened_test = open_source(test_source.as_ref(), split_column, progress)?;
+    let (main_prefix, test_prefix) = id_prefixes(&opened, &opened_test, test_source.as_ref())?;
     let mut test_dataset = Dataset::from_raw_with_classes(opened_test.source.list()?, &dataset.classes)?;
     dataset.prefix_ids(&main_prefix);
     test_dataset.prefix_ids(&test_prefix);
@@ -490,17 +457,17 @@ impl CanonicalLocations {
     }
 }
 
-/// Compares all images of `dataset` and returns the pairs of near-duplicates, each as the indices of two
-/// samples, so that the split can keep them together. Unreadable images are in no pair.
-fn find_duplicates(settings: &Settings, dataset: &Dataset, progress: &dyn Progress) -> Vec<(usize, usize)> {
-    let cache = SignatureCache::open(&settings.options.features.cache, settings.options.data.max_pixels);
-    progress.begin("looking for near-duplicates", dataset.samples.len() as u64, "photos");
-    let image_signature = |sample: &Sample| {
-        let signature = sample.image.read().ok().and_then(|bytes| cache.signature(&bytes).ok());
+/// Compares all `images` and returns the pairs of near-duplicates, each as two indices, so that the split can
+/// keep them together. Unreadable images are in no pair.
+fn find_duplicates(settings: &Settings, images: &[ImageRef], progress: &dyn Progress) -> Vec<(usize, usize)> {
+    let cache = SignatureCache::open(&settings.features.cache, settings.decode.max_pixels);
+    progress.begin("looking for near-duplicates", images.len() as u64, "photos");
+    let image_signature = |image: &ImageRef| {
+        let signature = image.read().ok().and_then(|bytes| cache.signature(&bytes).ok());
         progress.step(1);
         signature
     };
-    let signatures: Vec<_> = dataset.samples.par_iter().map(image_signature).collect();
+    let signatures: Vec<_> = images.par_iter().map(image_signature).collect();
     progress.end();
     let pairs = find_near_duplicates(&signatures, DEFAULT_SIMILARITY);
     tracing::info!(
@@ -511,19 +478,37 @@ fn find_duplicates(settings: &Settings, dataset: &Dataset, progress: &dyn Progre
     pairs.into_iter().map(|pair| (pair.a, pair.b)).collect()
 }
 
+/// The images of the samples with these `ids`; `None` for one that does not exist. Files are found without
+/// listing the data.
+pub(crate) fn find_images<'a>(
+    settings: &Settings,
+    ids: impl Iterator<Item = &'a str>,
+    progress: &dyn Progress,
+) -> Result<Vec<Option<ImageRef>>, TrainError> {
+    if let Some(root) = image_files_root(&settings.source) {
+        let find_file = |id| Some(root.join(id)).filter(|path| path.is_file()).map(ImageRef::from);
+        return Ok(ids.map(find_file).collect());
+    }
+    let DatasetListing { samples, images, .. } = DatasetListing::read(settings, progress)?;
+    let listed = samples.rows.iter().map(|row| row.id.as_str()).zip(&images);
+    let image_by_id: HashMap<&str, &ImageRef> = listed.collect();
+    Ok(ids.map(|id| image_by_id.get(id).copied().cloned()).collect())
+}
+
 /// Translates the splits that the data itself defines (train, validation, test) to subsets. The test set is
-/// the test split, or the validation split if there is no test split. With a separate test location `test`,
-/// neither of them is used. Samples of unused splits are removed from `listing`, with a message.
+/// the test split, or the validation split if there is no test split. With a separate test set, neither of
+/// them is used. Samples of unused splits are removed from `listing`, with a message.
 ///
-/// Returns the subset of each remaining sample, `[N]`; `None` if the data defines no splits, or with `test`.
-fn assign_given_subsets(listing: &mut RawDataset, test: Option<&DataLocation>) -> Option<Vec<Subset>> {
+/// Returns the subset of each remaining sample, `[N]`; `None` if the data defines no splits, or
+/// with a separate test set.
+fn assign_given_subsets(listing: &mut RawDataset, has_test_set: bool) -> Option<Vec<Subset>> {
     let has_split = |split| listing.samples.iter().any(|entry| entry.split == Some(split));
     let test_split = [Split::Test, Split::Validation].into_iter().find(|&split| has_split(split));
     let has_training = listing.samples.iter().any(|entry| matches!(entry.split, None | Some(Split::Train)));
     let test_split = test_split.filter(|_| has_training)?;
     let subset_of = |split| match split {
         None | Some(Split::Train) => Some(Subset::Train),
-        Some(split) if split == test_split && test.is_none() => Some(Subset::Test),
+        Some(split) if split == test_split && !has_test_set => Some(Subset::Test),
         Some(_) => None,
     };
     let left_out = listing.samples.iter().filter(|entry| subset_of(entry.split).is_none());
@@ -538,7 +523,7 @@ fn assign_given_subsets(listing: &mut RawDataset, test: Option<&DataLocation>) -
     }
     listing.samples.retain(|entry| subset_of(entry.split).is_some());
     let subsets = listing.samples.iter().filter_map(|entry| subset_of(entry.split)).collect();
-    test.is_none().then_some(subsets)
+    (!has_test_set).then_some(subsets)
 }
 
 /// Numbers the classes of samples with the class `names` `[N]`. Returns the class map and the label of each

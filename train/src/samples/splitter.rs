@@ -2,46 +2,63 @@
 
 use std::collections::BTreeMap;
 
-use headstock_loader::ClassMap;
 use headstock_split::{
     SplitError, SplitIndices, SplitUnit, TestSize, group_shuffle_split, hash_split, stratified_group_k_fold,
     stratified_k_fold, stratified_shuffle_split,
 };
 
-use super::Subset;
+use super::{SampleSet, Subset};
 use crate::config::{DEFAULT_FOLDS, SplitMethod, SplitOptions};
-use crate::error::TrainError;
+use crate::error::{Remedy, TrainError};
+
+impl SampleSet {
+    /// Draws the test set as `options` say. All samples must be in the training set. `group_names` are the
+    /// names of the groups of the data, if they have names.
+    ///
+    /// # Errors
+    /// [`TrainError::Data`] and [`TrainError::Split`] for samples that cannot be split in this way; all samples
+    /// then stay in the training set.
+    pub(super) fn draw_test_set(
+        &mut self,
+        options: &SplitOptions,
+        group_names: &[String],
+    ) -> Result<(), TrainError> {
+        if options.method == SplitMethod::Predefined {
+            let problem = "the split method is \"predefined\", but the data does not mark any photo for \
+                           testing: mark some photos as `test` in the column of the split, or choose a \
+                           different method";
+            return Err(TrainError::Data(problem.into()).with_remedy(Remedy::OtherSplit));
+        }
+        let splitter = SampleSplitter {
+            labels: self.rows.iter().map(|row| row.label).collect(),
+            ids: self.rows.iter().map(|row| row.id.as_str()).collect(),
+            groups: self.rows.iter().map(|row| row.group).collect(),
+            group_names,
+            joins_duplicates: options.group_duplicates,
+        };
+        let split = splitter
+            .draw_split(options)
+            .map_err(|error| error.with_names(|label| self.classes.name(label).to_owned()))?;
+        for row in split.test {
+            self.rows[row].subset = Subset::Test;
+        }
+        Ok(())
+    }
+}
 
 /// The samples that training and test set are drawn from.
-pub(super) struct SampleSplitter<'a> {
-    pub(super) classes: &'a ClassMap,
-    pub(super) labels: &'a [u32],
-    pub(super) ids: Vec<&'a str>,
+struct SampleSplitter<'a> {
+    labels: Vec<u32>,
+    ids: Vec<&'a str>,
     /// The group of each sample, if the data has groups or near-duplicates were joined to groups.
-    pub(super) groups: Option<Vec<u32>>,
+    groups: Option<Vec<u32>>,
     /// The names of the groups of the data, if they have names.
-    pub(super) group_names: &'a [String],
+    group_names: &'a [String],
     /// Whether the groups join near-duplicates, which all methods keep together.
-    pub(super) joins_duplicates: bool,
+    joins_duplicates: bool,
 }
 
 impl SampleSplitter<'_> {
-    /// Draws the test set as `options` say, with any method except [`SplitMethod::Predefined`]. Returns the
-    /// subset of each sample, `[N]`.
-    ///
-    /// # Errors
-    /// [`TrainError::Split`] for samples that cannot be split in this way.
-    pub(super) fn assign_subsets(&self, options: &SplitOptions) -> Result<Vec<Subset>, TrainError> {
-        let split = self
-            .draw_split(options)
-            .map_err(|error| error.with_names(|label| self.classes.name(label).to_owned()))?;
-        let mut subsets = vec![Subset::Train; self.labels.len()];
-        for &row in &split.test {
-            subsets[row] = Subset::Test;
-        }
-        Ok(subsets)
-    }
-
     /// Draws the indices of the training and test set by `options.method`; with near-duplicates, by the
     /// variant of the method that keeps groups together.
     fn draw_split(&self, options: &SplitOptions) -> Result<SplitIndices, SplitError> {
@@ -54,18 +71,18 @@ impl SampleSplitter<'_> {
         match method {
             SplitMethod::StratifiedShuffle if self.joins_duplicates => {
                 let matching_folds = self.n_folds_for_test_size(test_size)?;
-                stratified_group_k_fold(self.labels, groups, matching_folds, seed)
+                stratified_group_k_fold(&self.labels, groups, matching_folds, seed)
                     .map(|mut splits| splits.swap_remove(0))
             }
             SplitMethod::StratifiedShuffle => {
-                stratified_shuffle_split(self.labels, 1, test_size, seed).map(take_fold)
+                stratified_shuffle_split(&self.labels, 1, test_size, seed).map(take_fold)
             }
             SplitMethod::StratifiedKFold if self.joins_duplicates => {
-                stratified_group_k_fold(self.labels, groups, n_folds, seed).map(take_fold)
+                stratified_group_k_fold(&self.labels, groups, n_folds, seed).map(take_fold)
             }
-            SplitMethod::StratifiedKFold => stratified_k_fold(self.labels, n_folds, seed).map(take_fold),
+            SplitMethod::StratifiedKFold => stratified_k_fold(&self.labels, n_folds, seed).map(take_fold),
             SplitMethod::Group if folds.is_some() => {
-                stratified_group_k_fold(self.labels, groups, n_folds, seed).map(take_fold)
+                stratified_group_k_fold(&self.labels, groups, n_folds, seed).map(take_fold)
             }
             SplitMethod::Group => group_shuffle_split(groups, 1, test_size, seed).map(take_fold),
             SplitMethod::Hash => hash_split(&self.hash_keys(), test_size, seed),

@@ -37,8 +37,9 @@ fn valid_configs_resolve_to_settings_that_resolve_to_themselves() {
     for file in corpus("valid") {
         let settings =
             resolve(&fs::read_to_string(&file).unwrap(), &[]).unwrap_or_else(|e| panic!("{file:?}: {e}"));
-        let again = resolve(&settings.options.to_toml(), &[]).unwrap_or_else(|e| panic!("{file:?}: {e}"));
-        assert_eq!(again.options, settings.options, "{file:?}");
+        let again =
+            resolve(&settings.to_options().to_toml(), &[]).unwrap_or_else(|e| panic!("{file:?}: {e}"));
+        assert_eq!(again.to_options(), settings.to_options(), "{file:?}");
         assert_eq!(again.source, settings.source, "{file:?}");
     }
 }
@@ -57,7 +58,7 @@ fn invalid_configs_are_refused_for_the_reason_in_their_first_line() {
 #[test]
 fn paths_are_relative_to_the_config() {
     let settings = resolve(MINIMAL, &["data.test_folder=more"]).unwrap();
-    let options = settings.options;
+    let options = settings.to_options();
     assert_eq!(options.data.source["folder"].as_str(), Some("/base/photos"));
     assert_eq!(options.data.source["test_folder"].as_str(), Some("/base/more"));
     assert_eq!(options.backbone.unwrap().weights, "/base/backbone");
@@ -78,7 +79,7 @@ fn overrides_are_toml_values_or_strings() {
 #[test]
 fn invalid_overrides_are_refused_with_the_reason() {
     for (text, reason) in [
-        ("head.C", "--set head.C: write KEY=VALUE"),
+        ("head.C", "the override `head.C` of the config is invalid: write KEY=VALUE"),
         ("head..C=1", "the name of a section or key is empty"),
         ("version.minor=1", "`version` is a value, not a section"),
         ("version=2", "cannot be overridden"),
@@ -258,7 +259,7 @@ fn omitted_keys_have_the_defaults_of_the_table() {
         assignments.extend((!policy_override.is_empty()).then_some(policy_override.as_str()));
         let path = policy.map_or(key.to_owned(), |(_, key)| format!("augment.policy.{key}"));
         let default_options =
-            resolve(config, &assignments).unwrap_or_else(|error| panic!("{key}: {error}")).options;
+            resolve(config, &assignments).unwrap_or_else(|error| panic!("{key}: {error}")).to_options();
         let written = toml::Value::try_from(&default_options).unwrap();
         let found = path.split('.').try_fold(&written, |value, part| value.get(part));
         if key == "version" {
@@ -270,7 +271,7 @@ fn omitted_keys_have_the_defaults_of_the_table() {
             let given = resolve(config, &[assignments.as_slice(), &[&set]].concat());
             assert_eq!(
                 default_options,
-                given.unwrap_or_else(|error| panic!("{set}: {error}")).options,
+                given.unwrap_or_else(|error| panic!("{set}: {error}")).to_options(),
                 "{set}"
             );
         }
@@ -288,7 +289,7 @@ fn a_config_that_names_no_head_means_linear_and_every_head_can_be_named() {
     for kind in kinds {
         let settings = resolve(MINIMAL, &[&format!("head.kind={kind}")]).unwrap();
         assert_eq!(settings.head.kind(), kind);
-        assert_eq!(settings.options.head["kind"].as_str(), Some(kind));
+        assert_eq!(settings.to_options().head["kind"].as_str(), Some(kind));
     }
 }
 
@@ -299,7 +300,7 @@ fn every_value_name_parses_to_its_variant() {
     use headstock_loader::{ClassOrder, DecodeMode};
     use headstock_split::TestSize;
     use headstock_train::config::{OnError, SplitMethod};
-    let options = |set: &str| resolve(CSV, &["data.group=dog", set]).unwrap().options;
+    let options = |set: &str| resolve(CSV, &["data.group=dog", set]).unwrap().to_options();
     for (name, method) in [
         ("stratified-shuffle", SplitMethod::StratifiedShuffle),
         ("stratified-k-fold", SplitMethod::StratifiedKFold),
@@ -421,7 +422,7 @@ fn keys_of_another_kind_of_data_and_values_out_of_range_are_refused() {
 #[test]
 fn a_kind_names_the_data_source() {
     let source = |settings: Settings| match settings.source {
-        DataSourceConfig::Images { main, .. } => main.source.kind(),
+        DataSourceConfig::Images(source) => source.kind(),
         DataSourceConfig::Features(_) => "features",
     };
     assert_eq!(source(resolve(CSV, &["data.kind=csv"]).unwrap()), "csv");
@@ -438,7 +439,7 @@ fn a_kind_names_the_data_source() {
     config.set(&["data={ kind = 'listed', list = 'x.txt' }"]).unwrap();
     let sources = SourceRegistry::builtin().with::<ListedConfig>().unwrap();
     let settings = config.resolve(&Registries { heads: Registry::builtin(), sources }).unwrap();
-    assert!(settings.options.to_toml().contains("kind = \"listed\"\nlist = \"/base/x.txt\"\n"));
+    assert!(settings.to_options().to_toml().contains("kind = \"listed\"\nlist = \"/base/x.txt\"\n"));
     assert_eq!(source(settings), "listed");
 }
 
@@ -464,7 +465,7 @@ impl SourceConfig for ListedConfig {
 
 #[test]
 fn relative_paths_resolve_from_the_config_and_absolute_ones_stay() {
-    let options = |text: &str, set: &[&str]| resolve(text, set).unwrap().options;
+    let options = |text: &str, set: &[&str]| resolve(text, set).unwrap().to_options();
     let csv = options(CSV, &[]);
     let value = |options: &Options, key: &str| options.data.source[key].as_str().unwrap().to_owned();
     assert_eq!(value(&csv, "csv"), "/base/x.csv");
@@ -491,7 +492,7 @@ fn a_backbone_may_be_missing_where_only_images_are_read() {
     let text = "version = 1\n[data]\nfolder = \"photos\"\n";
     let config = || Config::parse(text, "headstock.toml", Path::new("/base")).unwrap();
     let settings = config().resolve_images_only(&Registries::builtin()).unwrap();
-    assert!(settings.options.backbone.is_none());
+    assert!(settings.backbone.is_none());
     let found = error_of(config().resolve(&Registries::builtin()));
     assert!(found.contains("`backbone.weights` is missing"), "{found}");
 }
@@ -499,17 +500,21 @@ fn a_backbone_may_be_missing_where_only_images_are_read() {
 #[test]
 fn freezing_the_backbone_removes_the_tune_settings() {
     let tuned = resolve(MINIMAL, &["tune.from=layer4", "tune.epochs=2"]).unwrap();
-    assert_eq!(tuned.with_frozen_backbone().options, resolve(MINIMAL, &[]).unwrap().options);
+    assert_eq!(tuned.with_frozen_backbone().to_options(), resolve(MINIMAL, &[]).unwrap().to_options());
     // Unused settings are checked but not stored.
-    assert_eq!(resolve(MINIMAL, &["tune.epochs=2"]).unwrap().options, resolve(MINIMAL, &[]).unwrap().options);
+    assert_eq!(
+        resolve(MINIMAL, &["tune.epochs=2"]).unwrap().to_options(),
+        resolve(MINIMAL, &[]).unwrap().to_options()
+    );
     // The same settings with another head.
     let heads = Registry::builtin();
     let settings = resolve(MINIMAL, &["split.seed=3"]).unwrap();
     let table = toml::Table::from_iter([("k".to_owned(), toml::Value::Integer(3))]);
+    let source = settings.source.clone();
     let other = settings.with_head("knn", &table, &heads).unwrap();
     assert_eq!(
-        other.options,
-        resolve(MINIMAL, &["split.seed=3", "head.kind=knn", "head.k=3"]).unwrap().options
+        other.to_options(),
+        resolve(MINIMAL, &["split.seed=3", "head.kind=knn", "head.k=3"]).unwrap().to_options()
     );
-    assert_eq!((other.head.kind(), other.source), ("knn", settings.source));
+    assert_eq!((other.head.kind(), other.source), ("knn", source));
 }

@@ -16,7 +16,7 @@ pub(super) fn read(path: &Path, rows: usize) -> Result<SampleColumns, String> {
         ReaderBuilder::new().trim(Trim::All).from_path(path).map_err(|error| match error.kind() {
             csv::ErrorKind::Io(error) if error.kind() == ErrorKind::NotFound => {
                 "this table does not exist: the .npy file with the same name needs a table with one row per \
-                 sample and a column `label` (whole numbers) or `class` (names), as `headstock extract` \
+                 sample and a column `label` (whole numbers) or `class` (names), as `extract` \
                  writes it"
                     .to_owned()
             }

@@ -46,7 +46,7 @@ pub struct FeatureArchive {
 /// - `.npy`: the features; a CSV of the same name has one row per sample with the columns `label` or `class`
 ///   or both, and optionally `group`. A column `row`, if present, must count from 0.
 /// - `.safetensors`: as `.npz`; features can also be F16 and BF16. Class names are in the metadata that
-///   `headstock extract` writes.
+///   [`extract`](crate::extract()) writes.
 /// - `.parquet`: one row per sample, with `features` as a list and the other columns of the CSV; `labels` is
 ///   accepted in place of `label`.
 ///

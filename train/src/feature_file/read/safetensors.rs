@@ -12,7 +12,7 @@ use serde::Deserialize;
 use super::{FeatureArchive, FeatureTable, IntegerArray, check_labels_match_classes};
 
 /// Reads a `.safetensors` file of `N` samples with `F` features each: the tensors `features` `[N, F]`,
-/// `labels` `[N]` and, if present, `groups` `[N]` and the class names that `headstock extract` writes into
+/// `labels` `[N]` and, if present, `groups` `[N]` and the class names that `extract` writes into
 /// the metadata.
 pub(super) fn read(path: &Path) -> Result<FeatureArchive, String> {
     let mut file = SafetensorsReader::open(path)?;
@@ -142,7 +142,7 @@ impl SafetensorsReader {
         Ok(values)
     }
 
-    /// Reads the class name of each row from the metadata entry `headstock`, which `headstock extract` writes
+    /// Reads the class name of each row from the metadata entry `headstock`, which `extract` writes
     /// as JSON; `None` for a file without this entry.
     fn read_classes(&self) -> Result<Option<Vec<String>>, String> {
         #[derive(Deserialize)]
@@ -154,7 +154,7 @@ impl SafetensorsReader {
         let parsed = parsed.map_err(|error| {
             format!(
                 "the metadata entry `headstock` (class names) is invalid: {error}; write the file again with \
-                 `headstock extract`"
+                 `extract`"
             )
         })?;
         Ok(parsed.map(|described| described.class))

@@ -16,7 +16,7 @@ mod values;
 
 /// The bundled weights on small images, with these options. All tests share them, because reading them takes
 /// longer than the tests.
-fn pretrained(options: &Options) -> MutexGuard<'static, PretrainedBackbone> {
+fn pretrained(options: &Settings) -> MutexGuard<'static, PretrainedBackbone> {
     static PRETRAINED: OnceLock<Mutex<PretrainedBackbone>> = OnceLock::new();
     let backbone = options.backbone.clone().unwrap();
     let shared = PRETRAINED.get_or_init(|| {
@@ -53,7 +53,7 @@ impl Project {
 
     /// The features of all images, with `n_augmented` augmented views each.
     fn prepare(&self, set: &[&str], n_augmented: u32) -> Result<ExtractedFeatures, TrainError> {
-        let options = self.settings(set).options;
+        let options = self.settings(set);
         let n_augmented = vec![n_augmented; self.images.len()];
         ExtractedFeatures::prepare_with(
             Some(small_backbone()),

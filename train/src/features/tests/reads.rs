@@ -67,7 +67,7 @@ fn prepare(
     counted: &Arc<CountedImages>,
     n_in_memory: usize,
 ) -> Result<Vec<f32>, TrainError> {
-    let options = project.settings(&[&format!("features.cache=cache{n_in_memory}")]).options;
+    let options = project.settings(&[&format!("features.cache=cache{n_in_memory}")]);
     let images = counted.images();
     let read_budget = (n_in_memory * counted.bytes[0].len()) as u64;
     let extract_options = ExtractOptions { read_budget, ..options.extract_options() };

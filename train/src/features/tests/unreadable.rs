@@ -61,10 +61,10 @@ fn images_above_max_pixels_are_not_decoded() {
     assert_eq!(project.computed(&["data.max_pixels=1919"], 0), 0);
     // The limit also holds where no probe came before, as in prediction.
     let rendered = |limit: &str| {
-        let options = project.settings(&[limit]).options;
+        let options = project.settings(&[limit]);
         let bytes = project.bytes(0);
         let hash = Sha256::digest(&bytes).into();
-        let decode = options.data.decode_options();
+        let decode = options.decode;
         let renderer = Renderer::new(eval_transform(), options.augment, decode);
         [
             decode.eval_view(eval_transform(), &bytes).is_ok(),
@@ -74,5 +74,5 @@ fn images_above_max_pixels_are_not_decoded() {
     assert_eq!(rendered("data.max_pixels=1919"), [false; 2]);
     assert_eq!(rendered("data.max_pixels=1920"), [true; 2]);
     // The default limit.
-    assert_eq!(Project::new(&[]).settings(&[]).options.data.max_pixels, 200_000_000);
+    assert_eq!(Project::new(&[]).settings(&[]).decode.max_pixels, 200_000_000);
 }

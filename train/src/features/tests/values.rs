@@ -19,7 +19,7 @@ fn each_vector_belongs_to_its_image_and_view() {
     let project = Project::new(&[1, 2, 3]);
     let features = project.prepare(&AUGMENTED, 2).unwrap();
     assert_eq!((features.width(), features.computed()), (64, 9));
-    let augment = project.settings(&AUGMENTED).options.augment;
+    let augment = project.settings(&AUGMENTED).augment;
     let expected = |image: usize, view: ViewIndex| {
         let bytes = project.bytes(image);
         let (decoded, hash) = (decode(&bytes, 10_000).unwrap(), Sha256::digest(&bytes).into());
@@ -54,8 +54,8 @@ fn the_random_draws_of_a_view_depend_on_the_image_bytes() {
     let end = second_file.len() - 12;
     second_file.splice(end..end, *b"\0\0\0\0teSt\x37\xfb\xbd\x1d");
     assert_eq!(decode(&first_file, 10_000).unwrap(), decode(&second_file, 10_000).unwrap());
-    let options = folder.settings(STEM, &AUGMENTED).options;
-    let renderer = Renderer::new(eval_transform(), options.augment.clone(), options.data.decode_options());
+    let options = folder.settings(STEM, &AUGMENTED);
+    let renderer = Renderer::new(eval_transform(), options.augment.clone(), options.decode);
     let checked_view = |bytes: &[u8], view_id| {
         let hash: [u8; 32] = Sha256::digest(bytes).into();
         let image_ref = ImageRef::from(folder.write("photo.png", bytes));
@@ -122,7 +122,7 @@ fn only_missing_features_are_computed() {
 #[test]
 fn the_number_of_views_is_set_per_image() {
     let project = Project::new(&[1, 2, 3]);
-    let options = project.settings(&["augment.invert=0.5"]).options;
+    let options = project.settings(&["augment.invert=0.5"]);
     let prepare = |n_augmented: &[u32]| {
         ExtractedFeatures::prepare_with(
             Some(small_backbone()),
@@ -167,15 +167,15 @@ fn exact_and_scaled_decoding_are_never_mixed() {
         assert_eq!(&found, expected, "{set:?}");
     }
     // Augmented views use the decode mode, too.
-    let options = project.settings(&["data.decode=scaled", "augment.random_resized_crop={}"]).options;
-    let augmented = Renderer::new(eval_transform(), options.augment.clone(), options.data.decode_options());
+    let options = project.settings(&["data.decode=scaled", "augment.random_resized_crop={}"]);
+    let augmented = Renderer::new(eval_transform(), options.augment.clone(), options.decode);
     let hash: [u8; 32] = Sha256::digest(&jpeg).into();
     let found = augmented.render_view(&project.images[0], &hash, ViewId::Numbered(1)).unwrap();
     let view = RenderSpec::augmented(&options.augment, &eval_transform(), (400, 300), 1, &hash);
     let image = LazyImage::open(&jpeg, 200_000).unwrap();
     let expected = render_views(image, DecodeMode::Scaled, &[view]).unwrap().swap_remove(0).into_raw();
     assert!(found == expected);
-    let eval_view = options.data.decode_options().eval_view(eval_transform(), &jpeg).unwrap();
+    let eval_view = options.decode.eval_view(eval_transform(), &jpeg).unwrap();
     assert_eq!(expected_features(eval_view.as_raw(), FeatureLayer::Stem), scaled);
 }
 
@@ -204,7 +204,7 @@ fn features_are_taken_at_the_configured_layer() {
 #[test]
 fn the_network_runs_on_the_configured_device() {
     let project = Project::new(&[1]);
-    let with_device = |device: &str| project.settings(&[&format!("backbone.device={device}")]).options;
+    let with_device = |device: &str| project.settings(&[&format!("backbone.device={device}")]);
     let choices =
         ["cpu", "auto", "cuda", "cuda:2"].map(|device| pretrained(&with_device(device)).options.device);
     let [first, third] = [0, 2].map(DeviceChoice::Cuda);
@@ -219,7 +219,7 @@ fn the_network_runs_on_the_configured_device() {
 
 #[test]
 fn images_are_rendered_with_the_preprocessing_of_the_weights() {
-    let options = Project::new(&[]).settings(&[]).options;
+    let options = Project::new(&[]).settings(&[]);
     for interpolation in Resampling::ALL {
         let preprocessing =
             Preprocessing { resize: 50, crop: [33, 44], interpolation, ..small_preprocessing() };

@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use super::{Trainer, TrainerConfig};
-use crate::error::TrainError;
+use crate::error::{Remedy, TrainError};
 use crate::finetune::checkpoint_file::{self, NamedArrays};
 use crate::finetune::ema::Ema;
 use crate::finetune::model::FinetuneModel;
@@ -119,24 +119,27 @@ impl Trainer<'_> {
         if state.fingerprint != self.config.fingerprint {
             return Err(TrainError::Usage(format!(
                 "{} cannot be resumed: its settings, photos or weights have changed since the run began; \
-                 undo the changes, or start a new run in a different folder (--run)",
+                 undo the changes, or start a new run in a different folder",
                 run.folder().display()
-            )));
+            ))
+            .with_remedy(Remedy::OtherRunFolder));
         }
-        copy_into_model(&mut self.model, &arrays)?;
+        copy_into_model(&mut self.model, &mut arrays)?;
+        let named_values = self.model.named_values_mut();
+        let lengths: BTreeMap<&str, usize> =
+            named_values.iter().map(|(name, values)| (name.as_str(), values.len())).collect();
         for (name, &n_steps) in &state.parameter_steps {
-            let len = arrays.get(name).map_or(0, Vec::len);
-            let state = OptimizerState::restore(self.optimizer, len, n_steps, |buffer| {
-                arrays.remove(&format!("{OPTIMIZER_PREFIX}{buffer}.{name}"))
+            let length = lengths.get(name.as_str()).copied().unwrap_or_default();
+            let restored = OptimizerState::restore(self.optimizer, n_steps, |buffer| {
+                take_array(&mut arrays, &format!("{OPTIMIZER_PREFIX}{buffer}.{name}"), length)
             });
-            self.optimizer_states.insert(name.clone(), state.map_err(TrainError::format(&path))?);
+            self.optimizer_states.insert(name.clone(), restored?);
         }
         if let Some(ema) = &mut self.ema {
-            let named_values = self.model.named_values_mut();
             let averages = named_values
                 .iter()
-                .map(|(name, _)| arrays.remove(&format!("{EMA_PREFIX}{name}")).unwrap_or_default());
-            ema.restore(state.ema_updates, averages.collect()).map_err(TrainError::format(&path))?;
+                .map(|(name, values)| take_array(&mut arrays, &format!("{EMA_PREFIX}{name}"), values.len()));
+            ema.restore(state.ema_updates, averages.collect::<Result<_, _>>()?);
         }
         self.state = state;
         Ok(())
@@ -159,34 +162,38 @@ impl Trainer<'_> {
     /// not those of the last epoch.
     pub(super) fn load_best(&mut self) -> Result<(), TrainError> {
         let path = self.config.run.map(|run| run.checkpoint_path(BEST_CHECKPOINT)).unwrap_or_default();
-        let (_, values) = checkpoint_file::load::<BestEpoch>(&path)?.ok_or_else(|| {
+        let (_, mut values) = checkpoint_file::load::<BestEpoch>(&path)?.ok_or_else(|| {
             TrainError::Data(format!(
                 "the file {}, the checkpoint of the best epoch of the run, is missing: put the file back, or \
                  start a new run",
                 path.display()
             ))
         })?;
-        copy_into_model(&mut self.model, &values)
+        copy_into_model(&mut self.model, &mut values)
     }
 }
 
-/// Overwrites the model's values with the `saved` ones of the same names; an error if one is missing or has a
-/// different length.
+/// Overwrites the model's values with the `saved` ones of the same names, which are taken out.
 fn copy_into_model(
     model: &mut FinetuneModel<'_>,
-    saved: &BTreeMap<String, Vec<f32>>,
+    saved: &mut BTreeMap<String, Vec<f32>>,
 ) -> Result<(), TrainError> {
     for (name, values) in model.named_values_mut() {
-        match saved.get(&name).filter(|saved| saved.len() == values.len()) {
-            Some(saved) => values.copy_from_slice(saved),
-            None => {
-                return Err(TrainError::Data(format!(
-                    "the checkpoint has no `{name}` of {} values, so it belongs to a different model: start \
-                     a new run",
-                    values.len()
-                )));
-            }
-        }
+        values.copy_from_slice(&take_array(saved, &name, values.len())?);
     }
     Ok(())
+}
+
+/// Takes the array `name` of `length` values out of those of a checkpoint.
+fn take_array(
+    arrays: &mut BTreeMap<String, Vec<f32>>,
+    name: &str,
+    length: usize,
+) -> Result<Vec<f32>, TrainError> {
+    arrays.remove(name).filter(|values| values.len() == length).ok_or_else(|| {
+        TrainError::Data(format!(
+            "the checkpoint has no `{name}` of {length} values, so it belongs to a different model: start a \
+             new run"
+        ))
+    })
 }

@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use headstock_backbone::{FeatureLayer, StageActivations};
-use headstock_heads::History;
+use headstock_heads::{HeadError, History};
 use headstock_inference::Progress;
 use headstock_split::{KeyedRng, SplitIndices};
 
@@ -22,10 +22,10 @@ use super::loss::{CrossEntropy, log_loss_and_hits};
 use super::mix::BatchMixing;
 use super::model::{FinetuneModel, OptimizedParameter, ParameterGroup};
 use super::optimizer::{Optimizer, OptimizerState, StepParams};
-use super::schedule::{Schedule, WarmupSchedule};
+use super::schedule::Schedule;
 use crate::activations::{ActivationCache, BatchItem, OnBatch};
-use crate::config::{AugmentMode, OptimizerKind, ScheduleKind, TuneOptions};
-use crate::error::TrainError;
+use crate::config::{AugmentMode, OptimizerKind, TuneOptions};
+use crate::error::{Remedy, TrainError};
 use crate::features::{ViewId, ViewIndex};
 use crate::run::RunInProgress;
 
@@ -133,19 +133,17 @@ impl<'a> Trainer<'a> {
             OptimizerKind::Sgd => Optimizer::Sgd { momentum: options.momentum, nesterov: options.nesterov },
             OptimizerKind::AdamW => Optimizer::AdamW,
         };
-        let schedule = match options.schedule {
-            ScheduleKind::Constant => Schedule::Constant,
-            ScheduleKind::Step => {
-                Schedule::Step { every_epochs: options.step_epochs, gamma: options.step_gamma }
-            }
-            ScheduleKind::Cosine => Schedule::Cosine,
-            ScheduleKind::OneCycle => Schedule::OneCycle,
-        };
         let steps_per_epoch = config.steps_per_epoch();
         let warmup_fraction =
             (options.warmup_epochs > 0.0).then_some(options.warmup_epochs / options.epochs as f64);
-        let total_steps = steps_per_epoch * options.epochs;
-        let schedule = WarmupSchedule { schedule, warmup_fraction, total_steps, steps_per_epoch };
+        let schedule = Schedule {
+            kind: options.schedule,
+            step_epochs: options.step_epochs,
+            step_gamma: options.step_gamma,
+            warmup_fraction,
+            total_steps: steps_per_epoch * options.epochs,
+            steps_per_epoch,
+        };
         let ema = options
             .ema_decay
             .map(|decay| Ema::new(decay, model.named_values_mut().iter().map(|(_, values)| &**values)));
@@ -519,9 +517,6 @@ pub(super) fn for_each_logits(
 /// The error for a training that diverged in an epoch, counted from 0. `symptom` is a sentence such as "the
 /// loss is NaN".
 fn divergence_error(epoch: u64, symptom: &str) -> TrainError {
-    headstock_heads::HeadError::Diverged(format!(
-        "{symptom} in epoch {}: lower `tune.lr`, or set `tune.clip_grad_norm`",
-        epoch + 1
-    ))
-    .into()
+    let error = HeadError::Diverged(format!("{symptom} in epoch {}", epoch + 1));
+    TrainError::from(error).with_remedy(Remedy::LowerLearningRate)
 }

@@ -177,10 +177,9 @@ fn the_validation_shards_are_neither_trained_nor_tested_on() {
     assert_eq!(read_unsplit(&folder, PARQUET, &[]).0.rows.len(), 35);
     // Doctor lists the samples that training reads.
     let settings = folder.settings(PARQUET, &[] as &[&str]);
-    let DataSourceConfig::Images { main, .. } = &settings.source else { panic!("these are photos") };
-    let collected = DatasetListing::read(&settings, main, None, &()).unwrap();
-    let tested = collected.samples.iter().filter(|sample| sample.subset == Subset::Test).count();
-    assert_eq!((collected.samples.len(), tested, collected.has_given_splits), (31, 6, true));
+    let collected = DatasetListing::read(&settings, &()).unwrap();
+    let tested = collected.samples.rows.iter().filter(|sample| sample.subset == Subset::Test).count();
+    assert_eq!((collected.samples.rows.len(), tested, collected.has_given_splits), (31, 6, true));
 }
 
 #[test]
@@ -238,7 +237,7 @@ fn a_group_that_is_in_both_locations_is_one_group() {
 
 #[test]
 fn groups_of_two_data_sets_are_merged_by_name() {
-    let sample = |id: &str, group: Option<u32>| Sample {
+    let sample = |id: &str, group: Option<u32>| headstock_loader::Sample {
         id: id.into(),
         image: PathBuf::from(id).into(),
         label: 0,
@@ -333,9 +332,8 @@ fn the_test_set_of_a_run_is_read_from_its_split() {
             .unwrap_err();
     assert!(unknown.to_string().contains("a class `c` that the model does not know"), "{unknown}");
     // A location for testing only.
-    let source = Box::new(FolderConfig { folder: folder.path("other"), test_folder: None });
-    let location = DataLocation { source, split_column: None };
-    let (samples, _) = SampleSet::read_test_only(&location, &classes, &()).unwrap();
+    let source = FolderConfig { folder: folder.path("other"), test_folder: None };
+    let (samples, _) = SampleSet::read_test_only(&source, None, &classes, &()).unwrap();
     assert_eq!((samples.ids(Subset::Test), samples.labels(&[0])), (vec!["b/1.png"], vec![0]));
 
     folder.copy_reference("feature_file/plain.npz", "x.npz");

@@ -95,10 +95,10 @@ fn doctor_splits_samples_as_training_does() {
         let mut set = case.set.clone();
         set.extend(case.grouped.then(|| "data.group=dog".to_owned()));
         let settings = folder.settings(CSV, &set);
-        let DataSourceConfig::Images { main, test } = &settings.source else { panic!("these are photos") };
-        let mut listing = DatasetListing::read(&settings, main, test.as_ref(), &()).unwrap();
-        listing.draw_split(&settings, &duplicates).unwrap();
-        let tested: Vec<usize> = (0..40).filter(|&i| listing.samples[i].subset == Subset::Test).collect();
+        let mut listing = DatasetListing::read(&settings, &()).unwrap();
+        listing.draw_split(&settings.split, &duplicates).unwrap();
+        let tested: Vec<usize> =
+            (0..40).filter(|&i| listing.samples.rows[i].subset == Subset::Test).collect();
         assert_eq!(tested, case.test, "{set:?}");
         assert!(listing.errors.is_empty() && listing.unlabeled.is_empty() && !listing.has_given_splits);
     }
@@ -236,7 +236,7 @@ fn data_that_cannot_be_split_is_refused_with_the_reason() {
     features_folder.copy_reference("feature_file/separable.npz", "x.npz");
     let refusal = features_folder.read_error("[data]\nfeatures = \"x.npz\"\n", &["split.method=group"]);
     assert!(
-        refusal.contains("`split.method` is \"group\", but") && refusal.contains("has no groups"),
+        refusal.contains("the split method is \"group\", but") && refusal.contains("has no groups"),
         "{refusal}"
     );
     // The settings are valid: whether there are groups depends on the file.
@@ -265,7 +265,7 @@ fn invalid_split_settings_are_refused_and_boundary_values_are_not() -> Result<()
     folder.resolve(CSV, &["split.test_size=0.999"])?;
     folder.resolve(CSV, &["split.method=stratified-k-fold", "split.folds=2", "split.fold=1"])?;
     folder.resolve(CSV, &["split.method=stratified-k-fold", "split.fold=4"])?;
-    let SplitOptions { fold, folds, .. } = folder.resolve(CSV, &[] as &[&str])?.options.split;
+    let SplitOptions { fold, folds, .. } = folder.resolve(CSV, &[] as &[&str])?.split;
     assert_eq!((fold, folds), (0, None));
     Ok(())
 }
