@@ -380,6 +380,8 @@ fn views_to_cache(
 /// and weights. A checkpoint stores it, so that [`resume`] refuses a training whose inputs have changed.
 fn fingerprint(config: &str, prepared: &PreparedData, pretrained: &PretrainedBackbone) -> String {
     let rows = prepared.readable.iter();
+    // The bytes of no group differ from those of every group.
+    let group_bytes = |group: Option<u32>| group.map_or(u64::MAX, u64::from).to_le_bytes();
     let groups: Vec<u8> =
         rows.clone().flat_map(|&row| group_bytes(prepared.samples.rows[row].group)).collect();
     let images: Vec<u8> = match &prepared.features {
@@ -398,11 +400,6 @@ fn fingerprint(config: &str, prepared: &PreparedData, pretrained: &PretrainedBac
         hash.update(part);
     }
     hex::encode(hash.finalize())
-}
-
-/// Bytes of an optional group for hashing; those of `None` differ from those of every group.
-fn group_bytes(group: Option<u32>) -> [u8; 8] {
-    group.map_or(u64::MAX, u64::from).to_le_bytes()
 }
 
 /// Calibrates by `method` on the `logits` `[N, C]` of the held-out samples with their `labels` and `groups`

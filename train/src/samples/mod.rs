@@ -16,7 +16,7 @@ use headstock_loader::{ClassMap, ClassOrder, Dataset, ImageRef, RawDataset, Spli
 use rayon::prelude::*;
 use serde::Serialize;
 
-use crate::config::{DataSourceConfig, Settings, SplitMethod};
+use crate::config::{DataSourceConfig, Settings, SplitMethod, SplitOptions};
 use crate::error::{Remedy, TrainError};
 use crate::feature_file::{FeatureArchive, FeatureTable, read_features};
 use crate::signature_cache::SignatureCache;
@@ -80,15 +80,6 @@ pub struct SampleSet {
     pub rows: Vec<SampleRow>,
 }
 
-/// Whether the samples that are read are split into training and test set.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum SplitMode {
-    /// As `[split]` and the data say.
-    FromSettings,
-    /// All samples are in the training set.
-    Unsplit,
-}
-
 impl SampleSet {
     /// Reads and splits the data set of `settings`; returns the samples and their inputs in the same order.
     /// Images are only opened to find near-duplicates, with `split.group_duplicates`.
@@ -97,7 +88,7 @@ impl SampleSet {
     /// [`TrainError::Dataset`]; [`TrainError::Data`] for data that cannot be split and for invalid features;
     /// [`TrainError::Inference`] for the hub.
     pub fn read(settings: &Settings, progress: &dyn Progress) -> Result<(Self, SampleInputs), TrainError> {
-        Self::read_with_split_mode(settings, SplitMode::FromSettings, progress)
+        Self::read_with_split(settings, Some(&settings.split), progress)
     }
 
     /// Reads the data set of `settings` and puts all samples into the training set; returns the samples and
@@ -110,63 +101,59 @@ impl SampleSet {
         settings: &Settings,
         progress: &dyn Progress,
     ) -> Result<(Self, SampleInputs), TrainError> {
-        Self::read_with_split_mode(settings, SplitMode::Unsplit, progress)
+        Self::read_with_split(settings, None, progress)
     }
 
-    /// Reads the images or precomputed features that `settings` name, and splits them as `split_mode` says.
-    /// Returns the samples and their inputs in the same order.
-    fn read_with_split_mode(
+    /// Reads the images or precomputed features that `settings` name, and splits them as the data and `split`
+    /// say; without `split` all are in the training set. Returns the samples and their inputs in the same
+    /// order.
+    fn read_with_split(
         settings: &Settings,
-        split_mode: SplitMode,
+        split: Option<&SplitOptions>,
         progress: &dyn Progress,
     ) -> Result<(Self, SampleInputs), TrainError> {
         match &settings.source {
             DataSourceConfig::Images(source) => {
-                let (dataset, given_subsets) = read_images(settings, source.as_ref(), split_mode, progress)?;
-                Self::from_images(settings, dataset, given_subsets, split_mode, progress)
+                let (dataset, given_subsets) =
+                    read_images(settings, source.as_ref(), split.is_some(), progress)?;
+                Self::from_images(settings, dataset, given_subsets, split, progress)
             }
-            DataSourceConfig::Features(path) => Self::from_features(settings, path, split_mode),
+            DataSourceConfig::Features(path) => Self::from_features(settings.class_order, path, split),
         }
     }
 
     /// Assigns the samples of `dataset` to training and test set: by `given_subsets` `[N]` if the data itself
-    /// is split, otherwise by the settings. If the settings say so, near-duplicates are joined to groups
-    /// first, so that they are in the same subset. Returns the samples and their images in the same order.
+    /// is split, otherwise as `split` says. If it says so, near-duplicates are joined to groups first, so that they are in the same subset. Returns the samples and their images in the same order.
     fn from_images(
         settings: &Settings,
         mut dataset: Dataset,
         given_subsets: Option<Vec<Subset>>,
-        split_mode: SplitMode,
+        split: Option<&SplitOptions>,
         progress: &dyn Progress,
     ) -> Result<(Self, SampleInputs), TrainError> {
         let group_names = std::mem::take(&mut dataset.group_names);
         let unsplit = vec![Subset::Train; dataset.samples.len()];
-        if split_mode == SplitMode::Unsplit {
-            return Ok(Self::from_dataset(dataset, unsplit));
-        }
+        let Some(options) = split else { return Ok(Self::from_dataset(dataset, unsplit)) };
         let is_split = given_subsets.is_some();
         let (mut samples, inputs) = Self::from_dataset(dataset, given_subsets.unwrap_or(unsplit));
-        if settings.split.group_duplicates {
+        if options.group_duplicates {
             samples.join_groups(&find_duplicates(settings, inputs.images().unwrap_or_default(), progress));
         }
         if !is_split {
-            samples.draw_test_set(&settings.split, &group_names)?;
+            samples.draw_test_set(options, &group_names)?;
         }
         Ok((samples, inputs))
     }
 
-    /// Reads the precomputed features in the file `path`, and splits their rows as `split_mode` says. The id
+    /// Reads the precomputed features in the file `path`, and splits their rows as `split` says. The id
     /// of a sample is its row number. Returns the samples and their features in the same order.
     fn from_features(
-        settings: &Settings,
+        order: ClassOrder,
         path: &Path,
-        split_mode: SplitMode,
+        split: Option<&SplitOptions>,
     ) -> Result<(Self, SampleInputs), TrainError> {
         let FeatureArchive { table, labels, classes, groups } = read_features(path)?;
-        if groups.is_none()
-            && settings.split.method == SplitMethod::Group
-            && split_mode == SplitMode::FromSettings
-        {
+        if groups.is_none() && split.is_some_and(|options| options.method == SplitMethod::Group) {
             return Err(TrainError::Data(format!(
                 "the split method is \"group\", but the feature file {} has no groups: add them (an array \
                  `groups`, or in a table a column `group`), or choose a different method",
@@ -174,7 +161,6 @@ impl SampleSet {
             ))
             .with_remedy(Remedy::OtherSplit));
         }
-        let order = settings.class_order;
         let (classes, labels) = match classes {
             Some(names) => number_class_names(&names, order),
             None => number_labels(&labels, order),
@@ -192,8 +178,8 @@ impl SampleSet {
             subset: Subset::Train,
         };
         let mut samples = Self { classes, rows: labels.into_iter().enumerate().map(row).collect() };
-        if split_mode == SplitMode::FromSettings {
-            samples.draw_test_set(&settings.split, &[])?;
+        if let Some(options) = split {
+            samples.draw_test_set(options, &[])?;
         }
         Ok((samples, SampleInputs::Features(table)))
     }
@@ -382,11 +368,11 @@ impl SampleInputs {
 
 /// Reads the images of `source`, and those of its separate test set if there is one, as one data set. Returns
 /// it with the subset of each sample, `[N]`; `None` in place of the subsets if the data does not define them,
-/// or with [`SplitMode::Unsplit`] and no separate test set. An image that is in both is an error.
+/// or unless `is_split` and with no separate test set. An image that is in both is an error.
 fn read_images(
     settings: &Settings,
     source: &dyn ConfiguredSource,
-    split_mode: SplitMode,
+    is_split: bool,
     progress: &dyn Progress,
 ) -> Result<(Dataset, Option<Vec<Subset>>), TrainError> {
     let order = settings.class_order;
@@ -394,11 +380,8 @@ fn read_images(
     let test_source = source.test_data();
     let opened = open_source(source, split_column, progress)?;
     let mut listing = opened.source.list()?;
-    let given_subsets = if split_mode == SplitMode::Unsplit {
-        None
-    } else {
-        assign_given_subsets(&mut listing, test_source.is_some())
-    };
+    let given_subsets =
+        if is_split { assign_given_subsets(&mut listing, test_source.is_some()) } else { None };
     let mut dataset = Dataset::from_raw(listing, order)?;
     let Some(test_source) = test_source else { return Ok((dataset, given_subsets)) };
     let opened_test = open_source(test_source.as_ref(), split_column, progress)?;
