@@ -211,8 +211,7 @@ impl TransformersProcessor {
         // transformers' defaults for these keys differ between its versions and processors.
         let no_filter = || format!("`resample` is missing: add the number of the filter, {RESAMPLE_FILTERS}");
         let resample = self.resample.ok_or_else(no_filter)?;
-        let filters =
-            [Resampling::Nearest, Resampling::Lanczos, Resampling::Bilinear, Resampling::Bicubic];
+        let filters = [Resampling::Nearest, Resampling::Lanczos, Resampling::Bilinear, Resampling::Bicubic];
         let interpolation = *filters
             .get(resample as usize)
             .ok_or_else(|| format!("`resample` is {resample}: only {RESAMPLE_FILTERS} are supported"))?;
