@@ -37,30 +37,33 @@ fn hint_of(error: &(dyn Error + 'static)) -> Option<String> {
 
 /// The error inside transparent ones, which the chain of causes does not contain.
 fn innermost<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
-    let inner: &(dyn Error + 'static) = match (error.downcast_ref(), error.downcast_ref(), error.downcast_ref()) {
-        (Some(TrainError::Inference(inner)), ..) => inner,
-        (Some(TrainError::Config(inner)), ..) => inner,
-        (Some(TrainError::Dataset(inner)), ..) => inner,
-        (Some(TrainError::Split(inner)), ..) => inner,
-        (Some(TrainError::Hub(inner)), ..) => inner,
-        (_, Some(InferenceError::Backbone(inner)), _) => inner,
-        (_, Some(InferenceError::Head(inner)), _) => inner,
-        (.., Some(BackboneError::Source(inner))) => inner,
-        (.., Some(BackboneError::Checkpoint(inner))) => inner,
-        (.., Some(BackboneError::Device(inner))) => inner,
-        (.., Some(BackboneError::Engine(inner))) => inner,
-        _ => match error.downcast_ref() {
-            Some(SourceError::Hub(inner)) => inner,
-            _ => return error,
-        },
-    };
+    let inner: &(dyn Error + 'static) =
+        match (error.downcast_ref(), error.downcast_ref(), error.downcast_ref()) {
+            (Some(TrainError::Inference(inner)), ..) => inner,
+            (Some(TrainError::Config(inner)), ..) => inner,
+            (Some(TrainError::Dataset(inner)), ..) => inner,
+            (Some(TrainError::Split(inner)), ..) => inner,
+            (Some(TrainError::Hub(inner)), ..) => inner,
+            (_, Some(InferenceError::Backbone(inner)), _) => inner,
+            (_, Some(InferenceError::Head(inner)), _) => inner,
+            (.., Some(BackboneError::Source(inner))) => inner,
+            (.., Some(BackboneError::Checkpoint(inner))) => inner,
+            (.., Some(BackboneError::Device(inner))) => inner,
+            (.., Some(BackboneError::Engine(inner))) => inner,
+            _ => match error.downcast_ref() {
+                Some(SourceError::Hub(inner)) => inner,
+                _ => return error,
+            },
+        };
     innermost(inner)
 }
 
 /// The hint for an error of `headstock-train`.
 fn train_hint(error: &(dyn Error + 'static)) -> Option<String> {
     if let Some(ConfigError::Missing(_)) = error.downcast_ref() {
-        return Some("`headstock init` writes a config file; `--config` gives the path of another one".into());
+        return Some(
+            "`headstock init` writes a config file; `--config` gives the path of another one".into(),
+        );
     }
     let hint = match error.downcast_ref()? {
         TrainError::NeedsImages => "name photos in [data] of the config, for example with `data.folder`",
@@ -226,9 +229,9 @@ fn hub_hint(error: &(dyn Error + 'static)) -> Option<String> {
         HubError::InvalidName { .. } | HubError::FileNotFound { .. } | HubError::Pickled { .. } => {
             WEIGHTS_HINT
         }
-        HubError::InvalidDatasetName { .. }
-        | HubError::NoSelection { .. }
-        | HubError::UnsafePath { .. } => "`data.parquet` in the config names the data set",
+        HubError::InvalidDatasetName { .. } | HubError::NoSelection { .. } | HubError::UnsafePath { .. } => {
+            "`data.parquet` in the config names the data set"
+        }
         _ => return None,
     };
     Some(hint.to_owned())
