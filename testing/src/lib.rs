@@ -5,49 +5,22 @@
 
 #![allow(clippy::unwrap_used, reason = "a helper that fails ends its test")]
 
+#[cfg(feature = "backbone")]
+mod backbone;
 mod log_capture;
 
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 
-use headstock_backbone::{
-    Backbone, Checkpoint, DeviceChoice, Precision, Preprocessing, Resampling, WeightsSource,
-};
-use headstock_hub::WeightFiles;
 use image::imageops::{FilterType, resize};
 use image::{Rgb, RgbImage};
 
+#[cfg(feature = "backbone")]
+pub use backbone::{bundled_weights, small_backbone, small_preprocessing};
 pub use log_capture::capture_log;
 
 /// The path of a file in `reference`.
 pub fn reference_path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../reference").join(name)
-}
-
-/// The files of the bundled weights.
-pub fn bundled_weights() -> WeightFiles {
-    let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    WeightsSource::parse("demo/backbone", &project).unwrap().fetch(&()).unwrap()
-}
-
-/// Preprocessing to 32 x 32 pixels, the smallest input of the backbone.
-pub fn small_preprocessing() -> Preprocessing {
-    Preprocessing {
-        resize: 36,
-        crop: [32, 32],
-        interpolation: Resampling::Bilinear,
-        mean: [0.0; 3],
-        std: [1.0; 3],
-    }
-}
-
-/// The bundled backbone, loaded once for all tests.
-pub fn small_backbone() -> &'static Backbone {
-    static BACKBONE: OnceLock<Backbone> = OnceLock::new();
-    BACKBONE.get_or_init(|| {
-        let checkpoint = Checkpoint::open_with(&bundled_weights(), Some(&small_preprocessing())).unwrap();
-        Backbone::new(&checkpoint, DeviceChoice::Cpu, Precision::F32).unwrap()
-    })
 }
 
 /// A synthetic image, different for each `number`, with as many colors and edges as a photo.

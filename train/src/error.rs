@@ -25,7 +25,7 @@ pub enum TrainError {
     #[error("{0}")]
     Usage(String),
     /// A request that only works with images.
-    #[error("this needs photos, but the data are precomputed features")]
+    #[error("photos are needed here, but the data has only precomputed features")]
     NeedsImages,
     /// The data set cannot be read.
     #[error(transparent)]

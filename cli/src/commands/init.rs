@@ -46,26 +46,6 @@ enum ShardKind {
     Tar,
 }
 
-/// The keys of `[data]` for the data that [`detect`] has found.
-enum DetectedData {
-    Folder(FolderConfig),
-    Csv(CsvConfig),
-    Parquet(ParquetConfig),
-    WebDataset(WebDatasetConfig),
-}
-
-impl DetectedData {
-    /// The source of the data.
-    fn source(&self) -> &dyn ConfiguredSource {
-        match self {
-            Self::Folder(config) => config,
-            Self::Csv(config) => config,
-            Self::Parquet(config) => config,
-            Self::WebDataset(config) => config,
-        }
-    }
-}
-
 /// Finds out how the data at `args.path` is stored, lists its images and classes, writes a config file for
 /// it, and prints the numbers of training and test images. No image is opened.
 pub(crate) fn run(args: &InitArgs, context: &mut CommandContext<'_>) -> anyhow::Result<()> {
@@ -73,9 +53,8 @@ pub(crate) fn run(args: &InitArgs, context: &mut CommandContext<'_>) -> anyhow::
     let config = context.config_path();
     let absolute = std::path::absolute(&config).map_err(TrainError::io("find", &config))?;
     let config_folder = absolute.parent().unwrap_or(Path::new("/"));
-    let detected = detect(args)?;
-    let source = detected.source();
-    let opened = open_source(source, None, context.bars)?;
+    let source = detect(args)?;
+    let opened = open_source(source.as_ref(), None, context.bars)?;
     let dataset = opened
         .source
         .list()
@@ -98,7 +77,7 @@ pub(crate) fn run(args: &InitArgs, context: &mut CommandContext<'_>) -> anyhow::
         (None, None) => TestSizeChoice::for_dataset(&dataset),
         _ => TestSizeChoice::DEFAULT,
     };
-    write_new_config(&config, &render_config(&detected, &test_size, config_folder))?;
+    write_new_config(&config, &render_config(source.as_ref(), &test_size, config_folder))?;
 
     let (classes, n_images) = (dataset.classes.len(), dataset.samples.len());
     let (train, test) = match (&test_dataset, given_counts) {
@@ -177,7 +156,7 @@ impl TestSizeChoice {
 /// Finds out what kind of data `args.path` is: an `hf://` data set, shards, a table, or a folder with a
 /// folder per class, perhaps inside `train/` with test images beside it. Reads no images, and logs which
 /// folders are ignored.
-fn detect(args: &InitArgs) -> Result<DetectedData, TrainError> {
+fn detect(args: &InitArgs) -> Result<Box<dyn ConfiguredSource>, TrainError> {
     let path = &args.path;
     let refuse_table_options = |description: &str| {
         if args.images.is_some() || args.id.is_some() {
@@ -191,16 +170,16 @@ fn detect(args: &InitArgs) -> Result<DetectedData, TrainError> {
     };
     if let Some(name) = path.to_str().filter(|path| path.starts_with("hf://")) {
         refuse_table_options("a data set on the Hugging Face hub")?;
-        return Ok(DetectedData::Parquet(parquet_config(name.to_owned(), args, None)));
+        return Ok(Box::new(parquet_config(name.to_owned(), args, None)));
     }
     if let Some((kind, shards)) = detect_shards(path) {
         refuse_table_options("a set of Parquet files or tar archives")?;
         return match kind {
             ShardKind::Parquet => {
                 let columns = read_parquet_columns(&shards[0])?;
-                Ok(DetectedData::Parquet(parquet_config(path.display().to_string(), args, Some(&columns))))
+                Ok(Box::new(parquet_config(path.display().to_string(), args, Some(&columns))))
             }
-            ShardKind::Tar => Ok(DetectedData::WebDataset(WebDatasetConfig {
+            ShardKind::Tar => Ok(Box::new(WebDatasetConfig {
                 webdataset: path.display().to_string(),
                 label: args.label.clone().unwrap_or_else(|| "label".into()),
                 group: None,
@@ -209,7 +188,7 @@ fn detect(args: &InitArgs) -> Result<DetectedData, TrainError> {
         };
     }
     if path.is_file() {
-        return detect_csv(args).map(DetectedData::Csv);
+        return Ok(Box::new(detect_csv(args)?));
     }
     if !path.is_dir() {
         return Err(TrainError::Usage(format!(
@@ -237,7 +216,7 @@ fn detect(args: &InitArgs) -> Result<DetectedData, TrainError> {
     let train_classes = class_folders(&train);
     if train_classes.is_empty() && !has_only_split_folders(path) {
         // `train` may be the name of a class.
-        return Ok(DetectedData::Folder(FolderConfig { folder: path.clone(), test_folder: None }));
+        return Ok(Box::new(FolderConfig { folder: path.clone(), test_folder: None }));
     }
     for name in class_folders(path).into_iter().filter(|name| !is_split_name(name)) {
         tracing::info!(
@@ -270,7 +249,7 @@ fn detect(args: &InitArgs) -> Result<DetectedData, TrainError> {
             test = Some(folder);
         }
     }
-    Ok(DetectedData::Folder(FolderConfig { folder: train, test_folder: test }))
+    Ok(Box::new(FolderConfig { folder: train, test_folder: test }))
 }
 
 /// The shards (files that hold many images each) of `path` with their kind: the file itself, or those of a
@@ -414,51 +393,42 @@ fn write_new_config(config: &Path, text: &str) -> Result<(), TrainError> {
     file.write_all(text.as_bytes()).map_err(TrainError::io("write", config))
 }
 
-/// The text of the config file for the data: the keys that differ between data sets, and constant sections
-/// with comments that explain the settings. Paths in it are relative to `base`, the folder of the config
-/// file.
-fn render_config(detected: &DetectedData, test_size: &TestSizeChoice, base: &Path) -> String {
-    let toml_path = |path: &Path| toml::Value::String(relative_path(path, base)).to_string();
-    let toml_string = |name: &str| toml::Value::String(name.to_owned()).to_string();
-    let toml_shards = |shards: &str| {
-        let is_local = !shards.starts_with("hf://");
-        if is_local { toml_path(Path::new(shards)) } else { toml_string(shards) }
-    };
-    let data = match detected {
-        DetectedData::Folder(FolderConfig { folder, test_folder }) => {
-            let test = match test_folder {
-                Some(test) => format!("test_folder = {}   # only used for testing", toml_path(test)),
-                None => "# test_folder = \"test\"            # without it, [split] draws the test set".into(),
-            };
-            format!("folder = {}   # a folder per class\n{test}", toml_path(folder))
-        }
-        DetectedData::Csv(config) => format!(
-            "csv = {}\nimages = {}   # the folder that the file names are relative to\nid = {}   # column \
-             with the file name\nlabel = {}   # column with the class\nextension = {}   # appended to each \
-             file name",
-            toml_path(&config.csv),
-            toml_path(config.images.as_deref().unwrap_or(Path::new(""))),
-            toml_string(&config.id),
-            toml_string(&config.label),
-            toml_string(&config.extension)
-        ),
-        DetectedData::Parquet(config) => format!(
-            "parquet = {}   # a file, a folder, a pattern, or hf://datasets/owner/name\nimage = {}   # \
-             column with the photo\nlabel = {}   # column with the class",
-            toml_shards(&config.parquet),
-            toml_string(&config.image),
-            toml_string(&config.label)
-        ),
-        DetectedData::WebDataset(config) => format!(
-            "webdataset = {}   # a file, a folder or a pattern\nlabel = {}   # field with the class in .json \
-             members",
-            toml_shards(&config.webdataset),
-            toml_string(&config.label)
-        ),
-    };
+/// The text of the config file for the data of `source`: the keys that differ between data sets, and constant
+/// sections with comments that explain the settings. Paths in it are relative to `base`, the folder of the
+/// config file.
+fn render_config(source: &dyn ConfiguredSource, test_size: &TestSizeChoice, base: &Path) -> String {
+    let table = source.table();
+    let mut data: Vec<String> =
+        table.iter().map(|(key, value)| render_key(source.kind(), key, value, base)).collect();
+    if source.kind() == "folder" && !table.contains_key("test_folder") {
+        data.push("# test_folder = \"test\"            # without it, [split] draws the test set".into());
+    }
     let split = format!("test_size = {:<22}# {}", test_size.size.to_string(), test_size.comment);
     // The data last: a path may contain the text of the other one.
-    include_str!("init_template.toml").replace("{test_size}", &split).replace("{data}", &data)
+    include_str!("init_template.toml").replace("{test_size}", &split).replace("{data}", &data.join("\n"))
+}
+
+/// The line of a key of a data source with its meaning as a comment.
+fn render_key(kind: &str, key: &str, value: &toml::Value, base: &Path) -> String {
+    let is_path = [kind, "images", "test_folder"].contains(&key);
+    let value = match value.as_str().filter(|path| is_path && !path.starts_with("hf://")) {
+        Some(path) => &toml::Value::String(relative_path(Path::new(path), base)),
+        None => value,
+    };
+    let comment = match (kind, key) {
+        (_, "csv") => return format!("{key} = {value}"),
+        (_, "folder") => "a folder per class",
+        (_, "test_folder") => "only used for testing",
+        (_, "images") => "the folder that the file names are relative to",
+        (_, "id") => "column with the file name",
+        (_, "extension") => "appended to each file name",
+        (_, "parquet") => "a file, a folder, a pattern, or hf://datasets/owner/name",
+        (_, "image") => "column with the photo",
+        ("webdataset", "label") => "field with the class in .json members",
+        (_, "label") => "column with the class",
+        _ => "a file, a folder or a pattern",
+    };
+    format!("{key} = {value}   # {comment}")
 }
 
 /// `path` for a config file in the folder `base`: relative to `base` if it is inside, so that both can be

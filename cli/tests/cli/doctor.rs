@@ -415,7 +415,7 @@ fn the_json_of_doctor_has_these_fields() {
         "findings": [
             {
                 "kind": "unreadable", "severity": "error", "count": 1,
-                "advice": "replace or remove them, or skip them with `data.on_error = \"skip\"`",
+                "advice": "replace or remove them, or skip them with `on_error = \"skip\"`",
                 "items": [{ "photos": [item_image("b/text.png")], "detail": figures["findings"][0]["items"][0]["detail"] }],
             },
             {

@@ -184,7 +184,7 @@ fn each_kind_of_error_ends_with_its_status_and_says_what_to_do() {
         (
             &config("absent.toml"),
             2,
-            &["there is no config file absent.toml: write one with `headstock init`", "--config"],
+            &["there is no config file absent.toml\n  hint: `headstock init` writes a config file", "--config"],
         ),
         (
             &config("photos"),
@@ -220,20 +220,19 @@ fn each_kind_of_error_ends_with_its_status_and_says_what_to_do() {
         (
             &["train", "--warm", "r", "--head", "svm", "--run", "x"],
             2,
-            &["--warm r: the run has the head `linear`, but the head `svm` was chosen"],
+            &["cannot start from r: the run has the head `linear`, but the head `svm` was chosen", "`--head linear`"],
         ),
         (&["train", "--resume", "photos"], 2, &["photos has no training to resume"]),
-        (&["train", "--find-lr"], 2, &["nothing to fine-tune", "tune.from=layer4"]),
+        (&["train", "--find-lr"], 2, &["no stage of the backbone is chosen to be fine-tuned", "tune.from=layer4"]),
         (
             &["extract", "--out", "o.npz"],
             2,
-            &["`extract` needs photos, but `data.features` names precomputed features"],
+            &["photos are needed here, but the data has only precomputed features", "`data.folder`"],
         ),
         (
             &["doctor"],
             2,
-            &["doctor checks photos, but `data.features` has only precomputed features: name photos in \
-               [data]"],
+            &["photos are needed here, but the data has only precomputed features", "`data.folder`"],
         ),
         (&["predict", "r", "photos/a/1.jpg"], 2, &["the run was trained on precomputed features"]),
         (&["predict", "r", "photos/a/1.jpg", "--coverage", "1.5"], 2, &["1.5", "must be between 0 and 1"]),
@@ -251,7 +250,7 @@ fn each_kind_of_error_ends_with_its_status_and_says_what_to_do() {
             2,
             &["x.txt: unknown file extension: choose a file name that ends in .csv or .json"],
         ),
-        (&["compare", "--heads", "knn,knn"], 2, &["--heads: `knn` is named twice"]),
+        (&["compare", "--heads", "knn,knn"], 2, &["the heads to compare: `knn` is named twice"]),
         // Data
         (&set("data.features=absent.npz"), 3, &["absent.npz: No such file"]),
         (&set("data.features=nan.npz"), 3, &["nan.npz: feature 1 of row 2 is NaN: features must be finite"]),
@@ -270,7 +269,7 @@ fn each_kind_of_error_ends_with_its_status_and_says_what_to_do() {
             3,
             &["the data has the classes -1, 7, 300, but the run was trained on 0, 1"],
         ),
-        (&["compare", "--folds", "30"], 3, &["--folds 30: "]),
+        (&["compare", "--folds", "30"], 3, &["30 folds are too many", "`--folds`"]),
         (&["predict", "r", "empty"], 3, &["there are no photos in empty"]),
         // Failed
         (

@@ -50,9 +50,9 @@ fn a_run_has_its_files_and_they_agree_with_each_other() {
         assert!((probabilities.iter().sum::<f64>() - 1.0).abs() < 1e-5, "{line}");
     }
     let report = project.read("runs/linear-1/report.html");
-    let top1 = format!("<tr><td>accuracy<td>{:.4}", metrics["top1"].as_f64().unwrap());
+    let top1 = format!("<td>accuracy</td><td>{:.4}</td>", metrics["top1"].as_f64().unwrap());
     assert!(report.contains(&top1), "{report}");
-    assert!(CLASSES.iter().all(|class| report.contains(&format!("<tr><td>{class}<td>"))), "{report}");
+    assert!(CLASSES.iter().all(|class| report.contains(&format!("<tr><td>{class}</td><td>"))), "{report}");
     let folder = project.path("").canonicalize().unwrap();
     let resolved = project.read("runs/linear-1/headstock.toml");
     insta::assert_snapshot!(

@@ -141,7 +141,7 @@ fn bench_uses_its_arguments_and_only_the_backbone_section() {
         bench(&[&weights[..], &["--set", cuda]].concat()).fails(2, &["--features cuda"]);
     }
     bench(&[&weights[..], &["--set", "backbone.devise=cpu"]].concat())
-        .fails(2, &["bench --weights (with overrides): unknown key `backbone.devise`"]);
+        .fails(2, &["bench --weights (with changed keys): unknown key `backbone.devise`"]);
 }
 
 #[test]

@@ -151,7 +151,7 @@ impl Config {
             }
         }
         if is_changed {
-            self.origin += " (with overrides)";
+            self.origin += " (with changed keys)";
         }
         kinds.into_iter().chain(others).try_for_each(|assignment| assignment.apply(&mut self.table))
     }
