@@ -75,7 +75,7 @@ pub use differentiable::{Differentiable, ForwardMode};
 pub use error::HeadError;
 pub use head::{FitContext, Fitted, Head, HeadConfig, HeadShape, History};
 pub use hyperparameter::Hyperparameter;
-pub use metric::Metric;
+pub use metric::DistanceMetric;
 pub use registry::{ConfiguredHead, FittedHead, HeadKind, Registry, RegistryError};
 pub use regularization::Regularization;
 pub use solver::adamw::{AdamW, AdamWSlot};

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 /// How the distance between the features of two photos is measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum Metric {
+pub enum DistanceMetric {
     /// Euclidean distance: the norm of the difference of the features.
     #[default]
     Euclidean,

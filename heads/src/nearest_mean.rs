@@ -10,7 +10,7 @@ use crate::dense::absent_classes::expand_to_all_classes;
 use crate::dense::means::ClassMeans;
 use crate::error::HeadError;
 use crate::head::{FitContext, Fitted, Head, HeadConfig, HeadShape};
-use crate::metric::{Metric, inverse_or_zero};
+use crate::metric::{DistanceMetric, inverse_or_zero};
 use crate::tensors::Tensors;
 use crate::vector::VectorOps;
 
@@ -37,7 +37,7 @@ use crate::vector::VectorOps;
 #[serde(deny_unknown_fields, default)]
 pub struct NearestMeanConfig {
     /// How the distance between a photo and the mean of a class is measured.
-    pub metric: Metric,
+    pub metric: DistanceMetric,
 }
 
 impl HeadConfig for NearestMeanConfig {
@@ -53,8 +53,8 @@ impl HeadConfig for NearestMeanConfig {
     /// Computes the class means, as the weights and biases of an affine map, in closed form.
     fn fit(&self, data: &TrainingSet<'_>, _: &FitContext<'_>) -> Result<Fitted<NearestMeanHead>, HeadError> {
         let map = match self.metric {
-            Metric::Euclidean => fit_euclidean(data)?,
-            Metric::Cosine => fit_cosine(data)?,
+            DistanceMetric::Euclidean => fit_euclidean(data)?,
+            DistanceMetric::Cosine => fit_cosine(data)?,
         };
         Ok(Fitted::without_history(NearestMeanHead { map, metric: self.metric }))
     }
@@ -66,7 +66,7 @@ impl HeadConfig for NearestMeanConfig {
 
     /// The configurations that the command `compare` fits to find the best: both metrics.
     fn candidate_configs(&self) -> Vec<Self> {
-        [Metric::Euclidean, Metric::Cosine].map(|metric| Self { metric }).into()
+        [DistanceMetric::Euclidean, DistanceMetric::Cosine].map(|metric| Self { metric }).into()
     }
 
     /// Estimated memory of a fit in bytes for data of this `shape`, to warn the user before it starts.
@@ -111,7 +111,7 @@ fn fit_cosine(data: &TrainingSet<'_>) -> Result<Affine, HeadError> {
 #[derive(Clone, Debug, PartialEq)]
 pub struct NearestMeanHead {
     map: Affine,
-    metric: Metric,
+    metric: DistanceMetric,
 }
 
 impl Head for NearestMeanHead {
@@ -126,7 +126,7 @@ impl Head for NearestMeanHead {
     /// Applies the affine map to the features, in parallel over blocks of rows. For `metric = "cosine"` the
     /// rows are first normalized to length 1.
     fn logits(&self, features: FeatureMatrix<'_>) -> Result<Logits, HeadError> {
-        if self.metric == Metric::Euclidean {
+        if self.metric == DistanceMetric::Euclidean {
             return self.map.logits(features);
         }
         let (width, vectors, packed) = (self.width(), VectorOps::new(), self.map.to_packed());
@@ -158,14 +158,14 @@ mod tests {
 
     #[test]
     fn nearest_mean_by_angle_passes_check_head() {
-        check_head_with(&NearestMeanConfig { metric: Metric::Cosine });
+        check_head_with(&NearestMeanConfig { metric: DistanceMetric::Cosine });
     }
 
     #[test]
     fn by_angle_row_norms_do_not_matter_and_zero_rows_have_logit_0() {
         let values = [1.0, 0.0, 30.0, 10.0, 0.0, 2.0, 0.1, 0.5];
         let data = TrainingSet::new(FeatureMatrix::new(&values, 2).unwrap(), &[0, 0, 1, 1], 2).unwrap();
-        let config = NearestMeanConfig { metric: Metric::Cosine };
+        let config = NearestMeanConfig { metric: DistanceMetric::Cosine };
         let head = config.fit(&data, &FitContext::silent()).unwrap().head;
         let logits =
             head.logits(FeatureMatrix::new(&[2.0, 1.0, 2e-20, 1e-20, 0.0, 0.0], 2).unwrap()).unwrap();

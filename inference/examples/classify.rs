@@ -12,11 +12,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args_os().skip(1).map(PathBuf::from);
     let run = arguments.next().ok_or("give the folder of a run, then photos")?;
     let predictor = Predictor::open(&run, &Registry::builtin())?;
-    for photo in arguments {
-        let prediction = predictor.predict_file(&photo)?;
+    for image in arguments {
+        let prediction = predictor.predict_file(&image)?;
         let class = prediction.predicted as usize;
         let (name, probability) = (&predictor.classes()[class], prediction.probabilities[class]);
-        writeln!(std::io::stdout(), "{}: {name} {probability:.3}", photo.display())?;
+        writeln!(std::io::stdout(), "{}: {name} {probability:.3}", image.display())?;
     }
     Ok(())
 }

@@ -73,13 +73,14 @@ fn file_list(files: &[std::path::PathBuf]) -> String {
 impl Module {
     /// Reads the tokens of the module `name`, without its code for tests.
     fn read(&mut self, tokens: &[TokenTree], name: &[String]) {
-        let mut rest = tokens;
+        let tokens = without_tests(tokens);
+        let mut rest = tokens.as_slice();
         while let Some((token, after)) = rest.split_first() {
             rest = after;
             match token {
                 TokenTree::Punct(punct) if punct.as_char() == '#' => {
-                    if let Some(TokenTree::Group(attribute)) = rest.first() {
-                        rest = if is_test_attribute(attribute) { skip_item(&rest[1..]) } else { &rest[1..] };
+                    if let Some(TokenTree::Group(_)) = rest.first() {
+                        rest = &rest[1..];
                     }
                 }
                 TokenTree::Group(group) => self.read(&group.stream().into_iter().collect::<Vec<_>>(), name),
@@ -145,6 +146,38 @@ impl Module {
         self.paths.insert(path.clone());
         self.imports.push((local, path));
     }
+}
+
+/// The tokens without the items for tests and without doc comments.
+pub(crate) fn without_tests(tokens: &[TokenTree]) -> Vec<TokenTree> {
+    let (mut product, mut rest) = (Vec::new(), tokens);
+    while let Some((token, after)) = rest.split_first() {
+        rest = match after {
+            [TokenTree::Group(attribute), item @ ..]
+                if is_punct(token, '#') && is_test_attribute(attribute) =>
+            {
+                skip_item(item)
+            }
+            [TokenTree::Group(attribute), item @ ..] if is_punct(token, '#') && is_doc_comment(attribute) => {
+                item
+            }
+            [bang, TokenTree::Group(attribute), item @ ..]
+                if is_punct(bang, '!') && is_doc_comment(attribute) =>
+            {
+                item
+            }
+            _ => {
+                product.push(token.clone());
+                after
+            }
+        };
+    }
+    product
+}
+
+/// Whether an attribute is a doc comment.
+fn is_doc_comment(attribute: &Group) -> bool {
+    attribute.stream().into_iter().next().is_some_and(|token| token.to_string() == "doc")
 }
 
 /// Whether an attribute, such as `#[cfg(test)]`, makes its item code for tests.

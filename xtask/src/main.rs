@@ -9,6 +9,7 @@ mod cuda;
 mod docs;
 mod effects;
 mod golden;
+mod messages;
 mod mutants;
 mod names;
 mod new_head;

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::source_files::{read_file, rust_files};
-use crate::{circles, docs, effects, names, step};
+use crate::{circles, docs, effects, messages, names, step};
 
 /// The packages of the workspace that each package may depend on.
 const ALLOWED_DEPENDENCIES: [(&str, &[&str]); 11] = [
@@ -43,6 +43,9 @@ pub(crate) fn run() -> Result<()> {
     let packages = ALLOWED_DEPENDENCIES.map(|(package, _)| package);
     names::check(&packages, &mut faults)?;
     circles::check(&packages, &mut faults)?;
+    let is_program = |package: &&str| ["cli", "xtask", "testing"].contains(package);
+    let libraries: Vec<&str> = packages.into_iter().filter(|package| !is_program(package)).collect();
+    messages::check(&libraries, &mut faults)?;
     docs::check(&mut faults)?;
     effects::check(&mut faults)?;
     if !faults.is_empty() {

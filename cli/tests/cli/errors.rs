@@ -184,7 +184,10 @@ fn each_kind_of_error_ends_with_its_status_and_says_what_to_do() {
         (
             &config("absent.toml"),
             2,
-            &["there is no config file absent.toml\n  hint: `headstock init` writes a config file", "--config"],
+            &[
+                "there is no config file absent.toml\n  hint: `headstock init` writes a config file",
+                "--config",
+            ],
         ),
         (
             &config("photos"),
@@ -220,10 +223,17 @@ fn each_kind_of_error_ends_with_its_status_and_says_what_to_do() {
         (
             &["train", "--warm", "r", "--head", "svm", "--run", "x"],
             2,
-            &["cannot start from r: the run has the head `linear`, but the head `svm` was chosen", "`--head linear`"],
+            &[
+                "cannot start from r: the run has the head `linear`, but the head `svm` was chosen",
+                "`--head linear`",
+            ],
         ),
         (&["train", "--resume", "photos"], 2, &["photos has no training to resume"]),
-        (&["train", "--find-lr"], 2, &["no stage of the backbone is chosen to be fine-tuned", "tune.from=layer4"]),
+        (
+            &["train", "--find-lr"],
+            2,
+            &["no stage of the backbone is chosen to be fine-tuned", "tune.from=layer4"],
+        ),
         (
             &["extract", "--out", "o.npz"],
             2,

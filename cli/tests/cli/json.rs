@@ -421,7 +421,9 @@ fn bench_tune_reports_steps_and_settings() {
     let rate = number("images_per_second");
     let line = format!("resnet50, fine-tuning, batches of 3, 3 threads: {rate:.1} photos/s\n");
     assert!(done.stdout.starts_with(&line), "{}", done.stdout);
-    project.run(&["bench", "--weights", "backbone", "--tune", "head"]).fails(2, &["`head` is no stage of the backbone"]);
+    project
+        .run(&["bench", "--weights", "backbone", "--tune", "head"])
+        .fails(2, &["`head` is no stage of the backbone"]);
 }
 
 // effect: heads NAME

@@ -4,7 +4,7 @@
 //! The bounds are on a value that grows with the distance of a query row `a` and a stored row `b` and is
 //! cheaper: `|b|² - 2 a·b` for Euclidean distances, `-a·b / (|a| |b|)` for cosine distances.
 
-use crate::metric::{Metric, inverse_or_zero};
+use crate::metric::{DistanceMetric, inverse_or_zero};
 
 /// Query rows processed together: two AVX-512 registers of `f64`.
 pub(super) const LANES: usize = 16;
@@ -18,7 +18,7 @@ const MIN_SUBNORMAL: f64 = 1.401_298_464_324_817e-45;
 /// A sum of `F` products in any order is off by at most `γ |a| |b|`, `γ = F u / (1 - F u)` (Higham 2002,
 /// *Accuracy and Stability of Numerical Algorithms*, section 3.1), plus what its products lose to underflow.
 pub(super) struct BoundParams {
-    metric: Metric,
+    metric: DistanceMetric,
     /// `γ`.
     gamma: f64,
     /// Largest loss of a dot product to underflow.
@@ -56,7 +56,7 @@ impl BoundParams {
     /// them the search skips stored rows that are too far away. `gamma` bounds the relative error of a dot
     /// product in `f32`, `underflow` what the dot product loses to underflow, `f64_error` the relative error
     /// of a final distance in `f64`.
-    pub(super) fn new(metric: Metric, width: usize) -> Self {
+    pub(super) fn new(metric: DistanceMetric, width: usize) -> Self {
         let width = width as f64;
         // 8 more than the `width` terms of a dot product, and 8 times the `f64` error, are safety margins.
         let gamma = (width + 8.0) * UNIT_ROUNDOFF;
@@ -71,12 +71,12 @@ impl BoundParams {
     pub(super) fn query_terms(&self, norm: f64) -> QueryTerms {
         let &Self { metric, gamma, underflow, f64_error } = self;
         match metric {
-            Metric::Euclidean => QueryTerms {
+            DistanceMetric::Euclidean => QueryTerms {
                 scale: 2.0,
                 error_slope: 2.0 * gamma * norm,
                 error_offset: 2.0 * underflow + f64_error * norm * norm,
             },
-            Metric::Cosine => QueryTerms {
+            DistanceMetric::Cosine => QueryTerms {
                 scale: inverse_or_zero(norm),
                 error_slope: underflow * inverse_or_zero(norm),
                 error_offset: gamma + f64_error,
@@ -89,13 +89,13 @@ impl BoundParams {
     /// those of the query row and explains the errors.
     pub(super) fn stored_terms(&self, norm: f64) -> StoredTerms {
         match self.metric {
-            Metric::Euclidean => StoredTerms {
+            DistanceMetric::Euclidean => StoredTerms {
                 base: norm * norm,
                 scale: 1.0,
                 error_slope: norm,
                 error_offset: self.f64_error * norm * norm,
             },
-            Metric::Cosine => StoredTerms {
+            DistanceMetric::Cosine => StoredTerms {
                 base: 0.0,
                 scale: inverse_or_zero(norm),
                 error_slope: inverse_or_zero(norm),

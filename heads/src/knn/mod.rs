@@ -14,7 +14,7 @@ use crate::check::require_at_least_one;
 use crate::data::{FeatureMatrix, Logits, TrainingSet};
 use crate::error::HeadError;
 use crate::head::{FitContext, Fitted, Head, HeadConfig, HeadShape};
-use crate::metric::Metric;
+use crate::metric::DistanceMetric;
 use crate::tensors::{Tensors, tensor_error, typed_tensor};
 pub use neighbors::nearest_neighbors;
 pub use search::Neighbor;
@@ -71,13 +71,13 @@ pub struct KnnConfig {
     /// How much the vote of each of these photos counts.
     pub weights: VoteWeights,
     /// How the distance between two photos is measured.
-    pub metric: Metric,
+    pub metric: DistanceMetric,
 }
 
 impl Default for KnnConfig {
     /// The hyperparameters of a `knn` head when the config does not set them: the defaults of scikit-learn.
     fn default() -> Self {
-        Self { k: 5, weights: VoteWeights::Uniform, metric: Metric::Euclidean }
+        Self { k: 5, weights: VoteWeights::Uniform, metric: DistanceMetric::Euclidean }
     }
 }
 
@@ -197,7 +197,7 @@ pub struct KnnHead {
     norms: Vec<f64>,
     k: usize,
     votes: VoteWeights,
-    metric: Metric,
+    metric: DistanceMetric,
 }
 
 impl KnnHead {
@@ -299,7 +299,7 @@ mod tests {
     #[test]
     fn knn_with_every_setting_passes_check_head() {
         for weights in [VoteWeights::Uniform, VoteWeights::Distance] {
-            for metric in [Metric::Euclidean, Metric::Cosine] {
+            for metric in [DistanceMetric::Euclidean, DistanceMetric::Cosine] {
                 check_head_with(&KnnConfig { k: 3, weights, metric });
             }
         }

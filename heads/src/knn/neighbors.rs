@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::search::{MAX_ROWS_PER_TASK, Neighbor, NeighborSearch, row_norm};
 use crate::data::FeatureMatrix;
-use crate::metric::Metric;
+use crate::metric::DistanceMetric;
 
 /// Finds the `k` nearest rows of `stored` `[N, F]` for each row of `queries` `[M, F]`, nearest first; ties go
 /// to the lowest index. Non-finite query rows have no neighbors; `stored` must be finite. `on_rows_done` is
@@ -15,10 +15,10 @@ use crate::metric::Metric;
 ///
 /// ```
 /// use headstock_heads::knn::nearest_neighbors;
-/// use headstock_heads::{FeatureMatrix, Metric};
+/// use headstock_heads::{FeatureMatrix, DistanceMetric};
 ///
 /// let rows = FeatureMatrix::new(&[1.0, 0.0, 0.0, 1.0, 1.0, 0.1], 2)?;
-/// let found = nearest_neighbors(rows, rows, Metric::Cosine, 2, |_| ());
+/// let found = nearest_neighbors(rows, rows, DistanceMetric::Cosine, 2, |_| ());
 /// let nearest_to_first: Vec<usize> = found[0].iter().map(|neighbor| neighbor.row).collect();
 /// assert_eq!(nearest_to_first, [0, 2]);
 /// # Ok::<(), headstock_heads::HeadError>(())
@@ -30,7 +30,7 @@ use crate::metric::Metric;
 pub fn nearest_neighbors(
     stored: FeatureMatrix<'_>,
     queries: FeatureMatrix<'_>,
-    metric: Metric,
+    metric: DistanceMetric,
     k: usize,
     on_rows_done: impl Fn(usize) + Sync,
 ) -> Vec<Vec<Neighbor>> {

@@ -12,7 +12,7 @@ use pulp::Arch;
 
 use super::bounds::{self, BoundParams, LANES, QueryLanes, distance_bounds, exceeds_limit};
 use crate::data::FeatureMatrix;
-use crate::metric::{Metric, inverse_or_zero};
+use crate::metric::{DistanceMetric, inverse_or_zero};
 use crate::vector::VectorOps;
 
 /// Maximum number of query rows per parallel task.
@@ -34,7 +34,7 @@ pub(super) struct NeighborSearch<'a> {
     pub(super) stored: FeatureMatrix<'a>,
     /// The norm of each stored row, `[N]`.
     pub(super) norms: &'a [f64],
-    pub(super) metric: Metric,
+    pub(super) metric: DistanceMetric,
     /// Number of neighbors to find.
     pub(super) k: usize,
 }
@@ -139,8 +139,8 @@ impl NeighborSearch<'_> {
     fn distance(&self, query_norm: f64, row: &[f32], stored: usize) -> f64 {
         let (vectors, stored_row) = (VectorOps::new(), self.stored.row(stored));
         match self.metric {
-            Metric::Euclidean => vectors.squared_distance(row, stored_row).sqrt(),
-            Metric::Cosine => {
+            DistanceMetric::Euclidean => vectors.squared_distance(row, stored_row).sqrt(),
+            DistanceMetric::Cosine => {
                 let scale = inverse_or_zero(query_norm) * inverse_or_zero(self.norms[stored]);
                 let distance = 1.0 - vectors.dot(row, stored_row) * scale;
                 // Rows in the same direction have the distance 0, not a rounding error.
@@ -209,7 +209,13 @@ mod tests {
 
     use super::*;
 
-    fn find(stored: &[f32], width: usize, metric: Metric, k: usize, queries: &[f32]) -> Vec<Vec<Neighbor>> {
+    fn find(
+        stored: &[f32],
+        width: usize,
+        metric: DistanceMetric,
+        k: usize,
+        queries: &[f32],
+    ) -> Vec<Vec<Neighbor>> {
         let norms: Vec<f64> = stored.chunks_exact(width).map(row_norm).collect();
         NeighborSearch { stored: FeatureMatrix::from_valid_rows(stored, width), norms: &norms, metric, k }
             .find(queries)
@@ -233,7 +239,7 @@ mod tests {
                 (0..n * width).map(|_| (rng.below(7) as f32 - 3.0) * size).collect()
             };
             let (stored, queries) = (rows(n), rows(n_queries));
-            let metric = if cosine { Metric::Cosine } else { Metric::Euclidean };
+            let metric = if cosine { DistanceMetric::Cosine } else { DistanceMetric::Euclidean };
             let found = find(&stored, width, metric, k, &queries);
             for (row, found) in queries.chunks_exact(width).zip(found) {
                 let mut expected: Vec<(f64, usize)> = stored
@@ -245,7 +251,7 @@ mod tests {
                         let difference: Vec<f32> = row.iter().zip(other).map(|(a, b)| a - b).collect();
                         let cosine = dot(row, other) / (dot(row, row) * dot(other, other)).sqrt();
                         let cosine = if cosine.is_nan() { 0.0 } else { cosine };
-                        if metric == Metric::Cosine { 1.0 - cosine } else { dot(&difference, &difference).sqrt() }
+                        if metric == DistanceMetric::Cosine { 1.0 - cosine } else { dot(&difference, &difference).sqrt() }
                     })
                     .zip(0..)
                     .collect();
@@ -269,7 +275,7 @@ mod tests {
             values[row % width] += 1e-3 * (2000 - row) as f32;
         }
         let queries: Vec<f32> = (0..width).map(|i| 100.0 + (i as f32).sin()).collect();
-        let found = &find(&stored, width, Metric::Euclidean, 4, &queries)[0];
+        let found = &find(&stored, width, DistanceMetric::Euclidean, 4, &queries)[0];
         let rows: Vec<usize> = found.iter().map(|neighbor| neighbor.row).collect();
         assert_eq!(rows, [1999, 1998, 1997, 1996]);
     }
@@ -280,7 +286,7 @@ mod tests {
         let (low, high) = (-1.5e19, 1e19);
         for near in [[low, low, high, high], [low, high, low, high], [high, low, low, high]] {
             let stored = [[-2e19, 0.0, 0.0, 0.0], near].concat();
-            let found = find(&stored, 4, Metric::Euclidean, 1, &[1.5e19; 4]);
+            let found = find(&stored, 4, DistanceMetric::Euclidean, 1, &[1.5e19; 4]);
             assert_eq!(found[0][0].row, 1, "{near:?}");
         }
     }
@@ -289,7 +295,7 @@ mod tests {
     fn a_non_finite_row_has_no_neighbors_and_changes_no_others() {
         let stored: Vec<f32> = (0..60).map(|i| (i as f32).sin()).collect();
         let mut queries: Vec<f32> = (0..40).map(|i| (i as f32).cos()).collect();
-        for metric in [Metric::Euclidean, Metric::Cosine] {
+        for metric in [DistanceMetric::Euclidean, DistanceMetric::Cosine] {
             let without_non_finite = find(&stored, 2, metric, 3, &queries);
             (queries[7], queries[24]) = (f32::NAN, f32::NEG_INFINITY);
             let found = find(&stored, 2, metric, 3, &queries);
@@ -303,7 +309,10 @@ mod tests {
     fn ties_are_broken_by_the_lowest_row() {
         let stored = [2.0, 0.0, 1.0, 3.0, 1.0, 3.0];
         let rows = |k| -> Vec<usize> {
-            find(&stored, 1, Metric::Euclidean, k, &[2.0])[0].iter().map(|neighbor| neighbor.row).collect()
+            find(&stored, 1, DistanceMetric::Euclidean, k, &[2.0])[0]
+                .iter()
+                .map(|neighbor| neighbor.row)
+                .collect()
         };
         assert_eq!(rows(3), [0, 2, 3]);
         assert_eq!(rows(9), [0, 2, 3, 4, 5, 1]);

@@ -5,7 +5,7 @@ use headstock_heads::lda::{LdaConfig, Shrinkage};
 use headstock_heads::nearest_mean::NearestMeanConfig;
 use headstock_heads::ridge::RidgeConfig;
 use headstock_heads::{
-    ClassWeight, FitContext, Fitted, Head, HeadConfig, HeadShape, Metric, Registry, Regularization,
+    ClassWeight, DistanceMetric, FitContext, Fitted, Head, HeadConfig, HeadShape, Registry, Regularization,
 };
 
 use crate::support::{DataSet, Golden, LinearParams, assert_near, assert_same_predictions, f64s};
@@ -185,7 +185,7 @@ fn nearest_mean_by_angle_matches_cosine_similarities() {
     for name in SETS {
         let set = golden.set(name);
         let case = format!("{name}.nearest-mean-cosine");
-        let config = NearestMeanConfig { metric: Metric::Cosine };
+        let config = NearestMeanConfig { metric: DistanceMetric::Cosine };
         let logits = fit(&config, &set).head.logits(set.features()).unwrap();
         let found: Vec<f64> = logits.as_slice().iter().copied().map(f64::from).collect();
         assert_near(&found, &golden.f64s(&format!("{case}.similarities")), 1e-6, &case);
@@ -204,7 +204,9 @@ fn knn_matches_k_neighbors_classifier() {
             for (weights_text, weights) in
                 [("uniform", VoteWeights::Uniform), ("distance", VoteWeights::Distance)]
             {
-                for (metric_text, metric) in [("euclidean", Metric::Euclidean), ("cosine", Metric::Cosine)] {
+                for (metric_text, metric) in
+                    [("euclidean", DistanceMetric::Euclidean), ("cosine", DistanceMetric::Cosine)]
+                {
                     let case = format!("{name}.knn-{k}-{weights_text}-{metric_text}");
                     let head = fit(&KnnConfig { k, weights, metric }, &train).head;
                     let shares = head.logits(queries.features()).unwrap().softmax();

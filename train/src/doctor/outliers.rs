@@ -1,7 +1,7 @@
 //! Nearest neighbors by features: outliers and similar pairs.
 
 use headstock_heads::knn::nearest_neighbors;
-use headstock_heads::{FeatureMatrix, Metric};
+use headstock_heads::{DistanceMetric, FeatureMatrix};
 
 use crate::statistics::median;
 
@@ -51,7 +51,8 @@ impl NeighborGraph {
             None => features,
         };
         // One more neighbor, because an image is its own nearest neighbor.
-        let found = nearest_neighbors(reference, features, Metric::Cosine, N_NEIGHBORS + 1, on_progress);
+        let found =
+            nearest_neighbors(reference, features, DistanceMetric::Cosine, N_NEIGHBORS + 1, on_progress);
         let (mut distances, mut pairs) = (Vec::with_capacity(count), Vec::new());
         for (image, neighbors) in found.into_iter().enumerate() {
             let image_of = |index: usize| reference_rows.as_ref().map_or(index, |rows| rows[index]);
