@@ -79,7 +79,7 @@ mod tests {
     use super::*;
     use headstock_testing::small_backbone;
 
-    use crate::fixtures::TestFolder;
+    use crate::tests::fixtures::TestFolder;
 
     #[test]
     fn at_least_two_batches_per_thread_are_measured_and_the_cache_stays_empty() {

@@ -151,10 +151,11 @@ fn is_writable(folder: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixtures::TestFolder;
-    use crate::recording_head::{FeatureRow, registry_with_recording, write_features};
     use crate::run::RunDir;
-    use crate::{recording_head, train};
+    use crate::tests::fixtures::TestFolder;
+    use crate::tests::recording_head;
+    use crate::tests::recording_head::{FeatureRow, registry_with_recording, write_features};
+    use crate::train;
 
     // effect: data.on_error x evaluate RUN
     #[test]

@@ -92,7 +92,7 @@ mod tests {
 
     use super::*;
     use crate::feature_file::read_features;
-    use crate::fixtures::TestFolder;
+    use crate::tests::fixtures::TestFolder;
 
     /// The CSV lists the photos in another order.
     #[test]

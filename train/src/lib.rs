@@ -34,14 +34,10 @@ pub mod feature_file;
 pub mod features;
 mod finetune;
 mod fit;
-#[cfg(test)]
-mod fixtures;
 mod html_page;
 mod in_memory_features;
 pub mod metrics;
 mod prepared_data;
-#[cfg(test)]
-mod recording_head;
 mod report;
 pub mod run;
 mod sample_features;
@@ -49,6 +45,8 @@ pub mod samples;
 mod signature_cache;
 mod statistics;
 mod temp_folder;
+#[cfg(test)]
+mod tests;
 mod trained_on;
 mod training;
 

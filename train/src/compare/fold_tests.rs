@@ -7,10 +7,10 @@ use headstock_split::{stratified_group_k_fold, stratified_k_fold};
 
 use super::*;
 use crate::config::Settings;
-use crate::recording_head::{
+use crate::run::RunDir;
+use crate::tests::recording_head::{
     FitRecord, features_settings, numbered_rows, registry_with_recording, take_fit_records, write_features,
 };
-use crate::run::RunDir;
 
 /// The classes of rows: a large class, a small one, and one with two training samples, mixed.
 fn classes() -> Vec<&'static str> {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::*;
 use crate::config::{Config, Settings};
 use crate::metrics::{LogLoss, MacroF1};
-use crate::recording_head::{FeatureRow, write_features};
+use crate::tests::recording_head::{FeatureRow, write_features};
 
 /// A head whose logits of two classes are features `2 * which` and `2 * which + 1`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]

@@ -155,7 +155,7 @@ mod tests {
 
     use super::super::label_issues;
     use super::*;
-    use crate::recording_head::{registry_with_recording, take_fit_records};
+    use crate::tests::recording_head::{registry_with_recording, take_fit_records};
 
     fn head(kind: &str, key: &str, value: impl Into<Value>) -> Box<dyn ConfiguredHead> {
         let table = Table::from_iter([(key.to_owned(), value.into())]);

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::config::Config;
-use crate::recording_head::{registry_with_recording, write_backbone};
+use crate::tests::recording_head::{registry_with_recording, write_backbone};
 
 /// An image of 8 x 8 squares in random colors, `side` pixels wide.
 fn random_squares(seed: u64, side: u32) -> RgbImage {

@@ -9,7 +9,7 @@ use headstock_loader::ImageRef;
 
 use super::*;
 use crate::config::{Config, Registries};
-use crate::recording_head::{solid_color_png, write_backbone};
+use crate::tests::recording_head::{solid_color_png, write_backbone};
 use crate::train;
 
 /// Trains on 24 images of two classes, of which 12 are for testing, with `config` for the backbone and the

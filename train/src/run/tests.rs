@@ -13,8 +13,8 @@ use headstock_inference::{FailureKind, Predictions};
 
 use super::*;
 use crate::metrics::{CalibrationError, LogLoss, METRICS, Metrics};
-use crate::recording_head::{FeatureRow, features_settings, registry_with_recording, write_features};
 use crate::samples::{SampleSet, Subset};
+use crate::tests::recording_head::{FeatureRow, features_settings, registry_with_recording, write_features};
 use crate::{train, trained_on};
 
 /// Rows of three overlapping classes of different sizes.

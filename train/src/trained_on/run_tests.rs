@@ -3,8 +3,8 @@
 use super::*;
 use crate::config::{Config, Registries};
 use crate::metrics::{Accuracy, CalibrationError, LogLoss, MacroF1, Metrics};
-use crate::recording_head::{FeatureRow, solid_color_png, write_backbone, write_features};
 use crate::run::{Run, RunDir, RunMetrics, TrainTestOverlap};
+use crate::tests::recording_head::{FeatureRow, solid_color_png, write_backbone, write_features};
 use crate::{Evaluation, evaluate, train};
 
 /// Distinct rows of two overlapping classes.

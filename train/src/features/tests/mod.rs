@@ -7,7 +7,7 @@ use headstock_testing::{bundled_weights, small_backbone, small_preprocessing, sy
 
 use super::*;
 use crate::config::Settings;
-use crate::fixtures::TestFolder;
+use crate::tests::fixtures::TestFolder;
 
 mod keys;
 mod reads;

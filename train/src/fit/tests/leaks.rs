@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::*;
 use crate::metrics::LogLoss;
-use crate::recording_head::{self, registry_with_recording, take_fit_records};
+use crate::tests::recording_head::{self, registry_with_recording, take_fit_records};
 
 /// The rows that a training passed to the head.
 struct FitTrace {

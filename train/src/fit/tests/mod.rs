@@ -1,10 +1,10 @@
 use headstock_testing::noise;
 
 use crate::config::Settings;
-use crate::fixtures::TestFolder;
 use crate::in_memory_features::InMemoryFeatures;
 use crate::sample_features::SampleFeatures;
 use crate::samples::{SampleInputs, SampleSet};
+use crate::tests::fixtures::TestFolder;
 
 use super::*;
 use crate::run::RunDir;

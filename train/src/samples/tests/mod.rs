@@ -6,7 +6,7 @@ use super::*;
 use headstock_testing::reference_path;
 
 use crate::config::Registries;
-use crate::fixtures::TestFolder;
+use crate::tests::fixtures::TestFolder;
 
 mod data;
 mod splits;

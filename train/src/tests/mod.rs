@@ -1,0 +1,4 @@
+//! What the tests of several modules share.
+
+pub(crate) mod fixtures;
+pub(crate) mod recording_head;
