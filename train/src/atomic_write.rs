@@ -29,41 +29,46 @@ pub(crate) fn temp_builder(permissions: u32) -> tempfile::Builder<'static, 'stat
     builder
 }
 
-/// Creates a temporary file in the folder of `path`, to be renamed to `path`.
-pub(crate) fn temp_file_beside(path: &Path) -> io::Result<NamedTempFile> {
-    temp_file_in(path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")))
+/// Creates a temporary file in the folder of `path`, which [`persist`] renames to `path`.
+pub(crate) fn temp_file_beside(path: &Path) -> Result<NamedTempFile, TrainError> {
+    temp_file_in(parent_folder(path)).map_err(TrainError::io("write", path))
+}
+
+/// The folder that `path` is in, also for a bare file name.
+pub(crate) fn parent_folder(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Renames the temporary `file`, which has all its contents, to `path`.
+pub(crate) fn persist(file: NamedTempFile, path: &Path) -> Result<(), TrainError> {
+    file.persist(path).map_err(|failed| TrainError::io("write", path)(failed.error))?;
+    Ok(())
 }
 
 /// Writes `bytes` to `path` atomically: a reader or a crash finds the old contents or the new ones, never a
 /// part.
-pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
     let mut file = temp_file_beside(path)?;
-    file.write_all(bytes)?;
-    file.persist(path)?;
-    Ok(())
+    file.write_all(bytes).map_err(TrainError::io("write", path))?;
+    persist(file, path)
 }
 
 /// Refuses to overwrite the file `path` unless it begins with `header` as CSV, so that headstock wrote it:
 /// any other table may hold the user's labels. `Ok` if there is no file.
-pub(crate) fn refuse_to_overwrite(path: &Path, header: &[impl AsRef<str>]) -> Result<(), TrainError> {
-    let header: Vec<&str> = header.iter().map(AsRef::as_ref).collect();
+pub(crate) fn refuse_to_overwrite(path: &Path, header: &[&str]) -> Result<(), TrainError> {
     refuse_to_overwrite_unless(path, &[format!("{}\n", header.join(",")).into_bytes()])
 }
 
 /// Refuses to overwrite the file `path` unless its first bytes are one of `headers`, which headstock's files
 /// of this kind begin with: any other file is the user's own. `Ok` if there is no file.
 pub(crate) fn refuse_to_overwrite_unless(path: &Path, headers: &[Vec<u8>]) -> Result<(), TrainError> {
-    if fs::symlink_metadata(path).is_err() {
+    let is_ours = || fs::read(path).is_ok_and(|bytes| headers.iter().any(|header| bytes.starts_with(header)));
+    if fs::symlink_metadata(path).is_err() || is_ours() {
         return Ok(());
     }
-    let is_ours = fs::read(path).is_ok_and(|bytes| headers.iter().any(|header| bytes.starts_with(header)));
-    if is_ours {
-        Ok(())
-    } else {
-        Err(TrainError::Usage(format!(
-            "{} exists and is not a file that this command has written, so it is not overwritten: choose a \
-             different file name",
-            path.display()
-        )))
-    }
+    Err(TrainError::Usage(format!(
+        "{} exists and is not a file that this command has written, so it is not overwritten: choose a \
+         different file name",
+        path.display()
+    )))
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::atomic_write;
 use crate::config::{DataSourceConfig, Registries, Settings};
-use crate::error::TrainError;
+use crate::error::{Remedy, TrainError};
 use crate::fit::eval_logits;
 use crate::metrics::Metrics;
 use crate::run::{ConformalMetrics, Run, TrainTestOverlap};
@@ -66,7 +66,7 @@ pub fn evaluate(
     if inputs.images().is_some() && !is_writable(options.cache) {
         tracing::info!(
             "the feature cache {} is not writable, so features are computed again in each evaluation: allow \
-             writing to it, or choose a different folder with `features.cache`",
+             writing to it, or choose a different folder",
             options.cache.display()
         );
         temp_dir = tempfile::tempdir().map_err(TrainError::io("create", Path::new("a temporary folder")))?;
@@ -78,22 +78,15 @@ pub fn evaluate(
         SampleFeatures::prepare(inputs, pretrained.as_ref(), options, &vec![0; n_samples], progress)?;
     let present = features.readable_rows((0..n_samples).collect());
     if present.is_empty() {
-        let problem = "no photo of the test set can be read: find out why with `headstock doctor`";
-        return Err(TrainError::Data(problem.into()));
+        let problem = "no photo of the test set can be read";
+        return Err(TrainError::Data(problem.into()).with_remedy(Remedy::ExamineImages));
     }
     let predictions = model.predictions(&eval_logits(model.head.as_ref(), &features, &present)?)?;
     let labels = samples.labels(&present);
     let content_hash = |row: usize| features.content_hash(present[row]);
-    let trained_on = match run.trained_on_hashes(progress)? {
-        Some(trained_hashes) => Some(TrainTestOverlap::from_predictions(
-            &trained_hashes,
-            model,
-            &predictions,
-            &labels,
-            content_hash,
-        )?),
-        None => None,
-    };
+    let overlap =
+        |hashes| TrainTestOverlap::from_predictions(&hashes, model, &predictions, &labels, content_hash);
+    let trained_on = run.trained_on_hashes(progress)?.map(overlap).transpose()?;
     if let Some(overlap) = trained_on.as_ref().filter(|overlap| overlap.samples > 0) {
         tracing::warn!(
             "the run was trained on {} of the {} photos that are tested here, so the results look better \

@@ -6,8 +6,8 @@ use crate::feature_file::FeatureTable;
 /// copy would hold the features twice. A row keeps its number, its index in the feature file; its position in
 /// memory changes.
 pub(crate) struct InMemoryFeatures {
-    values: Vec<f32>,
-    width: usize,
+    pub(crate) values: Vec<f32>,
+    pub(crate) width: usize,
     /// The position of each row in `values`.
     position_of_row: Vec<usize>,
     /// The row at each position, the inverse of `position_of_row`.
@@ -19,16 +19,6 @@ impl InMemoryFeatures {
     pub(crate) fn new(FeatureTable { values, width }: FeatureTable) -> Self {
         let rows: Vec<usize> = (0..values.len() / width).collect();
         Self { values, width, position_of_row: rows.clone(), row_at_position: rows }
-    }
-
-    /// The number of features of a row, `F`.
-    pub(crate) fn width(&self) -> usize {
-        self.width
-    }
-
-    /// All rows in the order of their positions, `[N, F]`.
-    pub(crate) fn values(&self) -> &[f32] {
-        &self.values
     }
 
     /// The current position of a row in [`values`](Self::values).
@@ -75,7 +65,7 @@ mod tests {
             assert_eq!(features.gather_to_front(&rows), expected, "{rows:?}");
             for row in 0..7 {
                 assert_eq!(features.row(row)[1], 2.0 * row as f32 + 1.0, "{row} after {rows:?}");
-                assert_eq!(features.values()[2 * features.position(row)], features.row(row)[0]);
+                assert_eq!(features.values[2 * features.position(row)], features.row(row)[0]);
             }
         }
     }

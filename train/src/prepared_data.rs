@@ -1,5 +1,6 @@
 //! The input of training and comparing: samples, their train/test split, and their features.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use headstock_inference::{PretrainedBackbone, Progress};
@@ -93,12 +94,9 @@ impl PreparedData {
     /// Refuses data that cannot be trained on or tested on: every class must have a readable training sample,
     /// and the test set a readable sample.
     fn check_not_empty(&self) -> Result<(), TrainError> {
-        let mut counts = vec![0; self.samples.classes.len()];
-        for label in self.samples.labels(&self.train) {
-            counts[label as usize] += 1;
-        }
-        let empty_class = counts.iter().zip(self.samples.classes.names()).find(|(count, _)| **count == 0);
-        if let Some((_, class)) = empty_class {
+        let labels: BTreeSet<u32> = self.samples.labels(&self.train).into_iter().collect();
+        let mut classes = (0..).zip(self.samples.classes.names());
+        if let Some((_, class)) = classes.find(|(label, _)| !labels.contains(label)) {
             return Err(TrainError::Data(format!(
                 "no training photo of class `{class}` can be read, so the class cannot be learned: repair or \
                  replace the photos of this class that the warnings name, or remove the class"

@@ -8,7 +8,8 @@ use maud::{Markup, html};
 
 use crate::html_page::page;
 use crate::metrics::confusion_matrix;
-use crate::run::{CalibrationMetrics, ConformalMetrics, RunMetrics, TestSample};
+use crate::run::{CalibrationMetrics, ConformalMetrics, RunMetrics};
+use crate::samples::SampleRow;
 
 /// Maximum number of mistakes, and of pairs of confused classes, that the report lists.
 const MAX_LISTED: usize = 50;
@@ -21,7 +22,7 @@ const MAX_MATRIX_CLASSES: usize = 60;
 pub(crate) fn render(
     record: &ModelRecord,
     metrics: &RunMetrics,
-    rows: &[TestSample<'_>],
+    rows: &[&SampleRow],
     predictions: &Predictions,
 ) -> String {
     let labels: Vec<u32> = rows.iter().map(|row| row.label).collect();
@@ -194,16 +195,16 @@ fn confused_section(names: &[String], confusion: &[Vec<usize>]) -> Markup {
 
 /// The wrong `predictions` for the samples `rows` of the test set, the most confident first. `names` are the
 /// class names.
-fn mistakes_section(names: &[String], rows: &[TestSample<'_>], predictions: &Predictions) -> Markup {
+fn mistakes_section(names: &[String], rows: &[&SampleRow], predictions: &Predictions) -> Markup {
     // (probability of the predicted class, sample, predicted class)
-    let mut wrong: Vec<(f32, &TestSample<'_>, u32)> = rows
+    let mut wrong: Vec<(f32, &SampleRow, u32)> = rows
         .iter()
         .zip(&predictions.predicted)
         .zip(predictions.rows())
         .filter(|((row, predicted), _)| row.label != **predicted)
-        .map(|((row, &predicted), probabilities)| (probabilities[predicted as usize], row, predicted))
+        .map(|((&row, &predicted), probabilities)| (probabilities[predicted as usize], row, predicted))
         .collect();
-    wrong.sort_by(|(p_a, a, _), (p_b, b, _)| p_b.total_cmp(p_a).then_with(|| a.path.cmp(b.path)));
+    wrong.sort_by(|(p_a, a, _), (p_b, b, _)| p_b.total_cmp(p_a).then_with(|| a.id.cmp(&b.id)));
     html! {
         h2 { "Mistakes" }
         p { (wrong.len()) " mistakes, the most confident first." }
@@ -211,7 +212,7 @@ fn mistakes_section(names: &[String], rows: &[TestSample<'_>], predictions: &Pre
             tr { th { "photo" } th { "class" } th { "predicted" } th { "probability" } }
             @for (probability, row, predicted) in wrong.into_iter().take(MAX_LISTED) {
                 tr {
-                    td { (row.path) }
+                    td { (row.id) }
                     td { (names[row.label as usize]) }
                     td { (names[predicted as usize]) }
                     td { (format!("{probability:.3}")) }
@@ -224,6 +225,7 @@ fn mistakes_section(names: &[String], rows: &[TestSample<'_>], predictions: &Pre
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::samples::Subset;
 
     /// Class a is correct twice of three times and never predicted for others; c is never predicted, and d
     /// neither occurs nor is predicted.
@@ -277,8 +279,9 @@ mod tests {
         let logits = headstock_heads::Logits::new(probabilities.clone(), 4).unwrap();
         let predictions = Predictions::from_probabilities(probabilities, &logits);
         let rows = [("one", 1), ("two", 0), ("three", 1), ("four", 2)];
-        let rows = rows.map(|(path, label)| TestSample { path, label });
-        let section = mistakes_section(&names, &rows, &predictions);
+        let rows =
+            rows.map(|(id, label)| SampleRow { id: id.into(), label, group: None, subset: Subset::Test });
+        let section = mistakes_section(&names, &rows.each_ref(), &predictions);
         assert!(section.0.contains("3 mistakes"), "{}", section.0);
         let expected = ["two|a|&lt;b&gt;|0.900", "four|c|&lt;b&gt;|0.800", "one|&lt;b&gt;|a|0.600"];
         assert_eq!(cells_of_rows(section), expected);

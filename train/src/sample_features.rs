@@ -55,7 +55,7 @@ impl SampleFeatures {
     pub(crate) fn width(&self) -> usize {
         match self {
             Self::Cached(features) => features.width(),
-            Self::InMemory(in_memory) => in_memory.width(),
+            Self::InMemory(in_memory) => in_memory.width,
         }
     }
 
@@ -80,7 +80,7 @@ impl SampleFeatures {
     /// image that cannot be read.
     pub(crate) fn content_hash(&self, row: usize) -> Option<ContentHash> {
         match self {
-            Self::Cached(features) => features.hashes()[row],
+            Self::Cached(features) => features.hashes[row],
             Self::InMemory(in_memory) => Some(hash_features(in_memory.row(row))),
         }
     }
@@ -109,14 +109,7 @@ impl SampleFeatures {
     /// hence `&mut self`.
     pub(crate) fn gather(&mut self, rows: &[usize], n_augmented: u32) -> Result<Cow<'_, [f32]>, TrainError> {
         match self {
-            Self::Cached(features) => {
-                let n_rows = rows.len() * (n_augmented as usize + 1);
-                let mut values = Vec::with_capacity(n_rows * features.width());
-                for view in 0..=n_augmented {
-                    features.append(rows, view, &mut values)?;
-                }
-                Ok(Cow::Owned(values))
-            }
+            Self::Cached(features) => Ok(Cow::Owned(features.read_views(rows, n_augmented)?)),
             Self::InMemory(in_memory) => Ok(Cow::Borrowed(in_memory.gather_to_front(rows))),
         }
     }

@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use crate::config::{DataSourceConfig, Settings};
+use crate::csv_table;
 use crate::error::TrainError;
 use crate::feature_file::read_features;
 use crate::samples::{SplitRow, Subset, find_images};
@@ -35,12 +36,7 @@ pub(crate) fn hash_features(row: &[f32]) -> ContentHash {
 /// evaluation recognizes samples that the run has seen: one hash per line, in hexadecimal and in ascending
 /// order.
 pub(crate) fn to_csv(hashes: &BTreeSet<ContentHash>) -> Vec<u8> {
-    let mut text = format!("{HEADER}\n");
-    for hash in hashes {
-        text += &hex::encode(hash);
-        text.push('\n');
-    }
-    text.into_bytes()
+    csv_table::to_csv(&[HEADER], hashes.iter().map(|hash| [hex::encode(hash)]))
 }
 
 /// Reads a run's `trained_on.csv` at `path`: the content hashes of the samples that the run was trained on,

@@ -88,8 +88,6 @@ pub(crate) struct ActivationCache<'a> {
 struct FrozenStages {
     /// The last frozen layer, whose output is cached.
     layer: FeatureLayer,
-    /// Height, width and channels of its output.
-    shape: [usize; 3],
     dtype: CacheDtype,
     /// Makes the cache key of a view of an image.
     keys: CacheKeyBuilder,
@@ -133,8 +131,7 @@ impl<'a> ActivationCache<'a> {
     /// Height, width and channels of the activations of one view, which is the input of the first trained
     /// stage. If nothing is frozen, these are the normalized pixels, with three channels.
     pub(crate) fn shape(&self) -> [usize; 3] {
-        let (height, width) = self.image_size();
-        self.frozen.as_ref().map_or([height, width, 3], |frozen| frozen.shape)
+        activation_shape(self.source.pretrained, self.frozen.as_ref().map(|frozen| frozen.layer))
     }
 
     /// Number of views computed by [`prepare`](Self::prepare).
@@ -199,6 +196,16 @@ impl<'a> ActivationCache<'a> {
     }
 }
 
+/// The shape `[height, width, channels]` of the input of the first trained stage, for one image: of the outputs of
+/// the last frozen `layer`, or of the pixels if no layer is frozen.
+pub(crate) fn activation_shape(pretrained: &PretrainedBackbone, layer: Option<FeatureLayer>) -> [usize; 3] {
+    let (height, width) = pretrained.transform().crop;
+    let (height, width) = (height as usize, width as usize);
+    let Some(layer) = layer else { return [height, width, 3] };
+    let (rows, columns) = layer.output_size(height, width);
+    [rows, columns, layer.channels(pretrained.checkpoint().architecture())]
+}
+
 impl FrozenStages {
     /// Opens or creates the cache of the frozen stages' outputs (activations); the frozen stages end at
     /// `split_point`. The file name contains a hash of everything that all activations depend on (backbone,
@@ -207,14 +214,12 @@ impl FrozenStages {
         let ActivationSource { pretrained, options, .. } = source;
         let SplitPoint { layer, dtype, .. } = split_point;
         let keys = CacheKeyBuilder::new(&[CACHE_FORMAT, dtype.as_str()], pretrained, layer, options);
-        let (height, width) = pretrained.transform().crop;
-        let (rows, columns) = layer.output_size(height as usize, width as usize);
-        let shape = [rows, columns, layer.channels(pretrained.checkpoint().architecture())];
         // 16 hexadecimal digits are enough to tell the files apart: each record repeats its complete key.
         let hash_prefix = hex::encode(&keys.shared_hash()[..8]);
         let name = format!("{layer}-{}-{hash_prefix}", dtype.as_str());
-        let store = RecordStore::open(&options.cache.join(CACHE_FOLDER), &name, shape.iter().product())?;
-        Ok(Self { layer, shape, dtype, keys, store })
+        let record_len = activation_shape(pretrained, Some(layer)).iter().product();
+        let store = RecordStore::open(&options.cache.join(CACHE_FOLDER), &name, record_len)?;
+        Ok(Self { layer, dtype, keys, store })
     }
 
     /// The views of images whose activations are to be computed and cached now, because training needs them
@@ -244,7 +249,7 @@ impl FrozenStages {
         }
         let folder = &source.options.cache.join(CACHE_FOLDER);
         let record_bytes = self.store.record_bytes();
-        let other_bytes = disk_budget::bytes_of_other_records(self.store.records_path())?;
+        let other_bytes = disk_budget::bytes_of_other_records(&self.store.records_path)?;
         let budget = DiskBudget {
             layer,
             dtype,

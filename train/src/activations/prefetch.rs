@@ -82,19 +82,16 @@ impl ActivationCache<'_> {
         let (index, mut reader) = (frozen.store.index()?, frozen.store.reader()?);
         let (mut bits, mut missing) = (Vec::new(), Vec::new());
         for (item, values) in items {
-            let key = match item.view {
-                ViewId::Numbered(view) => Some(frozen.keys.key(self.image_hash(item), view)),
-                // It is never cached, because it is used only once.
-                ViewId::PerEpoch { .. } => None,
-            };
-            let slot = key.map(|key| index.slot(&key)).transpose()?.flatten();
-            match (key, slot) {
-                (Some(key), Some(slot)) => {
-                    bits.resize(values.len(), 0);
-                    reader.read(slot, &key, &mut bits)?;
-                    frozen.dtype.to_f32(&mut bits, values);
-                }
-                _ => missing.push((item, values)),
+            // The view of a single epoch is never cached, because it is used only once.
+            if let ViewId::Numbered(view) = item.view
+                && let key = frozen.keys.key(self.image_hash(item), view)
+                && let Some(slot) = index.slot(&key)?
+            {
+                bits.resize(values.len(), 0);
+                reader.read(slot, &key, &mut bits)?;
+                frozen.dtype.to_f32(&mut bits, values);
+            } else {
+                missing.push((item, values));
             }
         }
         Ok(missing)

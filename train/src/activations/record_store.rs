@@ -27,7 +27,7 @@ const INDEX_CACHE_BYTES: usize = 8 << 20;
 /// store at the same time; records are stored atomically.
 pub(super) struct RecordStore {
     index_database: CacheDatabase,
-    records_path: PathBuf,
+    pub(super) records_path: PathBuf,
     values_per_record: usize,
 }
 
@@ -45,11 +45,6 @@ impl RecordStore {
     /// Size of a record in bytes.
     pub(super) fn record_bytes(&self) -> u64 {
         size_of::<CacheKey>() as u64 + self.values_per_record as u64 * half_precision::BYTES_PER_VALUE
-    }
-
-    /// The records file.
-    pub(super) fn records_path(&self) -> &Path {
-        &self.records_path
     }
 
     /// A snapshot of the index, to look up which keys are stored and where; records stored later are not in
@@ -211,20 +206,20 @@ mod tests {
         let again = store(folder.path());
         assert_eq!(stored_numbers(&again), [1, 2, 3]);
         // Records that existed or came twice take no space.
-        assert_eq!(fs::metadata(again.records_path()).unwrap().len(), 3 * again.record_bytes());
+        assert_eq!(fs::metadata(&again.records_path).unwrap().len(), 3 * again.record_bytes());
     }
 
     #[test]
     fn leftovers_of_a_killed_writer_are_overwritten() {
         let folder = tempfile::tempdir().unwrap();
         insert_numbered(&store(folder.path()), &[1]);
-        let mut file = File::options().append(true).open(store(folder.path()).records_path()).unwrap();
+        let mut file = File::options().append(true).open(&store(folder.path()).records_path).unwrap();
         file.write_all(&[9; 61]).unwrap();
         let store = store(folder.path());
         assert_eq!(stored_numbers(&store), [1]);
         insert_numbered(&store, &[2, 3]);
         assert_eq!(stored_numbers(&store), [1, 2, 3]);
-        assert_eq!(fs::metadata(store.records_path()).unwrap().len(), 3 * store.record_bytes());
+        assert_eq!(fs::metadata(&store.records_path).unwrap().len(), 3 * store.record_bytes());
     }
 
     #[test]
@@ -232,13 +227,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = store(folder.path());
         insert_numbered(&store, &[1, 2, 3, 4]);
-        let file = File::options().write(true).open(store.records_path()).unwrap();
+        let file = File::options().write(true).open(&store.records_path).unwrap();
         file.set_len(2 * store.record_bytes() + 7).unwrap();
         assert_eq!(stored_numbers(&store), [1, 2]);
         // Storing them again does not bring back the records before them.
         insert_numbered(&store, &[4]);
         assert_eq!(stored_numbers(&store), [1, 2, 4]);
-        fs::remove_file(store.records_path()).unwrap();
+        fs::remove_file(&store.records_path).unwrap();
         insert_numbered(&store, &[3]);
         assert_eq!(stored_numbers(&store), [3]);
     }
@@ -248,7 +243,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = store(folder.path());
         insert_numbered(&store, &[1]);
-        fs::write(store.records_path(), vec![0; 100]).unwrap();
+        fs::write(&store.records_path, vec![0; 100]).unwrap();
         let slot = store.index().unwrap().slot(&[1; 32]).unwrap().unwrap();
         let error = store.reader().unwrap().read(slot, &[1; 32], &mut [0; WIDTH]).unwrap_err().to_string();
         assert!(error.contains("some.records") && error.contains("some.redb: delete both files"), "{error}");
@@ -266,6 +261,6 @@ mod tests {
         for store in [&first, &second] {
             assert_eq!(stored_numbers(store), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
         }
-        assert_eq!(fs::metadata(first.records_path()).unwrap().len(), 10 * first.record_bytes());
+        assert_eq!(fs::metadata(&first.records_path).unwrap().len(), 10 * first.record_bytes());
     }
 }

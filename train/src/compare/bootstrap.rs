@@ -16,7 +16,7 @@ pub(super) const COVERAGE: f64 = 0.95;
 pub(super) struct BootstrapUnits {
     /// The unit of each sample.
     unit_of_sample: Vec<usize>,
-    n_units: usize,
+    pub(super) n_units: usize,
     seed: u32,
 }
 
@@ -37,11 +37,6 @@ impl BootstrapUnits {
         };
         let n_units = unit_of_sample.iter().max().map_or(0, |max| max + 1);
         Self { unit_of_sample, n_units, seed }
-    }
-
-    /// The number of units.
-    pub(super) fn n_units(&self) -> usize {
-        self.n_units
     }
 
     /// How often each sample occurs in bootstrap resample number `resample`. The counts are the weights of

@@ -1,10 +1,9 @@
 //! Writes a comparison to a file.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::results::{CandidateResult, CandidateStatus, Comparison, MetricEstimate};
-use crate::atomic_write::{refuse_to_overwrite, write_atomically};
+use crate::atomic_write::{refuse_to_overwrite_unless, write_atomically};
 use crate::csv_table::to_csv;
 use crate::error::TrainError;
 use crate::metrics::METRICS;
@@ -22,14 +21,8 @@ const JSON_PREFIX: &str = "{\n  \"comparison\": ";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ComparisonFile {
     path: PathBuf,
-    format: ComparisonFormat,
-}
-
-/// The format of the file, chosen by its extension.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ComparisonFormat {
-    Csv,
-    Json,
+    /// The format: JSON, or CSV.
+    is_json: bool,
 }
 
 impl ComparisonFile {
@@ -40,9 +33,10 @@ impl ComparisonFile {
     /// # Errors
     /// [`TrainError::Usage`] for any other extension, and for an existing file that is not a comparison.
     pub fn new(path: &Path) -> Result<Self, TrainError> {
-        let format = match path.extension().and_then(|extension| extension.to_str()) {
-            Some("csv") => ComparisonFormat::Csv,
-            Some("json") => ComparisonFormat::Json,
+        // A comparison is recognized by its first bytes.
+        let (is_json, start) = match path.extension().and_then(|extension| extension.to_str()) {
+            Some("csv") => (false, format!("{}\n", header().join(","))),
+            Some("json") => (true, JSON_PREFIX.to_owned()),
             _ => {
                 return Err(TrainError::Usage(format!(
                     "{}: unknown file extension: choose a file name that ends in .csv or .json",
@@ -50,21 +44,8 @@ impl ComparisonFile {
                 )));
             }
         };
-        match format {
-            ComparisonFormat::Csv => refuse_to_overwrite(path, &header())?,
-            ComparisonFormat::Json => {
-                let is_comparison =
-                    || fs::read(path).is_ok_and(|bytes| bytes.starts_with(JSON_PREFIX.as_bytes()));
-                if fs::symlink_metadata(path).is_ok() && !is_comparison() {
-                    return Err(TrainError::Usage(format!(
-                        "{} exists and is not a result of `compare`, so it is not overwritten: choose a \
-                         different file name",
-                        path.display()
-                    )));
-                }
-            }
-        }
-        Ok(Self { path: path.into(), format })
+        refuse_to_overwrite_unless(path, &[start.into_bytes()])?;
+        Ok(Self { path: path.into(), is_json })
     }
 
     /// Writes `comparison` to the file, as CSV or JSON according to its extension. Other programs never see a
@@ -73,13 +54,12 @@ impl ComparisonFile {
     /// # Errors
     /// [`TrainError::Inference`].
     pub fn write(&self, comparison: &Comparison) -> Result<(), TrainError> {
-        let bytes = match self.format {
-            ComparisonFormat::Csv => candidates_csv(&comparison.candidates),
-            ComparisonFormat::Json => {
-                (serde_json::to_string_pretty(comparison).expect("figures are JSON") + "\n").into_bytes()
-            }
+        let bytes = if self.is_json {
+            (serde_json::to_string_pretty(comparison).expect("figures are JSON") + "\n").into_bytes()
+        } else {
+            candidates_csv(&comparison.candidates)
         };
-        write_atomically(&self.path, &bytes).map_err(TrainError::io("write", &self.path))
+        write_atomically(&self.path, &bytes)
     }
 }
 
@@ -124,6 +104,8 @@ fn to_row(candidate: &CandidateResult, columns: usize) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use toml::Table;
 
     use crate::metrics::{Accuracy, CalibrationError, LogLoss, MacroF1, Metric};

@@ -1,9 +1,9 @@
 //! The features of the training set and of single folds.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 
 use headstock_heads::{FeatureMatrix, HeadError, TrainingSet};
+use headstock_loader::dataset::join_groups;
 use headstock_split::SplitIndices;
 
 use crate::error::TrainError;
@@ -17,11 +17,11 @@ pub(super) struct TrainingFeatures<'a> {
     values: Cow<'a, [f32]>,
     /// The row of each sample's unaugmented view in `values`.
     row_of_sample: Vec<usize>,
-    labels: Vec<u32>,
-    /// The group of each sample: that of the data, or one group per sample.
-    groups: Vec<u32>,
-    classes: usize,
-    width: usize,
+    pub(super) labels: Vec<u32>,
+    /// The group of each sample, if the data has groups.
+    groups: Vec<Option<u32>>,
+    pub(super) classes: usize,
+    pub(super) width: usize,
     /// The number of views of each image: one without augmentation, then the augmented ones.
     n_views: usize,
 }
@@ -36,38 +36,23 @@ impl<'a> TrainingFeatures<'a> {
         let n_views = *n_augmented as usize + 1;
         let (values, row_of_sample) = match features {
             // Precomputed features, which have no augmented views.
-            SampleFeatures::InMemory(table) => {
-                (Cow::Borrowed(table.values()), train.iter().map(|&row| table.position(row)).collect())
-            }
-            SampleFeatures::Cached(_) => {
-                let mut values = Vec::with_capacity(train.len() * n_views * features.width());
-                for view in 0..=*n_augmented {
-                    features.append(train, view, &mut values)?;
-                }
-                (Cow::Owned(values), (0..train.len()).collect())
+            SampleFeatures::InMemory(table) => (
+                Cow::Borrowed(table.values.as_slice()),
+                train.iter().map(|&row| table.position(row)).collect(),
+            ),
+            SampleFeatures::Cached(cached) => {
+                (Cow::Owned(cached.read_views(train, *n_augmented)?), (0..train.len()).collect())
             }
         };
         Ok(Self {
             values,
             row_of_sample,
             labels: samples.labels(train),
-            groups: samples.groups(train).unwrap_or_else(|| (0..train.len() as u32).collect()),
+            groups: train.iter().map(|&row| samples.rows[row].group).collect(),
             classes: samples.classes.len(),
             width: features.width(),
             n_views,
         })
-    }
-
-    pub(super) fn labels(&self) -> &[u32] {
-        &self.labels
-    }
-
-    pub(super) fn classes(&self) -> usize {
-        self.classes
-    }
-
-    pub(super) fn width(&self) -> usize {
-        self.width
     }
 
     /// The number of rows: all samples in all views.
@@ -86,9 +71,12 @@ impl<'a> TrainingFeatures<'a> {
         }
         fold.test_values.reserve_exact(split.test.len() * self.width);
         self.append_rows(&split.test, /* unaugmented */ 0, &mut fold.test_values);
-        let select = |values: &[u32]| split.train.iter().map(|&sample| values[sample]).collect::<Vec<_>>();
-        fold.labels = select(&self.labels).repeat(self.n_views);
-        fold.groups = number_by_appearance(&select(&self.groups)).repeat(self.n_views);
+        let (labels, groups): (Vec<u32>, Vec<Option<u32>>) =
+            split.train.iter().map(|&sample| (self.labels[sample], self.groups[sample])).unzip();
+        fold.labels = labels.repeat(self.n_views);
+        // Some heads choose by the numbers of the groups which of them they hold out: they are numbered anew, so
+        // that they do not depend on samples that the head is not fitted on.
+        fold.groups = join_groups(&groups, &[]).repeat(self.n_views);
         fold
     }
 
@@ -101,20 +89,6 @@ impl<'a> TrainingFeatures<'a> {
             out.extend_from_slice(&self.values[row * self.width..][..self.width]);
         }
     }
-}
-
-/// Renumbers groups as 0, 1, 2 and so on in the order of first appearance. `groups` has the group of each
-/// sample that a head is fitted on, and the result its new number. Some heads choose by these numbers which
-/// groups they hold out; the new numbers do not depend on samples that the head is not fitted on.
-pub(crate) fn number_by_appearance(groups: &[u32]) -> Vec<u32> {
-    let mut numbers = BTreeMap::new();
-    groups
-        .iter()
-        .map(|group| {
-            let next = numbers.len() as u32;
-            *numbers.entry(group).or_insert(next)
-        })
-        .collect()
 }
 
 /// The training and test data of a fold.
@@ -164,7 +138,7 @@ mod tests {
             values: Cow::Owned(values),
             row_of_sample,
             labels: vec![1, 0, 1, 0],
-            groups: vec![8, 5, 5, 2],
+            groups: [8, 5, 5, 2].map(Some).to_vec(),
             classes: 2,
             width: 2,
             n_views: 3,
@@ -176,7 +150,7 @@ mod tests {
     fn a_fold_is_fitted_on_all_views_and_tested_on_unaugmented_ones() {
         for row_of_sample in [vec![0, 1, 2, 3], vec![2, 0, 3, 1]] {
             let features = features_fixture(row_of_sample);
-            assert_eq!((features.n_rows(), features.width(), features.classes()), (12, 2, 2));
+            assert_eq!((features.n_rows(), features.width, features.classes), (12, 2, 2));
             let fold = features.copy_fold(&SplitIndices { train: vec![0, 2, 1], test: vec![3] });
             let data = fold.training_set().unwrap();
             let rows: Vec<&[f32]> = data.features().rows().collect();
@@ -188,11 +162,5 @@ mod tests {
             assert_eq!(data.groups().unwrap(), [0, 1, 1].repeat(3));
             assert_eq!(fold.test_features().unwrap().as_slice(), [3.0, 0.0]);
         }
-    }
-
-    #[test]
-    fn groups_are_numbered_as_they_appear() {
-        assert_eq!(number_by_appearance(&[7, 7, 2, 9, 2, 7]), [0, 0, 1, 2, 1, 0]);
-        assert_eq!(number_by_appearance(&[0, 1, 2]), [0, 1, 2]);
     }
 }

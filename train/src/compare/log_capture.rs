@@ -8,11 +8,6 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Dispatch, Event, Level, Metadata, Subscriber};
 
-/// Runs `action` and returns the warnings logged on this thread meanwhile, which are not logged elsewhere.
-pub(super) fn capture_warnings<R>(action: impl FnOnce() -> R) -> (R, Vec<String>) {
-    capture_events(Level::WARN, action)
-}
-
 /// Runs `action`. Returns its result, and the messages that it logs on this thread with `level` or a more
 /// severe one. These messages are not logged elsewhere: the caller puts them in its result.
 pub(crate) fn capture_events<R>(level: Level, action: impl FnOnce() -> R) -> (R, Vec<String>) {
@@ -70,7 +65,7 @@ mod tests {
 
     #[test]
     fn only_warnings_are_captured() {
-        let (result, messages) = capture_warnings(|| {
+        let (result, messages) = capture_events(Level::WARN, || {
             tracing::warn!("after {} steps", 3);
             tracing::info!("by the way");
             7

@@ -33,7 +33,7 @@
 mod bootstrap;
 mod candidates;
 mod file;
-pub(crate) mod fold_data;
+mod fold_data;
 pub(crate) mod log_capture;
 mod parallel;
 mod results;
@@ -140,13 +140,13 @@ fn compare_while(
     let scored = score_candidates(&features, candidates, &splits, rounds, has_time, progress);
     progress.end();
     let scored = scored?;
-    if scored.iter().all(|scored| matches!(scored, TrialOutcome::LeftOut)) {
+    if scored.iter().all(|scored| matches!(scored, Err(CandidateStatus::LeftOut))) {
         let problem = "the time budget ended before the first head was fitted: give more seconds";
         return Err(TrainError::Usage(problem.into()).with_remedy(Remedy::LargerBudget));
     }
 
     // Bootstrap resamples draw these units: samples, or whole groups of samples.
-    let units = BootstrapUnits::new(features.labels().len(), groups.as_deref(), options.seed);
+    let units = BootstrapUnits::new(features.labels.len(), groups.as_deref(), options.seed);
     progress.begin("comparing metrics", N_RESAMPLES as u64, "resamples");
     let draw = |resample| {
         progress.step(1);
@@ -159,10 +159,10 @@ fn compare_while(
         metric: options.metric,
         folds: options.folds,
         seed: options.seed,
-        samples: features.labels().len(),
-        groups: groups.is_some().then_some(units.n_units()),
-        classes: features.classes(),
-        features: features.width(),
+        samples: features.labels.len(),
+        groups: groups.is_some().then_some(units.n_units),
+        classes: features.classes,
+        features: features.width,
         views: prepared.n_augmented,
         resamples: N_RESAMPLES,
         coverage: COVERAGE,
@@ -213,9 +213,9 @@ fn score_candidates(
     has_time: &(dyn Fn() -> bool + Sync),
     progress: &dyn Progress,
 ) -> Result<Vec<TrialOutcome<CvScores>>, TrainError> {
-    let (samples, width) = (features.labels().len(), features.width());
+    let (samples, width) = (features.labels.len(), features.width);
     let features_bytes = features.n_rows() * width * size_of::<f32>();
-    let logits_bytes = samples * features.classes() * size_of::<f32>();
+    let logits_bytes = samples * features.classes * size_of::<f32>();
     // The logits of all candidates of a pass get half the memory of the features. Fits get the same, and in
     // addition four `f64` matrices `[width, width]`: see the module docs.
     let max_candidates = (features_bytes / 2 / logits_bytes).max(1);
@@ -225,21 +225,18 @@ fn score_candidates(
     let mut scored = Vec::with_capacity(candidates.len());
     for pass in plan_passes(candidates, rounds, max_candidates) {
         let mut trials: Vec<TrialOutcome<Vec<trial::FoldTrial>>> =
-            pass.iter().map(|_| TrialOutcome::Done(Vec::new())).collect();
+            pass.iter().map(|_| Ok(Vec::new())).collect();
         for (number, split) in splits.iter().enumerate() {
             let fold = features.copy_fold(split);
             let (train_set, test_features) = (fold.training_set()?, fold.test_features()?);
-            let shape = HeadShape {
-                samples: train_set.features().len(),
-                features: width,
-                classes: features.classes(),
-            };
+            let shape =
+                HeadShape { samples: train_set.features().len(), features: width, classes: features.classes };
             // A job fits one candidate of the pass, here its index. The slowest fits of the previous fold
             // come first, so that threads are idle for a shorter time at the end.
             let mut jobs: Vec<usize> = (0..pass.len()).collect();
-            let last_fit_seconds = |job: &usize| match &trials[*job] {
-                TrialOutcome::Done(trials) => trials.last().map_or(0.0, |trial| trial.fit_seconds),
-                _ => 0.0,
+            let last_fit_seconds = |job: &usize| {
+                let last = trials[*job].as_ref().ok().and_then(|trials| trials.last());
+                last.map_or(0.0, |trial| trial.fit_seconds)
             };
             jobs.sort_by(|a, b| last_fit_seconds(b).total_cmp(&last_fit_seconds(a)));
             // The same share of the threads as of the memory, but at least an equal share for each candidate.
@@ -251,22 +248,21 @@ fn score_candidates(
             let outcomes = run_parallel(&jobs, threads, threads_needed, |&job| {
                 // The budget counts only in the first fold: a candidate that has begun is finished.
                 let outcome = match &trials[job] {
-                    TrialOutcome::Done(_) if number == 0 && !has_time() => TrialOutcome::LeftOut,
-                    TrialOutcome::Done(_) => {
+                    Ok(_) if number > 0 || has_time() => {
                         trial::fit_fold(pass[job].head.as_ref(), &train_set, test_features)
                     }
-                    TrialOutcome::Failed(_) | TrialOutcome::LeftOut => TrialOutcome::LeftOut,
+                    _ => Err(CandidateStatus::LeftOut),
                 };
                 progress.step(1);
                 outcome
             });
             for (job, outcome) in jobs.into_iter().zip(outcomes) {
-                trials[job].add_fold(outcome);
+                trial::add_fold(&mut trials[job], outcome);
             }
         }
         let pass_scores: Vec<TrialOutcome<CvScores>> = trials
             .into_par_iter()
-            .map(|trials| trials.map(|trials| CvScores::from_folds(&trials, splits, features.labels())))
+            .map(|trials| trials.map(|trials| CvScores::from_folds(&trials, splits, &features.labels)))
             .collect();
         scored.extend(pass_scores);
     }
@@ -295,9 +291,8 @@ fn rank_candidates(
     let (mut done, mut unscored) = (Vec::new(), Vec::new());
     for (candidate, scored) in candidates.iter().zip(scored) {
         match scored {
-            TrialOutcome::Done(scored) => done.push((candidate, scored)),
-            TrialOutcome::Failed(error) => unscored.push((candidate, CandidateStatus::Failed { error })),
-            TrialOutcome::LeftOut => unscored.push((candidate, CandidateStatus::LeftOut)),
+            Ok(scored) => done.push((candidate, scored)),
+            Err(status) => unscored.push((candidate, status)),
         }
     }
     // The sorts are stable: among equal candidates the earlier round, then the earlier name comes first.

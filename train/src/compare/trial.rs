@@ -9,43 +9,23 @@ use headstock_heads::{
 };
 use headstock_inference::Predictions;
 use headstock_split::SplitIndices;
+use tracing::Level;
 
-use super::log_capture::capture_warnings;
-use super::results::{CandidateScores, ChosenParameter, MetricEstimate};
+use super::log_capture::capture_events;
+use super::results::{CandidateScores, CandidateStatus, ChosenParameter, MetricEstimate};
 use crate::metrics::{Accuracy, LogLoss, METRICS, Metric, MetricMap, Metrics, WeightedMetric};
+use crate::statistics::median;
 
-/// The outcome of fitting and scoring a candidate (a head with hyperparameters), in one fold or in all.
-pub(super) enum TrialOutcome<T> {
-    /// The result.
-    Done(T),
-    /// The reason.
-    Failed(String),
-    /// The time budget ended before it began.
-    LeftOut,
-}
+/// What came of a candidate, in one fold or in all: its result, or as an error that it failed or was left out.
+pub(super) type TrialOutcome<T> = Result<T, CandidateStatus>;
 
-impl<T> TrialOutcome<T> {
-    /// Replaces the value of `Done` by `f(value)`, for example a candidate's results in all folds by its
-    /// scores. The other outcomes stay as they are.
-    pub(super) fn map<U>(self, f: impl FnOnce(T) -> U) -> TrialOutcome<U> {
-        match self {
-            Self::Done(value) => TrialOutcome::Done(f(value)),
-            Self::Failed(error) => TrialOutcome::Failed(error),
-            Self::LeftOut => TrialOutcome::LeftOut,
-        }
-    }
-}
-
-impl TrialOutcome<Vec<FoldTrial>> {
-    /// Adds the outcome of the next fold to those of a candidate in earlier folds. A candidate that failed or
-    /// was left out in one fold stays failed or left out.
-    pub(super) fn add_fold(&mut self, outcome: TrialOutcome<FoldTrial>) {
-        if let Self::Done(trials) = self {
-            match outcome {
-                TrialOutcome::Done(trial) => trials.push(trial),
-                TrialOutcome::Failed(error) => *self = Self::Failed(error),
-                TrialOutcome::LeftOut => *self = Self::LeftOut,
-            }
+/// Adds the outcome of the next fold to `folds`, those of a candidate in earlier folds. A candidate that failed
+/// or was left out in one fold stays failed or left out.
+pub(super) fn add_fold(folds: &mut TrialOutcome<Vec<FoldTrial>>, outcome: TrialOutcome<FoldTrial>) {
+    if let Ok(trials) = folds {
+        match outcome {
+            Ok(trial) => trials.push(trial),
+            Err(status) => *folds = Err(status),
         }
     }
 }
@@ -70,10 +50,10 @@ pub(super) fn fit_fold(
     train_set: &TrainingSet<'_>,
     test_features: FeatureMatrix<'_>,
 ) -> TrialOutcome<FoldTrial> {
-    let (trial, warnings) = capture_warnings(|| fit_and_predict(head, train_set, test_features));
+    let (trial, warnings) = capture_events(Level::WARN, || fit_and_predict(head, train_set, test_features));
     match trial {
-        Ok(trial) => TrialOutcome::Done(FoldTrial { warnings, ..trial }),
-        Err(error) => TrialOutcome::Failed(error.to_string()),
+        Ok(trial) => Ok(FoldTrial { warnings, ..trial }),
+        Err(error) => Err(CandidateStatus::Failed { error: error.to_string() }),
     }
 }
 
@@ -149,12 +129,14 @@ impl CvScores {
         let mut warnings: Vec<String> = trials.iter().flat_map(|trial| trial.warnings.clone()).collect();
         warnings.sort_unstable();
         warnings.dedup();
+        let median_of =
+            |seconds: fn(&FoldTrial) -> f64| median(trials.iter().map(seconds).collect()).unwrap_or(0.0);
         Self {
             metrics,
             values,
             temperatures,
-            fit_seconds: median(trials.iter().map(|trial| trial.fit_seconds).collect()),
-            predict_seconds: median(trials.iter().map(|trial| trial.predict_seconds).collect()),
+            fit_seconds: median_of(|trial| trial.fit_seconds),
+            predict_seconds: median_of(|trial| trial.predict_seconds),
             bytes: trials.iter().map(|trial| trial.bytes).max().unwrap_or(0),
             chosen: collect_chosen(trials),
             warnings,
@@ -235,29 +217,11 @@ fn collect_chosen(trials: &[FoldTrial]) -> Vec<ChosenParameter> {
         .collect()
 }
 
-/// The median of `values`, here the seconds of all folds. Of an even number of values it is the mean of the
-/// two in the middle; 0 without values.
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_unstable_by(f64::total_cmp);
-    match values.len() {
-        0 => 0.0,
-        odd if odd % 2 == 1 => values[odd / 2],
-        even => f64::midpoint(values[even / 2 - 1], values[even / 2]),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use candle_core::{DType, Device, Tensor};
 
     use super::*;
-
-    #[test]
-    fn a_median_is_the_middle_or_the_mean_of_two() {
-        assert_eq!(median(vec![5.0, 1.0, 3.0]), 3.0);
-        assert_eq!(median(vec![8.0, 1.0, 3.0, 2.0]), 2.5);
-        assert_eq!((median(vec![4.0]), median(Vec::new())), (4.0, 0.0));
-    }
 
     fn trial(logits: &[f32], seconds: f64, bytes: u64, chosen: f64, warning: &str) -> FoldTrial {
         FoldTrial {
@@ -297,20 +261,22 @@ mod tests {
 
     #[test]
     fn a_candidate_that_failed_in_a_fold_has_failed() {
-        let done = || TrialOutcome::Done(trial(&[1.0, 0.0], 1.0, 1, 1.0, ""));
+        let done = || Ok(trial(&[1.0, 0.0], 1.0, 1, 1.0, ""));
+        let failed = || Err(CandidateStatus::Failed { error: "no".into() });
+        let left_out = || Err(CandidateStatus::LeftOut);
         let outcome_of = |folds: Vec<TrialOutcome<FoldTrial>>| {
-            let mut outcome = TrialOutcome::Done(Vec::new());
-            folds.into_iter().for_each(|fold| outcome.add_fold(fold));
+            let mut outcome = Ok(Vec::new());
+            folds.into_iter().for_each(|fold| add_fold(&mut outcome, fold));
             match outcome {
-                TrialOutcome::Done(trials) => format!("{} folds", trials.len()),
-                TrialOutcome::Failed(error) => error,
-                TrialOutcome::LeftOut => "left out".into(),
+                Ok(trials) => format!("{} folds", trials.len()),
+                Err(CandidateStatus::Failed { error }) => error,
+                Err(status) => format!("{status:?}"),
             }
         };
         assert_eq!(outcome_of(vec![done(), done()]), "2 folds");
-        assert_eq!(outcome_of(vec![done(), TrialOutcome::Failed("no".into()), done()]), "no");
-        assert_eq!(outcome_of(vec![TrialOutcome::Failed("no".into()), TrialOutcome::LeftOut]), "no");
-        assert_eq!(outcome_of(vec![TrialOutcome::LeftOut, done()]), "left out");
+        assert_eq!(outcome_of(vec![done(), failed(), done()]), "no");
+        assert_eq!(outcome_of(vec![failed(), left_out()]), "no");
+        assert_eq!(outcome_of(vec![left_out(), done()]), "LeftOut");
     }
 
     #[test]

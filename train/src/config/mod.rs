@@ -10,6 +10,7 @@ mod tune;
 mod validator;
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use headstock_heads::Registry;
@@ -67,15 +68,12 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] if the file cannot be read, is not TOML, or has another version.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = match fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Err(ConfigError::Missing(path.into()));
-            }
-            Err(source) => return Err(ConfigError::Read { path: path.into(), source }),
+        let read_error = |source: io::Error| match source.kind() {
+            io::ErrorKind::NotFound => ConfigError::Missing(path.into()),
+            _ => ConfigError::Read { path: path.into(), source },
         };
-        let absolute =
-            std::path::absolute(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
+        let text = fs::read_to_string(path).map_err(read_error)?;
+        let absolute = std::path::absolute(path).map_err(read_error)?;
         let base = absolute.parent().unwrap_or(Path::new("/"));
         Self::parse(&text, &path.display().to_string(), base)
     }
@@ -237,14 +235,10 @@ impl<'a> Assignment<'a> {
 /// Parses the value of an override of a config key (`KEY=VALUE`) as TOML, such as `0.1` or `["a", "b"]`. Text
 /// that is no TOML value is a string, so that `svm` needs no quotes.
 fn parse_value(text: &str) -> Value {
-    let parsed: Result<Table, _> = format!("value = {text}").parse();
-    match parsed {
-        // There are more keys if `text` has several lines; then it is no TOML value.
-        Ok(mut table) if table.len() == 1 => {
-            table.remove("value").unwrap_or_else(|| Value::String(text.to_owned()))
-        }
-        _ => Value::String(text.to_owned()),
-    }
+    let mut parsed: Table = format!("value = {text}").parse().unwrap_or_default();
+    // There are more keys if `text` has several lines; then it is no TOML value.
+    let value = if parsed.len() == 1 { parsed.remove("value") } else { None };
+    value.unwrap_or_else(|| Value::String(text.to_owned()))
 }
 
 /// Joins the lines of a TOML error: the message and, on the next line, its position such as "in

@@ -7,8 +7,7 @@ use headstock_inference::{BackboneOptions, DecodeOptions};
 use headstock_loader::{Augment, ClassOrder, DecodeMode};
 use headstock_split::TestSize;
 use schemars::JsonSchema;
-use serde::ser::SerializeMap;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use toml::Table;
 
@@ -49,7 +48,7 @@ pub struct Options {
     #[serde(default)]
     pub split: SplitOptions,
     /// The pretrained network that computes features from photos. Not allowed with `data.features`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub backbone: Option<BackboneOptions>,
     /// The feature cache, and how many augmented views of each photo are used.
     #[serde(default)]
@@ -85,17 +84,20 @@ impl Options {
 /// Inconsistent data is an error that names the file and the line: an id or a link that leads out of the
 /// folder of the photos, a class without photos, a single class, a missing column, a photo that is listed
 /// twice.
-#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DataOptions {
     /// The name of the data source. It is needed only for a source that a program adds and that has no key of
     /// its name: `csv = "labels.csv"` means `kind = "csv"`. The other keys belong to the source.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
-    /// The keys of the data source with their values.
-    #[serde(skip)]
+    /// The keys of the data source with their values, which a config has beside the others.
+    #[serde(flatten, skip_deserializing)]
+    #[schemars(skip)]
     pub source: Table,
     /// A file of precomputed features `[N, F]` with labels `[N]` in place of photos: `.npz`, `.npy` with a
     /// CSV of the same name beside it, `.safetensors` or `.parquet`. No backbone is needed.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub features: Option<PathBuf>,
     /// How classes are numbered: `"sorted"`, by name in the order of bytes, or `"appearance"`, by first
     /// appearance in the data.
@@ -107,6 +109,8 @@ pub struct DataOptions {
     /// million.
     pub max_pixels: u64,
     /// Whether JPEGs may be decoded at a reduced size.
+    #[serde(skip_serializing_if = "DecodeMode::is_exact")]
+    #[schemars(!skip_serializing_if)]
     pub decode: DecodeMode,
 }
 
@@ -124,30 +128,6 @@ impl Default for DataOptions {
             max_pixels: decode_options.max_pixels,
             decode: decode_options.decode,
         }
-    }
-}
-
-impl Serialize for DataOptions {
-    /// Writes the keys of the source beside the others, as a config has them. Those without a value and the
-    /// default of `decode` are left out.
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut keys = serializer.serialize_map(None)?;
-        if let Some(kind) = &self.kind {
-            keys.serialize_entry("kind", kind)?;
-        }
-        for (key, value) in &self.source {
-            keys.serialize_entry(key, value)?;
-        }
-        if let Some(features) = &self.features {
-            keys.serialize_entry("features", features)?;
-        }
-        keys.serialize_entry("class_order", &self.class_order)?;
-        keys.serialize_entry("on_error", &self.on_error)?;
-        keys.serialize_entry("max_pixels", &self.max_pixels)?;
-        if !self.decode.is_exact() {
-            keys.serialize_entry("decode", &self.decode)?;
-        }
-        keys.end()
     }
 }
 

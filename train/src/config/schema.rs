@@ -133,10 +133,7 @@ fn take_reference(schema: &mut Value) -> Option<String> {
             schema.extend(only);
         }
     }
-    match schema.remove("$ref")? {
-        Value::String(reference) => Some(reference),
-        _ => None,
-    }
+    schema.remove("$ref")?.as_str().map(str::to_owned)
 }
 
 /// The keys and values of the JSON object `value`; no keys if it is not an object, for example a missing

@@ -132,17 +132,15 @@ impl Settings {
     /// not depend on later defaults.
     #[must_use]
     pub fn to_options(&self) -> Options {
-        let (source, features) = match &self.source {
-            DataSourceConfig::Images(source) => (source.table(), None),
-            DataSourceConfig::Features(path) => (Table::new(), Some(path.clone())),
-        };
-        let kind = match &self.source {
-            // Most sources are named by a key of theirs.
-            DataSourceConfig::Images(images) if !source.contains_key(images.kind()) => {
-                Some(images.kind().to_owned())
+        let (mut kind, mut source, mut features) = (None, Table::new(), None);
+        match &self.source {
+            DataSourceConfig::Images(images) => {
+                source = images.table();
+                // Most sources are named by a key of theirs.
+                kind = (!source.contains_key(images.kind())).then(|| images.kind().to_owned());
             }
-            _ => None,
-        };
+            DataSourceConfig::Features(path) => features = Some(path.clone()),
+        }
         let mut head = Table::from_iter([("kind".to_owned(), self.head.kind().into())]);
         head.extend(self.head.table());
         let DecodeOptions { max_pixels, decode } = self.decode;

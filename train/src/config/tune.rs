@@ -30,10 +30,8 @@ pub struct TuneOptions {
     pub optimizer: OptimizerKind,
     /// Learning rate of the head, the peak of the schedule. The default is 0.01 with `"sgd"` and 0.001 with
     /// `"adamw"`; `train --find-lr` helps to choose a value.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub lr: Option<f64>,
     /// Peak learning rate of the last stage of the backbone, `layer4`. The default is a tenth of `lr`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub backbone_lr: Option<f64>,
     /// Factor between the learning rates of consecutive stages: each earlier stage has the rate of the stage
     /// after it times this.
@@ -65,18 +63,15 @@ pub struct TuneOptions {
     pub cutmix: f64,
     /// Maximum norm of the gradient of a step; larger gradients are scaled down to it. No clipping if it is
     /// left out.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub clip_grad_norm: Option<f64>,
     /// Decay of an exponential moving average (EMA) of all trained parameters, above 0 and below 1. The
     /// average is evaluated and saved in place of the parameters. No average if it is left out.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub ema_decay: Option<f64>,
     /// The statistics that BatchNorm normalizes with: `"frozen"`, the running statistics of the weights, or
     /// `"train"`, those of each batch.
     pub batch_norm: BatchNormMode,
     /// Gradual unfreezing: epochs after which one more stage is trained, from `layer4` back to `from`. If it
     /// is left out, all stages are trained from the start.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub unfreeze_epochs: Option<u64>,
     /// How the views of a photo are augmented across epochs.
     pub augment: AugmentMode,
@@ -90,7 +85,6 @@ pub struct TuneOptions {
     pub validation: f64,
     /// Early stopping: epochs without a lower log-loss on the held-out photos after which to stop. Never if
     /// it is left out.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub patience: Option<u64>,
     /// Random seed: it determines the order of the photos and which photos are held out.
     pub seed: u64,
@@ -256,17 +250,14 @@ impl TuneOptions {
     /// # Panics
     /// If only the head is trained.
     pub(crate) fn first_stage_in(&self, epoch: u64) -> FeatureLayer {
-        const STAGES: [FeatureLayer; 5] = [
-            FeatureLayer::Layer4,
-            FeatureLayer::Layer3,
-            FeatureLayer::Layer2,
-            FeatureLayer::Layer1,
-            FeatureLayer::Stem,
-        ];
         let first = self.first_stage().expect("a stage is trained");
-        let n_unfrozen = self.unfreeze_epochs.map_or(STAGES.len() as u64, |every| epoch / every);
-        // `max` takes the later stage of the network: no stage before `first` is trained.
-        STAGES[(n_unfrozen as usize).min(STAGES.len() - 1)].max(first)
+        let Some(epochs) = self.unfreeze_epochs else { return first };
+        // From the last stage back to the first one that is trained at the end.
+        let mut stages = FeatureLayer::ALL
+            .into_iter()
+            .rev()
+            .filter(|layer| (first..FeatureLayer::Avgpool).contains(layer));
+        stages.nth((epoch / epochs) as usize).unwrap_or(first)
     }
 
     /// Whether fine-tuning begins with a head that is fitted on the frozen features.

@@ -71,7 +71,7 @@ pub fn write_augment_sheet(
         return Err(TrainError::Data(problem.into()).with_remedy(Remedy::ExamineImages));
     }
     let sheet = contact_sheet(&settings.augment, &eval_transform, &images, &hashes, N_VIEWS);
-    write_atomically(path, &png(&sheet)).map_err(TrainError::io("write", path))?;
+    write_atomically(path, &png(&sheet))?;
     Ok(AugmentSheet { images: images.len(), views: N_VIEWS })
 }
 

@@ -93,25 +93,17 @@ impl CleanTable {
         let samples = &diagnosis.listing.samples;
         let remaining = || samples.rows.iter().enumerate().filter(|(index, _)| !removed.contains(index));
         let has_split = self.source.is_none() && diagnosis.listing.has_given_splits;
-        let own_table = match &self.source {
-            Some(source) => {
-                let ids: BTreeSet<&str> = remaining().map(|(_, sample)| sample.id.as_str()).collect();
-                source.filter_table(&|id| ids.contains(id))?
-            }
-            None => None,
-        };
-        let table = match own_table {
-            Some(table) => table,
-            None => {
-                let columns = if has_split { &COLUMNS[..] } else { &COLUMNS[..2] };
-                let row = |(_, row): (usize, &SampleRow)| {
-                    let fields = [&row.id, samples.classes.name(row.label), row.subset.as_str()];
-                    fields.map(str::to_owned).into_iter().take(columns.len())
-                };
-                to_csv(columns, remaining().map(row))
-            }
-        };
-        write_atomically(&self.path, &table).map_err(TrainError::io("write", &self.path))?;
+        let ids: BTreeSet<&str> = remaining().map(|(_, sample)| sample.id.as_str()).collect();
+        let own_table = self.source.as_ref().map(|source| source.filter_table(&|id| ids.contains(id)));
+        let table = own_table.transpose()?.flatten().unwrap_or_else(|| {
+            let columns = if has_split { &COLUMNS[..] } else { &COLUMNS[..2] };
+            let row = |(_, row): (usize, &SampleRow)| {
+                let fields = [&row.id, samples.classes.name(row.label), row.subset.as_str()];
+                fields.map(str::to_owned).into_iter().take(columns.len())
+            };
+            to_csv(columns, remaining().map(row))
+        });
+        write_atomically(&self.path, &table)?;
         let n_rows = remaining().count();
         Ok(CleanSummary {
             csv: self.path.clone(),
@@ -127,18 +119,13 @@ impl CleanTable {
 /// because of `findings`. Of a group of duplicates in one class, the first sample that no other finding
 /// removes stays.
 fn samples_to_remove(findings: &[Finding]) -> BTreeSet<usize> {
+    use FindingKind::{Outlier, SuspiciousLabel, Truncated, Unreadable};
     let mut removed = BTreeSet::new();
     let mut duplicates = Vec::new();
     for finding in findings {
         let samples = finding.items.iter().map(|item| item.images.iter().map(|image| image.index));
         match (finding.kind, finding.scope) {
-            (
-                FindingKind::Unreadable
-                | FindingKind::Truncated
-                | FindingKind::SuspiciousLabel
-                | FindingKind::Outlier,
-                _,
-            )
+            (Unreadable | Truncated | SuspiciousLabel | Outlier, _)
             | (_, Some(DuplicateScope::AcrossClasses)) => removed.extend(samples.flatten()),
             (_, Some(_)) => duplicates.extend(samples.map(Iterator::collect::<Vec<_>>)),
             _ => {}

@@ -74,11 +74,7 @@ pub fn label_issues(labels: &[u32], probabilities: &[f32], classes: usize) -> La
     for (label, sample_counts) in joint.iter_mut().enumerate() {
         sample_counts[label] = sample_counts[label].max(1);
     }
-    let scores: Vec<f64> = labels
-        .iter()
-        .zip(probabilities.chunks_exact(classes))
-        .map(|(&label, row)| self_confidence(label, row))
-        .collect();
+    let scores: Vec<f64> = rows().map(|(label, row)| f64::from(row[label])).collect();
     let mut ranked: Vec<usize> = (0..labels.len()).collect();
     ranked.sort_by(|&a, &b| scores[a].total_cmp(&scores[b]));
     ranked.truncate(n_wrong);
@@ -93,7 +89,7 @@ pub fn self_confidence(label: u32, probabilities: &[f32]) -> f64 {
 }
 
 /// The class with the highest probability plus `margin(class)`; the first of equals.
-fn most_probable(row: &[f32], margin: impl Fn(usize) -> f64) -> usize {
+pub(super) fn most_probable(row: &[f32], margin: impl Fn(usize) -> f64) -> usize {
     let value = |class: usize| f64::from(row[class]) + margin(class);
     (1..row.len()).fold(0, |best, class| if value(class) > value(best) { class } else { best })
 }

@@ -85,19 +85,6 @@ pub enum DuplicateScope {
     WithinClass,
 }
 
-impl DuplicateScope {
-    /// The words for the scope that follow the kind in the name of a finding, as in "exact-duplicate across
-    /// classes".
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::AcrossClasses => "across classes",
-            Self::AcrossSubsets => "across training and test set",
-            Self::WithinClass => "within a class",
-        }
-    }
-}
-
 impl fmt::Display for FindingKind {
     /// Writes the stable name of the kind, as in the JSON of `doctor`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -262,10 +249,13 @@ impl Finding {
     /// within a class".
     #[must_use]
     pub fn name(&self) -> String {
-        match self.scope {
-            Some(scope) => format!("{} {}", self.kind, scope.as_str()),
-            None => self.kind.to_string(),
-        }
+        let scope = match self.scope {
+            None => "",
+            Some(DuplicateScope::AcrossClasses) => " across classes",
+            Some(DuplicateScope::AcrossSubsets) => " across training and test set",
+            Some(DuplicateScope::WithinClass) => " within a class",
+        };
+        format!("{}{scope}", self.kind)
     }
 }
 

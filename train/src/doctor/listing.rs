@@ -22,20 +22,14 @@ pub(super) fn findings(listing: &DatasetListing) -> Vec<Finding> {
         }
     };
     for error in &listing.errors {
-        let (kind, names) = match error {
-            DatasetError::MissingImages { missing, .. } => (FindingKind::MissingImage, &missing.0),
-            DatasetError::EmptyClass { classes, .. } => (FindingKind::EmptyClass, &classes.0),
-            DatasetError::UnknownClass { classes, .. } => (FindingKind::UnknownClass, &classes.0),
-            DatasetError::Empty { .. } => {
-                add(FindingKind::TooFewClasses, error.to_string());
-                continue;
-            }
-            other => {
-                add(FindingKind::BadEntry, other.to_string());
-                continue;
-            }
+        let (kind, details) = match error {
+            DatasetError::MissingImages { missing, .. } => (FindingKind::MissingImage, missing.0.clone()),
+            DatasetError::EmptyClass { classes, .. } => (FindingKind::EmptyClass, classes.0.clone()),
+            DatasetError::UnknownClass { classes, .. } => (FindingKind::UnknownClass, classes.0.clone()),
+            DatasetError::Empty { .. } => (FindingKind::TooFewClasses, vec![error.to_string()]),
+            other => (FindingKind::BadEntry, vec![other.to_string()]),
         };
-        names.iter().for_each(|name| add(kind, name.clone()));
+        details.into_iter().for_each(|detail| add(kind, detail));
     }
     let class_names = listing.samples.classes.names();
     if let [class] = class_names {

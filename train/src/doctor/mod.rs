@@ -40,6 +40,7 @@ use crate::error::{TrainError, error_chain};
 use crate::features::{ExtractOptions, ExtractedFeatures};
 use crate::samples::{DatasetListing, SampleSet, Subset};
 use crate::signature_cache::SignatureCache;
+use confident_learning::most_probable;
 use duplicates::DuplicateGroups;
 use images::ImageInspection;
 use out_of_fold::OutOfFoldInput;
@@ -297,10 +298,8 @@ fn suspicious_labels(dataset: &SampleSet, found: &OutOfFoldProbabilities) -> Opt
     let issues = label_issues(&found.labels, &found.probabilities, classes);
     let items = issues.ranked.into_iter().map(|row| {
         let (label, probabilities) = (found.labels[row], &found.probabilities[row * classes..][..classes]);
-        let others = (0..classes).filter(|&class| class != label as usize);
-        let best = others
-            .reduce(|best, class| if probabilities[class] > probabilities[best] { class } else { best });
-        let best = best.unwrap_or(label as usize);
+        // The most probable of the other classes.
+        let best = most_probable(probabilities, |class| if class == label as usize { -2.0 } else { 0.0 });
         let suggested = dataset.classes.name(found.classes[best]).to_owned();
         let (probability, suggested_probability) =
             (f64::from(probabilities[label as usize]), f64::from(probabilities[best]));

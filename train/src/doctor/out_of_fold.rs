@@ -1,17 +1,15 @@
 //! Out-of-fold probabilities: each sample is predicted by a head that was fitted without it and its
 //! duplicates.
 
-use std::collections::BTreeSet;
-
 use headstock_heads::{
     CalibrationMethod, ConfiguredHead, FeatureMatrix, FitContext, HeadError, Logits, TrainingSet,
 };
 use headstock_inference::Progress;
+use headstock_loader::dataset::join_groups;
 use headstock_split::{SplitIndices, stratified_group_k_fold};
 
-use crate::compare::fold_data::number_by_appearance;
 use crate::error::TrainError;
-use crate::fit::cross_calibrate;
+use crate::fit::{count_groups_per_class, cross_calibrate};
 
 /// Number of folds, if the classes have enough groups.
 const MAX_FOLDS: usize = 5;
@@ -53,7 +51,8 @@ impl OutOfFoldInput<'_> {
         head: &dyn ConfiguredHead,
         progress: &dyn Progress,
     ) -> Result<OutOfFoldProbabilities, String> {
-        let counts = count_groups_per_class(&self.labels, &self.groups);
+        let n_classes = self.labels.iter().max().map_or(0, |&max| max as usize + 1);
+        let counts = count_groups_per_class(&self.labels, &self.groups, n_classes);
         let classes: Vec<u32> =
             (0..counts.len() as u32).filter(|&class| counts[class as usize] >= 2).collect();
         // The classes that remain are renumbered from 0.
@@ -120,10 +119,10 @@ impl OutOfFoldInput<'_> {
             let fitted = {
                 let values = copy_features(&fold.train);
                 let labels: Vec<u32> = fold.train.iter().map(|&position| labels[position]).collect();
-                let groups: Vec<u32> =
-                    fold.train.iter().map(|&position| self.groups[rows[position]]).collect();
+                let groups: Vec<Option<u32>> =
+                    fold.train.iter().map(|&position| Some(self.groups[rows[position]])).collect();
                 let data = TrainingSet::new(FeatureMatrix::new(&values, width)?, &labels, classes)?;
-                head.fit(&data.with_groups(&number_by_appearance(&groups))?, &context)
+                head.fit(&data.with_groups(&join_groups(&groups, &[]))?, &context)
             };
             progress.end();
             let test_values = copy_features(&fold.test);
@@ -139,18 +138,10 @@ impl OutOfFoldInput<'_> {
     }
 }
 
-/// The number of different groups that the samples of each class are in. `labels` and `groups` are those of
-/// the samples. Samples of a group, such as copies of an image, stay in one fold, so a class with a single
-/// group cannot be split into folds.
-fn count_groups_per_class(labels: &[u32], groups: &[u32]) -> Vec<usize> {
-    let pairs: BTreeSet<(u32, u32)> = labels.iter().copied().zip(groups.iter().copied()).collect();
-    let mut counts = vec![0; labels.iter().max().map_or(0, |&max| max as usize + 1)];
-    pairs.into_iter().for_each(|(label, _)| counts[label as usize] += 1);
-    counts
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use toml::{Table, Value};
 
     use super::super::label_issues;

@@ -63,7 +63,7 @@ impl ReportPage {
         progress: &dyn Progress,
     ) -> Result<(), TrainError> {
         let page = html_page::page(TITLE, render(diagnosis, max_pixels, progress));
-        write_atomically(&self.path, page.as_bytes()).map_err(TrainError::io("write", &self.path))
+        write_atomically(&self.path, page.as_bytes())
     }
 }
 

@@ -13,12 +13,12 @@ use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 use serde_json::json;
-use tempfile::{NamedTempFile, PersistError};
+use tempfile::NamedTempFile;
 use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
 
 use super::FeatureFormat;
-use crate::atomic_write::{refuse_to_overwrite, temp_file_beside};
+use crate::atomic_write::{persist, refuse_to_overwrite, temp_file_beside};
 use crate::error::TrainError;
 
 /// Number of rows in memory at a time.
@@ -68,13 +68,12 @@ impl FeatureFileWriter {
             FeatureFormat::Npy | FeatureFormat::Npz => {
                 let table = path.with_extension("csv");
                 refuse_to_overwrite(&table, &HEADER)?;
-                let file = temp_file_beside(&table).map_err(TrainError::io("write", &table))?;
+                let file = temp_file_beside(&table)?;
                 Some((table, file))
             }
             FeatureFormat::Safetensors | FeatureFormat::Parquet => None,
         };
-        let file = temp_file_beside(path).map_err(TrainError::io("write", path))?;
-        Ok(Self { format, path: path.into(), file, table })
+        Ok(Self { format, path: path.into(), file: temp_file_beside(path)?, table })
     }
 
     /// Writes the samples `rows` with `width` features each, and renames the temporary files to their final
@@ -104,12 +103,8 @@ impl FeatureFileWriter {
         if let Some((path, file)) = &mut self.table {
             write_csv(file.as_file_mut(), rows).map_err(TrainError::io("write", path))?;
         }
-        let failed = |path: &Path, error: PersistError| TrainError::io("write", path)(error.error);
-        self.file.persist(&self.path).map_err(|error| failed(&self.path, error))?;
-        if let Some((path, file)) = self.table {
-            file.persist(&path).map_err(|error| failed(&path, error))?;
-        }
-        Ok(())
+        persist(self.file, &self.path)?;
+        self.table.map_or(Ok(()), |(path, file)| persist(file, &path))
     }
 }
 

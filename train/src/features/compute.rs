@@ -139,11 +139,6 @@ impl LoadedImages {
         Self { images, bytes: Mutex::new(bytes) }
     }
 
-    /// Whether the bytes of an image were in memory when the work began.
-    fn was_loaded(&self, image: usize) -> bool {
-        self.images.contains(&image)
-    }
-
     /// Takes the bytes of an image from the memory; `None` if they are not there.
     fn take(&self, image: usize) -> Option<Vec<u8>> {
         self.bytes.lock().unwrap_or_else(PoisonError::into_inner).remove(&image)
@@ -199,7 +194,7 @@ impl ExtractJob<'_> {
             let image = image_of(job);
             let hash = self.hashes[image].ok_or(ReadFailure::Changed)?;
             // Bytes that were read again may differ from those that were hashed.
-            if !self.loaded.was_loaded(image) && Sha256::digest(bytes)[..] != hash[..] {
+            if !self.loaded.images.contains(&image) && Sha256::digest(bytes)[..] != hash[..] {
                 return Err(ReadFailure::Changed);
             }
             let views = views_of_jobs[job].iter().map(|missing| ViewId::Numbered(missing.view));

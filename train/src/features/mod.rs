@@ -65,7 +65,7 @@ pub struct ExtractedFeatures {
     cache: FeatureCache,
     keys: CacheKeyBuilder,
     /// SHA-256 of each image's bytes; `None` for an image that cannot be read.
-    hashes: ImageHashes,
+    pub(crate) hashes: ImageHashes,
     width: usize,
     /// Number of vectors computed by this call; the others were in the cache.
     computed: usize,
@@ -171,11 +171,6 @@ impl ExtractedFeatures {
         self.computed
     }
 
-    /// SHA-256 of each image's bytes; `None` for an image that could not be read.
-    pub(crate) fn hashes(&self) -> &[Option<[u8; 32]>] {
-        &self.hashes
-    }
-
     /// Whether image `image` could be read.
     #[must_use]
     pub fn is_readable(&self, image: usize) -> bool {
@@ -202,6 +197,19 @@ impl ExtractedFeatures {
             }
         }
         Ok(())
+    }
+
+    /// The cached features of the `images`, given by index: all of them in the evaluation view, then in each of
+    /// `n_augmented` augmented views: `[views * images.len(), F]`, row-major.
+    ///
+    /// # Errors
+    /// Those of [`append`](Self::append).
+    pub(crate) fn read_views(&self, images: &[usize], n_augmented: u32) -> Result<Vec<f32>, TrainError> {
+        let mut values = Vec::with_capacity(images.len() * (n_augmented as usize + 1) * self.width);
+        for view in 0..=n_augmented {
+            self.append(images, view, &mut values)?;
+        }
+        Ok(values)
     }
 }
 

@@ -12,9 +12,9 @@ use super::BLOCK_LEN;
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Ema {
     max_decay: f64,
-    updates: u64,
+    pub(super) updates: u64,
     /// The average of each array of the model, in the order of the model's named values.
-    values: Vec<Vec<f32>>,
+    pub(super) values: Vec<Vec<f32>>,
 }
 
 impl Ema {
@@ -23,29 +23,6 @@ impl Ema {
     #[must_use]
     pub(super) fn new<'a>(max_decay: f64, parameters: impl IntoIterator<Item = &'a [f32]>) -> Self {
         Self { max_decay, updates: 0, values: parameters.into_iter().map(<[f32]>::to_vec).collect() }
-    }
-
-    /// Restores the exponential moving averages (EMA) of the model's arrays: `values`, as a checkpoint saved
-    /// them after `updates` updates, so that a resumed training continues with the same bits.
-    pub(super) fn restore(&mut self, updates: u64, values: Vec<Vec<f32>>) {
-        (self.updates, self.values) = (updates, values);
-    }
-
-    /// The averages, in the order of the parameters.
-    #[must_use]
-    pub(super) fn values(&self) -> &[Vec<f32>] {
-        &self.values
-    }
-
-    /// The averages, mutable to be swapped with the model's values.
-    pub(super) fn values_mut(&mut self) -> &mut [Vec<f32>] {
-        &mut self.values
-    }
-
-    /// Number of updates so far.
-    #[must_use]
-    pub(super) fn updates(&self) -> u64 {
-        self.updates
     }
 
     /// Updates the exponential moving averages (EMA) with `parameters`, the model's arrays after an optimizer
@@ -104,7 +81,7 @@ mod tests {
         assert_eq!(steps, 20);
         for step in 0..steps {
             ema.update(parts_at(step + 1));
-            for ((ours, expected), name) in ema.values().iter().zip(&expected).zip(names) {
+            for ((ours, expected), name) in ema.values.iter().zip(&expected).zip(names) {
                 assert_agree(
                     ours,
                     &expected[step * length..][..length],
@@ -121,7 +98,7 @@ mod tests {
         let mut uninterrupted = Ema::new(0.9, [&start[..]]);
         uninterrupted.update([&steps[0][..]]);
         let mut resumed = Ema::new(0.9, [&start[..]]);
-        resumed.restore(uninterrupted.updates(), uninterrupted.values().to_vec());
+        (resumed.updates, resumed.values) = (uninterrupted.updates, uninterrupted.values.clone());
         for ema in [&mut uninterrupted, &mut resumed] {
             ema.update([&steps[1][..]]);
         }

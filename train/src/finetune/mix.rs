@@ -22,13 +22,6 @@ pub(super) struct MixedBatch {
     pub(super) lambda: f64,
 }
 
-/// The replaced rectangle: start and end (exclusive) of rows and columns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct CutRegion {
-    rows: [usize; 2],
-    columns: [usize; 2],
-}
-
 impl BatchMixing {
     /// Mixes each image of a batch with a random image of the batch (its partner), in place, by mixup (a
     /// weighted sum) or `CutMix` (a rectangle is replaced). `shape` is `[N, H, W, C]`. Returns how the images
@@ -73,8 +66,7 @@ impl BatchMixing {
         }
         let center = [random.below(height), random.below(width)];
         // From here on, `lambda` is the exact share that remains.
-        let (CutRegion { rows, columns: [start, end] }, lambda) =
-            cutmix_region(lambda, center, [height, width]);
+        let ([rows, [start, end]], lambda) = cutmix_region(lambda, center, [height, width]);
         pairs.for_each(|(image, partner)| {
             for row in rows[0]..rows[1] {
                 let span = (row * width + start) * channels..(row * width + end) * channels;
@@ -87,17 +79,17 @@ impl BatchMixing {
 
 /// Computes the rectangle that `CutMix` replaces by another image, around `center` (row, column), so that
 /// about the share `lambda` of an image of `sides` (height, width) remains, as in torchvision. Returns the
-/// rectangle, cut at the image's edges, and the exact share of the image outside of it, which is the weight
-/// of the image's own label in the loss.
-fn cutmix_region(lambda: f64, center: [usize; 2], sides: [usize; 2]) -> (CutRegion, f64) {
+/// rectangle, cut at the image's edges, as the start and end (exclusive) of its rows and of its columns, and the
+/// exact share of the image outside of it, which is the weight of the image's own label in the loss.
+fn cutmix_region(lambda: f64, center: [usize; 2], sides: [usize; 2]) -> ([[usize; 2]; 2], f64) {
     let range_along = |axis: usize| {
         // A rectangle of the area `1 - lambda` has sides of `sqrt(1 - lambda)`.
         let half = (0.5 * (1.0 - lambda).sqrt() * sides[axis] as f64) as usize;
         [center[axis].saturating_sub(half), (center[axis] + half).min(sides[axis])]
     };
-    let [rows, columns] = [range_along(0), range_along(1)];
-    let area = (rows[1] - rows[0]) * (columns[1] - columns[0]);
-    (CutRegion { rows, columns }, 1.0 - area as f64 / (sides[0] * sides[1]) as f64)
+    let region = [range_along(0), range_along(1)];
+    let area: usize = region.iter().map(|[start, end]| end - start).product();
+    (region, 1.0 - area as f64 / (sides[0] * sides[1]) as f64)
 }
 
 /// Draws a sample of `Beta(α, α)`, a number from 0 to 1, for the share `λ` that an image keeps. It is
@@ -179,10 +171,7 @@ mod tests {
             let region_case: Vec<usize> = row[1..9].iter().map(|&value| value as usize).collect();
             let (found, lambda) =
                 cutmix_region(row[0], [region_case[0], region_case[1]], [region_case[2], region_case[3]]);
-            let oracle = CutRegion {
-                rows: [region_case[4], region_case[5]],
-                columns: [region_case[6], region_case[7]],
-            };
+            let oracle = [[region_case[4], region_case[5]], [region_case[6], region_case[7]]];
             assert_eq!(found, oracle, "{row:?}");
             assert!((lambda - row[9]).abs() < 1e-15, "{row:?}: {lambda}");
         }

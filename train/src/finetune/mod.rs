@@ -64,7 +64,7 @@ pub(crate) fn start_finetune(
 ) -> Result<TrainOutcome, TrainError> {
     let reservation = run_dir.reserve(&settings.source)?;
     let run = RunInProgress::begin(reservation, settings.head.kind(), &settings.to_options().to_toml())?;
-    tracing::info!("if the training is interrupted, it can be resumed from {}", run.folder().display());
+    tracing::info!("if the training is interrupted, it can be resumed from {}", run.folder.display());
     run_to_end(settings, run, progress)
 }
 
@@ -107,7 +107,7 @@ fn run_to_end(
             prepared.test_and_write(settings, trained, |_| Ok(test_logits), |files| run.finish(files))
         }
         Err(error) if trainer::has_checkpoint(&run) => {
-            Err(error.with_remedy(Remedy::Resume(run.folder().to_path_buf())))
+            Err(error.with_remedy(Remedy::Resume(run.folder.clone())))
         }
         Err(error) => {
             run.discard();
@@ -198,7 +198,7 @@ fn with_trainer_config<R>(
         backbone: None,
         options: settings.extract_options(),
         images,
-        hashes: features.hashes(),
+        hashes: &features.hashes,
     };
     let activations = ActivationCache::prepare(source, split_point(stage, options), &n_augmented, progress)?;
     let config = TrainerConfig {
@@ -352,9 +352,14 @@ fn log_summary(backbone: &TrainableBackbone, stage: FeatureLayer, split: &SplitI
     );
 }
 
+/// The layer before `stage`, the first trained one; `None` for the stem.
+fn last_frozen_layer(stage: FeatureLayer) -> Option<FeatureLayer> {
+    FeatureLayer::ALL.into_iter().rev().find(|layer| *layer < stage)
+}
+
 /// The layer before the first trained stage, where the frozen stages end; `None` if all stages are trained.
 fn split_point(stage: FeatureLayer, options: &TuneOptions) -> Option<SplitPoint> {
-    let layer = FeatureLayer::ALL.into_iter().rev().find(|layer| *layer < stage)?;
+    let layer = last_frozen_layer(stage)?;
     let cache_limit = Some((options.cache_gb * 1e9) as u64);
     Some(SplitPoint { layer, dtype: options.cache_dtype, cache_limit })
 }
@@ -385,7 +390,7 @@ fn fingerprint(config: &str, prepared: &PreparedData, pretrained: &PretrainedBac
     let groups: Vec<u8> =
         rows.clone().flat_map(|&row| group_bytes(prepared.samples.rows[row].group)).collect();
     let images: Vec<u8> = match &prepared.features {
-        SampleFeatures::Cached(features) => rows.flat_map(|&row| features.hashes()[row]).flatten().collect(),
+        SampleFeatures::Cached(features) => rows.flat_map(|&row| features.hashes[row]).flatten().collect(),
         SampleFeatures::InMemory(_) => Vec::new(),
     };
     let mut hash = Sha256::new();

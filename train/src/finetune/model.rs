@@ -166,7 +166,10 @@ impl<'a> FinetuneModel<'a> {
         let n_values = features.len();
         let features = Tensor::from_vec(features, (n_images, n_values / n_images.max(1)), &Device::Cpu)?;
         let features = Var::from_tensor(&features)?;
-        let (vars, parameters) = self.candle_vars()?;
+        // candle records the gradients of variables.
+        let vars = self.head_tensors()?.values().map(Var::from_tensor).collect::<Result<Vec<_>, _>>()?;
+        let names = self.head_parameters.keys().cloned();
+        let parameters = names.zip(vars.iter().map(|var| var.as_tensor().clone())).collect();
         let logits = self.head.forward(&parameters, &features, ForwardMode::Train { step })?;
         let (loss, grad_logits) = loss(&logits.flatten_all()?.to_vec1()?);
         let grad_logits = Tensor::from_vec(grad_logits, logits.dims(), &Device::Cpu)?;
@@ -183,20 +186,6 @@ impl<'a> FinetuneModel<'a> {
             None => vec![0.0; n_values],
         };
         Ok((loss, grad_features))
-    }
-
-    /// Copies the head's parameters into candle variables, which candle computes gradients for. Returns them
-    /// twice: in the order of `head_parameters`, to look up their gradients, and as tensors by name, for the
-    /// head's forward pass.
-    fn candle_vars(&self) -> Result<(Vec<Var>, Tensors), HeadError> {
-        let mut vars = Vec::with_capacity(self.head_parameters.len());
-        let mut named = Tensors::new();
-        for (name, HeadParameter { shape, values, .. }) in &self.head_parameters {
-            let var = Var::from_slice(values, shape.as_slice(), &Device::Cpu)?;
-            named.insert(name.clone(), var.as_tensor().clone());
-            vars.push(var);
-        }
-        Ok((vars, named))
     }
 
     /// Computes the logits `[N, C]` of a batch for validation: without gradients, in evaluation mode. `batch`

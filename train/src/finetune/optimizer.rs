@@ -34,7 +34,7 @@ pub(super) struct StepParams {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct OptimizerState {
     optimizer: Optimizer,
-    n_steps: u64,
+    pub(super) n_steps: u64,
     /// One buffer per name of the optimizer's [`buffer_names`](Optimizer::buffer_names), each of the
     /// parameter's length.
     buffers: Vec<Vec<f32>>,
@@ -78,15 +78,9 @@ impl OptimizerState {
         Ok(Self { optimizer, n_steps, buffers })
     }
 
-    /// The buffers to save along with [`n_steps`](Self::n_steps), by name.
+    /// The buffers to save along with `n_steps`, by name.
     pub(super) fn named_buffers(&self) -> impl Iterator<Item = (&'static str, &[f32])> {
         self.optimizer.buffer_names().iter().copied().zip(self.buffers.iter().map(Vec::as_slice))
-    }
-
-    /// Number of steps of this parameter so far.
-    #[must_use]
-    pub(super) fn n_steps(&self) -> u64 {
-        self.n_steps
     }
 
     /// Makes one optimizer step of one parameter: updates its `values` and the buffers by `gradient`, the
@@ -113,8 +107,7 @@ impl OptimizerState {
             }
             (Optimizer::Sgd { momentum, nesterov }, [buffer]) => {
                 blocks.zip(buffer.par_chunks_mut(BLOCK_LEN)).for_each(|((values, gradient), buffer)| {
-                    let momentum = Momentum { decay: momentum as f32, nesterov };
-                    sgd_momentum_step(values, gradient, buffer, params, momentum);
+                    sgd_momentum_step(values, gradient, buffer, params, momentum as f32, nesterov);
                 });
             }
             // SGD without momentum has no buffer.
@@ -139,24 +132,17 @@ fn sgd_step(values: &mut [f32], gradient: &[f32], params: StepParams) {
     );
 }
 
-/// The momentum of [`Optimizer::Sgd`].
-#[derive(Clone, Copy)]
-struct Momentum {
-    /// Decay of the momentum buffer per step, PyTorch's `momentum`.
-    decay: f32,
-    nesterov: bool,
-}
-
 /// Makes a step of SGD with momentum on one block of a parameter's values; `buffer` holds the block's running
-/// sum of gradients. With `g = gradient + weight_decay * value`: `buffer = decay * buffer + g`, then
-/// `value -= lr * buffer`, or with Nesterov momentum `value -= lr * (g + decay * buffer)`. pulp's `dispatch`
+/// sum of gradients. With `g = gradient + weight_decay * value`: `buffer = momentum * buffer + g`,
+/// then `value -= lr * buffer`, or with Nesterov momentum `value -= lr * (g + momentum * buffer)`. pulp's `dispatch`
 /// runs the loop with the vector instructions that the processor has.
 fn sgd_momentum_step(
     values: &mut [f32],
     gradient: &[f32],
     buffer: &mut [f32],
     params: StepParams,
-    momentum: Momentum,
+    momentum: f32,
+    nesterov: bool,
 ) {
     let (lr, weight_decay) = (params.lr as f32, params.weight_decay as f32);
     Arch::new().dispatch(
@@ -164,8 +150,8 @@ fn sgd_momentum_step(
         || {
             for ((value, gradient), buffer) in values.iter_mut().zip(gradient).zip(buffer) {
                 let gradient = gradient + weight_decay * *value;
-                *buffer = *buffer * momentum.decay + gradient;
-                let direction = if momentum.nesterov { gradient + momentum.decay * *buffer } else { *buffer };
+                *buffer = *buffer * momentum + gradient;
+                let direction = if nesterov { gradient + momentum * *buffer } else { *buffer };
                 *value -= lr * direction;
             }
         },
@@ -209,7 +195,7 @@ mod tests {
                 // Saving and restoring the state changes nothing.
                 let mut load: Vec<(&str, Vec<f32>)> =
                     state.named_buffers().map(|(name, values)| (name, values.to_vec())).collect();
-                let restored = OptimizerState::restore(optimizer, state.n_steps(), |name| {
+                let restored = OptimizerState::restore(optimizer, state.n_steps, |name| {
                     let index = load.iter().position(|(load, _)| *load == name).ok_or(name)?;
                     Ok::<_, &str>(load.swap_remove(index).1)
                 });

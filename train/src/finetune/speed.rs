@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use headstock_backbone::{FeatureLayer, StageActivations, TrainableBackbone};
+use headstock_backbone::{StageActivations, TrainableBackbone};
 use headstock_heads::Differentiable;
 use headstock_heads::linear::LinearConfig;
 use headstock_inference::PretrainedBackbone;
 use headstock_split::KeyedRng;
 
+use super::last_frozen_layer;
 use super::loss::CrossEntropy;
 use super::model::FinetuneModel;
 use super::optimizer::Optimizer;
 use super::trainer::step_parameters;
+use crate::activations::activation_shape;
 use crate::config::{TuneFrom, TuneOptions};
 use crate::error::TrainError;
 
@@ -46,17 +48,7 @@ pub fn measure_finetune_speed(
     let stage = options.first_stage().ok_or_else(|| {
         TrainError::Usage("`head` is no stage of the backbone: choose a stage, such as layer4".into())
     })?;
-    let (height, width) = pretrained.transform().crop;
-    let (height, width) = (height as usize, width as usize);
-    // The activations in memory are the output of this layer, or pixels if no layer is frozen.
-    let last_frozen = FeatureLayer::ALL.into_iter().rev().find(|layer| *layer < stage);
-    let (height, width, channels) = match last_frozen {
-        None => (height, width, 3),
-        Some(layer) => {
-            let (height, width) = layer.output_size(height, width);
-            (height, width, layer.channels(pretrained.checkpoint().architecture()))
-        }
-    };
+    let [height, width, channels] = activation_shape(pretrained, last_frozen_layer(stage));
     let mut random = KeyedRng::new(&[0]);
     let values: Vec<f32> =
         (0..batch_size * height * width * channels).map(|_| random.uniform() as f32).collect();

@@ -54,15 +54,11 @@ pub(super) fn calibrate_by_folds(
     let names = fitter.samples.classes.names();
     // Samples of a group are held out together: the groups of a class are divided into folds, not its
     // samples.
-    let mut groups_of_class = vec![BTreeSet::new(); names.len()];
-    for (&label, &group) in labels.iter().zip(&groups) {
-        groups_of_class[label as usize].insert(group);
-    }
-    let counts = groups_of_class.iter().map(BTreeSet::len).enumerate();
-    let fewest = counts.map(|(class, count)| (count, class)).min();
+    let counts = count_groups_per_class(&labels, &groups, names.len());
+    let fewest = counts.into_iter().zip(0..).min();
     let folds = match fewest {
         None | Some((0 | 1, _)) => {
-            let class = fewest.map_or("", |(_, class)| names[class].as_str());
+            let class = fewest.map_or("", |(_, class): (_, usize)| names[class].as_str());
             let grouped = fitter.samples.groups(rows).is_some();
             let (found, wanted) = if grouped {
                 ("training photos of only one group", "photos of at least two groups")
@@ -83,6 +79,16 @@ pub(super) fn calibrate_by_folds(
     let (held_out, folds) = reindex_held_out(&folds);
     let labels: Vec<u32> = held_out.iter().map(|&i| labels[i]).collect();
     evaluate_calibration(method, &select_rows(&logits, &held_out)?, &labels, &folds)
+}
+
+/// The number of different groups that the samples of each class are in. `labels` and `groups` are those of
+/// the samples. Samples of a group, such as copies of an image, stay in one fold, so a class with a single
+/// group cannot be split into folds.
+pub(crate) fn count_groups_per_class(labels: &[u32], groups: &[u32], n_classes: usize) -> Vec<usize> {
+    let pairs: BTreeSet<(u32, u32)> = labels.iter().copied().zip(groups.iter().copied()).collect();
+    let mut counts = vec![0; n_classes];
+    pairs.into_iter().for_each(|(label, _)| counts[label as usize] += 1);
+    counts
 }
 
 /// Restricts cross-validation `folds` to the samples that some fold holds out: only these have out-of-fold

@@ -2,7 +2,6 @@
 
 mod calibrate;
 mod head_fitter;
-mod record;
 mod test_and_write;
 mod warm_start;
 
@@ -13,10 +12,11 @@ use headstock_heads::{Fitted, Tensors};
 use headstock_inference::{BackboneRecord, Model, Progress};
 
 use self::calibrate::calibrate_by_folds;
-pub(crate) use self::calibrate::{CalibrationResult, MAX_FOLDS, cross_calibrate, evaluate_calibration};
+pub(crate) use self::calibrate::{
+    CalibrationResult, MAX_FOLDS, count_groups_per_class, cross_calibrate, evaluate_calibration,
+};
 pub(crate) use self::head_fitter::{HeadFitter, eval_logits, owned_params};
-pub(crate) use self::record::resolved_config;
-pub(crate) use self::test_and_write::TrainedModel;
+pub(crate) use self::test_and_write::{TrainedModel, resolved_config};
 use crate::config::Settings;
 use crate::error::TrainError;
 use crate::prepared_data::PreparedData;

@@ -6,10 +6,10 @@ use std::time::Instant;
 
 use headstock_backbone::Preprocessing;
 use headstock_heads::{FittedHead, History, Logits, Tensors};
-use headstock_inference::{BackboneRecord, Model, ModelRecord, Predictions};
+use headstock_inference::{BackboneRecord, HeadRecord, Model, ModelRecord, Predictions, PretrainedBackbone};
 
+use super::TrainOutcome;
 use super::calibrate::CalibrationResult;
-use super::{TrainOutcome, record};
 use crate::config::Settings;
 use crate::error::TrainError;
 use crate::metrics::Metrics;
@@ -17,9 +17,9 @@ use crate::prepared_data::PreparedData;
 use crate::report;
 use crate::run::{
     CalibrationEffect, CalibrationMetrics, ConformalMetrics, PhaseSeconds, RunFiles, RunMetrics,
-    SampleCounts, TestSample, TrainTestOverlap, history_csv, predictions_csv,
+    SampleCounts, TrainTestOverlap, history_csv, predictions_csv,
 };
-use crate::samples::split_csv;
+use crate::samples::{SampleRow, split_csv};
 use crate::trained_on::{self, ContentHash};
 
 /// A trained model and what the run records of its training.
@@ -57,7 +57,7 @@ impl PreparedData {
         let started = Instant::now();
         let TrainedModel { calibration, seconds, .. } = trained;
         let record = ModelRecord::new(
-            record::head_record(settings),
+            HeadRecord { kind: settings.head.kind().into(), parameters: settings.head.table() },
             self.samples.classes.names().to_vec(),
             trained.head.width(),
             trained.backbone,
@@ -102,12 +102,9 @@ impl PreparedData {
             trained_on,
             seconds: PhaseSeconds { test: started.elapsed().as_secs_f64(), ..seconds },
         };
-        let rows: Vec<TestSample<'_>> = (self.test.iter())
-            .map(|&i| &self.samples.rows[i])
-            .map(|row| TestSample { path: &row.id, label: row.label })
-            .collect();
+        let rows: Vec<&SampleRow> = self.test.iter().map(|&i| &self.samples.rows[i]).collect();
         let folder = write(&RunFiles {
-            config: record::resolved_config(settings, self.pretrained.as_ref()),
+            config: resolved_config(settings, self.pretrained.as_ref()),
             model: &model,
             metrics: serde_json::to_string_pretty(&metrics).expect("metrics serialize to JSON") + "\n",
             history: history_csv(&trained.history),
@@ -121,6 +118,18 @@ impl PreparedData {
             self.images.as_ref().and_then(|images| images[self.test[0]].file_path()).map(PathBuf::from);
         Ok(TrainOutcome { folder, metrics, example })
     }
+}
+
+/// The text of the run's config file: the settings as TOML. A branch in the `hf://` name of the weights is
+/// replaced by the commit that `pretrained` was opened from, so that the next command uses the same weights.
+pub(crate) fn resolved_config(settings: &Settings, pretrained: Option<&PretrainedBackbone>) -> String {
+    let mut options = settings.to_options();
+    if let (Some(backbone), Some(pretrained)) = (&mut options.backbone, pretrained)
+        && backbone.weights.starts_with("hf://")
+    {
+        backbone.weights = pretrained.checkpoint().origin().into();
+    }
+    options.to_toml()
 }
 
 /// How calibration changes the log-loss and the calibration error, for `metrics.json`: on the test set (its

@@ -15,7 +15,7 @@ const LOCK: &str = "lock";
 
 /// The folder of a run whose training has not finished, locked by this program.
 pub(crate) struct RunInProgress {
-    folder: PathBuf,
+    pub(crate) folder: PathBuf,
     /// The lock file; the lock ends when it is closed.
     lock: File,
 }
@@ -40,9 +40,9 @@ impl RunInProgress {
         head: &str,
         config: &str,
     ) -> Result<Self, TrainError> {
-        let path = reservation.temp_folder().join(CONFIG_FILE);
-        write_atomically(&path, config.as_bytes()).map_err(TrainError::io("write", &path))?;
-        let path = reservation.temp_folder().join(CHECKPOINTS);
+        let folder = reservation.temp_folder.path();
+        write_atomically(&folder.join(CONFIG_FILE), config.as_bytes())?;
+        let path = folder.join(CHECKPOINTS);
         fs::create_dir(&path).map_err(TrainError::io("create", &path))?;
         let lock = lock_checkpoints(&path)?;
         Ok(Self { folder: reservation.move_into_place(head)?, lock })
@@ -83,11 +83,6 @@ impl RunInProgress {
         }
     }
 
-    /// The run's folder.
-    pub(crate) fn folder(&self) -> &Path {
-        &self.folder
-    }
-
     /// The path of the file `name` in the folder of checkpoints.
     pub(crate) fn checkpoint_path(&self, name: &str) -> PathBuf {
         self.folder.join(CHECKPOINTS).join(name)
@@ -96,8 +91,7 @@ impl RunInProgress {
     /// Replaces the run's config by the text `config`, which names the exact weights: they are known only
     /// after the backbone was opened, when the folder already exists.
     pub(crate) fn write_config(&self, config: &str) -> Result<(), TrainError> {
-        let path = self.folder.join(CONFIG_FILE);
-        write_atomically(&path, config.as_bytes()).map_err(TrainError::io("write", &path))
+        write_atomically(&self.folder.join(CONFIG_FILE), config.as_bytes())
     }
 
     /// Writes the run's files when the training has ended, removes the checkpoints, and returns the run's
@@ -183,12 +177,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let in_progress = begin_run(folder.path());
         let run = folder.path().join("run");
-        assert!(is_in_progress(&run) && in_progress.folder() == run);
+        assert!(is_in_progress(&run) && in_progress.folder == run);
         let refused = RunInProgress::resume(&run).err().unwrap().to_string();
         assert!(refused.starts_with(&format!("{} is being trained by another program", run.display())));
         drop(in_progress);
         assert!(
-            matches!(RunInProgress::resume(&run), Ok(ResumeState::InProgress(held)) if held.folder() == run)
+            matches!(RunInProgress::resume(&run), Ok(ResumeState::InProgress(held)) if held.folder == run)
         );
     }
 

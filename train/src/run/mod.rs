@@ -23,7 +23,7 @@ pub use metrics::{
     CalibrationEffect, CalibrationMetrics, ConformalMetrics, PhaseSeconds, RunMetrics, SampleCounts,
     SetMetrics, TrainTestOverlap, UnseenMetrics,
 };
-pub(crate) use tables::{TestSample, history_csv, predictions_csv};
+pub(crate) use tables::{history_csv, predictions_csv};
 pub(crate) use write::RunFiles;
 pub use write::{RunDir, RunReservation};
 

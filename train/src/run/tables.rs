@@ -4,6 +4,7 @@ use headstock_heads::History;
 use headstock_inference::Predictions;
 
 use crate::csv_table::to_csv;
+use crate::samples::SampleRow;
 
 /// The contents of `history.csv`, the progress of a fit: one row per epoch or iteration, with columns such as
 /// the loss.
@@ -11,29 +12,17 @@ pub(crate) fn history_csv(history: &History) -> Vec<u8> {
     to_csv(&history.columns, history.rows.iter().map(|row| row.iter().map(ToString::to_string)))
 }
 
-/// A sample of the test set, for `predictions.csv` and the report.
-pub(crate) struct TestSample<'a> {
-    /// The sample's id: the path of its image, or the row number of its precomputed features.
-    pub(crate) path: &'a str,
-    /// The number of its true class.
-    pub(crate) label: u32,
-}
-
 /// The contents of `predictions.csv`, one row per test sample of `rows`, with its `predictions`: the columns
 /// `path,label,predicted,probability`, then one column per class with its probability. Read the columns by
 /// position: a class may have the name of one of the first four columns.
-pub(crate) fn predictions_csv(
-    rows: &[TestSample<'_>],
-    predictions: &Predictions,
-    classes: &[String],
-) -> Vec<u8> {
+pub(crate) fn predictions_csv(rows: &[&SampleRow], predictions: &Predictions, classes: &[String]) -> Vec<u8> {
     let fixed = ["path", "label", "predicted", "probability"];
     let header: Vec<&str> = fixed.into_iter().chain(classes.iter().map(String::as_str)).collect();
     let rows = rows.iter().zip(&predictions.predicted).zip(predictions.rows()).map(
         |((row, &predicted), probabilities)| {
             let probability = probabilities[predicted as usize].to_string();
             let name = |class: u32| classes[class as usize].clone();
-            let fixed = [row.path.to_owned(), name(row.label), name(predicted), probability];
+            let fixed = [row.id.clone(), name(row.label), name(predicted), probability];
             fixed.into_iter().chain(probabilities.iter().map(ToString::to_string))
         },
     );

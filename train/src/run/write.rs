@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use headstock_inference::{CONFIG_FILE, MODEL_FILE, Model};
 
 use super::{HISTORY, METRICS, PREDICTIONS, REPORT, SPLIT, TRAINED_ON, is_in_progress, unfinished_error};
-use crate::atomic_write::write_atomically;
+use crate::atomic_write::{parent_folder, write_atomically};
 use crate::config::DataSourceConfig;
 use crate::error::{Remedy, TrainError};
 use crate::temp_folder::TempFolder;
@@ -58,9 +58,7 @@ impl RunDir {
             }
         }
         let parent = match self {
-            Self::Named(folder) => {
-                folder.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
-            }
+            Self::Named(folder) => parent_folder(folder),
             Self::Numbered => Path::new(RUNS_FOLDER),
         };
         refuse_inside_image_folder(parent, source)?;
@@ -73,7 +71,7 @@ impl RunDir {
 /// A temporary folder that becomes the run's folder; it is removed if no run is written.
 pub struct RunReservation<'a> {
     run_dir: &'a RunDir,
-    temp_folder: TempFolder,
+    pub(super) temp_folder: TempFolder,
 }
 
 impl RunReservation<'_> {
@@ -105,11 +103,6 @@ impl RunReservation<'_> {
             RunDir::Numbered => rename_to_next_number(temporary, head),
         })
     }
-
-    /// The temporary folder.
-    pub(super) fn temp_folder(&self) -> &Path {
-        self.temp_folder.path()
-    }
 }
 
 impl RunFiles<'_> {
@@ -125,8 +118,7 @@ impl RunFiles<'_> {
             (PREDICTIONS, &self.predictions),
             (REPORT, self.report.as_bytes()),
         ] {
-            let path = folder.join(name);
-            write_atomically(&path, bytes).map_err(TrainError::io("write", &path))?;
+            write_atomically(&folder.join(name), bytes)?;
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use headstock_inference::Progress;
 use headstock_loader::dataset::join_groups;
 use headstock_loader::duplicates::{DEFAULT_SIMILARITY, find_near_duplicates};
 use headstock_loader::source::ConfiguredSource;
-use headstock_loader::{ClassMap, ClassOrder, Dataset, ImageRef, RawDataset, Split};
+use headstock_loader::{ClassMap, ClassOrder, Dataset, ImageRef, RawDataset, Sample, Split};
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -389,12 +389,18 @@ fn read_images(
     let mut test_dataset = Dataset::from_raw_with_classes(opened_test.source.list()?, &dataset.classes)?;
     dataset.prefix_ids(&main_prefix);
     test_dataset.prefix_ids(&test_prefix);
-    let mut locations = CanonicalLocations::default();
-    let train_locations: HashSet<_> =
-        dataset.samples.iter().map(|sample| locations.resolve(&sample.image)).collect();
-    if let Some(shared) =
-        test_dataset.samples.iter().find(|sample| train_locations.contains(&locations.resolve(&sample.image)))
-    {
+    // The location that identifies a sample's image: the canonical path of its file or shard, so that an image
+    // that is reached by several paths is recognized, and the index of its record in a shard. Each path is resolved
+    // once, not once per record.
+    let mut canonical_paths: HashMap<PathBuf, PathBuf> = HashMap::new();
+    let mut location = |sample: &Sample| {
+        let (path, number) = sample.image.location();
+        let canonicalize = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone());
+        (canonical_paths.entry(path.into()).or_insert_with_key(canonicalize).clone(), number)
+    };
+    let train_locations: HashSet<_> = dataset.samples.iter().map(&mut location).collect();
+    let mut test_samples = test_dataset.samples.iter();
+    if let Some(shared) = test_samples.find(|sample| train_locations.contains(&location(sample))) {
         return Err(TrainError::Data(format!(
             "{} is in both the training data and the test data: remove it from one of them, or choose \
              different test data",
@@ -419,25 +425,6 @@ fn merge_datasets(mut first: Dataset, mut second: Dataset) -> Dataset {
     }
     first.samples.append(&mut second.samples);
     Dataset { group_names: names, ..first }
-}
-
-/// Resolves links in the locations of images, so that an image that is reached by several paths is recognized
-/// as the same.
-#[derive(Default)]
-struct CanonicalLocations {
-    /// The canonical path of each path seen so far, so that a shard is not resolved once per record.
-    resolved: HashMap<PathBuf, PathBuf>,
-}
-
-impl CanonicalLocations {
-    /// The location that identifies `image`: the canonical path of its file or shard, and the index of its
-    /// record in the shard; `None` in place of the index for a file.
-    fn resolve(&mut self, image: &ImageRef) -> (PathBuf, Option<usize>) {
-        let (path, number) = image.location();
-        let canonicalize = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
-        let resolved = self.resolved.entry(path.to_path_buf()).or_insert_with_key(|path| canonicalize(path));
-        (resolved.clone(), number)
-    }
 }
 
 /// Compares all `images` and returns the pairs of near-duplicates, each as two indices, so that the split can

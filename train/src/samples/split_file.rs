@@ -41,7 +41,6 @@ pub(crate) fn split_csv(samples: &SampleSet, rows: &[usize]) -> Vec<u8> {
 pub fn write_split(samples: &SampleSet, path: &Path) -> Result<(), TrainError> {
     refuse_to_overwrite(path, &SPLIT_HEADER)?;
     write_atomically(path, &split_csv(samples, &(0..samples.rows.len()).collect::<Vec<_>>()))
-        .map_err(TrainError::io("write", path))
 }
 
 /// Reads the `split.csv` of a run at `path`, written by [`split_csv`]: one [`SplitRow`] per sample.

@@ -67,23 +67,19 @@ impl SampleSplitter<'_> {
         let groups = self.groups.as_deref().unwrap_or_default();
         // Methods without folds draw one split; `fold` is then 0.
         let take_fold = |mut splits: Vec<SplitIndices>| splits.swap_remove(fold as usize);
+        let take_group_fold =
+            |n_folds| stratified_group_k_fold(&self.labels, groups, n_folds, seed).map(take_fold);
         let n_folds = folds.unwrap_or(DEFAULT_FOLDS) as usize;
         match method {
             SplitMethod::StratifiedShuffle if self.joins_duplicates => {
-                let matching_folds = self.n_folds_for_test_size(test_size)?;
-                stratified_group_k_fold(&self.labels, groups, matching_folds, seed)
-                    .map(|mut splits| splits.swap_remove(0))
+                take_group_fold(self.n_folds_for_test_size(test_size)?)
             }
             SplitMethod::StratifiedShuffle => {
                 stratified_shuffle_split(&self.labels, 1, test_size, seed).map(take_fold)
             }
-            SplitMethod::StratifiedKFold if self.joins_duplicates => {
-                stratified_group_k_fold(&self.labels, groups, n_folds, seed).map(take_fold)
-            }
+            SplitMethod::StratifiedKFold if self.joins_duplicates => take_group_fold(n_folds),
             SplitMethod::StratifiedKFold => stratified_k_fold(&self.labels, n_folds, seed).map(take_fold),
-            SplitMethod::Group if folds.is_some() => {
-                stratified_group_k_fold(&self.labels, groups, n_folds, seed).map(take_fold)
-            }
+            SplitMethod::Group if folds.is_some() => take_group_fold(n_folds),
             SplitMethod::Group => group_shuffle_split(groups, 1, test_size, seed).map(take_fold),
             SplitMethod::Hash => hash_split(&self.hash_keys(), test_size, seed),
             SplitMethod::Predefined => unreachable!("predefined splits are read from the data"),

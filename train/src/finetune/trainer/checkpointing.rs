@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 use super::{Trainer, TrainerConfig};
 use crate::error::{Remedy, TrainError};
 use crate::finetune::checkpoint_file::{self, NamedArrays};
-use crate::finetune::ema::Ema;
 use crate::finetune::model::FinetuneModel;
 use crate::finetune::optimizer::OptimizerState;
 use crate::run::RunInProgress;
@@ -85,9 +84,9 @@ impl Trainer<'_> {
     pub(super) fn save_checkpoint(&mut self) -> Result<(), TrainError> {
         let Self { config, model, optimizer_states, ema, state, .. } = self;
         let Some(run) = config.run else { return Ok(()) };
-        let steps = optimizer_states.iter().map(|(name, state)| (name.clone(), state.n_steps()));
+        let steps = optimizer_states.iter().map(|(name, state)| (name.clone(), state.n_steps));
         state.parameter_steps = steps.collect();
-        state.ema_updates = ema.as_ref().map_or(0, Ema::updates);
+        state.ema_updates = ema.as_ref().map_or(0, |ema| ema.updates);
         let values = model.named_values_mut();
         let mut arrays: NamedArrays<'_> =
             values.iter().map(|(name, values)| (name.clone(), &**values)).collect();
@@ -96,10 +95,8 @@ impl Trainer<'_> {
             arrays.extend(state.named_buffers().map(|(buffer, values)| (array_name(buffer), values)));
         }
         if let Some(ema) = ema {
-            let averages = values.iter().zip(ema.values());
-            let named =
-                averages.map(|((name, _), values)| (format!("{EMA_PREFIX}{name}"), values.as_slice()));
-            arrays.extend(named);
+            let names = values.iter().map(|(name, _)| format!("{EMA_PREFIX}{name}"));
+            arrays.extend(names.zip(ema.values.iter().map(Vec::as_slice)));
         }
         checkpoint_file::save(&run.checkpoint_path(LATEST_CHECKPOINT), state, &arrays)?;
         self.last_saved = Instant::now();
@@ -120,7 +117,7 @@ impl Trainer<'_> {
             return Err(TrainError::Usage(format!(
                 "{} cannot be resumed: its settings, photos or weights have changed since the run began; \
                  undo the changes, or start a new run in a different folder",
-                run.folder().display()
+                run.folder.display()
             ))
             .with_remedy(Remedy::OtherRunFolder));
         }
@@ -139,7 +136,7 @@ impl Trainer<'_> {
             let averages = named_values
                 .iter()
                 .map(|(name, values)| take_array(&mut arrays, &format!("{EMA_PREFIX}{name}"), values.len()));
-            ema.restore(state.ema_updates, averages.collect::<Result<_, _>>()?);
+            (ema.updates, ema.values) = (state.ema_updates, averages.collect::<Result<_, _>>()?);
         }
         self.state = state;
         Ok(())

@@ -195,14 +195,10 @@ impl<'a> Trainer<'a> {
         let n_done = self.state.epochs_done * n_samples
             + (self.state.batches_done as u64 * options.batch_size as u64).min(n_samples);
         progress.begin("fine-tuning", options.epochs * n_samples - n_done, "photos");
-        let outcome = loop {
-            if self.is_finished() {
-                break Ok(());
-            }
-            if let Err(error) = self.train_epoch(progress) {
-                break Err(error);
-            }
-        };
+        let mut outcome = Ok(());
+        while outcome.is_ok() && !self.is_finished() {
+            outcome = self.train_epoch(progress);
+        }
         progress.end();
         outcome?;
         if self.state.best.is_some() {
@@ -236,9 +232,9 @@ impl<'a> Trainer<'a> {
         let grad_accum_steps = self.config.options.grad_accum_steps;
         let (mut losses, mut loss_sum) = (Vec::new(), 0.0);
         progress.begin("trying learning rates", steps, "steps");
-        while (losses.len() as u64) < steps {
+        let mut stopped = steps == 0;
+        while !stopped {
             let batches = self.epoch_batches(self.state.epochs_done);
-            let mut stopped = false;
             activations.for_each_batch(&batches, &mut |index, values| {
                 loss_sum += self.train_batch(&batches[index], values, batches.len())?;
                 let n_accumulated = self.state.batches_done % grad_accum_steps;
@@ -254,9 +250,6 @@ impl<'a> Trainer<'a> {
                 stopped = !loss.is_finite() || should_stop(loss) || losses.len() as u64 == steps;
                 Ok(if stopped { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
             })?;
-            if stopped {
-                break;
-            }
             self.state.epochs_done += 1;
             self.state.batches_done = 0;
         }
@@ -406,7 +399,7 @@ impl<'a> Trainer<'a> {
     /// Swaps the model's values with the EMA, if there is one: to validate and save the EMA, and back.
     fn swap_ema(&mut self) {
         if let Some(ema) = &mut self.ema {
-            for ((_, values), average) in self.model.named_values_mut().into_iter().zip(ema.values_mut()) {
+            for ((_, values), average) in self.model.named_values_mut().into_iter().zip(&mut ema.values) {
                 values.swap_with_slice(average);
             }
         }
@@ -467,9 +460,8 @@ pub(super) fn group_lr(options: &TuneOptions, group: ParameterGroup) -> f64 {
     match group {
         ParameterGroup::Head => lr,
         ParameterGroup::Stage(stage) => {
-            let before_last =
-                [FeatureLayer::Stem, FeatureLayer::Layer1, FeatureLayer::Layer2, FeatureLayer::Layer3];
-            let distance = before_last.iter().filter(|&&layer| layer >= stage).count();
+            let is_before_last = |layer: &FeatureLayer| (stage..FeatureLayer::Layer4).contains(layer);
+            let distance = FeatureLayer::ALL.iter().filter(|layer| is_before_last(layer)).count();
             backbone_lr * options.layer_decay.powi(distance as i32)
         }
     }

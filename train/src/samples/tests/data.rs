@@ -237,7 +237,7 @@ fn a_group_that_is_in_both_locations_is_one_group() {
 
 #[test]
 fn groups_of_two_data_sets_are_merged_by_name() {
-    let sample = |id: &str, group: Option<u32>| headstock_loader::Sample {
+    let sample = |id: &str, group: Option<u32>| Sample {
         id: id.into(),
         image: PathBuf::from(id).into(),
         label: 0,
