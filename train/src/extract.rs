@@ -47,14 +47,9 @@ pub fn extract(
         }
         _ => PretrainedBackbone::open(options, progress)?,
     };
-    let features = ExtractedFeatures::prepare(
-        &pretrained,
-        settings.extract_options(),
-        &images,
-        // No augmented views.
-        &vec![0; images.len()],
-        progress,
-    )?;
+    let n_augmented = vec![0; images.len()];
+    let options = settings.extract_options();
+    let features = ExtractedFeatures::prepare(&pretrained, options, &images, &n_augmented, progress)?;
     let mut order: Vec<usize> = (0..images.len()).filter(|&image| features.is_readable(image)).collect();
     if order.is_empty() {
         return Err(TrainError::Data(

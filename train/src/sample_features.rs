@@ -35,13 +35,10 @@ impl SampleFeatures {
     ) -> Result<Self, TrainError> {
         match (inputs, pretrained) {
             (SampleInputs::Features(table), _) => Ok(Self::InMemory(InMemoryFeatures::new(table))),
-            (SampleInputs::Images(images), Some(pretrained)) => Ok(Self::Cached(ExtractedFeatures::prepare(
-                pretrained,
-                options,
-                &images,
-                n_augmented,
-                progress,
-            )?)),
+            (SampleInputs::Images(images), Some(pretrained)) => {
+                ExtractedFeatures::prepare(pretrained, options, &images, n_augmented, progress)
+                    .map(Self::Cached)
+            }
             (SampleInputs::Images(_), None) => Err(TrainError::Usage(
                 "the data are photos, but the head was fitted on precomputed features, and the run has no \
                  backbone to compute features from photos"

@@ -9,7 +9,7 @@ use headstock_loader::dataset::join_groups;
 use headstock_split::{SplitIndices, stratified_group_k_fold};
 
 use crate::error::TrainError;
-use crate::fit::{count_groups_per_class, cross_calibrate};
+use crate::fit::{count_groups_per_class, cross_calibrate, scatter};
 
 /// Number of folds, if the classes have enough groups.
 const MAX_FOLDS: usize = 5;
@@ -130,9 +130,7 @@ impl OutOfFoldInput<'_> {
             if logits.as_slice().iter().any(|logit| !logit.is_finite()) {
                 return Err(HeadError::Diverged("the logits are not finite".into()));
             }
-            for (sample_logits, &position) in logits.rows().zip(&fold.test) {
-                out[position * classes..][..classes].copy_from_slice(sample_logits);
-            }
+            scatter(logits.rows(), fold, &mut out);
         }
         Logits::new(out, classes)
     }

@@ -66,12 +66,8 @@ pub(super) fn run_range_test(
     let mut smoothed = SmoothedLoss::default();
     let should_stop = move |loss: f64| smoothed.push_and_check(loss);
     // The trainer takes a factor of the configured learning rates; `lr` is that of the head.
-    let losses = trainer.lr_range_test(
-        Box::new(move |steps_done| lr_at(steps_done) / lr),
-        STEPS,
-        should_stop,
-        progress,
-    )?;
+    let lr_factor = Box::new(move |steps_done| lr_at(steps_done) / lr);
+    let losses = trainer.lr_range_test(lr_factor, STEPS, should_stop, progress)?;
     Ok(LrCurve { backbone_share: backbone_lr / lr, ..lr_curve(&losses) })
 }
 

@@ -32,11 +32,8 @@ impl CrossEntropy {
     ) -> (f64, Vec<f32>) {
         let Some(mixed) = mixed else { return self.weighted_loss(logits, &[(1.0, labels)], grad_scale) };
         let partner_labels: Vec<u32> = mixed.partners.iter().map(|&partner| labels[partner]).collect();
-        self.weighted_loss(
-            logits,
-            &[(mixed.lambda, labels), (1.0 - mixed.lambda, &partner_labels)],
-            grad_scale,
-        )
+        let assignments = [(mixed.lambda, labels), (1.0 - mixed.lambda, partner_labels.as_slice())];
+        self.weighted_loss(logits, &assignments, grad_scale)
     }
 
     /// Returns the cross-entropy of `logits` `[N, C]` for several `assignments` of labels `[N]` to the

@@ -250,13 +250,9 @@ fn train_and_test(
     let rows = [test, held_out].concat();
     let images = prepared.images.as_deref().unwrap_or_default();
     let images: Vec<ImageRef> = rows.iter().map(|&row| images[row].clone()).collect();
-    let features = ExtractedFeatures::prepare(
-        &pretrained,
-        settings.extract_options(),
-        &images,
-        &vec![0; images.len()],
-        progress,
-    )?;
+    let options = settings.extract_options();
+    let features =
+        ExtractedFeatures::prepare(&pretrained, options, &images, &vec![0; images.len()], progress)?;
     let n_computed = prepared.features.computed() + features.computed();
     let features = SampleFeatures::Cached(features);
     let logits_of =

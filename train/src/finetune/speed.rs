@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use headstock_backbone::{StageActivations, TrainableBackbone};
 use headstock_heads::Differentiable;
 use headstock_heads::linear::LinearConfig;
-use headstock_inference::PretrainedBackbone;
+use headstock_inference::{BackboneOptions, PretrainedBackbone};
 use headstock_split::KeyedRng;
 
 use super::last_frozen_layer;
@@ -54,13 +54,9 @@ pub fn measure_finetune_speed(
         (0..batch_size * height * width * channels).map(|_| random.uniform() as f32).collect();
     let labels: Vec<u32> = (0..batch_size).map(|i| (i % N_CLASSES) as u32).collect();
 
-    let backbone = TrainableBackbone::load(
-        pretrained.checkpoint(),
-        stage,
-        options.batch_norm,
-        pretrained.options.device,
-        pretrained.options.precision,
-    )?;
+    let BackboneOptions { device, precision, .. } = pretrained.options;
+    let backbone =
+        TrainableBackbone::load(pretrained.checkpoint(), stage, options.batch_norm, device, precision)?;
     let head = LinearConfig::default();
     let initial_head = head.initial_parameters(backbone.n_features(), N_CLASSES)?;
     let mut model = FinetuneModel::new(backbone, &head, &initial_head)?;
@@ -70,13 +66,8 @@ pub fn measure_finetune_speed(
         let input = StageActivations { values: &values, images: batch_size, height, width, channels };
         // Step 0 each time, without mixup (`None`), and with unscaled gradients (1.0).
         model.forward_backward(input, 0, &mut |logits| loss.loss_and_gradient(logits, &labels, None, 1.0))?;
-        step_parameters(
-            model.parameters_mut(),
-            optimizer,
-            &mut optimizer_states,
-            options.weight_decay,
-            |_| LR,
-        );
+        let parameters = model.parameters_mut();
+        step_parameters(parameters, optimizer, &mut optimizer_states, options.weight_decay, |_| LR);
         model.zero_gradients();
         Ok(())
     };

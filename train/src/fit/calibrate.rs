@@ -193,7 +193,7 @@ pub(crate) fn cross_calibrate(
 
 /// Copies `rows` (logits or probabilities of the fold's held-out samples, in their order) to the positions of
 /// these samples in `out` `[N, C]`.
-fn scatter<'a>(rows: impl Iterator<Item = &'a [f32]>, fold: &SplitIndices, out: &mut [f32]) {
+pub(crate) fn scatter<'a>(rows: impl Iterator<Item = &'a [f32]>, fold: &SplitIndices, out: &mut [f32]) {
     for (row, &i) in rows.zip(&fold.test) {
         out[i * row.len()..][..row.len()].copy_from_slice(row);
     }

@@ -13,7 +13,7 @@ use headstock_inference::{BackboneRecord, Model, Progress};
 
 use self::calibrate::calibrate_by_folds;
 pub(crate) use self::calibrate::{
-    CalibrationResult, MAX_FOLDS, count_groups_per_class, cross_calibrate, evaluate_calibration,
+    CalibrationResult, MAX_FOLDS, count_groups_per_class, cross_calibrate, evaluate_calibration, scatter,
 };
 pub(crate) use self::head_fitter::{HeadFitter, eval_logits, owned_params};
 pub(crate) use self::test_and_write::{TrainedModel, resolved_config};

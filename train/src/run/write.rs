@@ -43,6 +43,7 @@ impl RunDir {
     /// # Errors
     /// [`TrainError::Usage`] for such a folder, [`TrainError::Inference`].
     pub fn reserve(&self, source: &DataSourceConfig) -> Result<RunReservation<'_>, TrainError> {
+        let mut parent = Path::new(RUNS_FOLDER);
         if let Self::Named(folder) = self {
             if folder.to_str().is_none() || folder.file_name().is_none() {
                 let name = folder.display();
@@ -56,11 +57,8 @@ impl RunDir {
             if fs::symlink_metadata(folder).is_ok() {
                 return Err(already_exists_error(folder));
             }
+            parent = parent_folder(folder);
         }
-        let parent = match self {
-            Self::Named(folder) => parent_folder(folder),
-            Self::Numbered => Path::new(RUNS_FOLDER),
-        };
         refuse_inside_image_folder(parent, source)?;
         fs::create_dir_all(parent).map_err(TrainError::io("create", parent))?;
         let temp_folder = TempFolder::create_in(parent).map_err(TrainError::io("write in", parent))?;
