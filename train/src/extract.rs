@@ -9,7 +9,7 @@ use crate::error::TrainError;
 use crate::feature_file::{FeatureFileWriter, SampleInfo};
 use crate::features::ExtractedFeatures;
 use crate::run::Run;
-use crate::samples::{SampleInputs, SampleSet};
+use crate::samples::{SampleInputs, SampleRow, SampleSet};
 
 /// Summary of a written feature file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,15 +57,11 @@ pub fn extract(
         ));
     }
     order.sort_unstable_by(|&a, &b| samples.rows[a].id.cmp(&samples.rows[b].id));
-    let sample_infos: Vec<SampleInfo> = order
-        .iter()
-        .map(|&i| &samples.rows[i])
-        .map(|row| SampleInfo {
-            path: row.id.clone(),
-            class: samples.classes.name(row.label).into(),
-            label: row.label,
-        })
-        .collect();
+    let sample_info = |&image: &usize| {
+        let SampleRow { id, label, .. } = &samples.rows[image];
+        SampleInfo { path: id.clone(), class: samples.classes.name(*label).into(), label: *label }
+    };
+    let sample_infos: Vec<SampleInfo> = order.iter().map(sample_info).collect();
     writer.write(&sample_infos, features.width(), &mut |range| {
         let mut values = Vec::new();
         features.append(&order[range], 0, &mut values)?;

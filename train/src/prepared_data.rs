@@ -10,7 +10,7 @@ use crate::config::Settings;
 use crate::error::TrainError;
 use crate::run::Run;
 use crate::sample_features::SampleFeatures;
-use crate::samples::{SampleSet, Subset};
+use crate::samples::{SampleRow, SampleSet, Subset};
 
 /// The split samples of a data set, with the features of all that can be read.
 pub struct PreparedData {
@@ -60,25 +60,14 @@ impl PreparedData {
             None => samples,
         };
         samples.warn_about_split_groups();
-        let pretrained = settings
-            .backbone
-            .as_ref()
-            .map(|backbone| PretrainedBackbone::open(backbone, progress))
-            .transpose()?;
+        let open = |backbone| PretrainedBackbone::open(backbone, progress);
+        let pretrained = settings.backbone.as_ref().map(open).transpose()?;
         let n_augmented = settings.features.views;
-        let n_augmented_per_sample: Vec<u32> = samples
-            .rows
-            .iter()
-            .map(|row| if row.subset == Subset::Train { n_augmented } else { 0 })
-            .collect();
+        let n_augmented_of = |row: &SampleRow| if row.subset == Subset::Train { n_augmented } else { 0 };
+        let n_augmented_per_sample: Vec<u32> = samples.rows.iter().map(n_augmented_of).collect();
         let images = inputs.images().map(<[ImageRef]>::to_vec);
-        let features = SampleFeatures::prepare(
-            inputs,
-            pretrained.as_ref(),
-            settings.extract_options(),
-            &n_augmented_per_sample,
-            progress,
-        )?;
+        let (backbone, options) = (pretrained.as_ref(), settings.extract_options());
+        let features = SampleFeatures::prepare(inputs, backbone, options, &n_augmented_per_sample, progress)?;
         let readable = features.readable_rows((0..samples.rows.len()).collect());
         let rows_of =
             |subset| readable.iter().copied().filter(|&i| samples.rows[i].subset == subset).collect();

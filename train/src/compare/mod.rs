@@ -260,11 +260,8 @@ fn score_candidates(
                 trial::add_fold(&mut trials[job], outcome);
             }
         }
-        let pass_scores: Vec<TrialOutcome<CvScores>> = trials
-            .into_par_iter()
-            .map(|trials| trials.map(|trials| CvScores::from_folds(&trials, splits, &features.labels)))
-            .collect();
-        scored.extend(pass_scores);
+        let score = |trials: Vec<trial::FoldTrial>| CvScores::from_folds(&trials, splits, &features.labels);
+        scored.par_extend(trials.into_par_iter().map(|trials| trials.map(score)));
     }
     Ok(scored)
 }

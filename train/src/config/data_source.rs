@@ -50,9 +50,8 @@ impl Validator<'_> {
         self.refuse_misplaced_keys(data, kind, sources)?;
         let Some(kind) = kind else {
             let features = data.features.as_ref().expect("features are the only data without a source");
-            return Ok(DataSourceConfig::Features(
-                self.absolute_path("data.features", features, base)?.into(),
-            ));
+            let path = self.absolute_path("data.features", features, base)?;
+            return Ok(DataSourceConfig::Features(path.into()));
         };
         let source = kind.configure(data.source.clone(), base).map_err(|error| match error {
             SourceConfigError::Key { key, problem } => self.key_error(&format!("data.{key}"), problem),

@@ -283,6 +283,7 @@ impl TuneOptions {
         (self.lr, self.backbone_lr) = (Some(lr), Some(backbone_lr));
         let is_positive = |value: f64| value.is_finite() && value > 0.0;
         let is_fraction = |value: f64| (0.0..1.0).contains(&value);
+        let is_inner_fraction = |value: f64| value > 0.0 && value < 1.0;
         let is_non_negative = |value: f64| value.is_finite() && value >= 0.0;
         for (key, is_valid, range) in [
             ("epochs", self.epochs > 0, "at least 1"),
@@ -300,11 +301,7 @@ impl TuneOptions {
             ("mixup", is_non_negative(self.mixup), "0 or more"),
             ("cutmix", is_non_negative(self.cutmix), "0 or more"),
             ("clip_grad_norm", self.clip_grad_norm.is_none_or(is_positive), "above 0"),
-            (
-                "ema_decay",
-                self.ema_decay.is_none_or(|decay| decay > 0.0 && decay < 1.0),
-                "above 0 and below 1",
-            ),
+            ("ema_decay", self.ema_decay.is_none_or(is_inner_fraction), "above 0 and below 1"),
             ("unfreeze_epochs", self.unfreeze_epochs != Some(0), "at least 1"),
             ("cache_gb", is_non_negative(self.cache_gb), "0 or more"),
             ("validation", is_fraction(self.validation), "at least 0 and below 1"),
@@ -316,10 +313,8 @@ impl TuneOptions {
         }
         if self.warmup_epochs > self.epochs as f64 {
             let (warmup, epochs) = (self.warmup_epochs, self.epochs);
-            return Err((
-                "warmup_epochs",
-                format!("is {warmup}: it must be at most `tune.epochs`, {epochs}"),
-            ));
+            let problem = format!("is {warmup}: it must be at most `tune.epochs`, {epochs}");
+            return Err(("warmup_epochs", problem));
         }
         if self.nesterov && (self.momentum == 0.0 || self.optimizer != OptimizerKind::Sgd) {
             return Err(("nesterov", "needs `tune.optimizer = \"sgd\"` and `tune.momentum` above 0".into()));

@@ -251,12 +251,8 @@ pub fn examine(
 
 /// The number of images of each class in each subset.
 fn count_classes(dataset: &SampleSet) -> Vec<ClassCount> {
-    let mut counts: Vec<ClassCount> = dataset
-        .classes
-        .names()
-        .iter()
-        .map(|class| ClassCount { class: class.clone(), train: 0, test: 0 })
-        .collect();
+    let without_images = |class: &String| ClassCount { class: class.clone(), train: 0, test: 0 };
+    let mut counts: Vec<ClassCount> = dataset.classes.names().iter().map(without_images).collect();
     for sample in &dataset.rows {
         let count = &mut counts[sample.label as usize];
         match sample.subset {

@@ -126,12 +126,8 @@ impl DatasetListing {
         let (mut classes, mut raw_samples) = (train_classes.clone(), listing.samples);
         if let Some(test_listing) = test_listing {
             let test_classes = class_map(&test_listing.listing.samples, ClassOrder::Sorted);
-            let unknown: Vec<String> = test_classes
-                .names()
-                .iter()
-                .filter(|name| train_classes.label(name).is_none())
-                .cloned()
-                .collect();
+            let is_unknown = |name: &&String| train_classes.label(name).is_none();
+            let unknown: Vec<String> = test_classes.names().iter().filter(is_unknown).cloned().collect();
             let names = train_classes.names().iter().chain(&unknown).map(String::as_str);
             classes = ClassMap::new(names, ClassOrder::Appearance);
             if !unknown.is_empty() {
@@ -148,10 +144,6 @@ impl DatasetListing {
             merged.resize(raw_samples.len(), Subset::Test);
             subsets = Some(merged);
         }
-        let labels: Vec<u32> = raw_samples
-            .iter()
-            .map(|entry| classes.label(&entry.class).expect("the map has all classes"))
-            .collect();
         let has_given_splits = subsets.is_some();
         let subsets = subsets.unwrap_or_else(|| vec![Subset::Train; raw_samples.len()]);
         let group_labels: Option<Vec<&str>> =
@@ -160,8 +152,8 @@ impl DatasetListing {
         let distinct: BTreeSet<&str> = group_labels.into_iter().flatten().collect();
         let group_names = distinct.into_iter().map(str::to_owned).collect();
         let (mut rows, mut images) = (Vec::new(), Vec::new());
-        for (index, ((sample, label), subset)) in raw_samples.into_iter().zip(labels).zip(subsets).enumerate()
-        {
+        for (index, (sample, subset)) in raw_samples.into_iter().zip(subsets).enumerate() {
+            let label = classes.label(&sample.class).expect("the map has all classes");
             let group = groups.as_ref().map(|groups| groups[index]);
             rows.push(SampleRow { id: sample.id, label, group, subset });
             images.push(sample.image);

@@ -517,10 +517,8 @@ fn number_labels(labels: &[i64], order: ClassOrder) -> (ClassMap, Vec<u32>) {
     }
     let names: Vec<String> = ordered.iter().map(ToString::to_string).collect();
     let classes = ClassMap::new(names.iter().map(String::as_str), ClassOrder::Appearance);
-    let numbered = labels
-        .iter()
-        .map(|label| classes.label(&label.to_string()).expect("the map has all labels"))
-        .collect();
+    let number_of = |label: &i64| classes.label(&label.to_string()).expect("the map has all labels");
+    let numbered = labels.iter().map(number_of).collect();
     (classes, numbered)
 }
 
