@@ -146,8 +146,7 @@ mod tests {
     use super::*;
     use crate::run::RunDir;
     use crate::tests::fixtures::TestFolder;
-    use crate::tests::recording_head;
-    use crate::tests::recording_head::{FeatureRow, registry_with_recording, write_features};
+    use crate::tests::recording_head::{self, FeatureRow, registry_with_recording, write_features};
     use crate::train;
 
     // effect: data.on_error x evaluate RUN
@@ -171,6 +170,12 @@ mod tests {
         folder.write(&format!("photos/{}", tested.path), "no photo");
         let found = evaluate(&run, &settings, &registry_with_recording().into(), &()).unwrap();
         assert_eq!((found.same_samples, found.samples, found.skipped), (false, 7, 1));
+
+        for row in split.iter().filter(|row| row.split == "test") {
+            folder.write(&format!("photos/{}", row.path), "no photo");
+        }
+        let error = evaluate(&run, &settings, &registry_with_recording().into(), &()).unwrap_err();
+        assert!(matches!(error, TrainError::WithRemedy { remedy: Remedy::ExamineImages, .. }), "{error:?}");
     }
 
     #[test]

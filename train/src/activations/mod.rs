@@ -196,8 +196,8 @@ impl<'a> ActivationCache<'a> {
     }
 }
 
-/// The shape `[height, width, channels]` of the input of the first trained stage, for one image: of the outputs of
-/// the last frozen `layer`, or of the pixels if no layer is frozen.
+/// The shape `[height, width, channels]` of the input of the first trained stage, for one image: of the
+/// outputs of the last frozen `layer`, or of the pixels if no layer is frozen.
 pub(crate) fn activation_shape(pretrained: &PretrainedBackbone, layer: Option<FeatureLayer>) -> [usize; 3] {
     let (height, width) = pretrained.transform().crop;
     let (height, width) = (height as usize, width as usize);

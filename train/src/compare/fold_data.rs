@@ -74,8 +74,8 @@ impl<'a> TrainingFeatures<'a> {
         let (labels, groups): (Vec<u32>, Vec<Option<u32>>) =
             split.train.iter().map(|&sample| (self.labels[sample], self.groups[sample])).unzip();
         fold.labels = labels.repeat(self.n_views);
-        // Some heads choose by the numbers of the groups which of them they hold out: they are numbered anew, so
-        // that they do not depend on samples that the head is not fitted on.
+        // Some heads choose by the numbers of the groups which of them they hold out: they are numbered anew,
+        // so that they do not depend on samples that the head is not fitted on.
         fold.groups = join_groups(&groups, &[]).repeat(self.n_views);
         fold
     }

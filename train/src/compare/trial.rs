@@ -16,11 +16,12 @@ use super::results::{CandidateScores, CandidateStatus, ChosenParameter, MetricEs
 use crate::metrics::{Accuracy, LogLoss, METRICS, Metric, MetricMap, Metrics, WeightedMetric};
 use crate::statistics::median;
 
-/// What came of a candidate, in one fold or in all: its result, or as an error that it failed or was left out.
+/// What came of a candidate, in one fold or in all: its result, or as an error that it failed or was left
+/// out.
 pub(super) type TrialOutcome<T> = Result<T, CandidateStatus>;
 
-/// Adds the outcome of the next fold to `folds`, those of a candidate in earlier folds. A candidate that failed
-/// or was left out in one fold stays failed or left out.
+/// Adds the outcome of the next fold to `folds`, those of a candidate in earlier folds. A candidate that
+/// failed or was left out in one fold stays failed or left out.
 pub(super) fn add_fold(folds: &mut TrialOutcome<Vec<FoldTrial>>, outcome: TrialOutcome<FoldTrial>) {
     if let Ok(trials) = folds {
         match outcome {

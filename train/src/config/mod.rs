@@ -133,10 +133,8 @@ impl Config {
         let (kinds, others): (Vec<_>, Vec<_>) =
             assignments.into_iter().partition(|a| a.path == ["head", "kind"]);
         if let Some(kind) = kinds.last() {
-            let head = self.table.get("head").and_then(Value::as_table);
-            let current_kind =
-                head.and_then(|head| head.get("kind")).and_then(Value::as_str).unwrap_or(DEFAULT_HEAD);
-            let is_same_kind = kind.value.as_str() == Some(current_kind);
+            let current_kind = self.table.get("head").and_then(|head| head.get("kind")?.as_str());
+            let is_same_kind = kind.value.as_str() == Some(current_kind.unwrap_or(DEFAULT_HEAD));
             if !is_same_kind
                 && let Some(Value::Table(dropped)) = self.table.remove("head")
                 && dropped.keys().any(|key| key != "kind")

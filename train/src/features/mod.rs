@@ -199,8 +199,8 @@ impl ExtractedFeatures {
         Ok(())
     }
 
-    /// The cached features of the `images`, given by index: all of them in the evaluation view, then in each of
-    /// `n_augmented` augmented views: `[views * images.len(), F]`, row-major.
+    /// The cached features of the `images`, given by index: of all of them in the evaluation view, then in
+    /// each of `n_augmented` augmented views: `[views * images.len(), F]`, row-major.
     ///
     /// # Errors
     /// Those of [`append`](Self::append).

@@ -79,8 +79,8 @@ impl BatchMixing {
 
 /// Computes the rectangle that `CutMix` replaces by another image, around `center` (row, column), so that
 /// about the share `lambda` of an image of `sides` (height, width) remains, as in torchvision. Returns the
-/// rectangle, cut at the image's edges, as the start and end (exclusive) of its rows and of its columns, and the
-/// exact share of the image outside of it, which is the weight of the image's own label in the loss.
+/// rectangle, cut at the image's edges, as the start and end (exclusive) of its rows and of its columns, and
+/// the exact share of the image outside of it, which is the weight of the image's own label in the loss.
 fn cutmix_region(lambda: f64, center: [usize; 2], sides: [usize; 2]) -> ([[usize; 2]; 2], f64) {
     let range_along = |axis: usize| {
         // A rectangle of the area `1 - lambda` has sides of `sqrt(1 - lambda)`.

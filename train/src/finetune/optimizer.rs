@@ -133,9 +133,10 @@ fn sgd_step(values: &mut [f32], gradient: &[f32], params: StepParams) {
 }
 
 /// Makes a step of SGD with momentum on one block of a parameter's values; `buffer` holds the block's running
-/// sum of gradients. With `g = gradient + weight_decay * value`: `buffer = momentum * buffer + g`,
-/// then `value -= lr * buffer`, or with Nesterov momentum `value -= lr * (g + momentum * buffer)`. pulp's `dispatch`
-/// runs the loop with the vector instructions that the processor has.
+/// sum of gradients, which decays by `momentum` per step. With `g = gradient + weight_decay * value`:
+/// `buffer = momentum * buffer + g`, then `value -= lr * buffer`, or with Nesterov momentum
+/// `value -= lr * (g + momentum * buffer)`. pulp's `dispatch` runs the loop with the vector instructions that
+/// the processor has.
 fn sgd_momentum_step(
     values: &mut [f32],
     gradient: &[f32],

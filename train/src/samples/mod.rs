@@ -389,9 +389,9 @@ fn read_images(
     let mut test_dataset = Dataset::from_raw_with_classes(opened_test.source.list()?, &dataset.classes)?;
     dataset.prefix_ids(&main_prefix);
     test_dataset.prefix_ids(&test_prefix);
-    // The location that identifies a sample's image: the canonical path of its file or shard, so that an image
-    // that is reached by several paths is recognized, and the index of its record in a shard. Each path is resolved
-    // once, not once per record.
+    // The location that identifies a sample's image: the canonical path of its file or shard, so that an
+    // image that is reached by several paths is recognized, and the index of its record in a shard. Each path
+    // is resolved once, not once per record.
     let mut canonical_paths: HashMap<PathBuf, PathBuf> = HashMap::new();
     let mut location = |sample: &Sample| {
         let (path, number) = sample.image.location();
