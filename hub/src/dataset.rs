@@ -36,7 +36,7 @@ pub struct DatasetFiles {
 /// Fetches the Parquet files of a data set one after another, with the settings of
 /// [`HubSettings::from_environment`].
 ///
-/// A [path](HubDataset::path) in the source selects the file of that name, the files in that folder, or those
+/// A path in the source selects the file of that name, the files in that folder, or those
 /// that match that pattern. Without a path, all files are selected if they are in a single top-level folder;
 /// otherwise the files in the top-level folder `data` or `default`. The `configs` in the README of the data
 /// set are ignored.
