@@ -1,5 +1,7 @@
 //! Vector operations, compiled for several SIMD levels and selected at run time.
 
+use pulp::{Simd, WithSimd};
+
 /// Number of independent partial sums of a dot product: four AVX-512 registers of `f64`, so that additions
 /// need not wait for each other. The number is fixed and products are fused with sums (FMA, in software if a
 /// processor cannot), so that every processor gives the same bits.
@@ -19,53 +21,86 @@ impl VectorOps {
 
     /// `Σ a_i b_i` in `f64`; the order of summation depends on the length only.
     pub(crate) fn dot<A: Copy + Into<f64>, B: Copy + Into<f64>>(self, a: &[A], b: &[B]) -> f64 {
-        self.arch.dispatch(
-            #[inline(always)]
-            || sum_terms(a, b, |sum, a, b| a.mul_add(b, sum)),
-        )
+        self.arch.dispatch(DotProduct::<A, B, false> { a, b })
     }
 
     /// `Σ (a_i - b_i)²` in `f64`; the order of summation depends on the length only.
     pub(crate) fn squared_distance<A: Copy + Into<f64>, B: Copy + Into<f64>>(self, a: &[A], b: &[B]) -> f64 {
-        self.arch.dispatch(
-            #[inline(always)]
-            || sum_terms(a, b, |sum, a, b| (a - b).mul_add(a - b, sum)),
-        )
+        self.arch.dispatch(DotProduct::<A, B, true> { a, b })
     }
 
     /// Adds `scale` times the vector `x` to `y`, `y_i += scale * x_i` (BLAS's `axpy`).
     pub(crate) fn add_scaled<X: Copy + Into<f64>>(self, y: &mut [f64], scale: f64, x: &[X]) {
-        self.arch.dispatch(
-            #[inline(always)]
-            || {
-                for (y, &x) in y.iter_mut().zip(x) {
-                    *y = scale.mul_add(x.into(), *y);
-                }
-            },
-        );
+        self.arch.dispatch(AddScaled { y, scale, x });
     }
 }
 
-/// Adds a term for each pair of entries of `a` and `b`; `add` adds that of two entries to a sum, fused, with
-/// one rounding. The term of entry `i` is added to partial sum `i % LANES`; the terms after the last whole
-/// block of [`LANES`] entries are summed apart. Inlined, so that the compiler uses the SIMD instructions that
-/// pulp compiles the caller for, or each fused product would be a function call.
-#[inline(always)]
-fn sum_terms<A: Copy + Into<f64>, B: Copy + Into<f64>>(
-    a: &[A],
-    b: &[B],
-    add: impl Fn(f64, f64, f64) -> f64,
-) -> f64 {
-    let mut sums = [0.0f64; LANES];
-    let (a_blocks, a_rest) = a.as_chunks::<LANES>();
-    let (b_blocks, b_rest) = b.as_chunks::<LANES>();
-    for (a, b) in a_blocks.iter().zip(b_blocks) {
-        for lane in 0..LANES {
-            sums[lane] = add(sums[lane], a[lane].into(), b[lane].into());
+/// The arguments of [`VectorOps::dot`] or, if `SQUARED_DISTANCE`, of [`VectorOps::squared_distance`].
+///
+/// A struct, not a closure: `with_simd` must be inlined to use the processor's instructions, or each fused
+/// product would be a function call.
+struct DotProduct<'a, A, B, const SQUARED_DISTANCE: bool> {
+    a: &'a [A],
+    b: &'a [B],
+}
+
+impl<A: Copy + Into<f64>, B: Copy + Into<f64>, const SQUARED_DISTANCE: bool>
+    DotProduct<'_, A, B, SQUARED_DISTANCE>
+{
+    /// `sum` plus the term of the entries `a` and `b`: `a * b`, or `(a - b)²` if `SQUARED_DISTANCE`. A fused
+    /// operation, with one rounding.
+    #[inline(always)]
+    fn add(sum: f64, a: A, b: B) -> f64 {
+        let (a, b) = (a.into(), b.into());
+        if SQUARED_DISTANCE { (a - b).mul_add(a - b, sum) } else { a.mul_add(b, sum) }
+    }
+}
+
+impl<A: Copy + Into<f64>, B: Copy + Into<f64>, const SQUARED_DISTANCE: bool> WithSimd
+    for DotProduct<'_, A, B, SQUARED_DISTANCE>
+{
+    type Output = f64;
+
+    /// Computes the dot product (or squared distance) of `a` and `b`: pulp calls this, compiled for the SIMD
+    /// instructions `S`, which the compiler then uses on its own. The term of entry `i` is added to partial
+    /// sum `i % LANES`; the terms after the last whole block of [`LANES`] entries are summed apart.
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> f64 {
+        let mut sums = [0.0f64; LANES];
+        let (a_blocks, a_rest) = self.a.as_chunks::<LANES>();
+        let (b_blocks, b_rest) = self.b.as_chunks::<LANES>();
+        for (a, b) in a_blocks.iter().zip(b_blocks) {
+            for lane in 0..LANES {
+                sums[lane] = Self::add(sums[lane], a[lane], b[lane]);
+            }
+        }
+        let mut rest = 0.0;
+        for (&a, &b) in a_rest.iter().zip(b_rest) {
+            rest = Self::add(rest, a, b);
+        }
+        sums.iter().sum::<f64>() + rest
+    }
+}
+
+/// The arguments of [`VectorOps::add_scaled`]. A struct, not a closure: `with_simd` must be inlined to use
+/// the processor's instructions.
+struct AddScaled<'a, X> {
+    y: &'a mut [f64],
+    scale: f64,
+    x: &'a [X],
+}
+
+impl<X: Copy + Into<f64>> WithSimd for AddScaled<'_, X> {
+    type Output = ();
+
+    /// Computes `y += scale * x`: pulp calls this, compiled for the SIMD instructions `S`, which the compiler
+    /// then uses on its own.
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        for (y, &x) in self.y.iter_mut().zip(self.x) {
+            *y = self.scale.mul_add(x.into(), *y);
         }
     }
-    let rest = a_rest.iter().zip(b_rest).fold(0.0, |sum, (&a, &b)| add(sum, a.into(), b.into()));
-    sums.iter().sum::<f64>() + rest
 }
 
 /// The SIMD levels that can be tested on this processor: no SIMD, AVX2 (`V3`) if it has that, and the best

@@ -8,7 +8,7 @@ use std::collections::BinaryHeap;
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
-use pulp::Arch;
+use pulp::{Arch, Simd, WithSimd};
 
 use super::bounds::{self, BoundParams, LANES, QueryLanes, distance_bounds, exceeds_limit};
 use crate::data::FeatureMatrix;
@@ -93,28 +93,16 @@ impl NeighborSearch<'_> {
                 1.0,
                 Par::Seq,
             );
-            // Tests each stored row of the block against [`LANES`] query rows at once. Only if it may be a
-            // neighbor of one of them is it considered for each of them.
-            arch.dispatch(
-                #[inline(always)]
-                || {
-                    for (products, row) in products.chunks_exact(stride).zip(first..) {
-                        let (products, stored) =
-                            (products.as_chunks::<LANES>().0, params.stored_terms(self.norms[row]));
-                        for ((queries, lanes), products) in
-                            queries.chunks_mut(LANES).zip(&mut lanes).zip(products)
-                        {
-                            if lanes.may_be_neighbor(stored, products) {
-                                for (query, &product) in queries.iter_mut().zip(products) {
-                                    query.consider(row, stored, product, self.k);
-                                }
-                                // Their limits may have become lower.
-                                *lanes = to_lanes(queries);
-                            }
-                        }
-                    }
-                },
-            );
+            let (queries, lanes, k) = (&mut queries, &mut lanes, self.k);
+            arch.dispatch(UpdateCandidates {
+                params: &params,
+                norms: self.norms,
+                k,
+                queries,
+                lanes,
+                first,
+                products,
+            });
         }
         let rows = rows.chunks_exact(width);
         queries.into_iter().zip(rows).map(|(query, row)| self.rank_candidates(&query, row)).collect()
@@ -146,6 +134,51 @@ impl NeighborSearch<'_> {
                 // Rows in the same direction have the distance 0, not a rounding error.
                 let rounding = row.len() as f64 * f64::EPSILON;
                 if distance <= rounding { 0.0 } else { distance }
+            }
+        }
+    }
+}
+
+/// The SIMD operation of [`NeighborSearch::find`]: updates the candidates of all query rows with a block of
+/// stored rows, which starts at row `first`; `products` are the dot products of each stored row with all
+/// query rows.
+///
+/// A struct, not a closure: `with_simd` must be inlined to use the processor's instructions.
+struct UpdateCandidates<'a> {
+    params: &'a BoundParams,
+    /// The norms of all stored rows.
+    norms: &'a [f64],
+    /// Number of neighbors to find.
+    k: usize,
+    queries: &'a mut [QueryState],
+    /// A copy of the bounds of each [`LANES`] of the `queries`, for SIMD instructions.
+    lanes: &'a mut [QueryLanes],
+    /// Index of the first stored row of the block.
+    first: usize,
+    /// `[stored rows of the block, lanes.len() * LANES]`.
+    products: &'a [f32],
+}
+
+impl WithSimd for UpdateCandidates<'_> {
+    type Output = ();
+
+    /// Adds stored rows of the block to the candidates (possible neighbors) of the query rows, compiled by
+    /// pulp for the SIMD instructions `S`. By bounds on the distances, it tests each stored row against
+    /// [`LANES`] query rows at once. Only if the row may be a neighbor of one of them is it considered for
+    /// each of them.
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let Self { params, norms, k, queries, lanes, first, products } = self;
+        for (products, row) in products.chunks_exact(lanes.len() * LANES).zip(first..) {
+            let (products, stored) = (products.as_chunks::<LANES>().0, params.stored_terms(norms[row]));
+            for ((queries, lanes), products) in queries.chunks_mut(LANES).zip(&mut *lanes).zip(products) {
+                if lanes.may_be_neighbor(stored, products) {
+                    for (query, &product) in queries.iter_mut().zip(products) {
+                        query.consider(row, stored, product, k);
+                    }
+                    // Their limits may have become lower.
+                    *lanes = to_lanes(queries);
+                }
             }
         }
     }

@@ -1,6 +1,6 @@
 //! The gradient of a row's log-loss with respect to its logits, in SIMD instructions.
 
-use pulp::Arch;
+use pulp::{Arch, Simd, WithSimd};
 
 use crate::dense::Real;
 
@@ -59,28 +59,44 @@ pub(crate) fn softmax_residual<T: LogitFloat>(
     label: usize,
     sample_weight: f64,
 ) -> f64 {
-    arch.dispatch(
-        #[inline(always)]
-        || {
-            for (logit, &bias) in logits.iter_mut().zip(bias) {
-                *logit += bias;
-            }
-            let larger = |a: T, b: T| if b > a { b } else { a };
-            // The largest logit is subtracted first, so that no exponential overflows.
-            let max = reduce_lanes(logits, logits[label], |&logit| logit, larger);
-            let label_logit: f64 = logits[label].into() - max.into();
-            for logit in logits.iter_mut() {
-                *logit = (*logit - max).exp_non_positive();
-            }
-            let sum = reduce_lanes(logits, 0.0, |&power| power.into(), |a: f64, b| a + b);
-            let scale = T::from_f64(sample_weight / sum);
-            for logit in logits.iter_mut() {
-                *logit *= scale;
-            }
-            logits[label] -= T::from_f64(sample_weight);
-            sum.ln() - label_logit
-        },
-    )
+    arch.dispatch(SoftmaxResidual { logits, bias, label, sample_weight })
+}
+
+/// The arguments of [`softmax_residual`]. A struct, not a closure: `with_simd` must be inlined to use the
+/// processor's instructions.
+struct SoftmaxResidual<'a, T> {
+    logits: &'a mut [T],
+    bias: &'a [T],
+    label: usize,
+    sample_weight: f64,
+}
+
+impl<T: LogitFloat> WithSimd for SoftmaxResidual<'_, T> {
+    type Output = f64;
+
+    /// Adds the intercepts to the logits, returns the log-loss of the sample, and overwrites the logits with
+    /// the gradient of the weighted loss, as [`softmax_residual`] describes. Subtracts the largest logit
+    /// first, so that no exponential overflows.
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> f64 {
+        let Self { logits, bias, label, sample_weight } = self;
+        for (logit, &bias) in logits.iter_mut().zip(bias) {
+            *logit += bias;
+        }
+        let larger = |a: T, b: T| if b > a { b } else { a };
+        let max = reduce_lanes(logits, logits[label], |&logit| logit, larger);
+        let label_logit: f64 = logits[label].into() - max.into();
+        for logit in logits.iter_mut() {
+            *logit = (*logit - max).exp_non_positive();
+        }
+        let sum = reduce_lanes(logits, 0.0, |&power| power.into(), |a: f64, b| a + b);
+        let scale = T::from_f64(sample_weight / sum);
+        for logit in logits.iter_mut() {
+            *logit *= scale;
+        }
+        logits[label] -= T::from_f64(sample_weight);
+        sum.ln() - label_logit
+    }
 }
 
 /// The sum or the maximum of `map(value)` over the `values`: `combine` adds two numbers or takes the larger.
