@@ -141,6 +141,7 @@ impl ConvBnUnit {
         ctx: &mut TrainContext<'_>,
         saved: &SavedForBackward,
     ) -> Option<Buffer> {
+        // `None` with running statistics.
         let (conv_output, statistics) = saved.batch.as_ref()?;
         let mut out = ctx.buffers.acquire(conv_output.len());
         let (gamma, beta) = self.affine_parameters(ctx.store);

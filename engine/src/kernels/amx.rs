@@ -190,6 +190,7 @@ impl Kernel for AmxBf16 {
     unsafe fn compute_tile<S: Stride>(self, rows: usize, tile: &Tile<'_>) {
         let &TileOperands { activations, offsets, steps, mut weights } = &tile.operands;
         debug_assert_eq!(steps, STEPS_PER_BLOCK);
+        // Activations are addressed in bytes, weights in cache lines.
         let mut sum_tile = SumTile([[0.0; 32]; 32]);
         let weights_stride = Self::VECTORS_PER_PANEL * CacheLine::BYTES;
         // SAFETY: weights and activations are valid as `Tile` requires, with the plan's slack after them;

@@ -289,8 +289,8 @@ struct ListColumn {
 impl ListColumn {
     /// Appends the remaining rows of `reader`, with values converted by `to_f32`. Parquet stores the values
     /// of all lists one after the other and two levels with each value: the repetition level tells where a
-    /// list starts, the definition level what is null. Null lists, null values and lists of
-    /// another length than the first are errors.
+    /// list starts, the definition level what is null: the list itself below `item_level`, the value below
+    /// `present_level`. Null lists, null values and lists of another length than the first are errors.
     fn append_all<T: DataType>(
         &mut self,
         mut reader: ColumnReaderImpl<T>,

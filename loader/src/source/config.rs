@@ -78,7 +78,8 @@ pub struct SourceContext {
 }
 
 impl SourceContext {
-    /// The columns or fields with the class, the group and the split of a sample.
+    /// The columns or fields with the class, the group and the split of a sample: `label` and `group` are keys
+    /// of the source, the column of the split is the same key for all sources.
     pub(super) fn fields(&self, label: &str, group: Option<&String>) -> FieldNames {
         FieldNames { label: label.into(), group: group.cloned(), split: self.split_column.clone() }
     }

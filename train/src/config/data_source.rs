@@ -92,7 +92,8 @@ impl Validator<'_> {
     }
 
     /// Refuses keys of `[data]` that belong to a different kind of source than `kind`, because they would
-    /// silently have no effect.
+    /// silently have no effect: the error says which key would name their source. A key that names a source
+    /// itself, such as `parquet` beside `csv`, is an error about two sources.
     fn refuse_misplaced_keys(
         &self,
         data: &DataOptions,

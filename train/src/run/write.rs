@@ -87,9 +87,10 @@ impl RunReservation<'_> {
     /// numbered folder.
     ///
     /// # Errors
-    /// [`TrainError::Usage`] if the folder exists by now, [`TrainError::Inference`].
+    /// [`TrainError::Usage`] if the folder exists by now, [`TrainError::Inference`] if it cannot be renamed.
     pub(super) fn move_into_place(self, head: &str) -> Result<PathBuf, TrainError> {
         let run_dir = self.run_dir;
+        // If the function fails, the temporary folder is removed.
         self.temp_folder.persist(|temporary| match run_dir {
             RunDir::Named(folder) if fs::symlink_metadata(folder).is_ok() => {
                 Err(already_exists_error(folder))

@@ -170,7 +170,8 @@ impl Trainer<'_> {
     }
 }
 
-/// Overwrites the model's values with the `saved` ones of the same names, which are taken out.
+/// Overwrites the model's values with the `saved` ones of the same names, which are removed from the map; an
+/// error if one is missing or has a different length.
 fn copy_into_model(
     model: &mut FinetuneModel<'_>,
     saved: &mut BTreeMap<String, Vec<f32>>,
