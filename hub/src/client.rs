@@ -3,14 +3,14 @@
 //! The answers are not trusted, because `HF_ENDPOINT` may be a mirror or lead through a proxy: what becomes a
 //! path in the cache is checked, and every answer has a limit.
 
-use reqwest::blocking::Response;
-use reqwest::header::{CONTENT_LENGTH, ETAG, HeaderMap, LINK};
-use reqwest::{StatusCode, Url};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use ureq::http::StatusCode;
+use ureq::http::header::{CONTENT_LENGTH, ETAG, HeaderMap, LINK};
+use url::Url;
 
 use crate::error::{BoxError, HubError};
-use crate::http::{BodyError, HttpClient, read_body, retry_after};
+use crate::http::{BodyError, HttpClient, RequestError, Response, read_body, retry_after};
 use crate::name::{RepoRef, is_commit};
 use crate::progress::DownloadProgress;
 use crate::settings::HubSettings;
@@ -98,8 +98,7 @@ impl<'a> HubClient<'a> {
         if !["http", "https"].contains(&hub.scheme()) {
             return Err(client_error("the address does not begin with https:// or http://".into()));
         }
-        let http = HttpClient::new(hub.clone(), settings).map_err(|error| client_error(error.into()))?;
-        Ok(Self { repo_ref, settings, hub, http })
+        Ok(Self { repo_ref, settings, http: HttpClient::new(hub.clone(), settings), hub })
     }
 
     /// Asks the hub for the commit that the requested branch, tag or commit name stands for, and for the list
@@ -247,16 +246,18 @@ impl<'a> HubClient<'a> {
 
     /// The error for a request without an answer. `file` is the file that was requested; `None` for a request
     /// for the repository itself.
-    fn request_error(&self, error: reqwest::Error, file: Option<&str>) -> HubError {
-        if error.is_timeout() && !error.is_connect() {
+    fn request_error(&self, error: RequestError, file: Option<&str>) -> HubError {
+        if error.is_answer_timeout() {
             return self.timeout_error(file);
         }
-        if error.is_redirect() {
-            return self.unexpected_answer(file, error.without_url().into());
+        if matches!(error.source, ureq::Error::TooManyRedirects) {
+            return self.unexpected_answer(file, error.source.into());
         }
-        let server = error.url().map(|url| url.origin().ascii_serialization());
-        let endpoint = server.unwrap_or_else(|| self.settings.base_url().into());
-        HubError::Unreachable { name: self.full_name(file), endpoint, source: error.without_url().into() }
+        HubError::Unreachable {
+            name: self.full_name(file),
+            endpoint: error.server,
+            source: error.source.into(),
+        }
     }
 
     /// The error for an answer without success. Its kind decides what the message advises: try again, accept
@@ -264,8 +265,8 @@ impl<'a> HubClient<'a> {
     /// repository itself.
     fn status_error(&self, response: &Response, file: Option<&str>) -> HubError {
         // Links to file servers contain signatures, so only the host is shown.
-        let host = response.url().origin().ascii_serialization();
-        let is_hub = response.url().origin() == self.hub.origin();
+        let host = response.url.origin().ascii_serialization();
+        let is_hub = response.url.origin() == self.hub.origin();
         let status = response.status().as_u16();
         let (repo, endpoint) = (self.repo_ref.page_path(), self.settings.base_url().to_owned());
         let has_token = self.settings.token.is_some();

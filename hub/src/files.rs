@@ -1,7 +1,6 @@
 //! Files of one commit, from the cache or the hub, verified, and downloaded by one process at a time.
 
 use std::path::PathBuf;
-use std::thread;
 
 use crate::cache::{CacheEntry, RepoCache};
 use crate::client::{FileInfo, HubClient, RequestedFile, RevisionInfo};
@@ -52,12 +51,7 @@ pub(crate) fn fetch(
     {
         return Ok(resolved);
     }
-    // On a thread of its own, because the caller's may belong to an asynchronous runtime. It logs where the
-    // caller logs.
-    let log = tracing::dispatcher::get_default(Clone::clone);
-    let resolve = || tracing::dispatcher::with_default(&log, || job.resolve_from_hub());
-    let resolved = thread::scope(|scope| scope.spawn(resolve).join());
-    let error = match resolved.unwrap_or_else(|panic| std::panic::resume_unwind(panic)) {
+    let error = match job.resolve_from_hub() {
         Err(error) if error.is_outage() => error,
         result => return result,
     };

@@ -10,7 +10,7 @@ use crate::step;
 /// committed, so the checks fail if they need a file that was forgotten in a commit. Removes the clone again.
 pub(crate) fn run() -> Result<()> {
     let clone = std::env::temp_dir().join(format!("headstock-ci-{}", std::process::id()));
-    step::run("clone", Command::new("git").args(["clone", "--quiet", "."]).arg(&clone))?;
+    step::run("clone", step::command("git", &["clone", "--quiet", "."]).arg(&clone))?;
     let outcome = step::run(
         ".ci/run",
         Command::new("bash").arg(".ci/run").current_dir(&clone).env_remove("CARGO_TARGET_DIR"),

@@ -46,7 +46,8 @@ pub(crate) fn check() -> Result<()> {
     let path = env::join_paths(std::iter::once(folder).chain(env::split_paths(&path)))?;
     step::run(
         "CUDA type-check",
-        step::cargo(&["check", "--package", "headstock-cli", "--features", "cuda"])
+        step::checked_cargo("check")
+            .args(["--package", "headstock-cli", "--features", "cuda"])
             .env("PATH", path)
             // Compute capability 8.0 (Ampere); the build scripts would otherwise ask the GPU.
             .env("CUDA_COMPUTE_CAP", "80"),

@@ -1,7 +1,9 @@
 //! Commands for development: `cargo xtask help` lists them. They run other programs and link no crate of the
 //! product.
 
+mod audit;
 mod bench;
+mod build_cost;
 mod ci;
 mod circles;
 mod coverage;
@@ -9,6 +11,7 @@ mod cuda;
 mod docs;
 mod effects;
 mod golden;
+mod links;
 mod messages;
 mod mutants;
 mod names;
@@ -59,6 +62,9 @@ cargo xtask COMMAND
   mutants [--seed N] [--count N] [CRATE...]
                  mutation testing: put COUNT (40) faults per crate into copies of the code, and print those that no test
                  catches; takes hours
+  build-cost     build the program from nothing and write CPU time, crates and size into docs/building.md
+  audit          check licenses, advisories and duplicates of dependencies (with cargo-deny, which it installs), the minimum
+                 version of Rust, and other targets of the toolchain
   ci             clone the committed tree into a new folder and run .ci/run there
 ";
 
@@ -111,10 +117,15 @@ fn run() -> Result<ExitCode> {
         ("test", []) => in_workspace(test::run)?,
         ("tidy", []) => in_workspace(tidy::run)?,
         ("docs", []) => in_workspace(docs::run)?,
+        ("build-cost", []) => in_workspace(build_cost::run)?,
+        ("audit", []) => in_workspace(audit::run)?,
         ("golden", []) => in_workspace(golden::run)?,
         ("ci", []) => in_workspace(ci::run)?,
         ("help" | "--help" | "-h", _) => step::log(HELP),
-        (command @ ("test" | "tidy" | "docs" | "golden" | "keys" | "ci"), [extra, ..]) => {
+        (
+            command @ ("test" | "tidy" | "audit" | "build-cost" | "docs" | "golden" | "keys" | "ci"),
+            [extra, ..],
+        ) => {
             bail!("{command} takes no `{}`\n\n{HELP}", extra.display())
         }
         (other, _) => bail!("there is no command `{other}`\n\n{HELP}"),

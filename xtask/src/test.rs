@@ -11,15 +11,16 @@ use crate::{cuda, new_head, step, tidy};
 /// Runs all checks that a change must pass: formatting, the source (`tidy`), lints, docs, tests, the example
 /// crates outside the workspace, a crate from `new-head`, and the CUDA type-check. Stops at the first failure.
 pub(crate) fn run() -> Result<()> {
-    let cargo = step::cargo;
-    step::run("format", &mut cargo(&["fmt", "--all", "--check"]))?;
+    step::run("format", &mut step::cargo(&["fmt", "--all", "--check"]))?;
     tidy::run()?;
-    step::run("lints", &mut cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
-    step::run(
-        "documentation",
-        cargo(&["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"),
-    )?;
-    step::run("tests", &mut cargo(&["test", "--workspace"]))?;
+    let mut lints = step::checked_cargo("clippy");
+    step::run("lints", lints.args(["--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    let mut documentation = step::checked_cargo("doc");
+    documentation.args(["--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings");
+    step::run("documentation", &mut documentation)?;
+    // Compiled for itself, so that the times say what compiling takes and what the tests take.
+    step::run("tests, compiled", step::checked_cargo("test").args(["--workspace", "--no-run", "--quiet"]))?;
+    step::run("tests", step::checked_cargo("test").arg("--workspace"))?;
     let head = Path::new("examples/external-head");
     step::run("external head", &mut cargo_outside(head, "test")?)?;
     step::run(
@@ -29,6 +30,7 @@ pub(crate) fn run() -> Result<()> {
     check_external_source()?;
     check_new_head()?;
     cuda::check()?;
+    step::log_times();
     step::log("\nall checks passed");
     Ok(())
 }
@@ -37,8 +39,12 @@ pub(crate) fn run() -> Result<()> {
 /// workspace; `command` is `test` or `run`. It uses the target folder of the workspace, so that the
 /// dependencies are not compiled again.
 fn cargo_outside(folder: &Path, command: &str) -> Result<Command> {
-    let mut cargo = step::cargo(&[command, "--quiet", "--manifest-path"]);
-    cargo.arg(folder.join("Cargo.toml")).arg("--target-dir").arg(step::target_dir()?);
+    let mut cargo = step::checked_cargo(command);
+    cargo
+        .args(["--quiet", "--manifest-path"])
+        .arg(folder.join("Cargo.toml"))
+        .arg("--target-dir")
+        .arg(step::target_dir()?);
     Ok(cargo)
 }
 

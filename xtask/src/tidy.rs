@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::source_files::{read_file, rust_files};
-use crate::{circles, docs, effects, messages, names, step};
+use crate::{circles, docs, effects, links, messages, names, step};
 
 /// The packages of the workspace that each package may depend on.
 const ALLOWED_DEPENDENCIES: [(&str, &[&str]); 11] = [
@@ -40,6 +40,7 @@ pub(crate) fn run() -> Result<()> {
         }
     }
     check_chapter(&mut faults)?;
+    check_profiles(&mut faults)?;
     let packages = ALLOWED_DEPENDENCIES.map(|(package, _)| package);
     names::check(&packages, &mut faults)?;
     circles::check(&packages, &mut faults)?;
@@ -47,6 +48,7 @@ pub(crate) fn run() -> Result<()> {
     let libraries: Vec<&str> = packages.into_iter().filter(|package| !is_program(package)).collect();
     messages::check(&libraries, &mut faults)?;
     docs::check(&mut faults)?;
+    links::check(&mut faults)?;
     effects::check(&mut faults)?;
     if !faults.is_empty() {
         bail!("tidy:\n  {}", faults.join("\n  "));
@@ -88,6 +90,23 @@ fn check_chapter(faults: &mut Vec<String>) -> Result<()> {
     let [page, example] = ["docs/write-a-head.md", "examples/external-head/src/main.rs"].map(Path::new);
     if !read_file(page)?.contains(&format!("```rust,no_run\n{}```\n", read_file(example)?)) {
         faults.push(format!("{}: the first head is not a copy of {}", page.display(), example.display()));
+    }
+    Ok(())
+}
+
+/// Adds a fault for each manifest of an example crate that does not end in the release profile of the
+/// workspace: `cargo xtask test` would then compile all crates again for the example.
+fn check_profiles(faults: &mut Vec<String>) -> Result<()> {
+    let workspace = read_file(Path::new("Cargo.toml"))?;
+    let start = workspace.find("[profile.release]\n").context("Cargo.toml has no [profile.release]")?;
+    for example in ["external-head", "external-source"] {
+        let manifest = Path::new("examples").join(example).join("Cargo.toml");
+        if !read_file(&manifest)?.ends_with(&workspace[start..]) {
+            faults.push(format!(
+                "{}: does not end in the lines from [profile.release] on of Cargo.toml",
+                manifest.display()
+            ));
+        }
     }
     Ok(())
 }

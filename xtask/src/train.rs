@@ -3,11 +3,11 @@
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 
-use crate::step;
+use crate::{build_cost, step};
 
 /// The config of the bundled photos.
 pub(crate) const DEMO: &str = "demo/headstock.toml";
@@ -15,9 +15,14 @@ pub(crate) const DEMO: &str = "demo/headstock.toml";
 /// Builds the release binary of headstock and runs `headstock train` with `arguments` in the current folder,
 /// by default on the demo. Returns the exit status of the training.
 pub(crate) fn run(arguments: &[OsString]) -> Result<ExitCode> {
-    step::run("build", &mut cli_cargo("build"))?;
+    let binary = step::target_dir()?.join("release").join(step::BINARY);
+    let is_first_build = !binary.exists();
+    let usage = step::run_timed("build", &mut step::cli_cargo("build"))?;
+    if is_first_build {
+        build_cost::log_beside_recorded(&binary, &usage)?;
+    }
     let cwd = env::current_dir().context("failed to get the current folder")?;
-    let mut command = cli_cargo("run");
+    let mut command = step::cli_cargo("run");
     command.args(["--quiet", "--"]).args(train_arguments(arguments, step::workspace(), &cwd));
     let status = command.status().context("failed to start cargo")?;
     Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
@@ -25,16 +30,8 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<ExitCode> {
 
 /// Builds the release binary of headstock and returns its path, for commands that measure it.
 pub(crate) fn build() -> Result<PathBuf> {
-    step::run("build", &mut cli_cargo("build"))?;
-    Ok(step::target_dir()?.join("release").join(format!("headstock{}", env::consts::EXE_SUFFIX)))
-}
-
-/// The command `cargo build` or `cargo run`, as `subcommand` says, for the release binary of headstock
-/// (package `headstock-cli`). It works in any current folder, because it names the manifest of the workspace.
-fn cli_cargo(subcommand: &str) -> Command {
-    let mut cargo = step::cargo(&[subcommand, "--release", "--package", "headstock-cli", "--manifest-path"]);
-    cargo.arg(step::workspace().join("Cargo.toml"));
-    cargo
+    step::run("build", &mut step::cli_cargo("build"))?;
+    Ok(step::target_dir()?.join("release").join(step::BINARY))
 }
 
 /// The arguments for the headstock binary: `train`, then `--config` with the config of the demo if

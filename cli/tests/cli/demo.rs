@@ -5,7 +5,8 @@ use std::fs;
 use crate::keys::assert_generated;
 use crate::support::{Project, demo_dir};
 
-/// Checks that the README shows this output of `cargo xtask train`, but for the numbers.
+/// Checks that the README shows this output of `cargo xtask train`. Times differ between machines, and a last
+/// digit may: accuracies by one of the 100 photos.
 fn assert_readme_has(stdout: &str, project: &str) {
     const START: &str = "<!-- train -->\n";
     let demo = demo_dir();
@@ -22,8 +23,17 @@ fn assert_readme_has(stdout: &str, project: &str) {
         text.split(|letter: char| letter.is_ascii_digit()).filter(|part| !part.is_empty()).collect::<String>()
     };
     let block = format!("\n```text\n{}\n```\n\n", text.trim_end());
-    let block = if shape(&block) == shape(shown) { shown.to_owned() } else { block };
+    let differences = figures(&block).into_iter().zip(figures(shown)).map(|(new, old)| (new - old).abs());
+    let is_same = shape(&block) == shape(shown) && differences.fold(0.0, f64::max) < 0.0101;
+    let block = if is_same { shown.to_owned() } else { block };
     assert_generated("../README.md", &format!("{before}{START}{block}<!-- /train -->{after}"));
+}
+
+/// The figures of the output that are not times: those with three decimals, and mean sizes.
+fn figures(output: &str) -> Vec<f64> {
+    let lines = output.lines().filter(|line| line.starts_with("accuracy") || line.starts_with("conformal"));
+    let words = lines.flat_map(|line| line.split([' ', ',', ';']));
+    words.filter_map(|word| word.parse().ok()).collect()
 }
 
 #[test]

@@ -305,10 +305,3 @@ fn a_short_download_without_a_hash_is_repeated_once() {
     assert!(matches!(fixture.fetch_error(""), HubError::Interrupted { .. }));
     assert_eq!(fs::read(fixture.fetch("").unwrap().weights).unwrap(), large_file(0).bytes);
 }
-
-#[test]
-fn fetching_works_inside_an_async_runtime() {
-    let fixture = HubFixture::new();
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    runtime.block_on(async { fixture.fetch("") }).unwrap();
-}
