@@ -62,7 +62,7 @@ pub(crate) fn run() -> Result<()> {
     let cost = BuildCost::measure(&folder.join("release").join(step::BINARY), &usage)?;
     let timings = read_file(&folder.join("cargo-timings/cargo-timing.html"))?;
     let slowest = slowest_crates(&timings).context("cargo-timing.html has no times")?;
-    SECTION.write(&format!("\n{}{}\n{slowest}\n", BuildCost::HEADER, cost.row()))?;
+    SECTION.write(&format!("{}{}\n{slowest}", BuildCost::HEADER, cost.row()))?;
     step::log(&format!("{}{}written to {}", BuildCost::HEADER, cost.row(), SECTION.page));
     fs::remove_dir_all(&folder).with_context(|| format!("failed to remove {}", folder.display()))
 }
@@ -73,8 +73,8 @@ pub(crate) fn log_beside_recorded(binary: &Path, usage: &Usage) -> Result<()> {
     let cost = BuildCost::measure(binary, usage)?;
     let page = read_file(&step::workspace().join(SECTION.page))?;
     let after = page.split_once(BuildCost::HEADER).map_or("", |(_, after)| after);
-    let recorded = after.lines().next().unwrap_or("| none |");
-    step::log(&format!("\n{}{recorded} recorded\n{}", BuildCost::HEADER, cost.row().trim_end()));
+    let recorded = after.lines().next().unwrap_or("nothing");
+    step::log(&format!("\n{}{}recorded in {}:\n{recorded}", BuildCost::HEADER, cost.row(), SECTION.page));
     Ok(())
 }
 
