@@ -92,11 +92,11 @@ impl<'a> HubClient<'a> {
     /// A client for the repository and revision `repo_ref`, which sends requests to the hub of `settings`.
     /// Sends nothing yet.
     pub(crate) fn new(repo_ref: &'a RepoRef, settings: &'a HubSettings) -> Result<Self, HubError> {
-        let client_error =
-            |source: BoxError| HubError::Client { endpoint: settings.base_url().into(), source };
-        let hub = Url::parse(settings.base_url()).map_err(|error| client_error(error.into()))?;
+        let endpoint_error =
+            |source: BoxError| HubError::Endpoint { endpoint: settings.base_url().into(), source };
+        let hub = Url::parse(settings.base_url()).map_err(|error| endpoint_error(error.into()))?;
         if !["http", "https"].contains(&hub.scheme()) {
-            return Err(client_error("the address does not begin with https:// or http://".into()));
+            return Err(endpoint_error("the address does not begin with https:// or http://".into()));
         }
         Ok(Self { repo_ref, settings, http: HttpClient::new(hub.clone(), settings), hub })
     }

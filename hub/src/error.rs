@@ -155,9 +155,9 @@ pub enum HubError {
     },
     /// The connection failed.
     #[error(
-        "cannot reach {endpoint} to download {name}: check the network connection, the proxy (HTTPS_PROXY) \
-         and the address of the hub (HF_ENDPOINT); files that were downloaded before can be used without a \
-         network"
+        "cannot reach {endpoint} to download {name}: check the network connection, the proxy (HTTPS_PROXY), \
+         the address of the hub (HF_ENDPOINT) and that its certificate is one that the system trusts (package \
+         ca-certificates); files that were downloaded before can be used without a network"
     )]
     Unreachable {
         /// The requested file or repository.
@@ -266,13 +266,9 @@ pub enum HubError {
         /// The I/O error.
         source: io::Error,
     },
-    /// The HTTP client cannot be created with these settings.
-    #[error(
-        "failed to prepare connections to {endpoint}: check that the address of the hub (HF_ENDPOINT) begins \
-         with https:// or http://, and that TLS certificates are installed on the system (package \
-         ca-certificates)"
-    )]
-    Client {
+    /// The address of the hub is none.
+    #[error("the address of the hub (HF_ENDPOINT) is {endpoint}: it must begin with https:// or http://")]
+    Endpoint {
         /// The URL of the hub.
         endpoint: String,
         /// The cause.

@@ -200,8 +200,9 @@ fn each_error_says_what_failed_and_what_to_do() {
         (
             HubError::Unreachable { name: name(), endpoint: endpoint.clone(), source: cause() },
             "cannot reach https://hub to download hf://a/b/c: check the network connection, the proxy \
-             (HTTPS_PROXY) and the address of the hub (HF_ENDPOINT); files that were downloaded before can \
-             be used without a network"
+             (HTTPS_PROXY), the address of the hub (HF_ENDPOINT) and that its certificate is one that the \
+             system trusts (package ca-certificates); files that were downloaded before can be used without a \
+             network"
                 .into(),
             false,
             true,
@@ -277,10 +278,8 @@ fn each_error_says_what_failed_and_what_to_do() {
             false,
         ),
         (
-            HubError::Client { endpoint, source: cause() },
-            "failed to prepare connections to https://hub: check that the address of the hub (HF_ENDPOINT) \
-             begins with https:// or http://, and that TLS certificates are installed on the system (package \
-             ca-certificates)"
+            HubError::Endpoint { endpoint, source: cause() },
+            "the address of the hub (HF_ENDPOINT) is https://hub: it must begin with https:// or http://"
                 .into(),
             false,
             false,

@@ -179,7 +179,7 @@ fn a_server_that_is_not_a_hub_is_an_error() {
     let mut fixture = HubFixture::new();
     fixture.settings.endpoint = "no address".into();
     let error = fixture.fetch_error("");
-    assert!(matches!(error, HubError::Client { .. }), "{error:?}");
+    assert!(matches!(error, HubError::Endpoint { .. }), "{error:?}");
 }
 
 #[test]
