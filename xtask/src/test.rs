@@ -36,12 +36,12 @@ pub(crate) fn run() -> Result<()> {
 }
 
 /// A cargo command, not yet started, that tests or runs the crate in `folder`, which is outside the
-/// workspace; `command` is `test` or `run`. It uses the target folder of the workspace, so that the
-/// dependencies are not compiled again.
+/// workspace; `command` is `test` or `run`. It uses the target folder of the workspace, so that the crates
+/// from crates.io are not compiled again.
 fn cargo_outside(folder: &Path, command: &str) -> Result<Command> {
     let mut cargo = step::checked_cargo(command);
     cargo
-        .args(["--quiet", "--manifest-path"])
+        .args(["--config", "xtask/outside.toml", "--quiet", "--manifest-path"])
         .arg(folder.join("Cargo.toml"))
         .arg("--target-dir")
         .arg(step::target_dir()?);
