@@ -144,15 +144,46 @@ fn loader_hint(error: &(dyn Error + 'static)) -> Option<String> {
     if let Some(DecodeError::TooLarge { .. }) = error.downcast_ref() {
         return Some("raise `data.max_pixels` in the config".into());
     }
+    let skip = "`data.on_error = \"skip\"` in the config leaves out what cannot be used";
     match error.downcast_ref()? {
+        DatasetError::LeavesRoot { .. } => {
+            Some(format!("`data.follow_links = true` in the config allows links; {skip}"))
+        }
+        DatasetError::UnclearFolders { train, test, .. } => {
+            Some(folders_hint(train.as_deref(), test.as_deref()))
+        }
+        DatasetError::EmptyClass { .. }
+        | DatasetError::Entries { .. }
+        | DatasetError::SameFile { .. }
+        | DatasetError::UnknownClass { .. } => Some(skip.into()),
         DatasetError::NoColumn { parameter: Some(parameter), .. } => {
             let key = if *parameter == "split" { "split.column" } else { &format!("data.{parameter}") };
             Some(format!("`{key}` in the config names the column"))
         }
         DatasetError::MissingImages { .. } => {
-            Some("the keys of the config are `data.images`, `data.id` and `data.extension`".into())
+            Some(format!("the keys of the config are `data.images`, `data.id` and `data.extension`; {skip}"))
         }
         _ => None,
+    }
+}
+
+/// The lines of the config that say whether folders are classes or splits. `train` and `test` are the folders
+/// that are probably for training and for testing.
+fn folders_hint(train: Option<&Path>, test: Option<&Path>) -> String {
+    let quoted = |path: &Path| toml::Value::from(path.display().to_string());
+    let classes = "`split_folders = false` in [data] reads the folders as classes";
+    match (train, test) {
+        (Some(train), Some(test)) => format!(
+            "`folder = {}` and `test_folder = {}` in [data] read them as splits; {classes}",
+            quoted(train),
+            quoted(test)
+        ),
+        (Some(train), None) => {
+            format!("`folder = {}` in [data] trains on the folders in it; {classes}", quoted(train))
+        }
+        (None, _) => {
+            format!("{classes}; `folder` in [data] may name one of them, whose folders are the classes then")
+        }
     }
 }
 
@@ -293,8 +324,9 @@ mod tests {
         assert_eq!(no_column(Some("label")), "`data.label` in the config names the column");
         assert_eq!(no_column(Some("split")), "`split.column` in the config names the column");
         assert_eq!(no_column(None), "");
-        let (csv, images) = ("x.csv".into(), "x".into());
-        let missing = DatasetError::MissingImages { csv, images, missing: NameList(Vec::new()) };
+        let (table, images) = ("x.csv".into(), "x".into());
+        let missing =
+            DatasetError::MissingImages { table, images, missing: NameList(Vec::new()), cause: None };
         assert!(hint_for(missing).contains("`data.images`, `data.id` and `data.extension`"));
     }
 

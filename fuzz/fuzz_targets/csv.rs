@@ -14,5 +14,6 @@ fuzz_target!(|bytes: &[u8]| {
         id: "id".into(),
         extension: "jpg".into(),
         fields: shared::fields("label"),
+        follow_links: false,
     });
 });

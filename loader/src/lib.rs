@@ -17,7 +17,7 @@
 //! #     }
 //! # }
 //! # let root = folder.path();
-//! let data = Dataset::from_raw(FolderSource { root: root.into() }.list()?, ClassOrder::Sorted)?;
+//! let data = Dataset::from_raw(FolderSource::new(root.into()).list()?, ClassOrder::Sorted)?;
 //! assert_eq!(data.classes.names(), ["dress", "shirt"]);
 //! assert_eq!(data.samples[1].id, "dress/2.jpg");
 //!

@@ -1,9 +1,11 @@
 //! Evaluation of a run on its own test set or on other data.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 use headstock_inference::Progress;
+use headstock_loader::dataset::PassedOverReason;
 use serde::Serialize;
 
 use crate::atomic_write;
@@ -28,6 +30,8 @@ pub struct Evaluation {
     pub samples: usize,
     /// The number of images skipped because they cannot be read.
     pub skipped: usize,
+    /// The files and rows of the data that are not used, by reason; with those of `skipped`.
+    pub passed_over: BTreeMap<PassedOverReason, usize>,
     /// Whether these are the samples that the run was tested on when it was trained.
     pub same_samples: bool,
     /// The overlap with the samples that the run was trained on; `None` if those are unknown.
@@ -102,6 +106,7 @@ pub fn evaluate(
         conformal: ConformalMetrics::from_predictions(model, &predictions, &labels)?,
         samples: present.len(),
         skipped: n_samples - present.len(),
+        passed_over: samples.passed_over_with(n_samples - present.len()),
         same_samples: is_run_data && present.len() == n_samples,
         trained_on,
     })
@@ -119,8 +124,7 @@ fn read_other_test_data(
     if let DataSourceConfig::Images(source) = &settings.source
         && let Some(test) = source.test_data()
     {
-        let split_column = settings.split.column.as_deref();
-        return SampleSet::read_test_only(test.as_ref(), split_column, classes, progress);
+        return SampleSet::read_test_only(test.as_ref(), settings, classes, progress);
     }
     let (samples, inputs) = SampleSet::read(settings, progress)?;
     if samples.classes.names() != classes {

@@ -1,8 +1,10 @@
 //! Extraction of the features of a whole data set into a file.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use headstock_inference::{PretrainedBackbone, Progress};
+use headstock_loader::dataset::PassedOverReason;
 
 use crate::config::Settings;
 use crate::error::TrainError;
@@ -12,7 +14,7 @@ use crate::run::Run;
 use crate::samples::{SampleInputs, SampleRow, SampleSet};
 
 /// Summary of a written feature file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExtractSummary {
     /// Number of rows, `N`.
     pub rows: usize,
@@ -22,6 +24,8 @@ pub struct ExtractSummary {
     pub computed: usize,
     /// Number of images skipped because they cannot be read.
     pub skipped: usize,
+    /// The files and rows of the data that are not used, by reason; with those of `skipped`.
+    pub passed_over: BTreeMap<PassedOverReason, usize>,
 }
 
 /// Extracts features for use by other tools: writes the features of the evaluation view of every image of the
@@ -72,6 +76,7 @@ pub fn extract(
         width: features.width(),
         computed: features.computed(),
         skipped: images.len() - order.len(),
+        passed_over: samples.passed_over_with(images.len() - order.len()),
     })
 }
 

@@ -30,6 +30,7 @@ pub(crate) fn run(args: &ExtractArgs, context: &mut CommandContext<'_>) -> anyho
         "features": extracted.width,
         "computed": extracted.computed,
         "skipped": extracted.skipped,
+        "passed_over": extracted.passed_over,
     }))?;
     Ok(())
 }

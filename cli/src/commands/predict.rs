@@ -4,9 +4,11 @@ use std::path::PathBuf;
 
 use headstock_heads::SetPredictor;
 use headstock_inference::{InferenceError, Prediction, Predictor};
-use headstock_loader::source::find_image_files;
-use headstock_loader::{DecodeError, ImageRef};
+use headstock_loader::dataset::PassedOver;
+use headstock_loader::source::{FoundImages, find_image_files, is_image_folder};
+use headstock_loader::{DatasetError, DecodeError, ImageRef, RawDataset};
 use headstock_train::TrainError;
+use headstock_train::config::{OnError, Settings};
 use serde_json::json;
 
 use super::{CommandContext, pluralize};
@@ -19,8 +21,8 @@ const TOP_K: usize = 3;
 /// Predicts the classes of the images that the arguments name with a trained run, and prints each batch when
 /// it is done. Unreadable images are reported, and make the command fail in the end.
 pub(crate) fn run(args: &PredictArgs, context: &mut CommandContext<'_>) -> anyhow::Result<()> {
-    let images = list_images(&args.images)?;
     let (run, settings) = context.open_run(&args.run)?;
+    let (images, passed_over) = list_images(&args.images, &settings)?;
     let sets = args.coverage.map(|coverage| run.model.sets(coverage, args.sets.into())).transpose()?;
     let options = settings.backbone.as_ref().ok_or(InferenceError::NoBackbone)?;
     let decode = settings.decode;
@@ -48,7 +50,11 @@ pub(crate) fn run(args: &PredictArgs, context: &mut CommandContext<'_>) -> anyho
         })
     })?;
     let predicted = images.len() - unreadable;
-    context.output.print_json(&json!({ "predicted": predicted, "unreadable": unreadable }))?;
+    context.output.print_json(&json!({
+        "predicted": predicted,
+        "unreadable": unreadable,
+        "passed_over": passed_over.counts(),
+    }))?;
     match unreadable {
         0 => Ok(()),
         _ => Err(TrainError::Data(format!(
@@ -59,25 +65,38 @@ pub(crate) fn run(args: &PredictArgs, context: &mut CommandContext<'_>) -> anyho
     }
 }
 
-/// The images that the arguments name; a folder stands for the images in it and its subfolders.
-fn list_images(arguments: &[PathBuf]) -> Result<Vec<ImageRef>, TrainError> {
-    let mut images = Vec::new();
+/// The images that the arguments name, and the other files in folders; a folder or a zip archive stands for the
+/// images in it and its subfolders. Links are followed, and files with an error passed over, as the `settings`
+/// of the run say.
+fn list_images(
+    arguments: &[PathBuf],
+    settings: &Settings,
+) -> Result<(Vec<ImageRef>, PassedOver), TrainError> {
+    let (mut images, mut all_passed_over) = (Vec::new(), PassedOver::default());
     for path in arguments {
-        if path.is_dir() {
-            let found = find_image_files(path)?;
-            if found.is_empty() {
-                let problem = format!(
-                    "there are no photos in {}: name photos, or a folder that has some",
-                    path.display()
-                );
-                return Err(TrainError::Data(problem));
-            }
-            images.extend(found.into_iter().map(ImageRef::from));
-        } else {
+        if !is_image_folder(path) {
             images.push(path.clone().into());
+            continue;
         }
+        let FoundImages { images: found, passed_over, errors } =
+            find_image_files(path, settings.follow_links)?;
+        let mut listing = RawDataset { passed_over, errors, ..RawDataset::new(path.clone()) };
+        if settings.on_error == OnError::Skip {
+            listing.skip_errors();
+        }
+        listing.passed_over.log(path);
+        if let Some(error) = DatasetError::summarize(listing.errors).into_iter().next() {
+            return Err(error.into());
+        }
+        if found.is_empty() {
+            let problem =
+                format!("there are no photos in {}: name photos, or a folder that has some", path.display());
+            return Err(TrainError::Data(problem));
+        }
+        images.extend(found.into_iter().map(|(_, image)| image));
+        all_passed_over.merge(listing.passed_over);
     }
-    Ok(images)
+    Ok((images, all_passed_over))
 }
 
 /// Prints the predictions of one image after the other in the format of `--format`.

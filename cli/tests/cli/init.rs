@@ -70,7 +70,10 @@ fn a_class_may_be_called_train() {
         &["flat/train/1.jpg", "flat/train/2.jpg", "flat/test/1.jpg", "flat/test/2.jpg"],
     );
     let refused = project.run(&["init", "flat", "--config", "flat.toml"]);
-    refused.fails(3, &["flat/train has no class folders"]);
+    refused.fails(
+        3,
+        &["flat has the folders test, train, which may be classes or splits", "split_folders = false"],
+    );
 }
 
 #[test]
@@ -130,7 +133,9 @@ fn the_test_split_is_large_enough_for_every_class() {
 fn json_reports_what_was_found() {
     let project = Project::new(4);
     let figures = project.run(&["init", "photos", "--config", "my new.toml", "--json"]).ok();
-    let expected = serde_json::json!({"config": "my new.toml", "classes": 3, "train": 9, "test": 3});
+    let expected = serde_json::json!({
+        "config": "my new.toml", "classes": 3, "train": 9, "test": 3, "unusable": 0
+    });
     assert_eq!(figures.json(), expected);
     assert!(figures.stdout.contains("headstock train --config 'my new.toml'\n"), "{}", figures.stdout);
 }
@@ -141,7 +146,7 @@ fn a_table_that_cannot_be_read_is_bad_data() {
     let init = ["init", "labels.csv", "--config", "new.toml"];
     for table in [&b"id,breed\nhat/00,k\xe4se\n"[..], b"id,r\xe4sse\nhat/00,hat\n"] {
         fs::write(project.path("labels.csv"), table).unwrap();
-        project.run(&init).fails(3, &["labels.csv", "is not UTF-8 text: save the file as UTF-8"]);
+        project.run(&init).fails(3, &["labels.csv", "not UTF-8", "save the file as UTF-8"]);
     }
     project.write("labels.csv", "id,breed\n");
     project.run(&init).fails(3, &["labels.csv has no rows"]);
@@ -179,11 +184,14 @@ fn a_folder_with_a_table_is_no_folder_per_class() {
     let project = Project::new(2);
     fs::rename(project.path("photos/hat"), project.path("photos/train")).unwrap();
     project.write("photos/labels.csv", "id,breed\n00,hat\n01,pug\n");
-    let refused = project.run(&["init", "photos", "--config", "x.toml"]);
-    refused.fails(
-        2,
-        &["has no folder per class, but it has the table labels.csv", "headstock init photos/labels.csv"],
+    let done = project.run(&["init", "photos", "--config", "x.toml"]).ok();
+    assert!(done.stdout.contains("x.toml: 2 classes, 2 photos for training"), "{}", done.stdout);
+    assert!(
+        done.stderr.contains("the classes are taken from the table photos/labels.csv"),
+        "{}",
+        done.stderr
     );
+    assert!(project.read("x.toml").contains("csv = \"photos/labels.csv\""));
 }
 
 #[test]

@@ -152,7 +152,7 @@ fn train_reports_the_metrics_of_its_predictions() {
     ];
     assert_eq!(field_paths(&trained), expected);
     assert_eq!((&trained["run"], &trained["head"]), (&"svm".into(), &"svm".into()));
-    let counts = json!({ "classes": 3, "train": 135, "test": 15, "views": 0, "skipped": 0, "computed": 0 });
+    let counts = json!({ "classes": 3, "train": 135, "test": 15, "views": 0, "skipped": 0, "passed_over": {}, "computed": 0 });
     assert_eq!(trained["counts"], counts);
     // metrics.json has the same.
     let saved: Value = serde_json::from_str(&project.read("svm/metrics.json")).unwrap();
@@ -213,9 +213,10 @@ fn train_reports_the_metrics_of_its_predictions() {
     let mut expected = without(&trained, &["run", "head", "counts", "seconds", "calibration"]);
     expected["samples"] = 15.into();
     expected["skipped"] = 0.into();
+    expected["passed_over"] = json!({});
     expected["same_samples"] = true.into();
     // The run was trained on none of the test rows: the metrics on unseen rows are the same.
-    let mut unseen = without(&expected, &["skipped", "same_samples"]);
+    let mut unseen = without(&expected, &["skipped", "passed_over", "same_samples"]);
     unseen["samples"] = 15.into();
     expected["trained_on"] = json!({"samples": 0, "unseen": unseen});
     assert_eq!(again, expected);
@@ -255,7 +256,7 @@ fn each_format_of_predict_agrees_with_the_predictions_of_the_run() {
     let trained = project.run(&["train", "--run", "r", "--json"]).ok().json();
     assert_eq!(
         trained["counts"],
-        json!({ "classes": 3, "train": 18, "test": 6, "views": 0, "skipped": 0, "computed": 24 })
+        json!({ "classes": 3, "train": 18, "test": 6, "views": 0, "skipped": 0, "passed_over": {}, "computed": 24 })
     );
     fs::write(project.path("bad.jpg"), "no photo").unwrap();
     let known = parse_csv(&project.read("r/predictions.csv"));
@@ -317,7 +318,7 @@ fn extract_reports_rows_and_computed_features() {
     let project = Project::new(3);
     let extract =
         |out: &str, more: &[&str]| project.run(&[&["extract", "--out", out, "--json"], more].concat()).ok();
-    let figures = |out: &str, features: u64, computed: u64| json!({ "out": out, "rows": 9, "features": features, "computed": computed, "skipped": 0 });
+    let figures = |out: &str, features: u64, computed: u64| json!({ "out": out, "rows": 9, "features": features, "computed": computed, "skipped": 0, "passed_over": {} });
     let first = extract("x.npz", &[]);
     assert_eq!(first.json(), figures("x.npz", 2048, 9));
     assert_eq!(first.stdout.lines().next(), Some("x.npz: 9 photos, 2048 features per photo"));

@@ -4,6 +4,7 @@ mod calibration;
 mod commands;
 mod compare;
 mod data;
+mod data_as_it_comes;
 mod demo;
 mod doctor;
 mod errors;

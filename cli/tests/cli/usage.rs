@@ -245,8 +245,8 @@ fn predict_reports_progress() {
     let project = Project::new(10);
     project.run(&["train"]).ok();
     let predictor = Predictor::open(&project.path("runs/linear-1"), &Registry::builtin()).unwrap();
-    let images: Vec<ImageRef> =
-        find_image_files(&project.path("photos")).unwrap().into_iter().map(ImageRef::from).collect();
+    let found = find_image_files(&project.path("photos"), false).unwrap().images;
+    let images: Vec<ImageRef> = found.into_iter().map(|(_, image)| image).collect();
     let (progress, mut reported) = (Recorder::default(), Vec::new());
     predictor
         .predict_images::<TrainError>(&images, &progress, &mut |batch, predicted| {

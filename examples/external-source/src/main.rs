@@ -12,6 +12,7 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use headstock_cli::App;
+use headstock_loader::dataset::PassedOverReason;
 use headstock_loader::source::{
     OpenDataSource, SourceConfigError, SourceContext, relative_path, resolve_path,
 };
@@ -88,15 +89,17 @@ impl JsonLines {
             (start, line.len())
         });
         let reader = Arc::new(LineReader { file: path(), lines: lines.collect() });
-        let mut raw = RawDataset { origin: path(), samples: Vec::new(), errors: Vec::new() };
+        let mut raw = RawDataset::new(path());
         let (mut unlabeled, mut seen) = (Vec::new(), HashSet::new());
         for (index, text) in bytes.split(|&byte| byte == b'\n').enumerate() {
             if text.is_empty() {
+                raw.passed_over.add(PassedOverReason::EmptyRow, format!("line {}", index + 1));
                 continue;
             }
             let mut refuse = |problem: String| {
-                let problem = format!("line {}: {problem}", index + 1);
-                raw.errors.push(DatasetError::Invalid { path: path(), problem });
+                let place = format!("line {}", index + 1);
+                let reason = PassedOverReason::BadEntry;
+                raw.errors.push(DatasetError::entry(&self.file, place, problem, reason));
             };
             match serde_json::from_slice::<Line>(text) {
                 Err(error) => refuse(error.to_string()),
@@ -109,7 +112,10 @@ impl JsonLines {
                     refuse(format!("the id `{id}` is there twice: give each photo its own id"));
                 }
                 Ok(Line { id, label, .. }) => match label.filter(|label| !label.is_empty()) {
-                    None => unlabeled.push(id),
+                    None => {
+                        raw.passed_over.add(PassedOverReason::Unlabeled, id.clone());
+                        unlabeled.push(id);
+                    }
                     Some(class) => {
                         let image = ImageRef::from_record(reader.clone(), index);
                         raw.samples.push(RawSample { id, image, class, group: None, split: None });

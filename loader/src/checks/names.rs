@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use strsim::osa_distance;
+use unicode_normalization::UnicodeNormalization;
 
 /// Two classes with similar names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +21,8 @@ pub struct SimilarNames {
 pub enum NameDifference {
     /// Only in upper and lower case.
     Case,
+    /// Only in how letters with accents are encoded: Unicode's composed (NFC) or decomposed form (NFD).
+    Encoding,
     /// Only in spaces and punctuation, and possibly in case.
     Punctuation,
     /// In one letter, or two swapped letters.
@@ -32,6 +35,7 @@ impl NameDifference {
     pub fn description(self) -> &'static str {
         match self {
             Self::Case => "case",
+            Self::Encoding => "how letters with accents are encoded (Unicode NFC and NFD)",
             Self::Punctuation => "spaces or punctuation",
             Self::Letter => "one letter",
         }
@@ -99,6 +103,9 @@ fn name_difference(names: [&str; 2], [a, b]: [&str; 2]) -> Option<NameDifference
     }
     if names[0].to_lowercase() == names[1].to_lowercase() {
         return Some(NameDifference::Case);
+    }
+    if names[0].nfc().eq(names[1].nfc()) {
+        return Some(NameDifference::Encoding);
     }
     if a == b {
         return Some(NameDifference::Punctuation);

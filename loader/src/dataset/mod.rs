@@ -3,17 +3,17 @@
 mod class_map;
 mod error;
 mod groups;
+mod passed_over;
 mod raw;
 mod split;
 mod unreadable;
 
 use std::collections::BTreeSet;
 
-use headstock_split::words::NameList;
-
 pub use class_map::{ClassMap, ClassOrder};
 pub use error::DatasetError;
 pub use groups::{join_groups, number_groups};
+pub use passed_over::{PassedOver, PassedOverReason};
 pub use raw::{RawDataset, RawSample};
 pub use split::Split;
 pub use unreadable::find_unreadable;
@@ -73,12 +73,9 @@ impl Dataset {
     pub fn from_raw_with_classes(mut raw: RawDataset, classes: &ClassMap) -> Result<Self, DatasetError> {
         raw.errors.retain(|error| !matches!(error, DatasetError::EmptyClass { .. }));
         raw.check_no_errors()?;
-        let found = ClassMap::new(raw.samples.iter().map(|sample| sample.class.as_str()), ClassOrder::Sorted);
-        let unknown: Vec<String> =
-            found.names().iter().filter(|name| classes.label(name).is_none()).cloned().collect();
+        let unknown = raw.classes_not_in(classes);
         if !unknown.is_empty() {
-            let (root, known) = (raw.origin, NameList(classes.names().to_vec()));
-            return Err(DatasetError::UnknownClass { root, classes: NameList(unknown), known });
+            return Err(DatasetError::unknown_class(&raw.origin, unknown, classes.names()));
         }
         if raw.samples.is_empty() {
             let hint = "testing needs photos with a class; add photos, or check the path";

@@ -8,17 +8,17 @@ use image::{Rgb, RgbImage};
 use super::*;
 use crate::source::find_image_files;
 use crate::transform::{Resampling, resize};
-use crate::{ImageRef, decode, golden};
+use crate::{decode, golden};
 
 /// Every `step`-th image of the demo.
 fn demo_images(step: usize) -> Vec<RgbImage> {
     let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../demo/photos"));
-    let images = find_image_files(folder).unwrap();
+    let images = find_image_files(folder, false).unwrap().images;
     assert_eq!(images.len(), 400);
     images
         .par_iter()
         .step_by(step)
-        .map(|path| decode(&ImageRef::from(path.clone()).read().unwrap(), 1_000_000).unwrap())
+        .map(|(_, image)| decode(&image.read().unwrap(), 1_000_000).unwrap())
         .collect()
 }
 

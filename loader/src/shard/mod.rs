@@ -6,11 +6,12 @@ mod cursor_pool;
 pub(crate) mod parquet;
 mod pattern;
 pub(crate) mod tar;
+pub(crate) mod zip;
 
 use std::fmt;
 
 pub use pattern::find_shards;
-pub(crate) use pattern::visible_entries;
+pub(crate) use pattern::sorted_entries;
 
 use crate::image_ref::ReadError;
 

@@ -78,7 +78,10 @@ fn collect_files(
     is_match: &dyn Fn(&Path) -> bool,
     files: &mut Vec<PathBuf>,
 ) -> Result<(), DatasetError> {
-    for path in visible_entries(folder)? {
+    for path in sorted_entries(folder)? {
+        if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".")) {
+            continue;
+        }
         // Links to files are followed; links to folders are not, as they may form a cycle.
         if path.symlink_metadata().map_err(DatasetError::io(folder))?.is_dir() {
             collect_files(&path, is_match, files)?;
@@ -97,17 +100,13 @@ fn literal_folder(pattern: &str) -> PathBuf {
     if folder.as_os_str().is_empty() { ".".into() } else { folder }
 }
 
-/// The paths of the files and folders in `folder` that are not hidden, sorted bytewise by name, so that the
-/// order of samples is the same on every file system.
-pub(crate) fn visible_entries(folder: &Path) -> Result<Vec<PathBuf>, DatasetError> {
+/// The paths of the files and folders in `folder`, sorted bytewise by name, so that the order of samples is the
+/// same on every file system.
+pub(crate) fn sorted_entries(folder: &Path) -> Result<Vec<PathBuf>, DatasetError> {
     let io_error = DatasetError::io(folder);
-    let mut paths = Vec::new();
-    for entry in folder.read_dir().map_err(&io_error)? {
-        let entry = entry.map_err(&io_error)?;
-        if !entry.file_name().as_encoded_bytes().starts_with(b".") {
-            paths.push(entry.path());
-        }
-    }
+    let entries = folder.read_dir().map_err(&io_error)?;
+    let mut paths: Vec<PathBuf> =
+        entries.map(|entry| Ok(entry?.path())).collect::<Result<_, _>>().map_err(&io_error)?;
     paths.sort_unstable_by(|a, b| a.file_name().cmp(&b.file_name()));
     Ok(paths)
 }

@@ -73,6 +73,8 @@ pub struct SourceContext {
     /// The column or field with the split of a sample, `split.column`; `None` unless
     /// `split.method = "predefined"`.
     pub split_column: Option<String>,
+    /// Whether links in folders of photos may lead out of them, `data.follow_links`.
+    pub follow_links: bool,
     /// The downloaded data sets of the Hugging Face hub by the values of [`SourceConfig::hub_datasets`].
     pub downloads: BTreeMap<String, DownloadedDataset>,
 }

@@ -1,7 +1,6 @@
 //! A CSV of image names and classes, such as `labels.csv`.
 
-use std::collections::{HashMap, HashSet};
-use std::io::ErrorKind;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use headstock_split::words::{NameList, counted};
@@ -9,10 +8,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::config::{OpenDataSource, SourceConfig, SourceConfigError, SourceContext, resolve_path};
-use super::paths::{relative_path, slash_path};
-use super::seen_paths::{SeenPaths, canonical_path};
+use super::paths::relative_path;
+use super::rows::{ImageTable, ListedRow};
+use super::tree::ImageRoot;
 use super::{DataSource, FieldNames, default_label, find_image_files};
-use crate::dataset::{DatasetError, RawDataset, RawSample, Split};
+use crate::dataset::{DatasetError, PassedOverReason, RawDataset, Split};
 
 /// The keys of `[data]` of a CSV.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -20,7 +20,7 @@ use crate::dataset::{DatasetError, RawDataset, RawSample, Split};
 pub struct CsvConfig {
     /// A CSV or TSV file with one photo per row. Needs `images`.
     pub csv: PathBuf,
-    /// The folder that the file names in the table are relative to.
+    /// The folder that the file names in the table are relative to, or a zip archive of photos.
     pub images: Option<PathBuf>,
     /// The column with the name of the photo's file.
     #[serde(default = "default_id")]
@@ -58,7 +58,7 @@ impl SourceConfig for CsvConfig {
     }
 
     fn image_root(&self) -> Option<&Path> {
-        self.images.as_deref()
+        self.images.as_deref().filter(|images| images.is_dir())
     }
 
     fn open(&self, context: &SourceContext) -> Result<OpenDataSource, DatasetError> {
@@ -69,6 +69,7 @@ impl SourceConfig for CsvConfig {
             id: self.id.clone(),
             extension: self.extension.clone(),
             fields: context.fields(&self.label, self.group.as_ref()),
+            follow_links: context.follow_links,
         };
         Ok(OpenDataSource { source: Box::new(source), root })
     }
@@ -95,6 +96,7 @@ impl SourceConfig for CsvConfig {
 ///     id: "id".into(),
 ///     extension: "jpg".into(),
 ///     fields: FieldNames { label: "breed".into(), group: None, split: None },
+///     follow_links: false,
 /// };
 /// let samples = source.list()?.samples;
 /// assert_eq!((samples[0].id.as_str(), samples[0].class.as_str()), ("000bec18.jpg", "pug"));
@@ -113,6 +115,8 @@ pub struct CsvSource {
     pub extension: String,
     /// The other columns.
     pub fields: FieldNames,
+    /// Whether links may lead out of the folder of the images.
+    pub follow_links: bool,
 }
 
 impl DataSource for CsvSource {
@@ -123,70 +127,20 @@ impl DataSource for CsvSource {
     /// [`RawDataset::errors`] are empty fields, images that are listed twice, ids that leave the image folder
     /// (`..`, absolute path, link), and missing images.
     fn list(&self) -> Result<RawDataset, DatasetError> {
-        let (rows, errors) = read_rows(self)?;
-        if !self.images.is_dir() {
-            return Err(DatasetError::NoFolder(self.images.clone()));
-        }
-        let root = canonical_path(&self.images)?;
-        let mut raw =
-            RawDataset { origin: self.csv.clone(), samples: Vec::with_capacity(rows.len()), errors };
-        let (mut first_lines, mut seen) = (HashMap::with_capacity(rows.len()), SeenPaths::default());
-        let mut missing = Vec::new();
-        for CsvRow { line, id, class, group, split } in rows {
-            let leaves_root_error = || DatasetError::LeavesRoot {
-                subject: format!("{}, line {line}: the id `{}`", self.csv.display(), id.escape_debug()),
-                root: self.images.clone(),
-            };
-            let Some(relative) = relative_path(&with_extension(&id, &self.extension)) else {
-                raw.errors.push(leaves_root_error());
-                continue;
-            };
-            if let Some(&first) = first_lines.get(&relative) {
-                let problem = format!(
-                    "`{relative}` is on line {first} and on line {line}: each photo may be listed only once; \
-                     remove one of the two lines"
-                );
-                raw.errors.push(DatasetError::invalid(&self.csv, problem));
-                continue;
-            }
-            first_lines.insert(relative.clone(), line);
-            let path = self.images.join(&relative);
-            match path.canonicalize() {
-                Ok(canonical) if !canonical.starts_with(&root) => raw.errors.push(leaves_root_error()),
-                Ok(canonical) if canonical.is_file() => {
-                    match seen.insert(canonical, format!("{}, line {line}: `{relative}`", self.csv.display()))
-                    {
-                        Ok(()) => {
-                            let image = path.into();
-                            raw.samples.push(RawSample { id: relative, image, class, group, split });
-                        }
-                        Err(error) => raw.errors.push(error),
-                    }
-                }
-                Ok(_) => missing.push(relative),
-                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-                    missing.push(relative);
-                }
-                Err(error) => return Err(DatasetError::io(&path)(error)),
-            }
-        }
-        if !missing.is_empty() {
-            let (csv, images) = (self.csv.clone(), self.images.clone());
-            raw.errors.push(DatasetError::MissingImages { csv, images, missing: NameList(missing) });
-        }
+        let mut raw = RawDataset::new(self.csv.clone());
+        let rows = read_rows(self, &mut raw)?;
+        let table = ImageTable { table: &self.csv, images: &self.images, follow_links: self.follow_links };
+        table.locate(rows, &mut raw)?;
         Ok(raw)
     }
 
     /// Ids of the images in the image folder that no row lists.
     fn unlabeled(&self) -> Result<Vec<String>, DatasetError> {
-        let (rows, _) = read_rows(self)?;
-        let listed: HashSet<PathBuf> = (rows.iter())
-            .filter_map(|row| relative_path(&with_extension(&row.id, &self.extension)))
-            .map(|id| self.images.join(id))
-            .collect();
-        let relative_id = |file: &PathBuf| slash_path(file.strip_prefix(&self.images).unwrap_or(file));
-        let files = find_image_files(&self.images)?;
-        Ok(files.iter().filter(|file| !listed.contains(*file)).map(relative_id).collect())
+        let rows = read_rows(self, &mut RawDataset::new(self.csv.clone()))?;
+        let root = ImageRoot::open(&self.images, self.follow_links)?;
+        let listed: HashSet<String> = rows.iter().filter_map(|row| root.relative_id(&row.id)).collect();
+        let found = find_image_files(&self.images, self.follow_links)?;
+        Ok(found.images.into_iter().map(|(id, _)| id).filter(|id| !listed.contains(id)).collect())
     }
 
     fn table_path(&self) -> Option<&Path> {
@@ -207,6 +161,8 @@ impl DataSource for CsvSource {
     ///     id: "id".into(),
     ///     extension: "jpg".into(),
     ///     fields: FieldNames { label: "breed".into(), group: None, split: None },
+    ///     follow_links: false,
+    ///     follow_links: false,
     /// };
     /// let table = source.filter_table(&|path| path != "1.jpg")?;
     /// assert_eq!(table.ok_or("no table")?, b"id;breed;age\n2;akita;4\n");
@@ -243,20 +199,9 @@ fn with_extension(id: &str, extension: &str) -> String {
     }
 }
 
-/// The fields of a row that are used.
-struct CsvRow {
-    /// The line of the file, counted from 1, for messages.
-    line: u64,
-    /// As in the table, without the file extension that [`CsvSource`] appends.
-    id: String,
-    class: String,
-    group: Option<String>,
-    split: Option<Split>,
-}
-
-/// Parses all rows of the table; returns (the valid rows, the errors of the others). A missing column or a
-/// row that the CSV parser refuses is an error of the whole table.
-fn read_rows(source: &CsvSource) -> Result<(Vec<CsvRow>, Vec<DatasetError>), DatasetError> {
+/// Parses all rows of the table and returns those that are valid. Errors of the others are added to `raw`,
+/// which also counts the empty rows. A missing column is an error of the whole table.
+fn read_rows(source: &CsvSource, raw: &mut RawDataset) -> Result<Vec<ListedRow>, DatasetError> {
     let table = CsvFile::open(&source.csv)?;
     let mut reader = table.reader();
     let header = table.header(&mut reader)?;
@@ -270,92 +215,151 @@ fn read_rows(source: &CsvSource) -> Result<(Vec<CsvRow>, Vec<DatasetError>), Dat
     let group_column = optional_column("group", group)?;
     let split_column = optional_column("split", split)?;
 
-    let mut lines = LineCounter { bytes: table.content(), offset: 0, line: 1 };
-    let (mut rows, mut errors) = (Vec::new(), Vec::new());
-    for record in reader.records() {
+    let mut lines = table.line_counter();
+    let mut rows = Vec::new();
+    for record in reader.byte_records() {
         let record = record.map_err(|e| table.csv_error(&e))?;
-        let line = lines.line_at(record.position());
-        let parse_row = || -> Result<CsvRow, String> {
+        let place = format!("line {}", lines.line_at(record.position()));
+        if record.iter().all(<[u8]>::is_empty) {
+            raw.passed_over.add(PassedOverReason::EmptyRow, place);
+            continue;
+        }
+        let mut error_reason = PassedOverReason::BadEntry;
+        let parse_row = || -> Result<ListedRow, String> {
+            let record = check_record(record, &header)?;
             let field = |column: usize| match record.get(column) {
                 Some(value) if !value.is_empty() => Ok(value.to_owned()),
                 _ => {
                     Err(format!("the column `{}` is empty: add a value, or remove the line", &header[column]))
                 }
             };
+            let id = with_extension(&field(id_column)?, &source.extension);
+            error_reason = PassedOverReason::Unlabeled;
+            let class = field(label_column)?;
+            error_reason = PassedOverReason::BadEntry;
             let split = split_column.map(|column| Split::parse(&header[column], &field(column)?));
-            let (id, class) = (field(id_column)?, field(label_column)?);
             let group = group_column.map(field).transpose()?;
-            Ok(CsvRow { line, id, class, group, split: split.transpose()? })
+            Ok(ListedRow { place: place.clone(), id, class, group, split: split.transpose()? })
         };
         match parse_row() {
             Ok(row) => rows.push(row),
             Err(problem) => {
-                errors.push(DatasetError::invalid(&source.csv, format!("line {line}: {problem}")));
+                raw.errors.push(DatasetError::entry(&source.csv, place.clone(), problem, error_reason));
             }
         }
     }
-    if rows.is_empty() && errors.is_empty() {
+    if rows.is_empty() && raw.errors.is_empty() {
         return Err(table.no_rows_error());
     }
-    Ok((rows, errors))
+    Ok(rows)
 }
 
-/// The header and the first row of a CSV.
+/// The fields of a row as text. It is an error if the text is not UTF-8, or the number of fields is not that
+/// of the `header`.
+fn check_record(record: csv::ByteRecord, header: &csv::StringRecord) -> Result<csv::StringRecord, String> {
+    if record.len() != header.len() {
+        return Err(format!(
+            "the line has {}, but the header has {}: put double quotes around a field that contains the \
+             separator",
+            counted(record.len(), "field", "fields"),
+            header.len()
+        ));
+    }
+    csv::StringRecord::from_byte_record(record).map_err(|_| {
+        "the text is not UTF-8: save the file as UTF-8 (in a spreadsheet: as CSV UTF-8)".to_owned()
+    })
+}
+
+/// The contents of a CSV.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TableHead {
+pub struct TableContents {
     /// Column names.
     pub columns: Vec<String>,
-    /// Fields of the first row, one per column.
-    pub first_row: Vec<String>,
+    /// The fields of each row, one per column. Empty rows, and rows that cannot be read, are left out.
+    pub rows: Vec<Vec<String>>,
 }
 
-/// Reads the header and the first row of a CSV in the same way as [`CsvSource`], for example to guess from
-/// them which column is which.
+/// Reads a CSV in the same way as [`CsvSource`], for example to guess which column is which.
 ///
 /// # Errors
-/// [`DatasetError`] for a file that cannot be read, has no rows, or whose first row cannot be parsed.
-pub fn read_table_head(csv: &Path) -> Result<TableHead, DatasetError> {
+/// [`DatasetError`] for a file that cannot be read, or has no rows that can be read.
+pub fn read_table(csv: &Path) -> Result<TableContents, DatasetError> {
     let table = CsvFile::open(csv)?;
     let mut reader = table.reader();
-    let fields = |record: &csv::StringRecord| record.iter().map(str::to_owned).collect();
-    let columns = fields(&table.header(&mut reader)?);
-    match reader.records().next() {
-        Some(first) => Ok(TableHead { columns, first_row: fields(&first.map_err(|e| table.csv_error(&e))?) }),
-        None => Err(table.no_rows_error()),
+    let header = table.header(&mut reader)?;
+    let (mut rows, mut first_error) = (Vec::new(), None);
+    for record in reader.byte_records() {
+        let record = record.map_err(|e| table.csv_error(&e))?;
+        if record.iter().all(<[u8]>::is_empty) {
+            continue;
+        }
+        match check_record(record, &header) {
+            Ok(record) => rows.push(record.iter().map(str::to_owned).collect()),
+            Err(problem) => first_error = first_error.or(Some(problem)),
+        }
     }
+    if rows.is_empty() {
+        return Err(match first_error {
+            Some(problem) => DatasetError::invalid(csv, format!("no row can be read: {problem}")),
+            None => table.no_rows_error(),
+        });
+    }
+    Ok(TableContents { columns: header.iter().map(str::to_owned).collect(), rows })
 }
 
 /// A CSV file in memory.
 struct CsvFile<'a> {
     path: &'a Path,
-    bytes: Vec<u8>,
+    /// The text after a byte order mark and after the line `sep=;`, with which a spreadsheet may tell the
+    /// separator.
+    content: Vec<u8>,
+    /// The separator of that line.
+    separator: Option<u8>,
 }
 
 impl<'a> CsvFile<'a> {
-    /// Reads the file `path` into memory.
+    /// Reads the file `path` into memory. UTF-16, which spreadsheets write as "Unicode text", becomes UTF-8.
     fn open(path: &'a Path) -> Result<Self, DatasetError> {
         let bytes = std::fs::read(path).map_err(DatasetError::io(path))?;
-        Ok(Self { path, bytes })
+        let mut content = match bytes.as_slice() {
+            [0xEF, 0xBB, 0xBF, text @ ..] => text.to_vec(),
+            [0xFF, 0xFE, text @ ..] => utf16_to_utf8(path, text, u16::from_le_bytes)?,
+            [0xFE, 0xFF, text @ ..] => utf16_to_utf8(path, text, u16::from_be_bytes)?,
+            _ => bytes,
+        };
+        let first_line = content.split_inclusive(|&byte| byte == b'\n').next().unwrap_or_default();
+        let separator = match first_line.trim_ascii().strip_prefix(b"sep=") {
+            Some(&[separator]) => Some(separator),
+            _ => None,
+        };
+        if separator.is_some() {
+            content.drain(..first_line.len());
+        }
+        Ok(Self { path, content, separator })
     }
 
-    /// The bytes of the file without a byte order mark, which spreadsheets put before UTF-8 text.
-    fn content(&self) -> &[u8] {
-        self.bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&self.bytes)
-    }
-
-    /// A parser of the file from its start, with the file's delimiter.
+    /// A parser of the file from its start, with the file's delimiter. Rows may have any number of fields.
     fn reader(&self) -> csv::Reader<&[u8]> {
-        csv::ReaderBuilder::new().delimiter(self.delimiter()).trim(csv::Trim::All).from_reader(self.content())
+        let mut builder = csv::ReaderBuilder::new();
+        builder.delimiter(self.delimiter()).trim(csv::Trim::All).flexible(true).from_reader(&self.content)
     }
 
-    /// The character between fields: a tab if the file name ends in `.tsv`, otherwise the most frequent of
-    /// comma, semicolon and tab in the first line that is not empty. Characters in double quotes do not
-    /// count.
+    /// Counts the lines of the file.
+    fn line_counter(&self) -> LineCounter<'_> {
+        LineCounter { bytes: &self.content, offset: 0, line: 1 + u64::from(self.separator.is_some()) }
+    }
+
+    /// The character between fields: that of a line `sep=;`; a tab if the file name ends in `.tsv`; otherwise
+    /// the most frequent of comma, semicolon and tab in the first line that is not empty. Characters in double
+    /// quotes do not count.
     fn delimiter(&self) -> u8 {
+        if let Some(separator) = self.separator {
+            return separator;
+        }
         if self.path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("tsv")) {
             return b'\t';
         }
-        let header = self.content().split(|&byte| byte == b'\n').find(|line| !line.trim_ascii().is_empty());
+        let header = self.content.split(|&byte| byte == b'\n').find(|line| !line.trim_ascii().is_empty());
         let count = |delimiter: u8| {
             let is_quote = |byte: &u8| *byte == b'"';
             // Quotes split the header into parts that are by turns outside and inside quotes.
@@ -379,7 +383,14 @@ impl<'a> CsvFile<'a> {
 
     /// Converts an error of the CSV parser.
     fn csv_error(&self, error: &csv::Error) -> DatasetError {
-        DatasetError::invalid(self.path, error_message(error, self.content()))
+        let line = self.line_counter().line_at(error.position());
+        let message = match error.kind() {
+            csv::ErrorKind::Utf8 { .. } => format!(
+                "line {line} is not UTF-8 text: save the file as UTF-8 (in a spreadsheet: as CSV UTF-8)"
+            ),
+            _ => error.to_string(),
+        };
+        DatasetError::invalid(self.path, message)
     }
 
     /// The error for a file that has nothing but a header.
@@ -416,23 +427,13 @@ impl LineCounter<'_> {
     }
 }
 
-/// The message for the user about an error of the CSV parser. `bytes` is the content of the file, to count
-/// the line of the error.
-fn error_message(error: &csv::Error, bytes: &[u8]) -> String {
-    let line = LineCounter { bytes, offset: 0, line: 1 }.line_at(error.position());
-    match error.kind() {
-        csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
-            let fields = counted(*len as usize, "field", "fields");
-            format!(
-                "line {line} has {fields}, but the header has {expected_len}: put double quotes around a \
-                 field that contains the separator"
-            )
-        }
-        csv::ErrorKind::Utf8 { .. } => {
-            format!("line {line} is not UTF-8 text: save the file as UTF-8 (in a spreadsheet: as CSV UTF-8)")
-        }
-        _ => error.to_string(),
-    }
+/// UTF-16 `text`, whose units `from_bytes` reads, as UTF-8; an error if it is damaged.
+fn utf16_to_utf8(path: &Path, text: &[u8], from_bytes: fn([u8; 2]) -> u16) -> Result<Vec<u8>, DatasetError> {
+    let units = text.as_chunks().0.iter().map(|&bytes| from_bytes(bytes));
+    let decoded: Result<String, _> = char::decode_utf16(units).collect();
+    decoded
+        .map(String::into_bytes)
+        .map_err(|_| DatasetError::invalid(path, "the text is damaged UTF-16: save the file as UTF-8"))
 }
 
 /// Index of the column `name` in the header of the table `source.csv`, which must have it exactly once.

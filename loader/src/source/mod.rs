@@ -9,8 +9,10 @@ mod folder;
 mod parquet;
 mod paths;
 mod registry;
+mod rows;
 mod seen_paths;
 mod shard_contents;
+mod tree;
 mod webdataset;
 
 use std::fmt;
@@ -21,12 +23,13 @@ pub use self::config::{
     absolute_path, resolve_path,
 };
 pub use self::conformance::{ExampleSample, check_source};
-pub use self::csv::{CsvConfig, CsvSource, TableHead, read_table_head};
-pub use self::folder::{FolderConfig, FolderSource, find_image_files};
+pub use self::csv::{CsvConfig, CsvSource, TableContents, read_table};
+pub use self::folder::{FolderConfig, FolderSource};
 #[cfg(feature = "parquet")]
 pub use self::parquet::{ParquetConfig, ParquetSource, read_parquet_columns};
 pub use self::paths::{common_folder, is_image_file, relative_path};
 pub use self::registry::{SourceKind, SourceRegistry, SourceRegistryError};
+pub use self::tree::{FoundImages, find_image_files, is_image_folder};
 pub use self::webdataset::{WebDatasetConfig, WebDatasetSource};
 
 use crate::dataset::{DatasetError, RawDataset};

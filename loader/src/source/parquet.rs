@@ -1,9 +1,12 @@
 //! Parquet files in the layout of image data sets on the Hugging Face hub.
 
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use headstock_split::words::counted;
+use headstock_split::words::{NameList, counted};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -12,7 +15,7 @@ use super::config::{OpenDataSource, SourceConfig, SourceConfigError, SourceConte
 use super::paths::common_folder;
 use super::shard_contents::{HUB, ShardContents, resolve_shards};
 use super::{DataSource, FieldNames, default_label};
-use crate::dataset::{DatasetError, RawDataset, RawSample, Split};
+use crate::dataset::{DatasetError, PassedOverReason, RawDataset, RawSample, Split};
 use crate::image_ref::ImageRef;
 use crate::shard::find_shards;
 use crate::shard::parquet::{ParquetShard, ParquetTable, ParquetValue};
@@ -70,8 +73,12 @@ impl SourceConfig for ParquetConfig {
         let (shards, root) = match context.downloads.get(&self.parquet) {
             Some(downloaded) => (downloaded.files.clone(), downloaded.root.clone()),
             None => {
-                let shards = find_shards(Path::new(&self.parquet), &["parquet"])?;
+                let path = Path::new(&self.parquet);
+                let shards = find_shards(path, &["parquet"])?;
                 let root = common_folder(&shards);
+                if path.is_dir() {
+                    refuse_several_configurations(path, &shards)?;
+                }
                 (shards, root)
             }
         };
@@ -79,6 +86,32 @@ impl SourceConfig for ParquetConfig {
         let source = ParquetSource { shards, image: self.image.clone(), fields };
         Ok(OpenDataSource { source: Box::new(source), root })
     }
+}
+
+/// Refuses the `shards` of the folder `path` if they are several data sets in folders beside each other, the
+/// configurations of a data set on the hub: two or more folders have files for training.
+fn refuse_several_configurations(path: &Path, shards: &[PathBuf]) -> Result<(), DatasetError> {
+    let mut with_training = BTreeSet::new();
+    for shard in shards {
+        let relative = shard.strip_prefix(path).unwrap_or(shard);
+        let mut names = relative.components().map(|name| name.as_os_str().to_string_lossy());
+        let (Some(folder), Some(_)) = (names.next(), names.next()) else { continue };
+        let inside = relative.strip_prefix(folder.as_ref()).unwrap_or(relative);
+        let is_split_folder = Split::from_shard_path(&folder).is_some();
+        if !is_split_folder && Split::from_shard_path(&inside.to_string_lossy()) == Some(Split::Train) {
+            with_training.insert(folder.into_owned());
+        }
+    }
+    if with_training.len() < 2 {
+        return Ok(());
+    }
+    let names = NameList(with_training.into_iter().collect());
+    Err(DatasetError::invalid(
+        path,
+        format!(
+            "the folder has several data sets, each with files for training: {names}; give the path of one of them"
+        ),
+    ))
 }
 
 /// Parquet files with one image per row. The column `image` holds bytes or a struct with the field `bytes`;
@@ -119,6 +152,12 @@ impl ParquetSource {
     /// ids. Rows without a class are listed as unlabeled.
     fn read_shard(&self, path: &Path, name: &str) -> Result<ShardContents, DatasetError> {
         let shard_error = |problem| DatasetError::invalid(path, problem);
+        if is_lfs_pointer(path) {
+            return Err(shard_error(
+                "this is a Git LFS pointer, a small file in place of the data: run `git lfs pull` in its repository"
+                    .to_owned(),
+            ));
+        }
         let table = ParquetTable::open(path)?;
         let nested = format!("{}{BYTES_FIELD}", self.image);
         let column = match (table.has_column(&nested), table.has_column(&self.image)) {
@@ -159,23 +198,34 @@ impl ParquetSource {
         let shard_split = Split::from_shard_path(name);
         let mut contents = ShardContents::default();
         for (row, label) in labels.into_iter().enumerate() {
-            let row_error = |problem| shard_error(format!("row {row} (counted from 0): {problem}"));
             let text = |(values, column): &NamedValues| {
-                let empty = || row_error(format!("the column `{column}` is empty: add a value"));
+                let empty = || format!("the column `{column}` is empty: add a value");
                 value_text(&values[row]).ok_or_else(empty)
             };
             let id = format!("{name}/{row}");
-            let Some(class) = class_name(label, class_names.as_deref()).map_err(row_error)? else {
-                contents.unlabeled.push(id);
-                continue;
-            };
-            let group = groups.as_ref().map(text).transpose()?;
-            let split = match &splits {
-                Some(column) => Some(Split::parse(&column.1, &text(column)?).map_err(row_error)?),
-                None => shard_split,
-            };
             let image = ImageRef::from_record(shard.clone(), row);
-            contents.samples.push(RawSample { id, image, class, group, split });
+            let parse_row = || -> Result<Option<RawSample>, String> {
+                let Some(class) = class_name(label, class_names.as_deref())? else { return Ok(None) };
+                let group = groups.as_ref().map(text).transpose()?;
+                let split = match &splits {
+                    Some(column) => Some(Split::parse(&column.1, &text(column)?)?),
+                    None => shard_split,
+                };
+                Ok(Some(RawSample { id: id.clone(), image, class, group, split }))
+            };
+            match parse_row() {
+                Ok(Some(sample)) => contents.samples.push(sample),
+                Ok(None) => contents.unlabeled.push(id),
+                Err(problem) => {
+                    let place = format!("row {row} (counted from 0)");
+                    contents.errors.push(DatasetError::entry(
+                        path,
+                        place,
+                        problem,
+                        PassedOverReason::BadEntry,
+                    ));
+                }
+            }
         }
         Ok(contents)
     }
@@ -193,6 +243,13 @@ pub fn read_parquet_columns(path: &Path) -> Result<(Vec<String>, Vec<String>), D
         table.columns().partition(|column| table.is_binary(column));
     let images = images.iter().map(|column| column.strip_suffix(BYTES_FIELD).unwrap_or(column).to_owned());
     Ok((images.collect(), others.into_iter().map(str::to_owned).collect()))
+}
+
+/// Whether the file is a pointer of Git LFS, which a clone has in place of a large file.
+fn is_lfs_pointer(path: &Path) -> bool {
+    const POINTER: &[u8] = b"version https://git-lfs";
+    let mut start = [0; POINTER.len()];
+    File::open(path).and_then(|mut file| file.read_exact(&mut start)).is_ok_and(|()| start == POINTER)
 }
 
 /// The name of a class, group or split in a field of a table: text without surrounding whitespace, or a whole

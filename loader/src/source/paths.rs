@@ -12,6 +12,14 @@ pub fn is_image_file(path: &Path) -> bool {
     lowercase_extension(path).is_some_and(|extension| IMAGE_EXTENSIONS.contains(&extension.as_str()))
 }
 
+/// TEMPORARY until the table of formats is there.
+pub(super) fn unsupported_image_format(extension: &str) -> Option<&'static str> {
+    [("heic", "HEIC"), ("avif", "AVIF")]
+        .into_iter()
+        .find(|(known, _)| *known == extension)
+        .map(|(_, name)| name)
+}
+
 /// The file extension in lower case, without the dot; `None` if there is none or it is not UTF-8.
 pub(super) fn lowercase_extension(path: &Path) -> Option<String> {
     Some(path.extension()?.to_str()?.to_ascii_lowercase())

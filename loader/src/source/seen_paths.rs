@@ -1,7 +1,7 @@
 //! Detects files and folders that appear under two paths, so that no image is in the data twice.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::dataset::DatasetError;
 
@@ -11,20 +11,12 @@ pub(super) struct SeenPaths(HashMap<PathBuf, String>);
 
 impl SeenPaths {
     /// Records that the file or folder with the canonical path `canonical` was seen; `name` is what messages
-    /// call it.
-    ///
-    /// # Errors
-    /// [`DatasetError::SameFile`] if it was seen before, for example through a link.
-    pub(super) fn insert(&mut self, canonical: PathBuf, name: String) -> Result<(), DatasetError> {
+    /// call it. Returns [`DatasetError::SameFile`] if it was seen before, for example through a link.
+    pub(super) fn insert(&mut self, canonical: PathBuf, name: String) -> Option<DatasetError> {
         if let Some(first) = self.0.get(&canonical) {
-            return Err(DatasetError::SameFile { first: first.clone(), second: name });
+            return Some(DatasetError::SameFile { paths: vec![(first.clone(), name)] });
         }
         self.0.insert(canonical, name);
-        Ok(())
+        None
     }
-}
-
-/// `path` with all links resolved.
-pub(super) fn canonical_path(path: &Path) -> Result<PathBuf, DatasetError> {
-    path.canonicalize().map_err(DatasetError::io(path))
 }

@@ -2,12 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use headstock_split::words::counted;
 use rayon::prelude::*;
 
 use super::config::{SourceConfigError, absolute_path};
 use super::paths::{common_folder, slash_path};
-use crate::dataset::{DatasetError, RawDataset, RawSample};
+use crate::dataset::{DatasetError, PassedOver, PassedOverReason, RawDataset, RawSample};
 
 /// Prefix of the names of data sets on the Hugging Face hub.
 const HUB_DATASETS: &str = "hf://datasets/";
@@ -45,8 +44,8 @@ pub(super) struct ShardContents {
     /// Ids of images without a class.
     pub(super) unlabeled: Vec<String>,
     pub(super) errors: Vec<DatasetError>,
-    /// Number of links and of files that are not images.
-    pub(super) n_skipped: usize,
+    /// The other files and rows, without the unlabeled images.
+    pub(super) passed_over: PassedOver,
 }
 
 impl ShardContents {
@@ -69,31 +68,22 @@ impl ShardContents {
             merged.samples.extend(shard.samples);
             merged.unlabeled.extend(shard.unlabeled);
             merged.errors.extend(shard.errors);
-            merged.n_skipped += shard.n_skipped;
+            merged.passed_over.merge(shard.passed_over);
         }
         Ok(merged)
     }
 
-    /// Converts to a [`RawDataset`] and logs how many images have no class and how many files were skipped.
-    /// `class_origin` says where classes are read from, for the log, such as "the column `label`".
+    /// Converts to a [`RawDataset`]. `class_origin` says where classes are read from, for the account, such as
+    /// "the column `label`".
     pub(super) fn into_raw_dataset(self, shards: &[PathBuf], class_origin: &str) -> RawDataset {
         let origin = match shards {
             [shard] => shard.clone(),
             _ => common_folder(shards),
         };
-        let Self { samples, unlabeled, errors, n_skipped } = self;
-        if !unlabeled.is_empty() {
-            let n_unlabeled = counted(unlabeled.len(), "photo", "photos");
-            tracing::warn!(
-                "skipped {n_unlabeled} in {}: no class is given in {class_origin}; add the class to use such \
-                 a photo",
-                origin.display()
-            );
-        }
-        if n_skipped > 0 {
-            let files = counted(n_skipped, "file", "files");
-            tracing::info!("skipped {files} in {}: links, or files that are not photos", origin.display());
-        }
-        RawDataset { origin, samples, errors }
+        let Self { samples, unlabeled, errors, mut passed_over } = self;
+        unlabeled.into_iter().for_each(|id| passed_over.add(PassedOverReason::Unlabeled, id));
+        let explanation = format!(": no class is given in {class_origin}; add the class to use such a photo");
+        passed_over.explain(PassedOverReason::Unlabeled, explanation);
+        RawDataset { origin, samples, errors, passed_over }
     }
 }

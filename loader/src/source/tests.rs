@@ -1,9 +1,12 @@
+mod account;
 mod conformance;
 mod csv;
 mod folder;
 mod parquet;
+mod splits;
 mod unreadable;
 mod webdataset;
+mod zip;
 
 use std::fs;
 use std::path::PathBuf;
@@ -17,11 +20,11 @@ fn read_sorted(source: &dyn DataSource) -> Result<Dataset, DatasetError> {
 }
 
 fn read_folder_with_classes(root: &Path, classes: &ClassMap) -> Result<Dataset, DatasetError> {
-    Dataset::from_raw_with_classes(FolderSource { root: root.into() }.list()?, classes)
+    Dataset::from_raw_with_classes(FolderSource::new(root.into()).list()?, classes)
 }
 
 fn read_folder(root: &Path) -> Result<Dataset, DatasetError> {
-    read_sorted(&FolderSource { root: root.into() })
+    read_sorted(&FolderSource::new(root.into()))
 }
 
 #[test]

@@ -5,7 +5,6 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use headstock_split::words::NameList;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -13,8 +12,9 @@ use serde_json::Value;
 use super::config::{OpenDataSource, SourceConfig, SourceConfigError, SourceContext};
 use super::paths::{common_folder, is_image_file, relative_path};
 use super::shard_contents::{ShardContents, resolve_shards};
+use super::tree::other_file_kind;
 use super::{DataSource, FieldNames, default_label};
-use crate::dataset::{DatasetError, RawDataset, RawSample, Split};
+use crate::dataset::{DatasetError, PassedOver, PassedOverReason, RawDataset, RawSample, Split};
 use crate::image_ref::ImageRef;
 use crate::shard::find_shards;
 use crate::shard::tar::{TarMember, TarShard, visit_members};
@@ -108,11 +108,12 @@ impl WebDatasetSource {
         // Adds a file of the archive to its sample.
         let mut visit = |member: TarMember, bytes: &mut dyn Read| {
             let Some(relative) = relative_path(&member.path) else {
-                errors.push(shard_error(format!(
-                    "the path `{}` in the archive points outside the archive: create the archive again \
-                     without this file",
-                    member.path.escape_debug()
-                )));
+                errors.push(DatasetError::entry(
+                    path,
+                    format!("the path `{}` in the archive", member.path.escape_debug()),
+                    "it points outside the archive: create the archive again without this file",
+                    PassedOverReason::OutsideFolder,
+                ));
                 return Ok(());
             };
             let (key, extension) = split_key(&relative);
@@ -128,46 +129,69 @@ impl WebDatasetSource {
             {
                 files.annotations.push((kind, read_annotation(&member, bytes)?));
             } else {
-                files.n_others += 1;
+                files.others.push(relative);
             }
             Ok(())
         };
         let n_links = visit_members(path, &mut visit).map_err(shard_error)?;
         let shard = Arc::new(TarShard::new(path, image_members).map_err(DatasetError::io(path))?);
         let shard_split = Split::from_shard_path(name);
-        let mut contents = ShardContents { errors, n_skipped: n_links, ..ShardContents::default() };
+        let mut contents = ShardContents { errors, ..ShardContents::default() };
+        let passed_over = &mut contents.passed_over;
+        (0..n_links).for_each(|_| passed_over.add_kind(PassedOverReason::Link, name));
         // The record of an image is its index among all images of the archive.
         let (mut next_record, mut positions) = (0, HashMap::new());
         for (position, files) in sample_files.iter().enumerate() {
-            contents.n_skipped += files.n_others;
+            files.others.iter().for_each(|file| pass_over_file(file, &mut contents.passed_over));
             let image = ImageRef::from_record(shard.clone(), next_record);
             next_record += files.images.len();
             let [member] = files.images.as_slice() else {
-                if files.images.len() > 1 {
-                    let images = NameList(files.images.clone()).to_string();
-                    contents.errors.push(shard_error(format!(
-                        "several photos have the name `{}` (up to the first dot): {images}; give each photo \
-                         its own name",
-                        files.key
-                    )));
+                if files.images.is_empty() {
+                    for _ in &files.annotations {
+                        contents
+                            .passed_over
+                            .add(PassedOverReason::MissingImage, format!("{name}/{}", files.key));
+                    }
+                }
+                for image in &files.images {
+                    let place = format!("`{image}`");
+                    let problem =
+                        "several photos have the same name up to the first dot: give each photo its own name";
+                    contents.errors.push(DatasetError::entry(
+                        path,
+                        place,
+                        problem,
+                        PassedOverReason::BadEntry,
+                    ));
                 }
                 continue;
             };
             if let Some(first) = positions.insert(&files.key, position) {
-                let problem = format!(
-                    "the name `{}` (up to the first dot) appears twice, as sample {} and as sample {}: give \
-                     each photo its own name, and put its label next to it in the archive",
+                let place = format!(
+                    "the name `{}` (up to the first dot) appears twice, as sample {} and as sample {}",
                     files.key,
                     first + 1,
                     position + 1
                 );
-                contents.errors.push(shard_error(problem));
+                let problem = "give each photo its own name, and create the archive with the files sorted by name, \
+                               so that the label of a photo is next to it";
+                contents.errors.push(DatasetError::entry(path, place, problem, PassedOverReason::Repeated));
                 continue;
             }
             let id = format!("{name}/{member}");
-            let annotations = files
-                .parse_annotations(&self.fields)
-                .map_err(|problem| shard_error(format!("sample `{}`: {problem}", files.key)))?;
+            let annotations = match files.parse_annotations(&self.fields) {
+                Ok(annotations) => annotations,
+                Err(problem) => {
+                    let place = format!("sample `{}`", files.key);
+                    contents.errors.push(DatasetError::entry(
+                        path,
+                        place,
+                        problem,
+                        PassedOverReason::BadEntry,
+                    ));
+                    continue;
+                }
+            };
             match annotations.class {
                 None => contents.unlabeled.push(id),
                 Some(class) => {
@@ -221,8 +245,14 @@ struct SampleFiles {
     images: Vec<String>,
     /// Kinds, as indices in [`ANNOTATIONS`], and texts of the annotation files.
     annotations: Vec<(usize, String)>,
-    /// Number of the other files.
-    n_others: usize,
+    /// Paths of the other files.
+    others: Vec<String>,
+}
+
+/// Counts a file that is neither a photo nor an annotation.
+fn pass_over_file(path: &str, passed_over: &mut PassedOver) {
+    let (reason, kind) = other_file_kind(path);
+    passed_over.add_kind(reason, &kind);
 }
 
 /// What the annotation files of a sample say; `None` for what they leave out.

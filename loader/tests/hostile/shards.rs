@@ -41,7 +41,14 @@ fn source(name: &str, path: PathBuf) -> Box<dyn DataSource> {
     let flat = FieldNames { label: "class".into(), group: None, split: Some("use".into()) };
     if name.ends_with(".csv") {
         let images = path.parent().unwrap().into();
-        Box::new(CsvSource { csv: path, images, id: "id".into(), extension: "jpg".into(), fields })
+        Box::new(CsvSource {
+            csv: path,
+            images,
+            id: "id".into(),
+            extension: "jpg".into(),
+            fields,
+            follow_links: false,
+        })
     } else if name.ends_with(".parquet") {
         let is_flat = name.starts_with("plain") || name.starts_with("dictionary");
         let (image, fields) = if is_flat { ("picture", flat) } else { ("image", fields) };

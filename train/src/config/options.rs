@@ -102,8 +102,18 @@ pub struct DataOptions {
     /// How classes are numbered: `"sorted"`, by name in the order of bytes, or `"appearance"`, by first
     /// appearance in the data.
     pub class_order: ClassOrder,
-    /// What happens if a photo cannot be read.
+    /// What happens if a photo, a row or a class of the data cannot be used.
     pub on_error: OnError,
+    /// Minimum number of training photos of a class. Classes with fewer are left out, with a message: with 1,
+    /// folders without photos; with 2, also classes with one photo, which cannot be both trained on and tested.
+    /// The default is 0: no class is left out, and a class without photos is an error.
+    #[serde(skip_serializing_if = "is_zero_samples")]
+    #[schemars(!skip_serializing_if)]
+    pub min_samples: usize,
+    /// Whether links in folders of photos may lead to photos elsewhere. If not, such a link is an error.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schemars(!skip_serializing_if)]
+    pub follow_links: bool,
     /// Maximum number of pixels of a photo. Larger photos are refused by their header, because a small file
     /// can decode to gigabytes. Photos whose features are cached are not checked again. The default is 200
     /// million.
@@ -125,22 +135,25 @@ impl Default for DataOptions {
             features: None,
             class_order: ClassOrder::default(),
             on_error: OnError::default(),
+            min_samples: 0,
+            follow_links: false,
             max_pixels: decode_options.max_pixels,
             decode: decode_options.decode,
         }
     }
 }
 
-/// What happens if a photo cannot be read.
+/// What happens if a photo, a row or a class of the data cannot be used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnError {
-    /// The command stops and lists all unreadable photos. Files that are not photos, too large or truncated
+    /// The command stops: for a row without a class or a file, an entry that is listed twice, a class without
+    /// photos, a test photo of a class without training photos, and unreadable photos, which are listed. Files that are not photos, too large or truncated
     /// are found before the network runs; a photo that is damaged inside stops the command later, and
     /// features computed until then stay in the cache.
     #[default]
     Stop,
-    /// The photo is skipped, with a message.
+    /// What cannot be used is left out, with a message and its number.
     Skip,
 }
 
@@ -173,6 +186,11 @@ pub struct SplitOptions {
     /// in the same fold of `compare`.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub group_duplicates: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero_samples(value: &usize) -> bool {
+    *value == 0
 }
 
 /// Default of `split.folds`.

@@ -44,8 +44,12 @@ pub struct Settings {
     pub source: DataSourceConfig,
     /// How classes are numbered.
     pub class_order: ClassOrder,
-    /// What happens if an image cannot be read.
+    /// What happens if an image, a row or a class cannot be used.
     pub on_error: OnError,
+    /// Minimum number of training images of a class.
+    pub min_samples: usize,
+    /// Whether links in folders of images may lead out of them.
+    pub follow_links: bool,
     /// How images are decoded.
     pub decode: DecodeOptions,
     /// How the test set is chosen.
@@ -116,6 +120,8 @@ impl Settings {
             source,
             class_order: data.class_order,
             on_error: data.on_error,
+            min_samples: data.min_samples,
+            follow_links: data.follow_links,
             decode: DecodeOptions { max_pixels: data.max_pixels, decode: data.decode },
             split,
             backbone,
@@ -145,10 +151,21 @@ impl Settings {
         head.extend(self.head.table());
         let DecodeOptions { max_pixels, decode } = self.decode;
         let (class_order, on_error) = (self.class_order, self.on_error);
+        let (min_samples, follow_links) = (self.min_samples, self.follow_links);
         Options {
             version: VERSION,
             calibration: self.calibration,
-            data: DataOptions { kind, source, features, class_order, on_error, max_pixels, decode },
+            data: DataOptions {
+                kind,
+                source,
+                features,
+                class_order,
+                on_error,
+                min_samples,
+                follow_links,
+                max_pixels,
+                decode,
+            },
             split: self.split.clone(),
             backbone: self.backbone.clone(),
             features: self.features.clone(),

@@ -36,7 +36,7 @@ pub struct CleanSummary {
     /// The number of rows.
     #[serde(rename = "kept")]
     pub n_rows: usize,
-    /// The number of removed samples.
+    /// The number of samples that were removed, and of rows and files that are no samples because of an error.
     pub left_out: usize,
     /// Whether the table has the column `split`.
     pub split: bool,
@@ -58,7 +58,8 @@ impl CleanTable {
         };
         let source = match &settings.source {
             DataSourceConfig::Images(source) => {
-                Some(open_source(source.as_ref(), settings.split.column.as_deref(), &())?.source)
+                let split_column = settings.split.column.as_deref();
+                Some(open_source(source.as_ref(), split_column, settings.follow_links, &())?.source)
             }
             DataSourceConfig::Features(_) => None,
         };
@@ -109,7 +110,7 @@ impl CleanTable {
             csv: self.path.clone(),
             images: self.images.clone(),
             n_rows,
-            left_out: samples.rows.len() - n_rows,
+            left_out: samples.rows.len() - n_rows + diagnosis.listing.n_error_entries(),
             split: has_split,
         })
     }

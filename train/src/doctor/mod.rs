@@ -23,9 +23,11 @@ mod report_page;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
+
 use headstock_heads::{ConfiguredHead, FeatureMatrix, Registry};
 use headstock_inference::{PretrainedBackbone, Progress};
-use headstock_loader::dataset::join_groups;
+use headstock_loader::dataset::{PassedOverReason, join_groups};
 use serde::Serialize;
 
 pub use augment_sheet::{AugmentSheet, write_augment_sheet};
@@ -67,6 +69,8 @@ pub struct Diagnosis {
     /// All images whose labels were checked, the most suspicious first. The first ones are the suspicious
     /// labels of `findings`; some of the following may be wrong, too.
     pub labels: Vec<RankedLabel>,
+    /// The files and rows of the data that are not used, by reason, besides those in the findings.
+    pub passed_over: BTreeMap<PassedOverReason, usize>,
     /// The checks that were left out, with reasons.
     pub left_out: Vec<String>,
     /// The out-of-fold probabilities that labels were checked with, for other tools.
@@ -214,6 +218,7 @@ pub fn examine(
     progress: &dyn Progress,
 ) -> Result<Diagnosis, TrainError> {
     let mut listing = DatasetListing::read(settings, progress)?;
+    listing.samples.passed_over.log(&listing.origin);
     let signature_cache = SignatureCache::open(&settings.features.cache, settings.decode.max_pixels);
     let inspections = images::inspect_images(&listing.images, &signature_cache, progress);
     let mut duplicates = DuplicateGroups::find(&inspections);
@@ -229,6 +234,7 @@ pub fn examine(
         classes: count_classes(&listing.samples),
         findings,
         labels: Vec::new(),
+        passed_over: listing.samples.passed_over.counts(),
         left_out,
         probabilities: None,
         listing,

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use headstock_heads::{CalibrationMethod, ConformalMethod, SetPredictor};
 use headstock_inference::{Model, Predictions};
+use headstock_loader::dataset::PassedOverReason;
 use serde::{Deserialize, Serialize};
 
 use crate::error::TrainError;
@@ -38,7 +39,7 @@ pub struct RunMetrics {
 }
 
 /// Numbers of samples and classes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SampleCounts {
     /// Classes.
     pub classes: usize,
@@ -50,6 +51,9 @@ pub struct SampleCounts {
     pub views: u32,
     /// Images skipped because they cannot be read.
     pub skipped: usize,
+    /// Files and rows of the data that are not used, by reason; with those of `skipped`.
+    #[serde(default)]
+    pub passed_over: BTreeMap<PassedOverReason, usize>,
     /// Feature vectors that were computed in this run because they were not in the cache.
     pub computed: usize,
 }

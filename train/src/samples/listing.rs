@@ -1,15 +1,16 @@
 //! A listing of a data set with all of its errors, for `doctor`.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use headstock_inference::Progress;
 use headstock_loader::dataset::number_groups;
 use headstock_loader::source::{ConfiguredSource, OpenDataSource};
 use headstock_loader::{ClassMap, ClassOrder, DatasetError, ImageRef, RawDataset, RawSample};
-use headstock_split::words::NameList;
 
+use super::given_subsets::GivenSubsets;
 use super::locations::{id_prefixes, open_source};
-use super::{SampleRow, SampleSet, Subset, assign_given_subsets};
+use super::{SampleRow, SampleSet, Subset};
 use crate::config::{DataSourceConfig, Settings, SplitOptions};
 use crate::error::TrainError;
 
@@ -20,6 +21,8 @@ pub(crate) struct DatasetListing {
     /// The samples of the training set, then those of a separate test set; the classes of the training set,
     /// then those that only the test set has.
     pub(crate) samples: SampleSet,
+    /// The folder or file of the training set, for messages.
+    pub(crate) origin: PathBuf,
     /// The image of each sample, which has not been opened.
     pub(crate) images: Vec<ImageRef>,
     /// The names of the groups, in the order of their numbers.
@@ -45,14 +48,15 @@ impl LocationListing {
     /// listing has no samples and one error, so that `doctor` can report it with others.
     fn read(
         source: &dyn ConfiguredSource,
-        split_column: Option<&str>,
+        settings: &Settings,
         progress: &dyn Progress,
     ) -> Result<Self, TrainError> {
-        let source = open_source(source, split_column, progress)?;
+        let split_column = settings.split.column.as_deref();
+        let source = open_source(source, split_column, settings.follow_links, progress)?;
         let listing = match source.source.list() {
             Ok(listing) => listing,
             Err(error @ DatasetError::Empty { .. }) => {
-                RawDataset { origin: source.root.clone(), samples: Vec::new(), errors: vec![error] }
+                RawDataset { errors: vec![error], ..RawDataset::new(source.root.clone()) }
             }
             Err(error) => return Err(error.into()),
         };
@@ -87,13 +91,22 @@ impl DatasetListing {
     /// folder, table or column, or a failure of the hub.
     pub(crate) fn read(settings: &Settings, progress: &dyn Progress) -> Result<Self, TrainError> {
         let DataSourceConfig::Images(source) = &settings.source else { return Err(TrainError::NeedsImages) };
-        let split_column = settings.split.column.as_deref();
-        let mut main_listing = LocationListing::read(source.as_ref(), split_column, progress)?;
+        let mut main_listing = LocationListing::read(source.as_ref(), settings, progress)?;
         let test_source = source.test_data();
-        let given_subsets = assign_given_subsets(&mut main_listing.listing, test_source.is_some());
+        let listing = &mut main_listing.listing;
+        let given = GivenSubsets::from_listing(listing, test_source.is_some());
+        if let Some(given) = &given {
+            let known = given.train_classes(listing);
+            let unknown = listing.classes_not_in(&known);
+            if !unknown.is_empty() {
+                let error = DatasetError::unknown_class(&listing.origin, unknown, known.names());
+                listing.errors.push(error);
+            }
+        }
+        let given_subsets = given.filter(|_| test_source.is_none()).map(|given| given.subsets(listing));
         let test_listing = match test_source {
             Some(test_source) => {
-                let mut test_listing = LocationListing::read(test_source.as_ref(), split_column, progress)?;
+                let mut test_listing = LocationListing::read(test_source.as_ref(), settings, progress)?;
                 // A class without test images is not an error, nor is it one in training.
                 test_listing.listing.errors.retain(|error| !matches!(error, DatasetError::EmptyClass { .. }));
                 let (main_prefix, test_prefix) =
@@ -122,6 +135,7 @@ impl DatasetListing {
         let LocationListing { mut listing, mut unlabeled, .. } = main_listing;
         let train_classes = class_map(&listing.samples, class_order);
         let mut errors = std::mem::take(&mut listing.errors);
+        let mut passed_over = std::mem::take(&mut listing.passed_over);
         let mut subsets = given_subsets;
         let (mut classes, mut raw_samples) = (train_classes.clone(), listing.samples);
         if let Some(test_listing) = test_listing {
@@ -131,13 +145,11 @@ impl DatasetListing {
             let names = train_classes.names().iter().chain(&unknown).map(String::as_str);
             classes = ClassMap::new(names, ClassOrder::Appearance);
             if !unknown.is_empty() {
-                errors.push(DatasetError::UnknownClass {
-                    root: test_listing.listing.origin,
-                    classes: NameList(unknown),
-                    known: NameList(train_classes.names().to_vec()),
-                });
+                let origin = &test_listing.listing.origin;
+                errors.push(DatasetError::unknown_class(origin, unknown, train_classes.names()));
             }
             errors.extend(test_listing.listing.errors);
+            passed_over.merge(test_listing.listing.passed_over);
             unlabeled.extend(test_listing.unlabeled);
             let mut merged = vec![Subset::Train; raw_samples.len()];
             raw_samples.extend(test_listing.listing.samples);
@@ -158,8 +170,14 @@ impl DatasetListing {
             rows.push(SampleRow { id: sample.id, label, group, subset });
             images.push(sample.image);
         }
-        let samples = SampleSet { classes, rows };
-        Self { samples, images, group_names, has_given_splits, errors, unlabeled }
+        let samples = SampleSet { classes, rows, passed_over };
+        Self { samples, origin: listing.origin, images, group_names, has_given_splits, errors, unlabeled }
+    }
+
+    /// The number of rows and files that are no samples because of an error.
+    pub(crate) fn n_error_entries(&self) -> usize {
+        let entries = self.errors.iter().filter_map(DatasetError::entries);
+        entries.filter(|(reason, _)| reason.is_some()).map(|(_, names)| names.len()).sum()
     }
 
     /// Assigns each sample to the subset (training or test) that training would assign it to, so that

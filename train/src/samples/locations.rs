@@ -11,13 +11,15 @@ use crate::config::{DataSourceConfig, fetch_hub_dataset};
 use crate::error::TrainError;
 
 /// Opens `source` to list its samples. Downloads the data sets of the Hugging Face hub that it names.
-/// `split_column` is the column or field with the split of an image, if the data defines the split in one.
+/// `split_column` is the column or field with the split of an image, if the data defines the split in one;
+/// with `follow_links`, links in folders of images may lead out of them.
 ///
 /// # Errors
 /// [`TrainError::Dataset`] if the source cannot be opened, [`TrainError::Hub`] if the download fails.
 pub fn open_source(
     source: &dyn ConfiguredSource,
     split_column: Option<&str>,
+    follow_links: bool,
     progress: &dyn Progress,
 ) -> Result<OpenDataSource, TrainError> {
     let mut downloads = BTreeMap::new();
@@ -25,7 +27,8 @@ pub fn open_source(
         let DatasetFiles { files, root, .. } = fetch_hub_dataset(name, progress)?;
         downloads.insert(name.clone(), DownloadedDataset { files, root });
     }
-    Ok(source.open(&SourceContext { split_column: split_column.map(str::to_owned), downloads })?)
+    let split_column = split_column.map(str::to_owned);
+    Ok(source.open(&SourceContext { split_column, follow_links, downloads })?)
 }
 
 /// The folder that the ids of image files are relative to: the image folder, or with a test folder the

@@ -1,18 +1,21 @@
 //! The samples of a data set, and their split into training and test set.
 
+mod given_subsets;
 mod listing;
 mod locations;
+mod read_images;
 mod split_file;
 mod splitter;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::Path;
 
 use headstock_inference::Progress;
-use headstock_loader::dataset::join_groups;
+use headstock_loader::dataset::{PassedOver, PassedOverReason, join_groups};
 use headstock_loader::duplicates::{DEFAULT_SIMILARITY, find_near_duplicates};
 use headstock_loader::source::ConfiguredSource;
-use headstock_loader::{ClassMap, ClassOrder, Dataset, ImageRef, RawDataset, Sample, Split};
+use headstock_loader::{ClassMap, ClassOrder, Dataset, ImageRef};
+use headstock_split::words::NameList;
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -21,9 +24,9 @@ use crate::error::{Remedy, TrainError};
 use crate::feature_file::{FeatureArchive, FeatureTable, read_features};
 use crate::signature_cache::SignatureCache;
 pub(crate) use listing::DatasetListing;
-use locations::id_prefixes;
 pub(crate) use locations::image_files_root;
 pub use locations::open_source;
+use read_images::{ReadImages, read_images, read_test_listing};
 pub use split_file::{SplitRow, write_split};
 pub(crate) use split_file::{read_split, split_csv};
 
@@ -78,6 +81,8 @@ pub struct SampleSet {
     pub classes: ClassMap,
     /// The samples, in an order that depends only on the data.
     pub rows: Vec<SampleRow>,
+    /// The files and rows of the data that are not among the samples.
+    pub passed_over: PassedOver,
 }
 
 impl SampleSet {
@@ -114,35 +119,55 @@ impl SampleSet {
     ) -> Result<(Self, SampleInputs), TrainError> {
         match &settings.source {
             DataSourceConfig::Images(source) => {
-                let (dataset, given_subsets) =
-                    read_images(settings, source.as_ref(), split.is_some(), progress)?;
-                Self::from_images(settings, dataset, given_subsets, split, progress)
+                let images = read_images(settings, source.as_ref(), split.is_some(), progress)?;
+                Self::from_images(settings, images, split, progress)
             }
             DataSourceConfig::Features(path) => Self::from_features(settings.class_order, path, split),
         }
     }
 
-    /// Assigns the samples of `dataset` to training and test set: by `given_subsets` `[N]` if the data itself
-    /// is split, otherwise as `split` says. If it says so, near-duplicates are joined to groups first, so that they are in the same subset. Returns the samples and their images in the same order.
+    /// Assigns the samples of `images` to training and test set: by their given subsets if the data itself is
+    /// split, otherwise as `split` says. If it says so, near-duplicates are joined to groups first, so that
+    /// they are in the same subset. Returns the samples and their images in the same order.
     fn from_images(
         settings: &Settings,
-        mut dataset: Dataset,
-        given_subsets: Option<Vec<Subset>>,
+        images: ReadImages,
         split: Option<&SplitOptions>,
         progress: &dyn Progress,
     ) -> Result<(Self, SampleInputs), TrainError> {
+        let ReadImages { mut dataset, given_subsets, passed_over } = images;
         let group_names = std::mem::take(&mut dataset.group_names);
         let unsplit = vec![Subset::Train; dataset.samples.len()];
-        let Some(options) = split else { return Ok(Self::from_dataset(dataset, unsplit)) };
         let is_split = given_subsets.is_some();
-        let (mut samples, inputs) = Self::from_dataset(dataset, given_subsets.unwrap_or(unsplit));
+        let subsets = given_subsets.filter(|_| split.is_some()).unwrap_or(unsplit);
+        let (mut samples, inputs) = Self::from_dataset(dataset, subsets, passed_over);
+        let Some(options) = split else { return Ok((samples, inputs)) };
         if options.group_duplicates {
             samples.join_groups(&find_duplicates(settings, inputs.images().unwrap_or_default(), progress));
         }
         if !is_split {
             samples.draw_test_set(options, &group_names)?;
+            samples.check_train_classes()?;
         }
         Ok((samples, inputs))
+    }
+
+    /// Checks that the drawn split leaves each class a training sample: splits by groups and by hashes need
+    /// not.
+    fn check_train_classes(&self) -> Result<(), TrainError> {
+        let trained: BTreeSet<u32> = self.labels(&self.rows_of(Subset::Train)).into_iter().collect();
+        let classes = (0..).zip(self.classes.names());
+        let tested_only: Vec<String> =
+            classes.filter(|(label, _)| !trained.contains(label)).map(|(_, name)| name.clone()).collect();
+        if tested_only.is_empty() {
+            return Ok(());
+        }
+        Err(TrainError::Data(format!(
+            "the split puts all photos of these classes into the test set, so they cannot be learned: {}; \
+             choose a different seed or method of the split, or add photos of other groups",
+            NameList(tested_only)
+        ))
+        .with_remedy(Remedy::OtherSplit))
     }
 
     /// Reads the precomputed features in the file `path`, and splits their rows as `split` says. The id
@@ -177,7 +202,8 @@ impl SampleSet {
             group: groups.as_ref().map(|groups| groups[row]),
             subset: Subset::Train,
         };
-        let mut samples = Self { classes, rows: labels.into_iter().enumerate().map(row).collect() };
+        let rows = labels.into_iter().enumerate().map(row).collect();
+        let mut samples = Self { classes, rows, passed_over: PassedOver::default() };
         if let Some(options) = split {
             samples.draw_test_set(options, &[])?;
         }
@@ -186,14 +212,14 @@ impl SampleSet {
 
     /// Separates `dataset` into descriptions of its samples, with the given `subsets` `[N]`, and their
     /// images, in the same order, because a [`SampleSet`] holds no inputs. Returns both.
-    fn from_dataset(dataset: Dataset, subsets: Vec<Subset>) -> (Self, SampleInputs) {
+    fn from_dataset(dataset: Dataset, subsets: Vec<Subset>, passed_over: PassedOver) -> (Self, SampleInputs) {
         let mut rows = Vec::with_capacity(subsets.len());
         let mut images = Vec::with_capacity(subsets.len());
         for (sample, subset) in dataset.samples.into_iter().zip(subsets) {
             rows.push(SampleRow { id: sample.id, label: sample.label, group: sample.group, subset });
             images.push(sample.image);
         }
-        (Self { classes: dataset.classes, rows }, SampleInputs::Images(images))
+        (Self { classes: dataset.classes, rows, passed_over }, SampleInputs::Images(images))
     }
 
     /// Reads the test set of an earlier run, so that the run is tested on the same samples again. `settings`
@@ -233,7 +259,8 @@ impl SampleSet {
                 ))
                 .with_remedy(Remedy::OtherFeatures)
                 })?;
-            return Ok((Self { classes, rows }, SampleInputs::Features(table).select(&row_numbers)));
+            let samples = Self { classes, rows, passed_over: PassedOver::default() };
+            return Ok((samples, SampleInputs::Features(table).select(&row_numbers)));
         }
         let images = find_images(settings, rows.iter().map(|row| row.id.as_str()), progress)?;
         let n_missing = images.iter().filter(|image| image.is_none()).count();
@@ -247,28 +274,27 @@ impl SampleSet {
             ))
             .with_remedy(Remedy::OtherTestImages));
         }
-        Ok((Self { classes, rows }, SampleInputs::Images(images.into_iter().flatten().collect())))
+        let samples = Self { classes, rows, passed_over: PassedOver::default() };
+        Ok((samples, SampleInputs::Images(images.into_iter().flatten().collect())))
     }
 
     /// Reads the images of the source `test` as a test set, to evaluate a run on other images than its own.
-    /// Labels are numbered by `classes`, those of the run; other classes are refused. The training images are
-    /// not read. `split_column` is the column or field with the split of an image, if there is one.
+    /// Labels are numbered by `classes`, those of the run; other classes are refused, unless the `settings`
+    /// skip what cannot be used. The training images are not read.
     ///
     /// # Errors
     /// Those of [`read`](Self::read).
     pub(crate) fn read_test_only(
         test: &dyn ConfiguredSource,
-        split_column: Option<&str>,
+        settings: &Settings,
         classes: &[String],
         progress: &dyn Progress,
     ) -> Result<(Self, SampleInputs), TrainError> {
         let classes = ClassMap::new(classes.iter().map(String::as_str), ClassOrder::Appearance);
-        let dataset = Dataset::from_raw_with_classes(
-            open_source(test, split_column, progress)?.source.list()?,
-            &classes,
-        )?;
+        let opened = open_source(test, settings.split.column.as_deref(), settings.follow_links, progress)?;
+        let (dataset, passed_over) = read_test_listing(opened.source.list()?, &classes, settings.on_error)?;
         let subsets = vec![Subset::Test; dataset.samples.len()];
-        Ok(Self::from_dataset(dataset, subsets))
+        Ok(Self::from_dataset(dataset, subsets, passed_over))
     }
 
     /// Renumbers the labels: the classes `first` come first, in this order, then the other classes of the
@@ -281,7 +307,16 @@ impl SampleSet {
             |label: u32| classes.label(self.classes.name(label)).expect("every class is in the new map");
         let rows =
             self.rows.into_iter().map(|row| SampleRow { label: new_label(row.label), ..row }).collect();
-        Self { rows, classes }
+        Self { rows, classes, passed_over: self.passed_over }
+    }
+
+    /// The number of files and rows that are not used, by reason; `n_unreadable` samples cannot be read.
+    pub(crate) fn passed_over_with(&self, n_unreadable: usize) -> BTreeMap<PassedOverReason, usize> {
+        let mut counts = self.passed_over.counts();
+        if n_unreadable > 0 {
+            *counts.entry(PassedOverReason::Unreadable).or_default() += n_unreadable;
+        }
+        counts
     }
 
     /// The indices of the samples in a subset.
@@ -366,67 +401,6 @@ impl SampleInputs {
     }
 }
 
-/// Reads the images of `source`, and those of its separate test set if there is one, as one data set. Returns
-/// it with the subset of each sample, `[N]`; `None` in place of the subsets if the data does not define them,
-/// or unless `is_split` and with no separate test set. An image that is in both is an error.
-fn read_images(
-    settings: &Settings,
-    source: &dyn ConfiguredSource,
-    is_split: bool,
-    progress: &dyn Progress,
-) -> Result<(Dataset, Option<Vec<Subset>>), TrainError> {
-    let order = settings.class_order;
-    let split_column = settings.split.column.as_deref();
-    let test_source = source.test_data();
-    let opened = open_source(source, split_column, progress)?;
-    let mut listing = opened.source.list()?;
-    let given_subsets =
-        if is_split { assign_given_subsets(&mut listing, test_source.is_some()) } else { None };
-    let mut dataset = Dataset::from_raw(listing, order)?;
-    let Some(test_source) = test_source else { return Ok((dataset, given_subsets)) };
-    let opened_test = open_source(test_source.as_ref(), split_column, progress)?;
-    let (main_prefix, test_prefix) = id_prefixes(&opened, &opened_test, test_source.as_ref())?;
-    let mut test_dataset = Dataset::from_raw_with_classes(opened_test.source.list()?, &dataset.classes)?;
-    dataset.prefix_ids(&main_prefix);
-    test_dataset.prefix_ids(&test_prefix);
-    // The location that identifies a sample's image: the canonical path of its file or shard, so that an
-    // image that is reached by several paths is recognized, and the index of its record in a shard. Each path
-    // is resolved once, not once per record.
-    let mut canonical_paths: HashMap<PathBuf, PathBuf> = HashMap::new();
-    let mut location = |sample: &Sample| {
-        let (path, number) = sample.image.location();
-        let canonicalize = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone());
-        (canonical_paths.entry(path.into()).or_insert_with_key(canonicalize).clone(), number)
-    };
-    let train_locations: HashSet<_> = dataset.samples.iter().map(&mut location).collect();
-    let mut test_samples = test_dataset.samples.iter();
-    if let Some(shared) = test_samples.find(|sample| train_locations.contains(&location(sample))) {
-        return Err(TrainError::Data(format!(
-            "{} is in both the training data and the test data: remove it from one of them, or choose \
-             different test data",
-            shared.image
-        )));
-    }
-    let mut subsets = vec![Subset::Train; dataset.samples.len()];
-    subsets.resize(dataset.samples.len() + test_dataset.samples.len(), Subset::Test);
-    Ok((merge_datasets(dataset, test_dataset), Some(subsets)))
-}
-
-/// Appends the samples of `second` (the test set) to those of `first`, which has the same classes. Groups are
-/// numbered again: those of the same name become one group.
-fn merge_datasets(mut first: Dataset, mut second: Dataset) -> Dataset {
-    let names: BTreeSet<String> = first.group_names.iter().chain(&second.group_names).cloned().collect();
-    let names: Vec<String> = names.into_iter().collect();
-    for dataset in [&mut first, &mut second] {
-        for sample in &mut dataset.samples {
-            let merged_number = |group: u32| names.binary_search(&dataset.group_names[group as usize]).ok();
-            sample.group = sample.group.and_then(merged_number).map(|number| number as u32);
-        }
-    }
-    first.samples.append(&mut second.samples);
-    Dataset { group_names: names, ..first }
-}
-
 /// Compares all `images` and returns the pairs of near-duplicates, each as two indices, so that the split can
 /// keep them together. Unreadable images are in no pair.
 fn find_duplicates(settings: &Settings, images: &[ImageRef], progress: &dyn Progress) -> Vec<(usize, usize)> {
@@ -463,37 +437,6 @@ pub(crate) fn find_images<'a>(
     let listed = samples.rows.iter().map(|row| row.id.as_str()).zip(&images);
     let image_by_id: HashMap<&str, &ImageRef> = listed.collect();
     Ok(ids.map(|id| image_by_id.get(id).copied().cloned()).collect())
-}
-
-/// Translates the splits that the data itself defines (train, validation, test) to subsets. The test set is
-/// the test split, or the validation split if there is no test split. With a separate test set, neither of
-/// them is used. Samples of unused splits are removed from `listing`, with a message.
-///
-/// Returns the subset of each remaining sample, `[N]`; `None` if the data defines no splits, or
-/// with a separate test set.
-fn assign_given_subsets(listing: &mut RawDataset, has_test_set: bool) -> Option<Vec<Subset>> {
-    let has_split = |split| listing.samples.iter().any(|entry| entry.split == Some(split));
-    let test_split = [Split::Test, Split::Validation].into_iter().find(|&split| has_split(split));
-    let has_training = listing.samples.iter().any(|entry| matches!(entry.split, None | Some(Split::Train)));
-    let test_split = test_split.filter(|_| has_training)?;
-    let subset_of = |split| match split {
-        None | Some(Split::Train) => Some(Subset::Train),
-        Some(split) if split == test_split && !has_test_set => Some(Subset::Test),
-        Some(_) => None,
-    };
-    let left_out = listing.samples.iter().filter(|entry| subset_of(entry.split).is_none());
-    let names: BTreeSet<&str> = left_out.clone().filter_map(|entry| Some(entry.split?.as_str())).collect();
-    if !names.is_empty() {
-        tracing::info!(
-            "in {}, the {} split is used neither for training nor for testing (photos: {})",
-            listing.origin.display(),
-            names.into_iter().collect::<Vec<_>>().join(" and the "),
-            left_out.count()
-        );
-    }
-    listing.samples.retain(|entry| subset_of(entry.split).is_some());
-    let subsets = listing.samples.iter().filter_map(|entry| subset_of(entry.split)).collect();
-    (!has_test_set).then_some(subsets)
 }
 
 /// Numbers the classes of samples with the class `names` `[N]`. Returns the class map and the label of each

@@ -125,8 +125,9 @@ impl FaultySource {
     /// The samples, those without a class too.
     fn read(&self) -> Result<Vec<RawSample>, DatasetError> {
         let FaultyConfig { faulty, fault } = &self.0;
-        let files = find_image_files(faulty)?;
-        let sample = |file: PathBuf| {
+        let files = find_image_files(faulty, false)?.images;
+        let sample = |(id, image): (String, ImageRef)| {
+            let file = faulty.join(id);
             let name = file.file_name().unwrap().to_str().unwrap().to_owned();
             let class = name.split_once('-').unwrap().0.to_owned();
             let id = match fault.as_str() {
@@ -135,7 +136,7 @@ impl FaultySource {
                 _ => name,
             };
             let class = if fault == "other classes" { format!("{class}s") } else { class };
-            RawSample { id, image: ImageRef::from(file), class, group: None, split: None }
+            RawSample { id, image, class, group: None, split: None }
         };
         Ok(files.into_iter().map(sample).collect())
     }
@@ -160,7 +161,7 @@ impl DataSource for FaultySource {
             "panic" => assert!(samples.iter().all(|sample| !sample.image.read().unwrap().is_empty())),
             _ => {}
         }
-        Ok(RawDataset { origin: self.0.faulty.clone(), samples, errors: Vec::new() })
+        Ok(RawDataset { samples, ..RawDataset::new(self.0.faulty.clone()) })
     }
 
     fn unlabeled(&self) -> Result<Vec<String>, DatasetError> {

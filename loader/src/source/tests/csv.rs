@@ -19,6 +19,7 @@ impl CsvFixture {
             id: "id".into(),
             extension: "jpg".into(),
             fields: FieldNames { label: "breed".into(), group: None, split: None },
+            follow_links: false,
         }
     }
 
@@ -122,13 +123,38 @@ fn filtered_rows_keep_all_columns_and_the_first_row_of_each_image() {
 }
 
 #[test]
-fn a_table_head_has_the_columns_and_the_first_row() {
-    let table = CsvFixture::new("id, breed\n a,x\nb\n", &[]);
-    let head = read_table_head(&table.source().csv).unwrap();
-    assert_eq!(
-        head,
-        TableHead { columns: vec!["id".into(), "breed".into()], first_row: vec!["a".into(), "x".into()] }
-    );
+fn a_table_is_read_without_empty_and_damaged_rows() {
+    let table = CsvFixture::new("id, breed\n a,x\nb\n,\nc,\n", &[]);
+    let texts = |texts: [&str; 2]| texts.map(str::to_owned).to_vec();
+    let expected =
+        TableContents { columns: texts(["id", "breed"]), rows: vec![texts(["a", "x"]), texts(["c", ""])] };
+    assert_eq!(read_table(&table.source().csv).unwrap(), expected);
+}
+
+#[test]
+fn tables_of_spreadsheets_are_read() {
+    let text = "id;breed\r\na;Bärenhund\r\nb;y\r\n";
+    let utf16 = |bom: [u8; 2], to_bytes: fn(u16) -> [u8; 2]| {
+        bom.into_iter().chain(text.encode_utf16().flat_map(to_bytes)).collect::<Vec<u8>>()
+    };
+    for bytes in [
+        text.as_bytes().to_vec(),
+        ["\u{feff}", text].concat().into_bytes(),
+        ["sep=;\r\n", text].concat().into_bytes(),
+        utf16([0xFF, 0xFE], u16::to_le_bytes),
+        utf16([0xFE, 0xFF], u16::to_be_bytes),
+    ] {
+        let table = CsvFixture::new("", &["a.jpg", "b.jpg"]);
+        fs::write(table.source().csv, &bytes).unwrap();
+        let dataset = read_sorted(&table.source()).unwrap();
+        assert_eq!(dataset.classes.names(), ["Bärenhund", "y"]);
+    }
+    // The line of the separator counts.
+    let table = CsvFixture::new("sep=;\nid;breed\na;x\nb;\n", &["a.jpg", "b.jpg"]);
+    assert!(table.error_message().contains("labels.csv: line 4: the column `breed` is empty"));
+    let table = CsvFixture::new("", &["a.jpg"]);
+    fs::write(table.source().csv, b"\xFF\xFEi\0d\0\x00\xD8").unwrap();
+    assert!(table.error_message().contains("damaged UTF-16"));
 }
 
 #[test]
@@ -231,14 +257,14 @@ fn parse_errors_name_the_line() {
     for csv in ["id,breed\na,x\nb,y,z\n", "id,breed\r\na,x\r\nb,y,z\r\n", "id,breed\n\nb,y,z\n"] {
         assert_eq!(
             CsvFixture::new(csv, &[]).error_message(),
-            "ROOT/labels.csv: line 3 has 3 fields, but the header has 2: put double quotes around a field \
-             that contains the separator",
+            "ROOT/labels.csv: line 3: the line has 3 fields, but the header has 2: put double quotes around a \
+             field that contains the separator",
             "{csv:?}"
         );
     }
     assert_eq!(
         CsvFixture::new(b"id,breed\na,caf\xE9\n", &[]).error_message(),
-        "ROOT/labels.csv: line 2 is not UTF-8 text: save the file as UTF-8 (in a spreadsheet: as CSV UTF-8)"
+        "ROOT/labels.csv: line 2: the text is not UTF-8: save the file as UTF-8 (in a spreadsheet: as CSV UTF-8)"
     );
     assert_eq!(
         CsvFixture::new(b"id,ra\xE7a\na,x\n", &[]).error_message(),
@@ -265,7 +291,7 @@ fn empty_fields_are_reported_with_their_line() {
 #[test]
 fn an_image_listed_twice_is_reported_with_both_lines() {
     for (csv, id) in [
-        ("id,breed\na,x\nb,y\na,y\n", "a.jpg"),
+        ("id,breed\na,x\nb,y\na,x\n", "a.jpg"),
         ("id,breed\na,x\nb,y\n./a,x\n", "a.jpg"),
         ("id,breed\nsub/a,x\nb,y\nsub//./a,x\n", "sub/a.jpg"),
     ] {
@@ -276,6 +302,37 @@ fn an_image_listed_twice_is_reported_with_both_lines() {
                  remove one of the two lines"
             )
         );
+    }
+}
+
+#[test]
+fn of_two_classes_of_an_image_none_is_used() {
+    let table = CsvFixture::new("id,breed\na,x\nb,y\na,y\nc,x\n", &["a.jpg", "b.jpg", "c.jpg"]);
+    assert_eq!(
+        table.error_message(),
+        "ROOT/labels.csv: `a.jpg` is on line 2 as `x` and on line 4 as `y`, `a.jpg` on line 4: a photo can have \
+         only one class: remove the lines with the wrong class"
+    );
+    let mut raw = table.source().list().unwrap();
+    raw.skip_errors();
+    let dataset = Dataset::from_raw(raw, ClassOrder::Sorted).unwrap();
+    assert_eq!(ids(&dataset), ["b.jpg", "c.jpg"]);
+}
+
+#[test]
+fn an_absolute_id_may_be_in_the_folder_of_the_images() {
+    let table = CsvFixture::new("", &["a.jpg", "sub/b.jpg"]);
+    let folder = table.source().images;
+    let rows = format!("id,breed\n{0}/a,x\n{0}/sub/b,y\n", folder.display());
+    fs::write(table.source().csv, rows).unwrap();
+    assert_eq!(ids(&table.read()), ["a.jpg", "sub/b.jpg"]);
+    assert!(table.source().unlabeled().unwrap().is_empty());
+    // Also through a link to the folder.
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink("train", table.0.path().join("link")).unwrap();
+        let linked = CsvSource { images: table.0.path().join("link"), ..table.source() };
+        assert_eq!(ids(&read_sorted(&linked).unwrap()), ["a.jpg", "sub/b.jpg"]);
     }
 }
 
@@ -302,19 +359,19 @@ fn missing_images_are_counted_and_named() {
 #[test]
 fn an_id_that_leaves_the_folder_is_an_error() {
     for (id, shown) in [
-        ("../secret", "../secret"),
-        ("sub/../../secret", "sub/../../secret"),
-        ("sub/../a", "sub/../a"),
-        ("/etc/passwd", "/etc/passwd"),
-        ("a\0b", "a\\0b"),
+        ("../secret", "../secret.jpg"),
+        ("sub/../../secret", "sub/../../secret.jpg"),
+        ("sub/../a", "sub/../a.jpg"),
+        ("/etc/passwd", "/etc/passwd.jpg"),
+        ("a\0b", "a\\0b.jpg"),
     ] {
         assert_eq!(
             CsvFixture::new(format!("id,breed\na,x\n\"{id}\",y\n"), &["a.jpg", "sub/a.jpg", "../secret.jpg"])
                 .error_message(),
             format!(
                 "ROOT/labels.csv, line 3: the id `{shown}` points outside the folder ROOT/train: photos must \
-                 be inside that folder; replace the link with a copy of what it points to (in a table of \
-                 photos, write the file name of the copy)"
+                 be inside that folder; replace a link with a copy of what it points to (in a table of \
+                 photos, write the file name of the copy), or allow links"
             )
         );
     }
@@ -350,10 +407,12 @@ fn links_out_of_the_folder_and_to_a_listed_image_are_errors() {
     symlink("../secret.jpg", &link).unwrap();
     assert_eq!(
         table.error_message(),
-        "ROOT/labels.csv, line 3: the id `b` points outside the folder ROOT/train: photos must be inside \
-         that folder; replace the link with a copy of what it points to (in a table of photos, write the \
-         file name of the copy)"
+        "ROOT/labels.csv, line 3: the id `b.jpg` points outside the folder ROOT/train: photos must be \
+         inside that folder; replace a link with a copy of what it points to (in a table of photos, write \
+         the file name of the copy), or allow links"
     );
+    let following = CsvSource { follow_links: true, ..table.source() };
+    assert_eq!(ids(&read_sorted(&following).unwrap()), ["a.jpg", "b.jpg"]);
     fs::remove_file(&link).unwrap();
     symlink("a.jpg", &link).unwrap();
     assert_eq!(

@@ -18,7 +18,7 @@ fn folders_are_classes_with_images_at_any_depth() {
     );
     for order in [ClassOrder::Sorted, ClassOrder::Appearance] {
         let dataset =
-            Dataset::from_raw(FolderSource { root: root.path().into() }.list().unwrap(), order).unwrap();
+            Dataset::from_raw(FolderSource::new(root.path().into()).list().unwrap(), order).unwrap();
         assert_eq!(dataset.classes.names(), ["akita", "pug"]);
         assert_eq!(
             ids(&dataset),
@@ -78,13 +78,17 @@ fn hidden_files_are_skipped() {
     assert_eq!(ids(&read_folder(root.path()).unwrap()), ["a/1.jpg", "b/1.jpg"]);
 }
 
+/// The ids of the images that are found in `root`.
+fn found_ids(root: &Path) -> Vec<String> {
+    find_image_files(root, false).unwrap().images.into_iter().map(|(id, _)| id).collect()
+}
+
 #[test]
 fn images_without_classes_are_found_by_the_same_rules() {
     let root = tempfile::tempdir().unwrap();
     create_files(root.path(), &["b/2.jpg", "b/10.png", "a.gif", "b.txt", "._a.gif", ".cache/3.jpg"]);
-    let found = find_image_files(root.path()).unwrap();
-    assert_eq!(found, ["a.gif", "b/10.png", "b/2.jpg"].map(|path| root.path().join(path)));
-    assert!(matches!(find_image_files(&root.path().join("c")), Err(DatasetError::NoFolder(_))));
+    assert_eq!(found_ids(root.path()), ["a.gif", "b/10.png", "b/2.jpg"]);
+    assert!(matches!(find_image_files(&root.path().join("c"), false), Err(DatasetError::NoFolder(_))));
 }
 
 #[cfg(unix)]
@@ -93,13 +97,13 @@ fn a_linked_folder_is_read_or_an_error_but_never_ignored() {
     let (root, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     create_files(root.path(), &["in/.shelf/1.jpg", "in/2.jpg"]);
     std::os::unix::fs::symlink("in/.shelf", root.path().join("link")).unwrap();
-    let found = find_image_files(root.path()).unwrap();
-    assert_eq!(found, ["in/2.jpg", "link/1.jpg"].map(|path| root.path().join(path)));
+    assert_eq!(found_ids(root.path()), ["in/2.jpg", "link/1.jpg"]);
+    let first_error = || find_image_files(root.path(), false).unwrap().errors.swap_remove(0);
     std::os::unix::fs::symlink(elsewhere.path(), root.path().join("out")).unwrap();
-    assert!(matches!(find_image_files(root.path()), Err(DatasetError::LeavesRoot { .. })));
+    assert!(matches!(first_error(), DatasetError::LeavesRoot { .. }));
     fs::remove_file(root.path().join("out")).unwrap();
     std::os::unix::fs::symlink("..", root.path().join("in/loop")).unwrap();
-    assert!(matches!(find_image_files(root.path()), Err(DatasetError::SameFile { .. })));
+    assert!(matches!(first_error(), DatasetError::SameFile { .. }));
 }
 
 #[test]
@@ -109,15 +113,17 @@ fn other_files_are_skipped_with_a_log_line() {
         root.path(),
         &["a/1.jpg", "a/notes.txt", "a/Thumbs.DB", "b/1.jpg", "b/README", "LICENSE.txt", "c.jpg"],
     );
-    let lines = capture_log(|| {
-        assert_eq!(ids(&read_folder(root.path()).unwrap()), ["a/1.jpg", "b/1.jpg"]);
-    });
-    let lines = lines.replace(root.path().to_str().unwrap(), "ROOT");
-    assert!(
-        lines.contains("skipped 4 files in ROOT because of the file type: .db, .txt, no extension"),
-        "{lines}"
-    );
-    assert!(lines.contains("skipped 1 photo in ROOT outside the class folders: "), "{lines}");
+    let raw = FolderSource::new(root.path().into()).list().unwrap();
+    assert_eq!(raw.samples.len(), 2);
+    let lines = capture_log(|| raw.passed_over.log(Path::new("ROOT")));
+    for line in [
+        "skipped 3 files in ROOT because of the file type: .txt (2), no extension (1)",
+        "skipped 1 file in ROOT that belong to the system or to another program (a/Thumbs.DB)",
+        "skipped 1 photo in ROOT outside the class folders: move the photos into the folders of their \
+         classes (c.jpg)",
+    ] {
+        assert!(lines.contains(line), "{lines}");
+    }
 }
 
 #[test]
@@ -144,7 +150,7 @@ fn classes_without_images_are_reported_with_other_extensions() {
     assert_eq!(
         error_message_for(&["a/1.jpg", "b/1.heic", "c/1.AVIF", "a/x.txt"]),
         "ROOT has class folders without photos: b, c; add photos to these folders, or remove the folders \
-         (file types found there: .avif, .heic; convert photos to JPEG or PNG)"
+         (file types found there: AVIF, HEIC; convert photos to JPEG or PNG)"
     );
     let root = tempfile::tempdir().unwrap();
     create_files(root.path(), &["a/1.jpg"]);
@@ -176,8 +182,8 @@ fn a_test_folder_uses_the_labels_of_the_training_classes() {
     let known = ClassMap::new(["a", "b"], ClassOrder::Sorted);
     assert_eq!(
         error_message(read_folder_with_classes(root.path(), &known), root.path()),
-        "ROOT has classes that the training data lacks: c; rename these classes or remove them; the training \
-         classes are a, b"
+        "ROOT has test photos of classes that have no training photos: c; rename these classes or remove \
+         their photos; the training classes are a, b"
     );
     let root = tempfile::tempdir().unwrap();
     create_files(root.path(), &["a/notes.txt"]);
@@ -209,9 +215,9 @@ fn folders_named_like_splits_are_splits_and_otherwise_classes() {
     );
     for files in [
         ["train/a/1.jpg", "bus/a/1.jpg"],
-        ["train/a/1.jpg", "test/1.jpg"],
         ["val/a/1.jpg", "test/a/1.jpg"],
-        ["train/1.jpg", "test/1.jpg"],
+        ["train/1.jpg", "bus/1.jpg"],
+        ["test/1.jpg", "prod/1.jpg"],
     ] {
         let (classes, splits) = splits(&files);
         assert!(classes.len() == 2 && splits == [None, None], "{files:?}");
@@ -258,14 +264,28 @@ mod links {
         let leaves = |link: &str| {
             format!(
                 "the link ROOT/{link} points outside the folder ROOT: photos must be inside that folder; \
-                 replace the link with a copy of what it points to (in a table of photos, write the file \
-                 name of the copy)"
+                 replace a link with a copy of what it points to (in a table of photos, write the file \
+                 name of the copy), or allow links"
             )
         };
         assert_eq!(read_with_link("../elsewhere", "c"), leaves("c"));
         assert_eq!(read_with_link("../../elsewhere", "a/deep"), leaves("a/deep"));
         assert_eq!(read_with_link("../../elsewhere/x.jpg", "a/x.jpg"), leaves("a/x.jpg"));
         assert_eq!(read_with_link("/", "c"), leaves("c"));
+    }
+
+    #[test]
+    fn links_are_followed_out_of_the_root_if_that_is_allowed() {
+        let temporary = tempfile::tempdir().unwrap();
+        create_files(temporary.path(), &["data/a/1.jpg", "elsewhere/x.jpg", "elsewhere/y.jpg", "one.jpg"]);
+        let root = temporary.path().join("data");
+        symlink("../elsewhere", root.join("b")).unwrap();
+        symlink("../../one.jpg", root.join("a/2.jpg")).unwrap();
+        let source = FolderSource { follow_links: true, ..FolderSource::new(root.clone()) };
+        assert_eq!(ids(&read_sorted(&source).unwrap()), ["a/1.jpg", "a/2.jpg", "b/x.jpg", "b/y.jpg"]);
+        // A loop still is an error.
+        symlink("..", root.join("a/up")).unwrap();
+        assert!(matches!(source.list().unwrap().errors[0], DatasetError::SameFile { .. }));
     }
 
     #[test]
@@ -281,7 +301,7 @@ mod links {
         );
         assert!(
             read_with_link("itself", "a/itself")
-                .starts_with("failed to read the file or folder ROOT/a/itself")
+                .starts_with("ROOT: the link ROOT/a/itself: the link leads to a file or folder that does")
         );
     }
 
@@ -300,8 +320,8 @@ mod links {
     fn a_broken_link_is_an_error() {
         assert_eq!(
             read_with_link("gone.jpg", "a/2.jpg"),
-            "failed to read the file or folder ROOT/a/2.jpg: check that it exists and that you are allowed \
-             to read it"
+            "ROOT: the link ROOT/a/2.jpg: the link leads to a file or folder that does not exist: remove the \
+             link, or put back what it points to"
         );
     }
 
@@ -336,7 +356,12 @@ mod links {
             let root = tempfile::tempdir().unwrap();
             create_files(root.path(), &["a/1.jpg", "b/1.jpg"]);
             let path = root.path().join(folder).join(name);
-            if folder.is_empty() { fs::create_dir(path) } else { fs::write(path, []) }.unwrap();
+            if folder.is_empty() {
+                fs::create_dir(&path).unwrap();
+                fs::write(path.join("1.jpg"), []).unwrap();
+            } else {
+                fs::write(path, []).unwrap();
+            }
             let message = error_message(read_folder(root.path()), root.path());
             assert!(message.ends_with("is not valid UTF-8 text: rename the file or folder"), "{message}");
             assert!(message.contains("caf\u{FFFD}.jpg"), "{message}");

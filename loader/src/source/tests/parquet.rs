@@ -29,13 +29,9 @@ fn data_sets_of_the_hub_are_read_with_class_names() {
     let source = parquet_source(&shards);
     let source =
         ParquetSource { fields: FieldNames { group: Some("dog".into()), ..source.fields }, ..source };
-    let mut dataset = None;
-    let log = capture_log(|| dataset = Some(read_sorted(&source).unwrap()));
-    assert!(
-        log.contains("skipped 1 photo in ") && log.contains("no class is given in the column `label`"),
-        "{log}"
-    );
-    let dataset = dataset.unwrap();
+    let log = capture_log(|| source.list().unwrap().passed_over.log(Path::new("data")));
+    assert!(log.contains("skipped 1 photo in data: no class is given in the column `label`"), "{log}");
+    let dataset = read_sorted(&source).unwrap();
     assert_eq!(dataset.classes.names(), ["akita", "boxer", "pug"]);
     let expected: Vec<u8> = (0..36).filter(|&gray| gray != 25).collect();
     assert_eq!(gray_values(dataset.samples.iter().map(|sample| &sample.image)), expected);
@@ -104,10 +100,45 @@ fn columns_that_are_missing_or_have_another_type_are_errors() {
     };
     assert_eq!(
         refusal(&other),
-        "ROOT/plain.parquet: row 0 (counted from 0): `class` is `akita`: write train, validation or test"
+        "ROOT/plain.parquet: row 0 (counted from 0), row 3 (counted from 0), row 6 (counted from 0) and 1 more: \
+         `class` is `akita`: write train, validation or test"
     );
     let root = tempfile::tempdir().unwrap();
     create_files(root.path(), &["x.parquet"]);
     let empty = ParquetSource { shards: vec![root.path().join("x.parquet")], ..flat_source("plain.parquet") };
     assert!(error_message(read_sorted(&empty), root.path()).starts_with("ROOT/x.parquet: "));
+}
+
+#[test]
+fn several_data_sets_beside_each_other_are_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let open = |folder: &str| {
+        let config = ParquetConfig {
+            parquet: root.path().join(folder).display().to_string(),
+            image: "image".into(),
+            label: "label".into(),
+            group: None,
+            test_parquet: None,
+        };
+        SourceConfig::open(&config, &SourceContext::default()).map(|_| ()).map_err(|error| error.to_string())
+    };
+    create_files(root.path(), &["a/train/0.parquet", "a/test/0.parquet", "b/train-0.parquet"]);
+    let refused = open("").unwrap_err();
+    assert!(refused.contains("several data sets, each with files for training: a, b"), "{refused}");
+    open("a").unwrap();
+    // Folders of splits, and of shards without a split, are one data set.
+    create_files(
+        root.path(),
+        &["c/train/x/0.parquet", "c/test/x/0.parquet", "c/0/0.parquet", "c/1/0.parquet"],
+    );
+    open("c").unwrap();
+}
+
+#[test]
+fn a_pointer_of_git_lfs_is_named() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("x.parquet");
+    fs::write(&path, "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n").unwrap();
+    let source = ParquetSource { shards: vec![path], ..flat_source("plain.parquet") };
+    assert!(source.list().unwrap_err().to_string().contains("run `git lfs pull`"));
 }

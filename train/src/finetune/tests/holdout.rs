@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use headstock_loader::dataset::PassedOver;
 use headstock_loader::{ClassMap, ClassOrder};
 use headstock_split::KeyedRng;
 
@@ -17,7 +18,8 @@ fn samples(labels: &[u32], groups: Option<&[u32]>) -> SampleSet {
         SampleRow { id: number.to_string(), label, group, subset: Subset::Train }
     };
     let classes = ClassMap::new(["a", "b", "c", "d"], ClassOrder::Sorted);
-    SampleSet { classes, rows: labels.iter().enumerate().map(row).collect() }
+    let rows = labels.iter().enumerate().map(row).collect();
+    SampleSet { classes, rows, passed_over: PassedOver::default() }
 }
 
 fn options(validation: f64, seed: u64) -> TuneOptions {

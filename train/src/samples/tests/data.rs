@@ -1,8 +1,12 @@
 //! The samples that are read from each kind of data.
 
+use std::path::PathBuf;
+
+use headstock_loader::Sample;
 use headstock_loader::source::FolderConfig;
 
 use super::*;
+use crate::samples::read_images::merge_datasets;
 
 const PARQUET: &str = "[data]\nparquet = \"data\"\n[backbone]\nweights = \"backbone\"\n";
 const TAR: &str = "[data]\nwebdataset = \"shards\"\n[backbone]\nweights = \"backbone\"\n";
@@ -53,7 +57,7 @@ fn a_folder_has_a_folder_for_each_class_and_a_test_folder_is_only_tested_on() {
     );
     let refusal = with_files(&["photos/a/1.png", "photos/b/1.png", "test/c/1.png"])
         .read_error(FOLDER, &["data.test_folder=test"]);
-    assert!(refusal.contains("the training data lacks: c") && refusal.contains("a, b"), "{refusal}");
+    assert!(refusal.contains("no training photos: c") && refusal.contains("a, b"), "{refusal}");
 }
 
 // effect: data.csv, data.images, data.id, data.label, data.group, data.extension
@@ -120,12 +124,14 @@ fn rows_of_parquet_are_read_by_the_columns_that_are_named() {
     assert_eq!(samples.ids(Subset::Train)[0], "plain/plain.parquet/0");
     assert_eq!(samples.ids(Subset::Test)[0], "more/dictionary.parquet/0");
     assert_eq!(image_files_root(&folder.settings(PARQUET, &with_test).source), None);
-    // The split column is a Parquet column, too.
+    // The split column is a Parquet column, too: it puts each third row, the pugs, into the test set.
     let predefined = [&named[..], &["split.method=predefined", "split.column=use"]].concat();
-    let (samples, inputs) = folder.samples(PARQUET, &predefined);
-    for (row, image) in samples.rows.iter().zip(inputs.images().unwrap()) {
+    let listing = DatasetListing::read(&folder.settings(PARQUET, &predefined), &()).unwrap();
+    for (row, image) in listing.samples.rows.iter().zip(&listing.images) {
         assert_eq!(row.subset == Subset::Test, gray_of(image).is_multiple_of(3), "{}", row.id);
     }
+    let refusal = folder.read_error(PARQUET, &predefined);
+    assert!(refusal.contains("no training photos: pug"), "{refusal}");
 }
 
 // effect: data.webdataset, data.label, data.group, data.test_webdataset
@@ -271,7 +277,8 @@ fn groups_on_both_sides_are_counted() {
         row(Some(2), Subset::Train),
         row(None, Subset::Test),
     ];
-    let samples = SampleSet { classes: ClassMap::new(["a"], ClassOrder::Sorted), rows };
+    let classes = ClassMap::new(["a"], ClassOrder::Sorted);
+    let samples = SampleSet { classes, rows, passed_over: PassedOver::default() };
     assert_eq!(samples.count_split_groups(), (2, 3));
     assert_eq!(samples.groups(&[0, 3]), Some(vec![0, 2]));
     assert_eq!(samples.groups(&[0, 5]), None);
@@ -332,8 +339,8 @@ fn the_test_set_of_a_run_is_read_from_its_split() {
             .unwrap_err();
     assert!(unknown.to_string().contains("a class `c` that the model does not know"), "{unknown}");
     // A location for testing only.
-    let source = FolderConfig { folder: folder.path("other"), test_folder: None };
-    let (samples, _) = SampleSet::read_test_only(&source, None, &classes, &()).unwrap();
+    let source = FolderConfig::new(folder.path("other"));
+    let (samples, _) = SampleSet::read_test_only(&source, &settings, &classes, &()).unwrap();
     assert_eq!((samples.ids(Subset::Test), samples.labels(&[0])), (vec!["b/1.png"], vec![0]));
 
     folder.copy_reference("feature_file/plain.npz", "x.npz");

@@ -15,7 +15,9 @@ mod splits;
 fn classes_of_a_run_keep_their_numbers_and_new_ones_follow() {
     let names = |names: &[&str]| ClassMap::new(names.iter().copied(), ClassOrder::Appearance);
     let row = |label: u32| SampleRow { id: label.to_string(), label, subset: Subset::Train, group: None };
-    let samples = SampleSet { classes: names(&["a", "b", "c", "d"]), rows: (0..4).map(row).collect() };
+    let rows = (0..4).map(row).collect();
+    let samples =
+        SampleSet { classes: names(&["a", "b", "c", "d"]), rows, passed_over: PassedOver::default() };
     let samples = samples.renumber_classes(&["d", "b"].map(String::from));
     assert_eq!(samples.classes.names(), ["d", "b", "a", "c"]);
     assert_eq!(samples.labels(&[0, 1, 2, 3]), [2, 1, 3, 0]);

@@ -198,9 +198,13 @@ fn the_column_defines_the_test_set_and_the_validation_split_is_left_out() {
     // Other methods ignore the column.
     let (samples, _) = folder.samples(CSV, &["split.test_size=2"]);
     assert_eq!((samples.rows_of(Subset::Train).len(), samples.rows_of(Subset::Test).len()), (6, 2));
-    for splits in ["train train train train", "test test test test", "val val val val"] {
+    for (splits, problem) in [
+        ("train train train train", "the data does not mark any photo for testing"),
+        ("test test test test", "marks all photos for testing or validation and none for training"),
+        ("val val val val", "marks all photos for testing or validation and none for training"),
+    ] {
         let refusal = table_with_splits(splits, "- - - -").read_error(CSV, &predefined);
-        assert!(refusal.contains("the data does not mark any photo for testing"), "{refusal}");
+        assert!(refusal.contains(problem), "{refusal}");
     }
     let refusal = table_with_splits("train test train train test", "- - - - -")
         .read_error(CSV, &["split.column=use", predefined[0]]);

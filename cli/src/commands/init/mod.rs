@@ -1,37 +1,28 @@
 //! `headstock init`: writes a config file, with comments that explain the settings, for a data set.
 
-use std::ffi::OsString;
-use std::fs::{self, OpenOptions};
+mod folder;
+mod table;
+
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use headstock_loader::source::{
-    ConfiguredSource, CsvConfig, FolderConfig, ParquetConfig, TableHead, WebDatasetConfig, find_image_files,
-    is_image_file, read_parquet_columns, read_table_head,
+    ConfiguredSource, ParquetConfig, WebDatasetConfig, find_image_files, is_image_folder,
+    read_parquet_columns,
 };
-use headstock_loader::{ClassOrder, Dataset, Split, find_shards};
+use headstock_loader::{ClassOrder, Dataset, DatasetError, RawDataset, Split, find_shards};
+use headstock_split::words::NameList;
 use headstock_split::{TestSize, stratified_shuffle_split};
 use headstock_train::TrainError;
 use headstock_train::samples::open_source;
 use serde_json::json;
 
+use self::folder::detect_folder;
+use self::table::detect_table;
 use super::{CommandContext, pluralize, shell_quote};
 use crate::args::InitArgs;
-
-/// Usual names of the columns with the file name and with the class, the most usual name first.
-const ID_COLUMNS: [&str; 9] =
-    ["id", "image", "image_id", "filename", "file_name", "file", "path", "photo", "name"];
-const LABEL_COLUMNS: [&str; 8] = ["label", "class", "breed", "species", "category", "target", "variety", "y"];
-
-/// Usual folders of images next to their table.
-const IMAGE_FOLDERS: [&str; 6] = ["train", "images", "photos", "img", "data", "."];
-/// Name of the folder of training images, if test images are in a folder beside it.
-const TRAIN_FOLDER: &str = "train";
-/// Usual names of that folder of test images, the most usual one first.
-const TEST_FOLDERS: [&str; 4] = ["test", "val", "valid", "validation"];
-
-/// Extensions that are appended to the file name in a table until a file has that name.
-const EXTENSIONS: [&str; 7] = ["", "jpg", "jpeg", "png", "JPG", "webp", "tif"];
 
 /// Usual names of the column with the image in a Parquet file.
 const IMAGE_COLUMNS: [&str; 6] = ["image", "img", "picture", "photo", "pixel_values", "bytes"];
@@ -46,38 +37,40 @@ enum ShardKind {
     Tar,
 }
 
+/// Data with what was found out about it.
+struct DetectedData {
+    source: Box<dyn ConfiguredSource>,
+    /// The column of the table that says which photos are for training and which for testing.
+    split_column: Option<String>,
+    /// The column of the table that says which photos belong together.
+    group_column: Option<String>,
+}
+
+impl DetectedData {
+    /// Data without columns for the split and the group.
+    fn new(source: impl ConfiguredSource + 'static) -> Self {
+        Self { source: Box::new(source), split_column: None, group_column: None }
+    }
+}
+
 /// Finds out how the data at `args.path` is stored, lists its images and classes, writes a config file for
-/// it, and prints the numbers of training and test images. No image is opened.
+/// it, and prints the numbers of training and test images and what cannot be used. No image is opened.
 pub(crate) fn run(args: &InitArgs, context: &mut CommandContext<'_>) -> anyhow::Result<()> {
     context.note_unused_overrides("init");
     let config = context.config_path();
     let absolute = std::path::absolute(&config).map_err(TrainError::io("find", &config))?;
     let config_folder = absolute.parent().unwrap_or(Path::new("/"));
-    let source = detect(args)?;
-    let opened = open_source(source.as_ref(), None, context.bars)?;
-    let dataset = opened
-        .source
-        .list()
-        .and_then(|raw| Dataset::from_raw(raw, ClassOrder::Sorted))
-        .map_err(TrainError::from)?;
-    let test_dataset = match source.test_data() {
-        Some(source) => {
-            let listed = open_source(source.as_ref(), None, context.bars)?.source.list();
-            Some(
-                listed
-                    .and_then(|raw| Dataset::from_raw_with_classes(raw, &dataset.classes))
-                    .map_err(TrainError::from)?,
-            )
-        }
-        None => None,
-    };
+    let detected = detect(args)?;
+    let mut listed = ListedData::read(&detected, context)?;
+    let dataset = listed.train_dataset()?;
+    let test_dataset = listed.test_dataset(&dataset)?;
     let given_counts = count_given_splits(&dataset);
     // The test size only matters if neither test data nor a given split defines the test set.
     let test_size = match (&test_dataset, given_counts) {
         (None, None) => TestSizeChoice::for_dataset(&dataset),
         _ => TestSizeChoice::DEFAULT,
     };
-    write_new_config(&config, &render_config(source.as_ref(), &test_size, config_folder))?;
+    write_new_config(&config, &render_config(&detected, &listed, &test_size, config_folder))?;
 
     let (classes, n_images) = (dataset.classes.len(), dataset.samples.len());
     let (train, test) = match (&test_dataset, given_counts) {
@@ -95,9 +88,105 @@ pub(crate) fn run(args: &InitArgs, context: &mut CommandContext<'_>) -> anyhow::
         Some(config) => format!(" --config {}", shell_quote(config.display())),
         None => String::new(),
     };
-    out.print(format!("\nnext:\n  headstock train{config_flag}"))?;
-    out.print_json(&json!({ "config": config, "classes": classes, "train": train, "test": test }))?;
+    out.print("\nnext:")?;
+    if listed.n_unusable > 0 {
+        out.print(format!(
+            "  headstock doctor{config_flag}   # lists what cannot be used ({}); on_error = \"skip\" leaves it out",
+            listed.n_unusable
+        ))?;
+    }
+    let run_flag = run_flag(detected.source.as_ref(), config_folder);
+    out.print(format!("  headstock train{config_flag}{run_flag}"))?;
+    out.print_json(&json!({
+        "config": config,
+        "classes": classes,
+        "train": train,
+        "test": test,
+        "unusable": listed.n_unusable,
+    }))?;
     Ok(())
+}
+
+/// The argument of `train` for a run outside of the data, if the config is in the folder of the data: the
+/// photos of a run would be taken for those of a class.
+fn run_flag(source: &dyn ConfiguredSource, config_folder: &Path) -> String {
+    let data = source.listed_folder().and_then(|folder| folder.canonicalize().ok());
+    let (Some(data), Ok(config_folder)) = (data, config_folder.canonicalize()) else { return String::new() };
+    if !config_folder.starts_with(&data) {
+        return String::new();
+    }
+    let name = data.file_name().map_or_else(|| "data".into(), |name| name.to_string_lossy());
+    let run = data.with_file_name(format!("{name}-run"));
+    format!(" --run {}", shell_quote(run.display()))
+}
+
+/// The listing of the data without what cannot be used.
+struct ListedData {
+    train: RawDataset,
+    /// The separate test set, if there is one.
+    test: Option<RawDataset>,
+    /// The smallest `min_samples` with which the data can be used, and the classes that it leaves out.
+    min_samples: Option<(usize, Vec<String>)>,
+    /// Number of rows and files that cannot be used.
+    n_unusable: usize,
+}
+
+impl ListedData {
+    /// Lists the `detected` data, and logs what is not used.
+    fn read(detected: &DetectedData, context: &CommandContext<'_>) -> Result<Self, TrainError> {
+        let split_column = detected.split_column.as_deref();
+        let list = |source: &dyn ConfiguredSource| -> Result<RawDataset, TrainError> {
+            Ok(open_source(source, split_column, false, context.bars)?.source.list()?)
+        };
+        let mut train = list(detected.source.as_ref())?;
+        let test_source = detected.source.test_data();
+        let mut test = test_source.map(|source| list(source.as_ref())).transpose()?;
+        let mut empty = Vec::new();
+        let mut n_unusable = 0;
+        for listing in std::iter::once(&mut train).chain(&mut test) {
+            for error in &listing.errors {
+                match error {
+                    DatasetError::EmptyClass { classes, .. } => empty.extend(classes.0.clone()),
+                    error => n_unusable += error.entries().map_or(0, |(_, names)| names.len()),
+                }
+            }
+            listing.skip_errors();
+            listing.passed_over.log(&listing.origin);
+        }
+        let min_samples = smallest_min_samples(&mut train, empty);
+        Ok(Self { train, test, min_samples, n_unusable })
+    }
+
+    fn train_dataset(&mut self) -> Result<Dataset, TrainError> {
+        let listing = std::mem::replace(&mut self.train, RawDataset::new(PathBuf::new()));
+        Ok(Dataset::from_raw(listing, ClassOrder::Sorted)?)
+    }
+
+    /// The separate test set, whose classes must be those of `train`.
+    fn test_dataset(&mut self, train: &Dataset) -> Result<Option<Dataset>, TrainError> {
+        let listing = self.test.take();
+        let dataset = listing.map(|listing| Dataset::from_raw_with_classes(listing, &train.classes));
+        Ok(dataset.transpose()?)
+    }
+}
+
+/// The smallest `min_samples` with which a test set can be drawn from `listing`, and the classes that it leaves
+/// out; `empty` are the classes without images. `None` if no class has to be left out, or too few would stay.
+fn smallest_min_samples(listing: &mut RawDataset, mut empty: Vec<String>) -> Option<(usize, Vec<String>)> {
+    let mut sizes: BTreeMap<&str, usize> = BTreeMap::new();
+    for sample in &listing.samples {
+        *sizes.entry(&sample.class).or_default() += 1;
+    }
+    let is_split = listing.samples.iter().any(|sample| sample.split.is_some());
+    let single: Vec<String> =
+        sizes.iter().filter(|(_, size)| **size == 1).map(|(&class, _)| class.to_owned()).collect();
+    let n_larger = sizes.len() - single.len();
+    if !is_split && !single.is_empty() && n_larger >= 2 {
+        listing.leave_out_small_classes(2);
+        empty.extend(single);
+        return Some((2, empty));
+    }
+    (!empty.is_empty()).then_some((1, empty))
 }
 
 /// If the data itself says which samples are for training and which for testing: the pair of their numbers,
@@ -153,10 +242,9 @@ impl TestSizeChoice {
     }
 }
 
-/// Finds out what kind of data `args.path` is: an `hf://` data set, shards, a table, or a folder with a
-/// folder per class, perhaps inside `train/` with test images beside it. Reads no images, and logs which
-/// folders are ignored.
-fn detect(args: &InitArgs) -> Result<Box<dyn ConfiguredSource>, TrainError> {
+/// Finds out what kind of data `args.path` is: an `hf://` data set, shards, a table, a zip archive, or a
+/// folder. Reads no images, and logs which folders are ignored.
+fn detect(args: &InitArgs) -> Result<DetectedData, TrainError> {
     let path = &args.path;
     let refuse_table_options = |description: &str| {
         if args.images.is_some() || args.id.is_some() {
@@ -170,16 +258,16 @@ fn detect(args: &InitArgs) -> Result<Box<dyn ConfiguredSource>, TrainError> {
     };
     if let Some(name) = path.to_str().filter(|path| path.starts_with("hf://")) {
         refuse_table_options("a data set on the Hugging Face hub")?;
-        return Ok(Box::new(parquet_config(name.to_owned(), args, None)));
+        return Ok(DetectedData::new(parquet_config(name.to_owned(), args, None)));
     }
     if let Some((kind, shards)) = detect_shards(path) {
         refuse_table_options("a set of Parquet files or tar archives")?;
         return match kind {
             ShardKind::Parquet => {
                 let columns = read_parquet_columns(&shards[0])?;
-                Ok(Box::new(parquet_config(path.display().to_string(), args, Some(&columns))))
+                Ok(DetectedData::new(parquet_config(path.display().to_string(), args, Some(&columns))))
             }
-            ShardKind::Tar => Ok(Box::new(WebDatasetConfig {
+            ShardKind::Tar => Ok(DetectedData::new(WebDatasetConfig {
                 webdataset: path.display().to_string(),
                 label: args.label.clone().unwrap_or_else(|| "label".into()),
                 group: None,
@@ -187,10 +275,10 @@ fn detect(args: &InitArgs) -> Result<Box<dyn ConfiguredSource>, TrainError> {
             })),
         };
     }
-    if path.is_file() {
-        return Ok(Box::new(detect_csv(args)?));
-    }
-    if !path.is_dir() {
+    if !is_image_folder(path) {
+        if path.is_file() {
+            return detect_table(path, args);
+        }
         return Err(TrainError::Usage(format!(
             "there is no file or folder {}: check the path (`headstock init --help` lists what init accepts)",
             path.display()
@@ -203,53 +291,7 @@ fn detect(args: &InitArgs) -> Result<Box<dyn ConfiguredSource>, TrainError> {
             path.display()
         )));
     }
-    let train = path.join(TRAIN_FOLDER);
-    let labels = path.join("labels.csv");
-    if labels.is_file() && has_images(&train) {
-        return Err(TrainError::Usage(format!(
-            "{} has no folder per class, but it has the table labels.csv: take the classes from this table \
-             with `headstock init {}`",
-            path.display(),
-            shell_quote(labels.display())
-        )));
-    }
-    let train_classes = class_folders(&train);
-    if train_classes.is_empty() && !has_only_split_folders(path) {
-        // `train` may be the name of a class.
-        return Ok(Box::new(FolderConfig { folder: path.clone(), test_folder: None }));
-    }
-    for name in class_folders(path).into_iter().filter(|name| !is_split_name(name)) {
-        tracing::info!(
-            "ignored the folder {}: the photos for training are taken from {}",
-            path.join(name).display(),
-            train.display()
-        );
-    }
-    let mut test: Option<PathBuf> = None;
-    for folder in TEST_FOLDERS.map(|name| path.join(name)).into_iter().filter(|folder| folder.is_dir()) {
-        let shown_path = folder.display();
-        let classes = class_folders(&folder);
-        if let Some(test) = &test {
-            tracing::info!(
-                "ignored the folder {shown_path}: the photos for testing are taken from {}",
-                test.display()
-            );
-        } else if classes.is_empty() {
-            tracing::info!(
-                "ignored the folder {shown_path}: to test with its photos, put them into one folder per \
-                 class, as for training"
-            );
-        } else if classes.iter().all(|class| !train_classes.contains(class)) {
-            tracing::info!(
-                "ignored the folder {shown_path}: none of its folders has the name of a class in {}; to test \
-                 with its photos, give its folders the names of the classes",
-                train.display()
-            );
-        } else {
-            test = Some(folder);
-        }
-    }
-    Ok(Box::new(FolderConfig { folder: train, test_folder: test }))
+    detect_folder(path, args)
 }
 
 /// The shards (files that hold many images each) of `path` with their kind: the file itself, or those of a
@@ -262,7 +304,8 @@ fn detect_shards(path: &Path) -> Option<(ShardKind, Vec<PathBuf>)> {
     SHARD_EXTENSIONS.iter().find_map(|&(endings, kind)| {
         if path.is_dir() {
             let shards = find_shards(path, endings).ok()?;
-            find_image_files(path).is_ok_and(|images| images.is_empty()).then_some((kind, shards))
+            let found = find_image_files(path, true);
+            found.is_ok_and(|found| found.images.is_empty()).then_some((kind, shards))
         } else {
             is_shard(endings).then(|| find_shards(path, endings).ok()).flatten().map(|shards| (kind, shards))
         }
@@ -284,7 +327,7 @@ fn parquet_config(
     };
     let (images, other_columns) = columns.map_or((&[][..], &[][..]), |(images, others)| (images, others));
     let image = find_column(images, &IMAGE_COLUMNS).or_else(|| images.first().cloned());
-    let label = args.label.clone().or_else(|| find_column(other_columns, &LABEL_COLUMNS));
+    let label = args.label.clone().or_else(|| find_column(other_columns, &table::LABEL_COLUMNS));
     ParquetConfig {
         parquet: shards,
         image: image.unwrap_or_else(|| "image".into()),
@@ -293,90 +336,6 @@ fn parquet_config(
         group: None,
         test_parquet: None,
     }
-}
-
-/// Whether `root` has a folder `train`, and all its image folders are for training or testing. Then `train`
-/// is not the name of a class.
-fn has_only_split_folders(root: &Path) -> bool {
-    root.join(TRAIN_FOLDER).is_dir() && class_folders(root).iter().all(is_split_name)
-}
-
-/// Whether a folder is for training or testing by its name.
-fn is_split_name(name: &OsString) -> bool {
-    name == TRAIN_FOLDER || TEST_FOLDERS.iter().any(|test| name == test)
-}
-
-/// Sorted names of the folders in `root` that contain images: the classes, if there is a folder per class.
-fn class_folders(root: &Path) -> Vec<OsString> {
-    let Ok(entries) = fs::read_dir(root) else { return Vec::new() };
-    let is_hidden = |name: &OsString| name.as_encoded_bytes().starts_with(b".");
-    let folders = entries.flatten().filter(|entry| entry.path().is_dir() && !is_hidden(&entry.file_name()));
-    // Folders that cannot be listed are reported when the data set is read.
-    let non_empty =
-        folders.filter(|folder| !find_image_files(&folder.path()).is_ok_and(|images| images.is_empty()));
-    let mut names: Vec<OsString> = non_empty.map(|folder| folder.file_name()).collect();
-    names.sort_unstable();
-    names
-}
-
-/// Whether an image file is in `folder` itself, not in a subfolder.
-fn has_images(folder: &Path) -> bool {
-    fs::read_dir(folder)
-        .is_ok_and(|mut entries| entries.any(|entry| entry.is_ok_and(|entry| is_image_file(&entry.path()))))
-}
-
-/// Finds out how to read the table `args.path` (CSV or TSV): the columns with the file names and the classes,
-/// the folder of the images, and the extension to append to the file names. Folder and extension are the
-/// first of the usual ones with which the image of the first row exists.
-fn detect_csv(args: &InitArgs) -> Result<CsvConfig, TrainError> {
-    let csv = args.path.clone();
-    let usage_error = |problem: String| TrainError::Usage(format!("{}: {problem}", csv.display()));
-    let TableHead { columns, first_row } = read_table_head(&csv)?;
-    // The index of the column that the user named with `flag`, or else of the first usual name.
-    let find_column =
-        |requested: &Option<String>, usual_names: &[&str], flag: &str, meaning: &str| match requested {
-            Some(name) => columns.iter().position(|column| column == name).ok_or_else(|| {
-                usage_error(format!(
-                    "the table has no column `{name}` (named by {flag}): choose one of the columns {}",
-                    columns.join(", ")
-                ))
-            }),
-            None => usual_names
-                .iter()
-                .find_map(|name| columns.iter().position(|column| column.eq_ignore_ascii_case(name)))
-                .ok_or_else(|| {
-                    usage_error(format!(
-                        "it is not clear which column holds {meaning}: name the column with {flag}; the \
-                         columns are {}",
-                        columns.join(", ")
-                    ))
-                }),
-        };
-    let id = find_column(&args.id, &ID_COLUMNS, "--id", "the file names of the photos")?;
-    let label = find_column(&args.label, &LABEL_COLUMNS, "--label", "the classes")?;
-    let first_id = &first_row[id];
-    let (id, label) = (columns[id].clone(), columns[label].clone());
-    let parent = csv.parent().unwrap_or(Path::new(""));
-    let folders = match &args.images {
-        Some(folder) => vec![folder.clone()],
-        None => IMAGE_FOLDERS.iter().map(|name| parent.join(name)).collect(),
-    };
-    for images in &folders {
-        for extension in EXTENSIONS {
-            let name =
-                if extension.is_empty() { first_id.clone() } else { format!("{first_id}.{extension}") };
-            if images.join(name).is_file() {
-                let (images, extension) = (Some(images.clone()), extension.to_owned());
-                return Ok(CsvConfig { csv, images, id, label, group: None, extension });
-            }
-        }
-    }
-    let searched: Vec<String> = folders.iter().map(|folder| folder.display().to_string()).collect();
-    Err(usage_error(format!(
-        "the photo of the first row, `{first_id}`, was not found in the folders {}: name the folder of the \
-         photos with --images",
-        searched.join(", ")
-    )))
 }
 
 /// Writes the config to a new file; never overwrites one, which may be the user's work.
@@ -393,19 +352,41 @@ fn write_new_config(config: &Path, text: &str) -> Result<(), TrainError> {
     file.write_all(text.as_bytes()).map_err(TrainError::io("write", config))
 }
 
-/// The text of the config file for the data of `source`: the keys that differ between data sets, and constant
+/// The text of the config file for the `detected` data: the keys that differ between data sets, and constant
 /// sections with comments that explain the settings. Paths in it are relative to `base`, the folder of the
 /// config file.
-fn render_config(source: &dyn ConfiguredSource, test_size: &TestSizeChoice, base: &Path) -> String {
+fn render_config(
+    detected: &DetectedData,
+    listed: &ListedData,
+    test_size: &TestSizeChoice,
+    base: &Path,
+) -> String {
+    let source = detected.source.as_ref();
     let table = source.table();
     let mut data: Vec<String> =
         table.iter().map(|(key, value)| render_key(source.kind(), key, value, base)).collect();
     if source.kind() == "folder" && !table.contains_key("test_folder") {
         data.push("# test_folder = \"test\"            # without it, [split] draws the test set".into());
     }
-    let split = format!("test_size = {:<22}# {}", test_size.size.to_string(), test_size.comment);
+    if let Some(column) = &detected.group_column {
+        let value = toml::Value::from(column.as_str());
+        data.push(format!(
+            "# group = {value}   # column with what belongs together; keep it together with method = \"group\" in [split]"
+        ));
+    }
+    if let Some((min_samples, classes)) = &listed.min_samples {
+        let classes = NameList(classes.clone()).to_string();
+        data.push(format!(
+            "min_samples = {min_samples:<20}# leaves out the classes with fewer photos: {}",
+            classes.escape_debug()
+        ));
+    }
+    let split = match &detected.split_column {
+        Some(column) => format!("method = \"predefined\"\ncolumn = {}", toml::Value::from(column.as_str())),
+        None => format!("test_size = {:<22}# {}", test_size.size.to_string(), test_size.comment),
+    };
     // The data last: a path may contain the text of the other one.
-    include_str!("init_template.toml").replace("{test_size}", &split).replace("{data}", &data.join("\n"))
+    include_str!("template.toml").replace("{split}", &split).replace("{data}", &data.join("\n"))
 }
 
 /// The line of a key of a data source with its meaning as a comment.
@@ -419,6 +400,7 @@ fn render_key(kind: &str, key: &str, value: &toml::Value, base: &Path) -> String
         (_, "csv") => return format!("{key} = {value}"),
         (_, "folder") => "a folder per class",
         (_, "test_folder") => "only used for testing",
+        (_, "label_pattern") => "the class in the name of each file",
         (_, "images") => "the folder that the file names are relative to",
         (_, "id") => "column with the file name",
         (_, "extension") => "appended to each file name",

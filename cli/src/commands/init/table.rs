@@ -1,0 +1,162 @@
+//! How to read a table of photos: which column is which, and where the photos are.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use headstock_loader::Split;
+use headstock_loader::source::{CsvConfig, TableContents, read_table};
+use headstock_train::TrainError;
+
+use super::DetectedData;
+use crate::args::InitArgs;
+
+/// Usual names of the column with the file name, the most usual name first. Case is ignored in all names.
+const ID_COLUMNS: [&str; 14] = [
+    "id",
+    "image",
+    "image_id",
+    "filename",
+    "file_name",
+    "file",
+    "path",
+    "photo",
+    "name",
+    "image_path",
+    "filepath",
+    "file_path",
+    "img",
+    "image_name",
+];
+/// Usual names of the column with the class.
+pub(super) const LABEL_COLUMNS: [&str; 13] = [
+    "label",
+    "class",
+    "breed",
+    "species",
+    "category",
+    "target",
+    "variety",
+    "y",
+    "labels",
+    "class_name",
+    "diagnosis",
+    "dx",
+    "classid",
+];
+/// Usual names of the column that says which photos are for training and which for testing.
+const SPLIT_COLUMNS: [&str; 6] = ["split", "subset", "set", "partition", "usage", "phase"];
+/// Usual names of the column that says which photos belong together.
+const GROUP_COLUMNS: [&str; 8] =
+    ["group", "group_id", "patient", "patient_id", "subject", "subject_id", "lesion_id", "animal_id"];
+
+/// Usual folders of images next to their table.
+const IMAGE_FOLDERS: [&str; 8] = ["train", "images", "photos", "img", "imgs", "image", "data", "."];
+
+/// Extensions that are appended to the file name in a table until a file has that name.
+const EXTENSIONS: [&str; 8] = ["", "jpg", "jpeg", "png", "JPG", "webp", "tif", "ppm"];
+
+/// Number of rows whose photos are looked for: the photos of some rows may be missing.
+const MAX_PROBED_ROWS: usize = 100;
+
+/// Finds out how to read the table `csv` (CSV or TSV): the columns with the file names, the classes, the split
+/// and the group, the folder of the images, and the extension to append to the file names. Folder and
+/// extension are those with which most of the first photos exist.
+pub(super) fn detect_table(csv: &Path, args: &InitArgs) -> Result<DetectedData, TrainError> {
+    let usage_error = |problem: String| TrainError::Usage(format!("{}: {problem}", csv.display()));
+    let TableContents { columns, rows } = read_table(csv)?;
+    // The index of the column that the user named with `flag`, or else of the first usual name.
+    let find_column =
+        |requested: &Option<String>, usual_names: &[&str], flag: &str, meaning: &str| match requested {
+            Some(name) => columns.iter().position(|column| column == name).ok_or_else(|| {
+                usage_error(format!(
+                    "the table has no column `{name}` (named by {flag}): choose one of the columns {}",
+                    columns.join(", ")
+                ))
+            }),
+            None => position_of(&columns, usual_names).ok_or_else(|| {
+                usage_error(format!(
+                    "it is not clear which column holds {meaning}: name the column with {flag}; the \
+                     columns are {}",
+                    columns.join(", ")
+                ))
+            }),
+        };
+    let id = find_column(&args.id, &ID_COLUMNS, "--id", "the file names of the photos")?;
+    let label = find_column(&args.label, &LABEL_COLUMNS, "--label", "the classes")?;
+    let parent = csv.parent().unwrap_or(Path::new(""));
+    let folders = match &args.images {
+        Some(folder) => vec![folder.clone()],
+        None => IMAGE_FOLDERS.iter().map(|name| parent.join(name)).collect(),
+    };
+    let ids: Vec<&str> = rows.iter().map(|row| row[id].as_str()).filter(|id| !id.is_empty()).collect();
+    let Some((images, extension)) = find_images(&folders, &ids) else {
+        let searched: Vec<String> = folders.iter().map(|folder| folder.display().to_string()).collect();
+        let first = ids.first().copied().unwrap_or_default();
+        return Err(usage_error(format!(
+            "the photo of the first row, `{first}`, was not found in the folders {}: name the folder of the \
+             photos with --images",
+            searched.join(", ")
+        )));
+    };
+    let split_column = position_of(&columns, &SPLIT_COLUMNS)
+        .filter(|&column| column != label && is_split_column(csv, &columns[column], &rows, column));
+    let group_column =
+        position_of(&columns, &GROUP_COLUMNS).filter(|&column| column != id && column != label);
+    let name_of = |column: usize| columns[column].clone();
+    let config = CsvConfig {
+        csv: csv.into(),
+        images: Some(images),
+        id: name_of(id),
+        label: name_of(label),
+        group: None,
+        extension,
+    };
+    Ok(DetectedData {
+        source: Box::new(config),
+        split_column: split_column.map(name_of),
+        group_column: group_column.map(name_of),
+    })
+}
+
+/// The position of the first of `usual_names` among `columns`, ignoring case.
+fn position_of(columns: &[String], usual_names: &[&str]) -> Option<usize> {
+    usual_names.iter().find_map(|name| columns.iter().position(|column| column.eq_ignore_ascii_case(name)))
+}
+
+/// The folder and the extension with which most of the first photos exist; of several, the first.
+fn find_images(folders: &[PathBuf], ids: &[&str]) -> Option<(PathBuf, String)> {
+    let probed = &ids[..ids.len().min(MAX_PROBED_ROWS)];
+    let file_name =
+        |id: &str, extension| if extension == "" { id.to_owned() } else { format!("{id}.{extension}") };
+    let n_found = |folder: &Path, extension| {
+        probed.iter().filter(|id| folder.join(file_name(id, extension)).is_file()).count()
+    };
+    let mut best: Option<(usize, PathBuf, String)> = None;
+    for folder in folders {
+        for extension in EXTENSIONS {
+            let n_found = n_found(folder, extension);
+            if n_found > best.as_ref().map_or(0, |(most, ..)| *most) {
+                best = Some((n_found, folder.clone(), extension.to_owned()));
+            }
+        }
+    }
+    best.map(|(_, folder, extension)| (folder, extension))
+}
+
+/// Whether all values of the column are names of splits, some of them `train` and some not. A column that is
+/// called like a split and has other values is not used, with a message.
+fn is_split_column(csv: &Path, name: &str, rows: &[Vec<String>], column: usize) -> bool {
+    let values: BTreeSet<&str> = rows.iter().map(|row| row[column].as_str()).collect();
+    let splits: Option<BTreeSet<Split>> = values.iter().map(|value| Split::from_name(value)).collect();
+    let is_split = splits.is_some_and(|splits| splits.contains(&Split::Train) && splits.len() > 1);
+    if !is_split {
+        let shown: Vec<&str> = values.into_iter().take(5).collect();
+        tracing::info!(
+            "{}: the column `{name}` is not used as the split of the data, because its values are not train, \
+             validation and test: {}",
+            csv.display(),
+            shown.join(", ").escape_debug()
+        );
+    }
+    is_split
+}

@@ -1,0 +1,215 @@
+//! Data as people have it: nothing is left out without a line, and what cannot be used does not stop the rest.
+
+use std::fs;
+
+use serde_json::json;
+
+use crate::support::{CLASSES, CommandOutput, Project, demo_image};
+
+/// A project with a table `labels.csv` of `n_images` photos a class in `photos/`.
+fn table_project(n_images: usize) -> (Project, String) {
+    let project = Project::new(n_images);
+    let mut table = "id,label\n".to_owned();
+    for class in CLASSES {
+        for number in 0..n_images {
+            table += &format!("{class}/{number:02}.jpg,{class}\n");
+        }
+    }
+    project.write("headstock.toml", &Project::config("csv = \"labels.csv\"\nimages = \"photos\""));
+    (project, table)
+}
+
+fn passed_over(output: &CommandOutput) -> serde_json::Value {
+    let figures = output.json();
+    figures.get("passed_over").unwrap_or(&figures["counts"]["passed_over"]).clone()
+}
+
+// effect: data.on_error
+#[test]
+fn rows_that_cannot_be_used_stop_the_work_or_are_left_out_with_their_number() {
+    let (project, table) = table_project(6);
+    let bad = "gone.jpg,hat\nlost.jpg,hat\nhat/00.jpg,dress\ndress/01.jpg,\n,\n";
+    project.write("labels.csv", &(table + bad));
+    project.run(&["train"]).fails(3, &["labels.csv", "hint: `data.on_error = \"skip\"`"]);
+    let done = project.run(&["train", "--set", "data.on_error=skip", "--json"]).ok();
+    let expected =
+        json!({ "missing-photo": 2, "bad-entry": 2, "unlabelled-photo": 1, "empty-row": 1, "repeated": 0 });
+    for (reason, count) in expected.as_object().unwrap() {
+        let found = passed_over(&done)[reason].as_u64().unwrap_or(0);
+        assert_eq!(found, count.as_u64().unwrap(), "{reason}: {}", done.stdout);
+    }
+    let counts = &done.json()["counts"];
+    assert_eq!(counts["train"].as_u64().unwrap() + counts["test"].as_u64().unwrap(), 17);
+    for line in ["gone.jpg", "is on line 8 as `hat`", "skipped 1 empty row in"] {
+        assert!(done.stderr.contains(line), "{line}: {}", done.stderr);
+    }
+    // `init` says what it saw and writes the config, and `doctor` runs on it.
+    let init =
+        project.run(&["init", "labels.csv", "--images", "photos", "--config", "new.toml", "--json"]).ok();
+    assert_eq!(init.json()["unusable"], 5);
+    assert!(init.stdout.contains("headstock doctor --config new.toml"), "{}", init.stdout);
+    let clean = ["doctor", "--config", "new.toml", "--quick", "--write-clean", "clean.csv", "--json"];
+    let doctor = project.run(&clean).ok();
+    let summary = doctor.json()["clean"].clone();
+    assert!(summary["left_out"].as_u64().unwrap() >= 5, "{summary}");
+    assert!(!project.read("clean.csv").contains("hat/00.jpg"));
+}
+
+// effect: data.min_samples
+#[test]
+fn classes_with_too_few_images_are_left_out_with_a_line() {
+    let project = Project::new(6);
+    fs::create_dir(project.path("photos/lonely")).unwrap();
+    fs::copy(demo_image("hat", 9), project.path("photos/lonely/1.jpg")).unwrap();
+    fs::create_dir(project.path("photos/empty")).unwrap();
+    project.run(&["train"]).fails(3, &["has class folders without photos: empty"]);
+    project.run(&["train", "--set", "data.min_samples=1"]).fails(3, &["lonely"]);
+    let done = project.run(&["train", "--set", "data.min_samples=2", "--json"]).ok();
+    assert_eq!(done.json()["counts"]["classes"], 3);
+    assert_eq!(passed_over(&done), json!({ "small-class": 1 }));
+    assert!(done.stderr.contains("with fewer than 2 training photos: lonely"), "{}", done.stderr);
+    // `init` writes the key where it is needed.
+    let init = project.run(&["init", "photos", "--config", "new.toml"]).ok();
+    assert!(project.read("new.toml").contains("min_samples = 2 "), "{}", init.stderr);
+    project.run(&["train", "--config", "new.toml", "--set", "backbone.weights=backbone"]).ok();
+}
+
+// effect: data.follow_links
+#[cfg(unix)]
+#[test]
+fn links_to_images_elsewhere_need_a_key_which_the_error_names() {
+    let project = Project::new(6);
+    fs::rename(project.path("photos/hat"), project.path("elsewhere")).unwrap();
+    std::os::unix::fs::symlink("../elsewhere", project.path("photos/hat")).unwrap();
+    project.run(&["train"]).fails(3, &["points outside the folder", "hint: `data.follow_links = true`"]);
+    let done = project.run(&["train", "--set", "data.follow_links=true", "--run", "runs/x", "--json"]).ok();
+    assert_eq!(done.json()["counts"]["classes"], 3);
+    // The run keeps the key.
+    let predicted = project.run(&["predict", "runs/x", "photos", "--json"]).ok();
+    assert_eq!(predicted.json()["predicted"], 18);
+    project
+        .run(&["predict", "runs/x", "photos", "--set", "data.follow_links=false"])
+        .fails(3, &["points outside the folder", "data.follow_links"]);
+}
+
+#[test]
+fn predict_counts_the_files_of_a_folder_that_it_passes_over() {
+    let project = Project::new(6);
+    project.run(&["train"]).ok();
+    for name in ["a.heic", "b.avif", "c", "notes.txt", ".DS_Store", "@eaDir/00.jpg"] {
+        project.write(&format!("new/{name}"), "x");
+    }
+    fs::copy(demo_image("hat", 9), project.path("new/hat.jpg")).unwrap();
+    let done = project.run(&["predict", "runs/linear-1", "new", "--json"]).ok();
+    let expected = json!({ "system-file": 2, "file-type": 2, "unsupported-format": 2 });
+    assert_eq!(passed_over(&done), expected);
+    for line in
+        ["skipped 2 photos in new in formats that cannot be read", "HEIC (1)", ".txt (1)", "no extension (1)"]
+    {
+        assert!(done.stderr.contains(line), "{line}: {}", done.stderr);
+    }
+}
+
+#[test]
+fn folders_called_like_splits_are_splits_or_an_error_with_the_lines_that_settle_it() {
+    let project = Project::new(6);
+    fs::create_dir_all(project.path("pets/test_set")).unwrap();
+    fs::rename(project.path("photos"), project.path("pets/training_set")).unwrap();
+    for class in CLASSES {
+        let folder = project.path(&format!("pets/test_set/{class}"));
+        fs::create_dir(&folder).unwrap();
+        fs::rename(project.path(&format!("pets/training_set/{class}/00.jpg")), folder.join("00.jpg"))
+            .unwrap();
+    }
+    let init = project.run(&["init", "pets", "--config", "pets.toml", "--json"]).ok();
+    assert_eq!(
+        (&init.json()["classes"], &init.json()["train"], &init.json()["test"]),
+        (&3.into(), &15.into(), &3.into())
+    );
+    let done =
+        project.run(&["train", "--config", "pets.toml", "--set", "backbone.weights=backbone", "--json"]).ok();
+    assert_eq!(done.json()["counts"]["test"], 3);
+    // One more folder makes it unclear.
+    fs::create_dir(project.path("pets/more")).unwrap();
+    fs::copy(demo_image("hat", 9), project.path("pets/more/1.jpg")).unwrap();
+    let train = ["train", "--config", "pets.toml", "--set", "backbone.weights=backbone"];
+    project.run(&train).fails(
+        3,
+        &[
+            "pets has the folders more, test_set, training_set",
+            "pets/training_set\"",
+            "`test_folder = ",
+            "split_folders = false",
+        ],
+    );
+    let classes = project
+        .run(
+            &[&train[..], &["--set", "data.split_folders=false", "--set", "data.min_samples=2", "--json"]]
+                .concat(),
+        )
+        .ok();
+    assert_eq!(classes.json()["counts"]["classes"], 2);
+}
+
+#[test]
+fn a_class_that_is_only_tested_is_refused_before_the_work_and_reported_by_doctor() {
+    let project = Project::new(6);
+    fs::create_dir_all(project.path("pets/test")).unwrap();
+    fs::rename(project.path("photos"), project.path("pets/train")).unwrap();
+    fs::rename(project.path("pets/train/hat"), project.path("pets/train/Hat")).unwrap();
+    for class in CLASSES {
+        fs::create_dir(project.path(&format!("pets/test/{class}"))).unwrap();
+        fs::copy(demo_image(class, 9), project.path(&format!("pets/test/{class}/9.jpg"))).unwrap();
+    }
+    project.write("headstock.toml", &Project::config("folder = \"pets\""));
+    project
+        .run(&["train"])
+        .fails(3, &["no training photos: hat", "`hat` differs from the training class `Hat` by case"]);
+    assert_eq!(project.n_cached(".headstock"), 0);
+    let doctor = project.run(&["doctor", "--quick", "--json"]).ok();
+    assert!(doctor.stdout.contains("unknown-class"), "{}", doctor.stdout);
+    let done = project.run(&["train", "--set", "data.on_error=skip", "--json"]).ok();
+    assert_eq!(passed_over(&done), json!({ "unknown-class": 1 }));
+}
+
+#[test]
+fn the_column_of_the_split_is_recognized_and_all_rows_for_testing_are_refused() {
+    let (project, table) = table_project(6);
+    let with_split = |split: fn(usize) -> &'static str| -> String {
+        let mut lines = table.lines();
+        let header = format!("{},split\n", lines.next().unwrap());
+        lines.enumerate().fold(header, |text, (row, line)| text + &format!("{line},{}\n", split(row)))
+    };
+    project.write("labels.csv", &with_split(|row| if row % 6 == 5 { "test" } else { "train" }));
+    let init = ["init", "labels.csv", "--images", "photos", "--config", "new.toml"];
+    let done = project.run(&init).ok();
+    assert!(done.stdout.contains("3 classes, 15 photos for training, 3 for testing"), "{}", done.stdout);
+    assert!(project.read("new.toml").contains("method = \"predefined\"\ncolumn = \"split\""));
+    project.run(&["train", "--config", "new.toml", "--set", "backbone.weights=backbone"]).ok();
+    // All for testing.
+    project.write("labels.csv", &with_split(|_| "test"));
+    let train = ["train", "--config", "new.toml", "--set", "backbone.weights=backbone"];
+    project.run(&train).fails(3, &["marks all photos for testing or validation and none for training"]);
+    // A column with other values is no split.
+    fs::remove_file(project.path("new.toml")).unwrap();
+    project.write("labels.csv", &with_split(|_| "3"));
+    let done = project.run(&init).ok();
+    assert!(done.stderr.contains("the column `split` is not used as the split"), "{}", done.stderr);
+    assert!(project.read("new.toml").contains("test_size = "));
+}
+
+#[test]
+fn a_config_in_the_folder_of_the_images_leads_to_a_run_outside() {
+    let project = Project::new(10);
+    let folder = project.path("photos");
+    let run = |arguments: &[&str]| {
+        crate::support::run_command(project.command(arguments).current_dir(&folder)).ok()
+    };
+    let init = run(&["init", "."]);
+    let command = init.stdout.lines().last().unwrap().trim().to_owned();
+    let arguments: Vec<&str> = command.split(' ').skip(1).collect();
+    assert_eq!(&arguments[..2], ["train", "--run"], "{command}");
+    let weights = format!("backbone.weights={}", project.path("backbone").display());
+    run(&[&arguments[..], &["--set", &weights]].concat());
+    assert!(project.path("photos-run/metrics.json").is_file());
+}
