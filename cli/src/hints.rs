@@ -149,9 +149,10 @@ fn loader_hint(error: &(dyn Error + 'static)) -> Option<String> {
         DatasetError::LeavesRoot { .. } => {
             Some(format!("`data.follow_links = true` in the config allows links; {skip}"))
         }
-        DatasetError::UnclearFolders { train, test, .. } => {
-            Some(folders_hint(train.as_deref(), test.as_deref()))
+        DatasetError::UnclearFolders { likely, .. } => {
+            Some(folders_hint(likely.train.as_deref(), likely.test.as_deref()))
         }
+
         DatasetError::EmptyClass { .. }
         | DatasetError::Entries { .. }
         | DatasetError::SameFile { .. }

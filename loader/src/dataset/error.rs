@@ -77,10 +77,8 @@ pub enum DatasetError {
         folders: NameList,
         /// What makes it unclear.
         observation: &'static str,
-        /// The folder that is probably for training, if there is one.
-        train: Option<PathBuf>,
-        /// The folder that is probably for testing, if there is one.
-        test: Option<PathBuf>,
+        /// What they are if they are splits.
+        likely: Box<LikelySplits>,
     },
     /// Class folders without images.
     #[error(
@@ -187,6 +185,15 @@ pub enum DatasetError {
         /// What most of them have in common, and what to do.
         cause: Option<String>,
     },
+}
+
+/// Folders that are probably splits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LikelySplits {
+    /// The folder that is probably for training, if there is one.
+    pub train: Option<PathBuf>,
+    /// The folder that is probably for testing, if there is one.
+    pub test: Option<PathBuf>,
 }
 
 impl DatasetError {

@@ -11,7 +11,7 @@ mod unreadable;
 use std::collections::BTreeSet;
 
 pub use class_map::{ClassMap, ClassOrder};
-pub use error::DatasetError;
+pub use error::{DatasetError, LikelySplits};
 pub use groups::{join_groups, number_groups};
 pub use passed_over::{PassedOver, PassedOverReason};
 pub use raw::{RawDataset, RawSample};

@@ -130,7 +130,7 @@ impl DataSource for CsvSource {
         let mut raw = RawDataset::new(self.csv.clone());
         let rows = read_rows(self, &mut raw)?;
         let table = ImageTable { table: &self.csv, images: &self.images, follow_links: self.follow_links };
-        table.locate(rows, &mut raw)?;
+        table.locate(&rows, &mut raw)?;
         Ok(raw)
     }
 

@@ -39,7 +39,7 @@ impl ImageTable<'_> {
     ///
     /// # Errors
     /// [`DatasetError`] if the folder of the photos does not exist or cannot be read.
-    pub(super) fn locate(&self, rows: Vec<ListedRow>, raw: &mut RawDataset) -> Result<(), DatasetError> {
+    pub(super) fn locate(&self, rows: &[ListedRow], raw: &mut RawDataset) -> Result<(), DatasetError> {
         let root = ImageRoot::open(self.images, self.follow_links)?;
         let ids: Vec<Option<String>> = rows.iter().map(|row| root.relative_id(&row.id)).collect();
         let mut by_id: HashMap<&str, Vec<usize>> = HashMap::with_capacity(rows.len());
@@ -57,7 +57,7 @@ impl ImageTable<'_> {
                 raw.errors.push(outside());
                 continue;
             };
-            if let Some(error) = self.repetition(id, index, &by_id[id.as_str()], &rows) {
+            if let Some(error) = self.repetition(id, index, &by_id[id.as_str()], rows) {
                 raw.errors.push(error);
                 continue;
             }

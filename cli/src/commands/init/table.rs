@@ -126,8 +126,9 @@ fn position_of(columns: &[String], usual_names: &[&str]) -> Option<usize> {
 /// The folder and the extension with which most of the first photos exist; of several, the first.
 fn find_images(folders: &[PathBuf], ids: &[&str]) -> Option<(PathBuf, String)> {
     let probed = &ids[..ids.len().min(MAX_PROBED_ROWS)];
-    let file_name =
-        |id: &str, extension| if extension == "" { id.to_owned() } else { format!("{id}.{extension}") };
+    let file_name = |id: &str, extension: &str| {
+        if extension.is_empty() { id.to_owned() } else { format!("{id}.{extension}") }
+    };
     let n_found = |folder: &Path, extension| {
         probed.iter().filter(|id| folder.join(file_name(id, extension)).is_file()).count()
     };

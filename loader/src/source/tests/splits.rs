@@ -116,12 +116,11 @@ fn folders_that_may_be_splits_or_classes_are_an_error_that_says_what_was_seen() 
 #[test]
 fn the_error_names_the_folders_for_training_and_testing() {
     let files = ["train/x/a/1.jpg", "train/x/b/1.jpg", "val_set/a/1.jpg", "test_set/a/1.jpg", "extra/9.jpg"];
-    let DatasetError::UnclearFolders { root, train, test, .. } = list_with(&files, |_| ()).unwrap_err()
-    else {
+    let DatasetError::UnclearFolders { root, likely, .. } = list_with(&files, |_| ()).unwrap_err() else {
         panic!("the folders are not unclear");
     };
-    assert_eq!(train, Some(root.join("train/x")));
-    assert_eq!(test, Some(root.join("test_set")));
+    assert_eq!(likely.train, Some(root.join("train/x")));
+    assert_eq!(likely.test, Some(root.join("test_set")));
 }
 
 // effect: data.split_folders

@@ -67,7 +67,8 @@ impl FolderWalker<'_> {
             let is_link = entry.symlink_metadata().map_err(DatasetError::io(&entry))?.is_symlink();
             // A link that leads nowhere is neither a file nor a folder; it may be that of a class.
             let is_broken = is_link && !entry.exists();
-            if !is_folder && !is_broken && !(is_image && entry.is_file()) {
+            let is_listed = is_folder || is_broken || is_image && entry.is_file();
+            if !is_listed {
                 kind.pass_over(&mut folder, &mut self.tree.passed_over);
                 continue;
             }

@@ -6,7 +6,7 @@ use std::path::Path;
 use headstock_split::words::NameList;
 
 use super::ImageFolder;
-use crate::dataset::{DatasetError, Split};
+use crate::dataset::{DatasetError, LikelySplits, Split};
 
 /// Words in the names of folders whose photos are there to be predicted.
 const PREDICTION_WORDS: [&str; 5] = ["pred", "predict", "prediction", "predictions", "unlabeled"];
@@ -180,9 +180,11 @@ fn unclear_folders(
         root: path.into(),
         folders: NameList(folders.iter().map(|(folder, _)| folder.name().to_owned()).collect()),
         observation,
-        train: folder_of(|split| split == Split::Train),
-        test: folder_of(|split| split == Split::Test)
-            .or_else(|| folder_of(|split| split == Split::Validation)),
+        likely: Box::new(LikelySplits {
+            train: folder_of(|split| split == Split::Train),
+            test: folder_of(|split| split == Split::Test)
+                .or_else(|| folder_of(|split| split == Split::Validation)),
+        }),
     }
 }
 
