@@ -12,12 +12,31 @@ pub fn is_image_file(path: &Path) -> bool {
     lowercase_extension(path).is_some_and(|extension| IMAGE_EXTENSIONS.contains(&extension.as_str()))
 }
 
-/// TEMPORARY until the table of formats is there.
+/// File extensions of photos in formats that are not decoded, in lower case, with the name of the format.
+const UNSUPPORTED_FORMATS: [(&str, &str); 18] = [
+    ("heic", "HEIC"),
+    ("heif", "HEIF"),
+    ("avif", "AVIF"),
+    ("jxl", "JPEG XL"),
+    ("jp2", "JPEG 2000"),
+    ("ppm", "PPM"),
+    ("pgm", "PGM"),
+    ("pnm", "PNM"),
+    ("psd", "PSD"),
+    ("dcm", "DICOM"),
+    ("cr2", "camera RAW (CR2)"),
+    ("cr3", "camera RAW (CR3)"),
+    ("nef", "camera RAW (NEF)"),
+    ("arw", "camera RAW (ARW)"),
+    ("raf", "camera RAW (RAF)"),
+    ("orf", "camera RAW (ORF)"),
+    ("rw2", "camera RAW (RW2)"),
+    ("dng", "camera RAW (DNG)"),
+];
+
+/// The name of the format of photos with this `extension` in lower case, if it is not decoded.
 pub(super) fn unsupported_image_format(extension: &str) -> Option<&'static str> {
-    [("heic", "HEIC"), ("avif", "AVIF")]
-        .into_iter()
-        .find(|(known, _)| *known == extension)
-        .map(|(_, name)| name)
+    UNSUPPORTED_FORMATS.iter().find(|(known, _)| *known == extension).map(|(_, name)| *name)
 }
 
 /// The file extension in lower case, without the dot; `None` if there is none or it is not UTF-8.

@@ -38,6 +38,16 @@ fn images_are_recognized_by_ten_extensions() {
 }
 
 #[test]
+fn formats_that_are_not_decoded_are_named_by_their_extension() {
+    for (extension, name) in [("heic", "HEIC"), ("avif", "AVIF"), ("nef", "camera RAW (NEF)")] {
+        assert_eq!(paths::unsupported_image_format(extension), Some(name));
+    }
+    for extension in ["jpg", "png", "txt", "raw", "heics", ""] {
+        assert_eq!(paths::unsupported_image_format(extension), None, "{extension}");
+    }
+}
+
+#[test]
 fn the_common_folder_is_the_deepest_one() {
     let shared = |files: &[&str]| common_folder(&files.iter().map(PathBuf::from).collect::<Vec<_>>());
     assert_eq!(shared(&["/a/b/1.tar", "/a/b/2.tar"]), Path::new("/a/b"));
