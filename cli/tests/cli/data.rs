@@ -34,6 +34,7 @@ fn docs_project() -> Project {
             let part = if number < 6 { "train" } else { "test" };
             copy(&project, &image, &format!("parts/{part}/{class}/{number}.jpg"));
             copy(&project, &image, &format!("train/{class}-{number}.jpg"));
+            copy(&project, &image, &format!("named/{class}_{number}.jpg"));
             csv += &format!("{class}-{number},{class}\n");
             tsv += &format!("{class}-{number}.jpg\t{class}\tdog {}\t{part}\n", number % 5);
         }
