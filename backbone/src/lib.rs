@@ -26,7 +26,7 @@ pub use checkpoint::{Checkpoint, CheckpointError};
 pub use device::{DeviceChoice, DeviceError, Precision};
 pub use error::{BackboneError, ErrorKind};
 pub use headstock_engine::{EngineError, Isa, LayerTime, Method};
-pub use headstock_split::Resampling;
+pub use headstock_split::{Resampling, Resize};
 pub use layer::FeatureLayer;
 pub use preprocessing::Preprocessing;
 pub use source::{SourceError, WeightsSource};

@@ -1,6 +1,8 @@
 //! Preprocessing of images: read from the config files of the weights, and stored in every run.
 
-use headstock_split::Resampling;
+pub(crate) mod transformers;
+
+use headstock_split::{Resampling, Resize};
 use serde::{Deserialize, Serialize};
 
 use crate::architecture::MIN_SIDE;
@@ -9,8 +11,8 @@ use crate::architecture::MIN_SIDE;
 /// divide by std.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Preprocessing {
-    /// Length of the short side after resizing, in pixels.
-    pub resize: u32,
+    /// The size after resizing.
+    pub resize: Resize,
     /// Height and width of the center crop, in pixels.
     pub crop: [u32; 2],
     /// The filter for resizing.
@@ -28,7 +30,7 @@ impl Default for Preprocessing {
     /// ImageNet's preprocessing, as for torchvision's `IMAGENET1K_V1` weights.
     fn default() -> Self {
         Self {
-            resize: 256,
+            resize: Resize::ShortSide(256),
             crop: [224, 224],
             interpolation: Resampling::Bilinear,
             mean: IMAGENET_MEAN,
@@ -43,13 +45,20 @@ impl Preprocessing {
     /// that names the problem. The values come from config files, so they can be anything.
     fn validated(self) -> Result<Self, String> {
         let Self { resize, crop: [height, width], mean, std, .. } = self;
+        let (description, resized, bound) = match resize {
+            Resize::ShortSide(side) => (format!("a short side of {side}"), [side; 2], "short side"),
+            Resize::BothSides([height, width]) => {
+                (format!("{height} x {width}"), [height, width], "resized photo")
+            }
+        };
         let valid_sizes = MIN_SIDE as u32..=8192;
-        if [resize, height, width].iter().any(|size| !valid_sizes.contains(size))
-            || resize < height.max(width)
+        if resized.iter().chain(&[height, width]).any(|size| !valid_sizes.contains(size))
+            || resized[0] < height
+            || resized[1] < width
         {
             return Err(format!(
-                "photos cannot be resized to a short side of {resize} and cropped to {height} x {width} \
-                 pixels: all sizes must be from 32 to 8192, and the crop must not exceed the short side"
+                "photos cannot be resized to {description} and cropped to {height} x {width} pixels: all sizes \
+                 must be from 32 to 8192, and the crop must not exceed the {bound}"
             ));
         }
         if std.iter().any(|std| *std <= 0.0 || !std.is_finite()) || mean.iter().any(|mean| !mean.is_finite())
@@ -118,7 +127,7 @@ impl TimmConfig {
             )
         })?;
         Preprocessing {
-            resize: (f64::from(height) / crop_pct).floor() as u32,
+            resize: Resize::ShortSide((f64::from(height) / crop_pct).floor() as u32),
             crop: [height, width],
             interpolation,
             mean: self.mean.unwrap_or(IMAGENET_MEAN),
@@ -144,122 +153,6 @@ impl TimmConfig {
     }
 }
 
-/// The supported values of `resample`, Pillow's numbers of resampling filters, for messages.
-const RESAMPLE_FILTERS: &str = "0 (nearest), 1 (lanczos), 2 (bilinear) or 3 (bicubic)";
-
-/// transformers' `preprocessor_config.json` of `ConvNextImageProcessor` (used for ResNets) or of a processor
-/// that crops.
-#[derive(Debug, Deserialize)]
-pub(crate) struct TransformersProcessor {
-    image_processor_type: Option<String>,
-    feature_extractor_type: Option<String>,
-    size: Option<ProcessorSize>,
-    crop_size: Option<ProcessorSize>,
-    crop_pct: Option<f64>,
-    do_resize: Option<bool>,
-    do_center_crop: Option<bool>,
-    do_rescale: Option<bool>,
-    do_normalize: Option<bool>,
-    rescale_factor: Option<f64>,
-    resample: Option<u32>,
-    image_mean: Option<[f32; 3]>,
-    image_std: Option<[f32; 3]>,
-}
-
-/// A size in pixels in transformers' `preprocessor_config.json`, written as `224`, `{"shortest_edge": 224}`
-/// or `{"height": 224, "width": 224}`.
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(from = "serde_json::Value")]
-struct ProcessorSize {
-    shortest_edge: Option<u32>,
-    height: Option<u32>,
-    width: Option<u32>,
-}
-
-impl From<serde_json::Value> for ProcessorSize {
-    /// Converts the JSON value of `size` or `crop_size` in transformers' `preprocessor_config.json`. A bare
-    /// number is the shortest edge in pixels; keys that are missing or not a size are `None`.
-    fn from(value: serde_json::Value) -> Self {
-        let as_u32 = |value: &serde_json::Value| value.as_u64().and_then(|n| u32::try_from(n).ok());
-        let side = |key: &str| value.get(key).and_then(as_u32);
-        Self {
-            shortest_edge: as_u32(&value).or_else(|| side("shortest_edge")),
-            height: side("height"),
-            width: side("width"),
-        }
-    }
-}
-
-impl TransformersProcessor {
-    /// Converts transformers' config to the preprocessing. The error is a message that names the missing or
-    /// unsupported key. Keys whose defaults differ between versions of transformers must be present.
-    pub(crate) fn preprocessing(&self) -> Result<Preprocessing, String> {
-        if self.do_resize == Some(false) || self.do_rescale == Some(false) {
-            return Err(
-                "`do_resize` or `do_rescale` is false: only image processors that resize and rescale photos \
-                 are supported"
-                    .into(),
-            );
-        }
-        if let Some(factor) = self.rescale_factor.filter(|factor| (factor * 255.0 - 1.0).abs() > 1e-6) {
-            return Err(format!(
-                "`rescale_factor` is {factor}: only 1/255 (0.00392156862745098) is supported, which scales \
-                 pixel values to the range 0 to 1"
-            ));
-        }
-        let (resize, crop) = self.resize_and_crop()?;
-        // transformers' defaults for these keys differ between its versions and processors.
-        let no_filter = || format!("`resample` is missing: add the number of the filter, {RESAMPLE_FILTERS}");
-        let resample = self.resample.ok_or_else(no_filter)?;
-        let filters = [Resampling::Nearest, Resampling::Lanczos, Resampling::Bilinear, Resampling::Bicubic];
-        let interpolation = *filters
-            .get(resample as usize)
-            .ok_or_else(|| format!("`resample` is {resample}: only {RESAMPLE_FILTERS} are supported"))?;
-        let (mean, std) = if self.do_normalize == Some(false) {
-            ([0.0; 3], [1.0; 3])
-        } else {
-            (
-                self.image_mean.ok_or("`image_mean` is missing: add the mean of each color channel")?,
-                self.image_std.ok_or("`image_std` is missing: add the std of each color channel")?,
-            )
-        };
-        Preprocessing { resize, crop, interpolation, mean, std }.validated()
-    }
-
-    /// The first value is the length in pixels to which the short side of an image is resized; the second is
-    /// height and width of the center crop that follows. Both are computed as the processor of this config
-    /// computes them in transformers. The error is a message that names the missing or unsupported key.
-    fn resize_and_crop(&self) -> Result<(u32, [u32; 2]), String> {
-        let short_side =
-            self.size.and_then(|size| size.shortest_edge).ok_or("`size` has no `shortest_edge` in pixels")?;
-        if let Some(crop) = self.crop_size.filter(|_| self.do_center_crop != Some(false)) {
-            let height = crop.height.or(crop.shortest_edge).ok_or("`crop_size` has no `height` in pixels")?;
-            return Ok((short_side, [height, crop.width.unwrap_or(height)]));
-        }
-        let processor_type = self.image_processor_type.as_deref().or(self.feature_extractor_type.as_deref());
-        if let Some(name) = processor_type.filter(|name| !name.starts_with("ConvNext")) {
-            return Err(format!(
-                "there is no `crop_size`: the image processor {name} is only supported with one, because \
-                 photos are always resized by their short side and then cropped"
-            ));
-        }
-        // For a `size` below 384, ConvNextImageProcessor resizes the short side to `size / crop_pct` and
-        // crops to `size`. From 384 on, it resizes both sides to `size` and does not crop.
-        if short_side >= 384 {
-            return Err(format!(
-                "`size` is {short_side}: with a size of 384 or more, ConvNextImageProcessor stretches photos \
-                 to a square, which is not supported"
-            ));
-        }
-        // The default of ConvNextImageProcessor.
-        let crop_pct = self.crop_pct.unwrap_or(224.0 / 256.0);
-        if !(crop_pct > 0.0 && crop_pct <= 1.0) {
-            return Err(format!("`crop_pct` is {crop_pct}: the value must be above 0 and at most 1"));
-        }
-        Ok(((f64::from(short_side) / crop_pct) as u32, [short_side, short_side]))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -268,14 +161,9 @@ mod tests {
         serde_json::from_str::<TimmConfig>(json).unwrap().preprocessing()
     }
 
-    fn from_transformers(json: &str) -> Result<Preprocessing, String> {
-        let keys = format!(r#"{json}, "resample": 2, "image_mean": [0.5, 0.5, 0.5], "image_std": [1, 1, 1]"#);
-        serde_json::from_str::<TransformersProcessor>(&format!("{{{keys}}}")).unwrap().preprocessing()
-    }
-
     fn validated(resize: u32, crop: [u32; 2], mean: f32, std: f32) -> Result<Preprocessing, String> {
         let preprocessing = Preprocessing {
-            resize,
+            resize: resize.into(),
             crop,
             mean: [0.5, mean, 0.5],
             std: [0.5, 0.5, std],
@@ -303,7 +191,7 @@ mod tests {
                 crop[0], crop[1]
             );
             let found = validated(resize, crop, 0.5, 0.5).map(|valid| (valid.resize, valid.crop));
-            assert_eq!(found, if is_valid { Ok((resize, crop)) } else { Err(error) });
+            assert_eq!(found, if is_valid { Ok((resize.into(), crop)) } else { Err(error) });
         }
     }
 
@@ -352,129 +240,8 @@ mod tests {
             let record =
                 from_timm(&format!(r#"{{"input_size": [3, {size}, {size}], "crop_pct": {crop_pct}}}"#))
                     .unwrap();
-            assert_eq!((record.resize, record.crop), (resize, [size, size]));
+            assert_eq!((record.resize, record.crop), (resize.into(), [size, size]));
         }
-    }
-
-    #[test]
-    fn resample_is_the_number_of_a_pillow_filter() {
-        for (number, filter) in [
-            (0, Resampling::Nearest),
-            (1, Resampling::Lanczos),
-            (2, Resampling::Bilinear),
-            (3, Resampling::Bicubic),
-        ] {
-            let json = format!(
-                r#"{{"size": 224, "resample": {number}, "image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}}"#
-            );
-            let record =
-                serde_json::from_str::<TransformersProcessor>(&json).unwrap().preprocessing().unwrap();
-            let expected = Preprocessing {
-                // transformers' default `crop_pct` is 224 / 256.
-                resize: 256,
-                crop: [224, 224],
-                interpolation: filter,
-                mean: [0.1, 0.2, 0.3],
-                std: [0.4, 0.5, 0.6],
-            };
-            assert_eq!(record, expected);
-        }
-    }
-
-    /// Also tests both keys for the type of the processor, and which of them has precedence.
-    #[test]
-    fn only_convnext_processors_may_lack_a_crop_size() {
-        for (json, expected) in [
-            (r#""size": 383, "crop_pct": 1.0"#, Ok((383, [383, 383]))),
-            (r#""size": 320, "crop_pct": 0.9"#, Ok((355, [320, 320]))),
-            (
-                r#""size": {"shortest_edge": 224}, "image_processor_type": "ConvNextImageProcessorFast""#,
-                Ok((256, [224; 2])),
-            ),
-            (r#""size": 224, "feature_extractor_type": "ConvNextFeatureExtractor""#, Ok((256, [224; 2]))),
-            (
-                r#""size": 224, "feature_extractor_type": "ViTFeatureExtractor""#,
-                Err(
-                    "there is no `crop_size`: the image processor ViTFeatureExtractor is only supported with \
-                     one",
-                ),
-            ),
-            (
-                r#""size": 224, "image_processor_type": "ViTImageProcessor", "feature_extractor_type": "ConvNextFeatureExtractor""#,
-                Err("there is no `crop_size`: the image processor ViTImageProcessor is only supported with \
-                     one"),
-            ),
-            (r#""size": 256, "crop_size": 224, "do_center_crop": true"#, Ok((256, [224; 2]))),
-            (r#""size": 224, "crop_size": 200, "do_center_crop": false"#, Ok((256, [224; 2]))),
-            (r#""size": 256, "crop_size": {"shortest_edge": 224}"#, Ok((256, [224; 2]))),
-            (r#""size": 256, "crop_size": {"width": 224}"#, Err("`crop_size` has no `height`")),
-            (
-                r#""size": 256, "crop_size": {"height": 224, "width": 192}, "image_processor_type": "BitImageProcessor""#,
-                Ok((256, [224, 192])),
-            ),
-            (r#""size": 384, "crop_size": 384"#, Ok((384, [384; 2]))),
-            (r#""size": 384"#, Err("`size` is 384: with a size of 384 or more")),
-            (
-                r#""size": 224, "crop_pct": 0"#,
-                Err("`crop_pct` is 0: the value must be above 0 and at most 1"),
-            ),
-            (r#""size": 224, "crop_pct": 1.01"#, Err("`crop_pct` is 1.01")),
-            (r#""size": -1"#, Err("`size` has no `shortest_edge`")),
-            (r#""size": 224, "do_resize": false"#, Err("`do_resize` or `do_rescale` is false")),
-            (
-                r#""size": 224, "do_resize": true, "do_rescale": true, "rescale_factor": 0.00392156862745098"#,
-                Ok((256, [224; 2])),
-            ),
-            (r#""size": 224, "rescale_factor": 0.0039"#, Err("`rescale_factor` is 0.0039: only 1/255")),
-        ] {
-            match (from_transformers(json).map(|found| (found.resize, found.crop)), expected) {
-                (Ok(found), Ok(expected)) => assert_eq!(found, expected, "{json}"),
-                (Err(error), Err(expected)) => assert!(error.starts_with(expected), "{json}: {error}"),
-                (found, _) => panic!("{json}: {found:?}"),
-            }
-        }
-    }
-
-    #[test]
-    fn missing_required_keys_of_a_processor_are_named() {
-        let required =
-            [r#""size": 224"#, r#""resample": 2"#, r#""image_mean": [0, 0, 0]"#, r#""image_std": [1, 1, 1]"#];
-        let parsed = |keys: &[&str]| {
-            let json = format!("{{{}}}", keys.join(", "));
-            serde_json::from_str::<TransformersProcessor>(&json).unwrap().preprocessing().map(|_| ())
-        };
-        assert_eq!(parsed(&required), Ok(()));
-        for (missing, expected) in [
-            "`size` has no `shortest_edge` in pixels",
-            "`resample` is missing: add the number of the filter, 0 (nearest), 1 (lanczos), 2 (bilinear) or \
-             3 (bicubic)",
-            "`image_mean` is missing: add the mean of each color channel",
-            "`image_std` is missing: add the std of each color channel",
-        ]
-        .into_iter()
-        .enumerate()
-        {
-            let keys: Vec<&str> = (0..4).filter(|&i| i != missing).map(|i| required[i]).collect();
-            assert_eq!(parsed(&keys), Err(expected.to_owned()));
-        }
-        let unsupported = [required[0], r#""resample": 4"#, required[2], required[3]];
-        let message =
-            "`resample` is 4: only 0 (nearest), 1 (lanczos), 2 (bilinear) or 3 (bicubic) are supported";
-        assert_eq!(parsed(&unsupported), Err(message.to_owned()));
-    }
-
-    #[test]
-    fn an_explicit_crop_size_is_used() {
-        let cropped = from_transformers(
-            r#""size": {"shortest_edge": 232}, "crop_size": {"height": 224, "width": 200}"#,
-        )
-        .unwrap();
-        assert_eq!((cropped.resize, cropped.crop), (232, [224, 200]));
-        let unnormalized =
-            from_transformers(r#""size": {"shortest_edge": 256}, "crop_size": 224, "do_normalize": false"#)
-                .unwrap();
-        assert_eq!((unnormalized.resize, unnormalized.crop), (256, [224, 224]));
-        assert_eq!((unnormalized.mean, unnormalized.std), ([0.0; 3], [1.0; 3]));
     }
 
     #[test]
@@ -487,16 +254,6 @@ mod tests {
             (r#"{"input_size": [3, 224, 192]}"#, "224 x 192"),
         ] {
             assert!(from_timm(json).unwrap_err().contains(key), "{json}");
-        }
-        for (json, key) in [
-            (r#""size": 384"#, "384"),
-            (r#""size": 224, "do_rescale": false"#, "do_rescale"),
-            (r#""size": 224, "rescale_factor": 1.0"#, "rescale_factor"),
-            (r#""size": 224, "crop_pct": -1"#, "crop_pct"),
-            (r#""size": 224, "crop_size": 256"#, "cropped to 256 x 256"),
-            (r#""size": 224, "image_processor_type": "BitImageProcessor""#, "BitImageProcessor"),
-        ] {
-            assert!(from_transformers(json).unwrap_err().contains(key), "{json}");
         }
     }
 }

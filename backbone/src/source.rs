@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use headstock_hub::{
     DownloadProgress, HubError, HubSource, WeightFiles, conversion_hint, fetch_weights, is_pickled,
 };
+use headstock_split::hub_names::{HubKind, name_in_missing_path, name_in_other_notation};
 use thiserror::Error;
 
 /// The place of weights: a file, a directory, or a repository on the Hugging Face hub.
@@ -22,8 +23,21 @@ pub enum WeightsSource {
 #[non_exhaustive]
 pub enum SourceError {
     /// The path does not exist.
-    #[error("no model weights found at {}: correct the path", .0.display())]
-    Missing(PathBuf),
+    #[error("no model weights found at {}: {}", path.display(), missing_hint(hub_name.as_deref()))]
+    Missing {
+        /// The path.
+        path: PathBuf,
+        /// The `hf://` name that may be meant by it.
+        hub_name: Option<String>,
+    },
+    /// A name of the Hugging Face hub in the notation of another program, or the address of its page.
+    #[error("{weights} is neither a path nor an hf:// name: did you mean \"{hub_name}\"?")]
+    OtherNotation {
+        /// The weights as given.
+        weights: String,
+        /// The `hf://` name that is meant.
+        hub_name: String,
+    },
     /// The directory cannot be listed.
     #[error("failed to list the files in {}: check the permissions of the folder", path.display())]
     ListDirectory {
@@ -56,8 +70,12 @@ impl WeightsSource {
     /// Parses `weights`, an `hf://` name, or a path relative to the folder `base`.
     ///
     /// # Errors
-    /// [`HubError::InvalidName`] for a malformed `hf://` name.
+    /// [`HubError::InvalidName`] for a malformed `hf://` name, [`SourceError::OtherNotation`] for the address of a
+    /// page of the hub.
     pub fn parse(weights: &str, base: &Path) -> Result<Self, SourceError> {
+        if let Some(hub_name) = name_in_other_notation(weights, HubKind::Weights) {
+            return Err(SourceError::OtherNotation { weights: weights.into(), hub_name });
+        }
         match weights.strip_prefix("hf://") {
             Some(name) => Ok(Self::Hub(name.parse()?)),
             None => Ok(Self::Local(base.join(weights))),
@@ -77,6 +95,16 @@ impl WeightsSource {
     }
 }
 
+/// What to do about a path that does not exist; `hub_name` is the `hf://` name that may be meant.
+fn missing_hint(hub_name: Option<&str>) -> String {
+    match hub_name {
+        Some(name) => {
+            format!("did you mean \"{name}\" on the Hugging Face hub? If not, correct the path")
+        }
+        None => "correct the path".into(),
+    }
+}
+
 /// Finds the local weights at `path`, a `.safetensors` file or a directory that holds one, and the config
 /// files in the same directory, if any.
 fn resolve_local(path: &Path) -> Result<WeightFiles, SourceError> {
@@ -88,7 +116,8 @@ fn resolve_local(path: &Path) -> Result<WeightFiles, SourceError> {
         }
         (path.to_path_buf(), path.parent().unwrap_or(Path::new("")))
     } else {
-        return Err(SourceError::Missing(path.into()));
+        let hub_name = name_in_missing_path(path, HubKind::Weights);
+        return Err(SourceError::Missing { path: path.into(), hub_name });
     };
     let sibling = |name: &str| Some(directory.join(name)).filter(|file| file.is_file());
     Ok(WeightFiles {

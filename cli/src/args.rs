@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap::builder::{PathBufValueParser, PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use headstock_backbone::{FeatureLayer, Precision};
 use headstock_heads::ConformalMethod;
+use headstock_loader::source::expand_home;
 use headstock_train::config::TuneFrom;
 use headstock_train::metrics::{METRICS, Metric};
 
@@ -24,6 +25,12 @@ pub(crate) struct Arguments {
     pub(crate) command: Command,
     #[command(flatten)]
     pub(crate) global: GlobalArgs,
+}
+
+/// Reads a path, in which `~` is the home folder also where a shell does not replace it, as in quotes.
+fn path_parser() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new()
+        .try_map(|path| expand_home(&path).map_err(|problem| format!("the path {problem}")))
 }
 
 const EXAMPLES: &str = "\
@@ -49,7 +56,7 @@ const MAX_BATCH: i64 = 4096;
 pub(crate) struct GlobalArgs {
     /// Config file [default: headstock.toml; for predict, evaluate and extract --run, the config saved in the
     /// run]. `init` creates this file; `heads` needs none
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE", value_parser = path_parser())]
     pub(crate) config: Option<PathBuf>,
     /// Override a setting of the config, for example --set head.C=0.01; may be given several times. A path is
     /// relative to the folder of the config file or, with the config saved in a run, to the current folder.
@@ -102,10 +109,11 @@ The config is written to headstock.toml or to the file named by --config, which 
 pub(crate) struct InitArgs {
     /// The data: a folder with one folder per class, a table (CSV or TSV), a Parquet file or tar archive or a
     /// folder of these, or a data set on the Hugging Face hub: hf://datasets/owner/name
+    #[arg(value_parser = path_parser())]
     pub(crate) path: PathBuf,
     /// The folder of the photos; the file names in the table are relative to it [default: the folder of the
     /// table, or a folder in it such as train, images or photos, whichever has the first photo]
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, value_name = "FOLDER", value_parser = path_parser())]
     pub(crate) images: Option<PathBuf>,
     /// The column of the table that holds the file names of the photos [default: guessed from the column
     /// names]
@@ -130,18 +138,18 @@ Examples:
 Interrupted work is not lost: features are cached, and fine-tuning writes checkpoints.")]
 pub(crate) struct TrainArgs {
     /// The folder to create for the new run; it must not exist yet [default: runs/HEAD-NUMBER]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = path_parser())]
     pub(crate) run: Option<PathBuf>,
     /// The kind of head, as listed by `headstock heads`; short for --set head.kind=NAME
     #[arg(long, value_name = "NAME")]
     pub(crate) head: Option<String>,
     /// Start from the head of an earlier run. That head must be of the same kind as the new one; its classes
     /// keep their order, and new classes are appended
-    #[arg(long, value_name = "RUN")]
+    #[arg(long, value_name = "RUN", value_parser = path_parser())]
     pub(crate) warm: Option<PathBuf>,
     /// Continue a run whose fine-tuning was interrupted, with its settings; the result is the same as without
     /// interruption
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["run", "head", "warm", "find_lr", "overrides", "config"])]
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["run", "head", "warm", "find_lr", "overrides", "config"], value_parser = path_parser())]
     pub(crate) resume: Option<PathBuf>,
     /// Instead of training, raise the learning rate over a few batches and plot the loss, to choose tune.lr
     /// (learning rate range test)
@@ -184,7 +192,7 @@ pub(crate) struct CompareArgs {
     pub(crate) all: bool,
     /// Write the results of all candidates (heads with their settings) to this file, in the format of its
     /// extension: .csv or .json
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = path_parser())]
     pub(crate) out: Option<PathBuf>,
     /// Time limit in seconds: afterwards no further candidate (a head with its settings) is started. Every
     /// head is tried once before any head is tried with further settings
@@ -194,7 +202,7 @@ pub(crate) struct CompareArgs {
     #[arg(long)]
     pub(crate) take_best: bool,
     /// The folder to create for the new run; it must not exist yet [default: runs/HEAD-NUMBER]
-    #[arg(long, value_name = "DIR", requires = "take_best")]
+    #[arg(long, value_name = "DIR", requires = "take_best", value_parser = path_parser())]
     pub(crate) run: Option<PathBuf>,
 }
 
@@ -228,9 +236,10 @@ Examples:
 Photos that cannot be read are reported and the others predicted; the exit status is then 3.")]
 pub(crate) struct PredictArgs {
     /// The folder of the run, as written by train
+    #[arg(value_parser = path_parser())]
     pub(crate) run: PathBuf,
     /// Photos, or folders of photos
-    #[arg(required = true, value_name = "PHOTO")]
+    #[arg(required = true, value_name = "PHOTO", value_parser = path_parser())]
     pub(crate) images: Vec<PathBuf>,
     /// Output format
     #[arg(long, value_enum, default_value_t = PredictionFormat::Table)]
@@ -285,6 +294,7 @@ Examples:
   headstock evaluate runs/linear-1 --set data.test_folder=/photos/taken_later")]
 pub(crate) struct EvaluateArgs {
     /// The folder of the run, as written by train
+    #[arg(value_parser = path_parser())]
     pub(crate) run: PathBuf,
 }
 
@@ -300,7 +310,7 @@ The outputs of layers before avgpool are averaged over height and width.")]
 pub(crate) struct ExtractArgs {
     /// The file to write, in the format of its extension: .npy, .npz (features and labels), .safetensors or
     /// .parquet
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = path_parser())]
     pub(crate) out: PathBuf,
     /// The layer of the backbone whose output is written: stem, layer1 to layer4 or avgpool [default:
     /// backbone.layer of the config]
@@ -308,14 +318,14 @@ pub(crate) struct ExtractArgs {
     pub(crate) layer: Option<FeatureLayer>,
     /// Use the backbone of this run, fine-tuned or not, and the config saved in the run unless --config is
     /// given
-    #[arg(long, value_name = "RUN")]
+    #[arg(long, value_name = "RUN", value_parser = path_parser())]
     pub(crate) run: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct SplitArgs {
     /// The table (CSV) to write, with the columns path,label,split
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = path_parser())]
     pub(crate) out: PathBuf,
 }
 
@@ -336,11 +346,11 @@ duplicates. Of duplicates with the same class the first photo stays in the table
 different classes none does.")]
 pub(crate) struct DoctorArgs {
     /// Write a web page (HTML) with thumbnails of the photos that have problems
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = path_parser())]
     pub(crate) html: Option<PathBuf>,
     /// Write a table (CSV) of the photos without problems, and print the config keys with which to train on
     /// it
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = path_parser())]
     pub(crate) write_clean: Option<PathBuf>,
     /// Exit with status 3 if there is an error or a warning, for scripts
     #[arg(long)]
@@ -351,7 +361,7 @@ pub(crate) struct DoctorArgs {
     pub(crate) quick: bool,
     /// Instead of checking, write an image (PNG) that shows what the section [augment] of the config does to
     /// a few photos: a row per photo, first without augmentation, then augmented
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["html", "write_clean", "strict", "quick"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["html", "write_clean", "strict", "quick"], value_parser = path_parser())]
     pub(crate) show_augment: Option<PathBuf>,
 }
 

@@ -68,9 +68,15 @@ fn train_hint(error: &(dyn Error + 'static)) -> Option<String> {
     let hint = match error.downcast_ref()? {
         TrainError::NeedsImages => "name photos in [data] of the config, for example with `data.folder`",
         TrainError::Unreadable(images) => {
-            let of_images = images.0.iter().find_map(|(_, error)| hint_of(error));
             let skip = "`data.on_error = \"skip\"` in the config skips unreadable photos";
-            return of_images.or_else(|| Some(skip.to_owned()));
+            let mut hints: Vec<String> = Vec::new();
+            for (_, error) in &images.0 {
+                let hint = hint_of(error).unwrap_or_else(|| skip.to_owned());
+                if !hints.contains(&hint) {
+                    hints.push(hint);
+                }
+            }
+            return Some(hints.join("; "));
         }
         TrainError::Cache { .. } => "`features.cache` in the config names the folder of the cache",
         TrainError::WithRemedy { error, remedy } => {
@@ -139,10 +145,26 @@ fn inference_hint(error: &(dyn Error + 'static)) -> Option<String> {
     Some(hint.to_owned())
 }
 
+/// The hint for an image that cannot be decoded.
+fn decode_hint(error: &DecodeError) -> Option<&'static str> {
+    match error {
+        DecodeError::TooLarge { .. } => Some("raise `data.max_pixels` in the config"),
+        DecodeError::Damaged { format: "JPEG" | "PNG", .. } if error.is_truncated() => {
+            Some("`data.truncated = \"accept\"` in the config takes what is there")
+        }
+        DecodeError::UnsupportedFormat { description, .. }
+            if description.contains("HEIC") || description.contains("AVIF") =>
+        {
+            Some("a program that is built with `--features heif` reads HEIC and AVIF")
+        }
+        _ => None,
+    }
+}
+
 /// The hint for an error of `headstock-loader`.
 fn loader_hint(error: &(dyn Error + 'static)) -> Option<String> {
-    if let Some(DecodeError::TooLarge { .. }) = error.downcast_ref() {
-        return Some("raise `data.max_pixels` in the config".into());
+    if let Some(error) = error.downcast_ref() {
+        return decode_hint(error).map(str::to_owned);
     }
     let skip = "`data.on_error = \"skip\"` in the config leaves out what cannot be used";
     match error.downcast_ref()? {
@@ -152,7 +174,9 @@ fn loader_hint(error: &(dyn Error + 'static)) -> Option<String> {
         DatasetError::UnclearFolders { likely, .. } => {
             Some(folders_hint(likely.train.as_deref(), likely.test.as_deref()))
         }
-
+        DatasetError::Entries { problem, .. } if problem.contains("files sorted by name") => {
+            Some(format!("`tar --sort=name -cf NEW.tar FOLDER` sorts the files of an archive; {skip}"))
+        }
         DatasetError::EmptyClass { .. }
         | DatasetError::Entries { .. }
         | DatasetError::SameFile { .. }
@@ -343,6 +367,41 @@ mod tests {
     }
 
     #[test]
+    fn a_truncated_image_names_the_key_that_accepts_it() {
+        let truncated = |format: image::ImageFormat| {
+            let mut file = std::io::Cursor::new(Vec::new());
+            image::RgbImage::new(40, 30).write_to(&mut file, format).unwrap();
+            let bytes = file.into_inner();
+            decode(&bytes[..bytes.len() - 12], 10_000).unwrap_err()
+        };
+        for format in [image::ImageFormat::Jpeg, image::ImageFormat::Png] {
+            let expected = "`data.truncated = \"accept\"` in the config takes what is there";
+            assert_eq!(hint(&InferenceError::from(truncated(format)).into()).unwrap(), expected);
+        }
+        assert_eq!(hint(&InferenceError::from(truncated(image::ImageFormat::WebP)).into()), None);
+        // Each hint once for a list of images.
+        let errors =
+            [image::ImageFormat::Jpeg, image::ImageFormat::WebP, image::ImageFormat::Png].map(truncated);
+        let images = errors.map(|error| (std::path::PathBuf::from("a").into(), error)).into();
+        assert_eq!(
+            hint_for(TrainError::Unreadable(UnreadableImages(images))),
+            "`data.truncated = \"accept\"` in the config takes what is there; `data.on_error = \"skip\"` in the \
+             config skips unreadable photos"
+        );
+    }
+
+    #[cfg(not(feature = "heif"))]
+    #[test]
+    fn heic_and_avif_name_the_feature_that_reads_them() {
+        for brand in [b"heic", b"avif"] {
+            let file = [&b"\0\0\0\x10ftyp"[..], brand, &[0; 4]].concat();
+            let error = decode(&file, 10_000).unwrap_err();
+            let expected = "a program that is built with `--features heif` reads HEIC and AVIF";
+            assert_eq!(hint(&InferenceError::from(error).into()).unwrap(), expected);
+        }
+    }
+
+    #[test]
     fn a_split_names_its_key() {
         let size = |labels: &[u32], size| hint_for(stratified_shuffle_split(labels, 1, size, 0).unwrap_err());
         let size_hint = "`split.test_size` in the config is the size of the test set";
@@ -391,7 +450,7 @@ mod tests {
 
     #[test]
     fn an_error_of_the_backbone_names_the_key_through_every_crate() {
-        let missing = || SourceError::Missing("absent".into());
+        let missing = || SourceError::Missing { path: "absent".into(), hub_name: None };
         let misspelt = || WeightsSource::parse("hf://resnet50", "".as_ref()).unwrap_err();
         let single = BackboneError::SingleValuePerChannel { layer: "bn1".into() };
         for (error, key) in [

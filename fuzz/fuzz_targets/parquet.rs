@@ -4,6 +4,7 @@
 
 mod shared;
 
+use std::collections::BTreeMap;
 use std::panic::{self, Location};
 
 use headstock_loader::ParquetSource;
@@ -13,8 +14,10 @@ fuzz_target!(init: ignore_foreign_panics(), |bytes: &[u8]| {
     for (image, label) in [("image", "label"), ("picture", "class")] {
         shared::read(bytes, "x.parquet", |path| ParquetSource {
             shards: vec![path],
+            splits: BTreeMap::new(),
             image: image.into(),
             fields: shared::fields(label),
+            follow_links: false,
         });
     }
 });

@@ -12,6 +12,7 @@ fuzz_target!(|bytes: &[u8]| {
     correct_checksums(&mut archive);
     shared::read(&archive, "x.tar", |path| WebDatasetSource {
         shards: vec![path],
+        image: None,
         fields: shared::fields("label"),
     });
 });

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::client::RequestedFile;
+use crate::dataset_card::{CARD, DatasetConfig, SplitFiles, default_config, read_configs};
 use crate::error::{HubError, join_names};
-use crate::files::fetch;
+use crate::files::{CommitContents, Selection, fetch};
 use crate::name::{HubDataset, is_safe_relative_path};
 use crate::progress::DownloadProgress;
 use crate::settings::HubSettings;
@@ -28,40 +29,61 @@ pub struct DatasetFiles {
     /// The folder in the cache that corresponds to the root of the repository.
     pub root: PathBuf,
     /// At least one file, sorted bytewise by the paths in the repository.
-    pub files: Vec<PathBuf>,
+    pub files: Vec<DatasetFile>,
     /// The name in messages and run records: the `hf://` name with its commit.
     pub origin: String,
+}
+
+/// A local file of a data set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DatasetFile {
+    /// The file.
+    pub path: PathBuf,
+    /// The name of the split that the README.md of the data set puts the file into; `None` if it says nothing.
+    pub split: Option<String>,
 }
 
 /// Fetches the Parquet files of a data set one after another, with the settings of
 /// [`HubSettings::from_environment`].
 ///
-/// A path in the source selects the file of that name, the files in that folder, or those
-/// that match that pattern. Without a path, all files are selected if they are in a single top-level folder;
-/// otherwise the files in the top-level folder `data` or `default`. The `configs` in the README of the data
-/// set are ignored.
+/// Without a path in the source, the files are those that the README.md of the data set lists under `configs`,
+/// in the splits that it gives, by the rules of Python's `datasets`: of several configs the one that is marked
+/// as the default. A path that is the name of a config selects that config. Of several splits, those are
+/// fetched for whose name `uses_split` is true.
+///
+/// Any other path selects the file of that name, the files in that folder, or those that match that pattern,
+/// without a split. Without a path and without `configs`, all files are selected if they are in a single
+/// top-level folder; otherwise the files in the top-level folder `data` or `default`.
 ///
 /// Cached files are not downloaded again, so an interrupted call can be resumed. The cache stores the file
 /// list of the commit, so offline a data set is either complete or an error.
 ///
 /// # Errors
 /// [`HubError`]. Damaged files have been removed from the cache. The error [is about the
-/// name](HubError::is_name_error) if no Parquet file is selected, or if there are several folders to choose
-/// from.
+/// name](HubError::is_name_error) if no Parquet file is selected, or if there are several folders or configs to
+/// choose from.
 ///
 /// # Examples
 /// ```no_run
 /// use headstock_hub::{HubDataset, fetch_dataset};
 ///
 /// let source: HubDataset = "datasets/uoft-cs/cifar10/plain_text".parse()?;
-/// for file in fetch_dataset(&source, &())?.files {
-///     println!("{}", file.display());
+/// let uses_split = |split: &str| ["train", "test"].contains(&split);
+/// for file in fetch_dataset(&source, &uses_split, &())?.files {
+///     println!("{} {}", file.path.display(), file.split.unwrap_or_default());
 /// }
 /// # Ok::<(), headstock_hub::HubError>(())
 /// ```
-pub fn fetch_dataset(source: &HubDataset, progress: &dyn DownloadProgress) -> Result<DatasetFiles, HubError> {
-    fetch_dataset_with(source, &HubSettings::from_environment(), progress)
+pub fn fetch_dataset(
+    source: &HubDataset,
+    uses_split: &SplitFilter<'_>,
+    progress: &dyn DownloadProgress,
+) -> Result<DatasetFiles, HubError> {
+    fetch_dataset_with(source, uses_split, &HubSettings::from_environment(), progress)
 }
+
+/// Whether the files of a split of this name are wanted.
+pub type SplitFilter<'a> = dyn Fn(&str) -> bool + Sync + 'a;
 
 /// Downloads the Parquet files of a data set, those that the cache lacks, and returns the local paths of all
 /// of them. Unlike [`fetch_dataset`], which describes the selection of the files, it takes the settings from
@@ -71,22 +93,56 @@ pub fn fetch_dataset(source: &HubDataset, progress: &dyn DownloadProgress) -> Re
 /// The errors of [`fetch_dataset`].
 pub fn fetch_dataset_with(
     source: &HubDataset,
+    uses_split: &SplitFilter<'_>,
     settings: &HubSettings,
     progress: &dyn DownloadProgress,
 ) -> Result<DatasetFiles, HubError> {
-    let select = |listed: Option<&[String]>| {
-        let selected = select_parquet_files(source, listed.unwrap_or_default())?;
-        Ok(selected.into_iter().map(|file| RequestedFile { file: file.into(), is_config: false }).collect())
+    let select = |contents: &CommitContents<'_>| {
+        let listed = contents.listed.unwrap_or_default();
+        let SelectedFiles { files, unused } =
+            select_parquet_files(source, listed, contents.description, uses_split)?;
+        let requests =
+            files.iter().map(|(file, _)| RequestedFile { file: (*file).into(), is_config: false }).collect();
+        let splits = files.into_iter().map(|(_, split)| split).collect::<Vec<_>>();
+        Ok(Selection { files: requests, details: (splits, unused) })
     };
-    let resolved = fetch(&source.repo_ref, /* needs_file_list */ true, &select, settings, progress)?;
-    let files = resolved.files.into_iter().flatten().collect();
+    let resolved = fetch(&source.repo_ref, Some(CARD), &select, settings, progress)?;
+    let (splits, unused) = resolved.details;
+    if !unused.is_empty() {
+        tracing::info!(
+            "{}: {} for training, validation or testing by name, and left out; to use the files of a split, add \
+             their path to the name of the data set",
+            resolved.origin,
+            match unused.as_slice() {
+                [only] => format!("the split {only} is not"),
+                several => format!("the splits {} are not", join_names(several)),
+            }
+        );
+    }
+    let files = resolved.files.into_iter().flatten().zip(splits);
+    let files = files.map(|(path, split)| DatasetFile { path, split }).collect();
     Ok(DatasetFiles { root: resolved.root, files, origin: resolved.origin })
 }
 
-/// The Parquet files to download for `source` from a repository with the files `listed`: those that the path
-/// in `source` selects (a file, a folder or a pattern with `*`), or the [`default_files`] without a path.
-/// Returns at least one, sorted bytewise; otherwise the error says what the repository has instead.
-fn select_parquet_files<'a>(source: &HubDataset, listed: &'a [String]) -> Result<Vec<&'a str>, HubError> {
+/// The files that are selected from a repository.
+#[derive(Debug, PartialEq, Eq)]
+struct SelectedFiles<'a> {
+    /// Each with the split that the card puts it into: at least one, sorted bytewise.
+    files: Vec<(&'a str, Option<String>)>,
+    /// The splits of the card whose files are not selected.
+    unused: Vec<String>,
+}
+
+/// The Parquet files to download for `source` from a repository with the files `listed` and the text of its
+/// README.md, `card`: those that the path in `source` selects (a config of the card, a file, a folder or a
+/// pattern with `*`), or without a path those of the default config, or else the [`default_files`]. Otherwise
+/// the error says what the repository has instead.
+fn select_parquet_files<'a>(
+    source: &HubDataset,
+    listed: &'a [String],
+    card: Option<&str>,
+    uses_split: &SplitFilter<'_>,
+) -> Result<SelectedFiles<'a>, HubError> {
     let name = source.repo_ref.repo_name();
     let no_selection = |problem| HubError::NoSelection { name: name.clone(), problem };
     let sorted: BTreeSet<&str> = listed.iter().map(String::as_str).collect();
@@ -95,36 +151,130 @@ fn select_parquet_files<'a>(source: &HubDataset, listed: &'a [String]) -> Result
     if parquet.is_empty() {
         return Err(no_selection(describe_no_parquet(&name, &others)));
     }
-    let selected = match &source.pattern {
-        Some(pattern) => {
+    let configs = card.map_or(Ok(Vec::new()), read_configs);
+    let chosen = choose_config(source, &configs).map_err(no_selection)?;
+    let card_files = match chosen {
+        Some(config) => {
+            config.files(&parquet).map_err(|problem| no_selection(describe_bad_card(&problem)))?
+        }
+        None => None,
+    };
+    let selected = match (card_files, &source.pattern) {
+        (Some(splits), _) => choose_splits(splits, uses_split).map_err(no_selection)?,
+        (None, Some(pattern)) if chosen.is_none() => {
             let matcher = pattern.compile_matcher();
             // A file is also selected by a match of a folder that it is in.
             let is_selected = |file: &&str| Path::new(file).ancestors().any(|path| matcher.is_match(path));
             let selected: Vec<&str> = parquet.iter().copied().filter(is_selected).collect();
             if selected.is_empty() {
+                let names: Vec<&str> = configs.iter().flatten().map(|config| config.name.as_str()).collect();
+                let configs = if names.is_empty() {
+                    String::new()
+                } else {
+                    format!(", its configs {}", join_names(&names))
+                };
                 return Err(no_selection(format!(
                     "no .parquet file at {}: give the path of a folder or file of the data set; its .parquet \
-                     files are {}",
+                     files are {}{configs}",
                     pattern.glob(),
                     join_names(&parquet)
                 )));
             }
-            selected
+            without_splits(selected)
         }
-        None => default_files(parquet).map_err(|folders| {
+        (None, _) => without_splits(default_files(parquet).map_err(|folders| {
             no_selection(format!(
                 "Parquet files in several folders: add a folder to the name, for example {name}/{} \
                  (available: {})",
                 folders[0],
                 join_names(&folders)
             ))
-        })?,
+        })?),
     };
     // The names become paths in the cache, so the hub must not lead out of it.
-    match selected.iter().find(|file| !is_safe_relative_path(file)) {
-        Some(&file) => Err(HubError::UnsafePath { name, file: file.into() }),
+    match selected.files.iter().find(|(file, _)| !is_safe_relative_path(file)) {
+        Some((file, _)) => Err(HubError::UnsafePath { name, file: (*file).into() }),
         None => Ok(selected),
     }
+}
+
+/// Files that the card says nothing about.
+fn without_splits(files: Vec<&str>) -> SelectedFiles<'_> {
+    SelectedFiles { files: files.into_iter().map(|file| (file, None)).collect(), unused: Vec::new() }
+}
+
+/// The config of the card that `source` asks for: the one whose name is its path, or without a path the
+/// default. `None` if the files are chosen otherwise; `configs` is an error if the card cannot be read, which
+/// only matters without a path. The error is the problem, for [`HubError::NoSelection`].
+fn choose_config<'a>(
+    source: &HubDataset,
+    configs: &'a Result<Vec<DatasetConfig>, String>,
+) -> Result<Option<&'a DatasetConfig>, String> {
+    if let Some(pattern) = &source.pattern {
+        return Ok(configs.iter().flatten().find(|config| config.name == pattern.glob()));
+    }
+    let configs = configs.as_ref().map_err(|problem| describe_bad_card(problem))?;
+    let default = default_config(configs).map_err(|problem| describe_bad_card(&problem))?;
+    if default.is_none()
+        && let Some(first) = configs.first()
+    {
+        let names: Vec<&str> = configs.iter().map(|config| config.name.as_str()).collect();
+        return Err(format!(
+            "several configs, of which none is the default: add one to the name, for example {}/{} \
+             (available: {})",
+            source.repo_ref.repo_name(),
+            first.name,
+            join_names(&names)
+        ));
+    }
+    Ok(default)
+}
+
+/// The problem of a data set whose card cannot be followed, for an error message.
+fn describe_bad_card(problem: &str) -> String {
+    format!(
+        "a {CARD} that does not say which files to use: {problem}; choose the files yourself, by the path of a \
+         folder, file or pattern after the name of the data set"
+    )
+}
+
+/// The files of the splits that `uses_split` selects, with their splits; all files, if there is one split. The
+/// error is the problem, for [`HubError::NoSelection`].
+fn choose_splits<'a>(
+    splits: Vec<SplitFiles<'a>>,
+    uses_split: &SplitFilter<'_>,
+) -> Result<SelectedFiles<'a>, String> {
+    let is_used = |split: &SplitFiles<'_>| split.split.as_deref().is_some_and(uses_split);
+    let names = |splits: &[SplitFiles<'_>]| -> Vec<String> {
+        splits.iter().filter_map(|split| split.split.clone()).collect()
+    };
+    if let [SplitFiles { files, .. }] = splits.as_slice()
+        && !is_used(&splits[0])
+    {
+        return Ok(without_splits(files.clone()));
+    }
+    let (used, unused): (Vec<_>, Vec<_>) = splits.into_iter().partition(is_used);
+    let unused = names(&unused);
+    if used.is_empty() {
+        return Err(format!(
+            "several splits, of which none is for training or testing by name ({}): choose the files yourself, \
+             by the path of a folder, file or pattern after the name of the data set",
+            join_names(&unused)
+        ));
+    }
+    let mut files: BTreeMap<&str, String> = BTreeMap::new();
+    for SplitFiles { split, files: of_split } in used {
+        let split = split.expect("a used split has a name");
+        for file in of_split {
+            if let Some(other) = files.insert(file, split.clone()) {
+                return Err(describe_bad_card(&format!(
+                    "it puts the file {file} into the split {other} and into the split {split}, so photos would \
+                     be in both"
+                )));
+            }
+        }
+    }
+    Ok(SelectedFiles { files: files.into_iter().map(|(file, split)| (file, Some(split))).collect(), unused })
 }
 
 /// The selection from all Parquet files of a repository, `files`, if the user names no path in it: all files
@@ -170,12 +320,115 @@ fn describe_no_parquet(name: &str, found: &[&str]) -> String {
 mod tests {
     use super::*;
 
-    /// The selected files, or the error message; `suffix` is the revision and path in the `hf://` name.
-    fn select(suffix: &str, files: &[&str]) -> Result<Vec<String>, String> {
+    /// The selected files with their splits, and the unused splits, or the error message; `suffix` is the
+    /// revision and path in the `hf://` name, `configs` what the card has under this key.
+    fn select_by_card(
+        suffix: &str,
+        files: &[&str],
+        configs: &str,
+    ) -> Result<(Vec<String>, Vec<String>), String> {
         let source: HubDataset = format!("datasets/a/b{suffix}").parse().unwrap();
         let listed: Vec<String> = files.iter().map(|&file| file.to_owned()).collect();
-        let selected = select_parquet_files(&source, &listed).map_err(|error| error.to_string())?;
-        Ok(selected.into_iter().map(str::to_owned).collect())
+        let card = format!("---\nconfigs: {configs}\n---\n");
+        let uses_split = |split: &str| ["train", "test"].contains(&split);
+        let selected = select_parquet_files(&source, &listed, Some(&card), &uses_split);
+        let SelectedFiles { files, unused } = selected.map_err(|error| error.to_string())?;
+        let described = files.into_iter().map(|(file, split)| match split {
+            Some(split) => format!("{split}: {file}"),
+            None => file.to_owned(),
+        });
+        Ok((described.collect(), unused))
+    }
+
+    /// The selected files of a data set without a card that names some.
+    fn select(suffix: &str, files: &[&str]) -> Result<Vec<String>, String> {
+        select_by_card(suffix, files, "[]").map(|(files, _)| files)
+    }
+
+    /// Files in the folders `a` and `b`.
+    const FILES: [&str; 4] = ["a/0.parquet", "a/1.parquet", "b/0.parquet", "b/1.parquet"];
+
+    #[test]
+    fn the_card_puts_files_into_splits() {
+        let configs = "[{config_name: x, data_files: [{split: test, path: a/1.parquet}, {split: train, path: b/*}, \
+                       {split: extra, path: a/0.parquet}]}]";
+        let expected = ["test: a/1.parquet", "train: b/0.parquet", "train: b/1.parquet"];
+        for suffix in ["", "/x", "@v1", "@v1/x"] {
+            let (files, unused) = select_by_card(suffix, &FILES, configs).unwrap();
+            assert_eq!(
+                (files.as_slice(), unused),
+                (&expected.map(str::to_owned)[..], vec!["extra".to_owned()])
+            );
+        }
+        // A path that is no config selects files itself.
+        assert_eq!(select_by_card("/a", &FILES, configs).unwrap().0, FILES[..2]);
+        let error = select_by_card("/y", &FILES, configs).unwrap_err();
+        assert!(
+            error.contains("no .parquet file at y: ") && error.ends_with("b/1.parquet, its configs x"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_config_has_precedence_over_a_folder_of_its_name() {
+        let configs = "[{config_name: a, data_files: b/*}, {config_name: b, data_dir: a}]";
+        assert_eq!(
+            select_by_card("/a", &FILES, configs).unwrap().0,
+            ["train: b/0.parquet", "train: b/1.parquet"]
+        );
+        assert_eq!(select_by_card("/b", &FILES, configs).unwrap().0, FILES[..2]);
+        assert_eq!(select_by_card("/a/*", &FILES, configs).unwrap().0, FILES[..2]);
+    }
+
+    #[test]
+    fn several_configs_without_a_default_are_listed() {
+        let error =
+            select_by_card("", &FILES, "[{config_name: x, data_files: a/*}, {config_name: y}]").unwrap_err();
+        assert!(
+            error.contains(
+                "none is the default: add one to the name, for example hf://datasets/a/b/x (available: x, y)"
+            ),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_config_without_files_leaves_the_choice_to_the_names() {
+        for suffix in ["", "/x"] {
+            let files = ["data/train-0.parquet", "other/0.parquet"];
+            assert_eq!(select_by_card(suffix, &files, "[{config_name: x}]").unwrap().0, files[..1]);
+        }
+    }
+
+    #[test]
+    fn a_single_split_of_another_name_is_no_split_and_several_are_an_error() {
+        let split = |name: &str| format!("{{split: {name}, path: {name}/*}}");
+        let configs = |splits: &str| format!("[{{config_name: x, data_files: [{splits}]}}]");
+        let (files, unused) = select_by_card("", &FILES, &configs(&split("a"))).unwrap();
+        assert_eq!((&files[..], unused.len()), (&FILES.map(str::to_owned)[..2], 0));
+        let both = configs(&format!("{}, {}", split("a"), split("b")));
+        let error = select_by_card("", &FILES, &both).unwrap_err();
+        assert!(
+            error.contains("none is for training or testing by name (a, b): choose the files"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_card_that_cannot_be_followed_is_an_error_unless_a_path_chooses_the_files() {
+        for (configs, expected) in [
+            ("]", "a README.md that does not say which files to use: line 2"),
+            ("[{data_files: x}]", "has no `config_name`; choose the files yourself"),
+            ("[{config_name: x, data_files: c/*}]", "no .parquet file of the split `train` is at c/*"),
+            (
+                "[{config_name: x, data_files: [{split: train, path: '**'}, {split: test, path: b/*}]}]",
+                "the file b/0.parquet into the split train and into the split test, so photos would be in both",
+            ),
+        ] {
+            let error = select_by_card("", &FILES, configs).unwrap_err();
+            assert!(error.contains(expected), "{configs}: {error}");
+            assert_eq!(select_by_card("/b", &FILES, configs).unwrap().0, FILES[2..], "{configs}");
+        }
     }
 
     #[test]
@@ -244,7 +497,7 @@ mod tests {
                 )),
                 "{error}"
             );
-            assert!(error.contains("; its .parquet files are c/te"), "{error}");
+            assert!(error.contains("; its .parquet files are c/te") && !error.contains("configs"), "{error}");
         }
     }
 

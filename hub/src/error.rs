@@ -266,6 +266,19 @@ pub enum HubError {
         /// The I/O error.
         source: io::Error,
     },
+    /// The cache lacks a file and cannot store it.
+    #[error(
+        "the download cache does not have {name} and cannot store it at {}: {}",
+        .path.display(), cache_hint(.source)
+    )]
+    NotStored {
+        /// The file.
+        name: String,
+        /// The file or directory of the cache that cannot be written.
+        path: PathBuf,
+        /// The I/O error.
+        source: io::Error,
+    },
     /// The address of the hub is none.
     #[error("the address of the hub (HF_ENDPOINT) is {endpoint}: it must begin with https:// or http://")]
     Endpoint {

@@ -1,5 +1,6 @@
 //! Files of one commit, from the cache or the hub, verified, and downloaded by one process at a time.
 
+use std::fs;
 use std::path::PathBuf;
 
 use crate::cache::{CacheEntry, RepoCache};
@@ -13,33 +14,55 @@ use crate::verify::hash_text;
 /// The name of the lock that a process holds while it downloads from a repository. Others wait for it.
 const LOCK: &str = "headstock";
 
-/// Returns the files to fetch from a commit, in order of download. Its argument are the names of all files of
-/// that commit; `None` if they are not known.
-type SelectFiles<'a> = dyn Fn(Option<&[String]>) -> Result<Vec<RequestedFile>, HubError> + Sync + 'a;
+/// Selects the files to fetch from a commit.
+type SelectFiles<'a, T> = dyn Fn(&CommitContents<'_>) -> Result<Selection<T>, HubError> + Sync + 'a;
+
+/// What a selection can depend on.
+pub(crate) struct CommitContents<'a> {
+    /// The names of all files of the commit; `None` if they are not known.
+    pub(crate) listed: Option<&'a [String]>,
+    /// The text of the file that describes the others; `None` if none is asked for or the commit has none.
+    pub(crate) description: Option<&'a str>,
+}
+
+/// The files to fetch from a commit.
+pub(crate) struct Selection<T> {
+    /// In order of download.
+    pub(crate) files: Vec<RequestedFile>,
+    /// What the caller wants to know of the selection with its result.
+    pub(crate) details: T,
+}
 
 /// The local files of a commit.
-pub(crate) struct ResolvedFiles {
+pub(crate) struct ResolvedFiles<T> {
     /// The `hf://` name with the commit.
     pub(crate) origin: String,
     /// The folder with the files of the commit.
     pub(crate) root: PathBuf,
     /// The requested files in order; `None` for optional files that the commit lacks.
     pub(crate) files: Vec<Option<PathBuf>>,
+    /// Those of the [`Selection`].
+    pub(crate) details: T,
 }
+
+/// Files from the cache, and the config files of which it does not know whether the commit has them; `None` if
+/// it lacks a file.
+type CachedFiles<T> = Option<(ResolvedFiles<T>, Vec<String>)>;
 
 /// Returns the local paths of the files of `repo_ref` that `select` selects, all of one commit, after
 /// downloading those that the cache lacks from the hub. If the hub is down, an earlier commit of the branch or
-/// tag in the cache is used. With `needs_file_list`, the files are selected from the complete file list of
-/// the commit; the cache then stores that list, to know whether it has all selected files.
-pub(crate) fn fetch(
+/// tag in the cache is used. With `description`, the files are selected from the complete file list of the
+/// commit, and the file of that name in it is fetched first; the cache then stores that list, to know whether
+/// it has all selected files.
+pub(crate) fn fetch<T>(
     repo_ref: &RepoRef,
-    needs_file_list: bool,
-    select: &SelectFiles<'_>,
+    description: Option<&str>,
+    select: &SelectFiles<'_, T>,
     settings: &HubSettings,
     progress: &dyn DownloadProgress,
-) -> Result<ResolvedFiles, HubError> {
+) -> Result<ResolvedFiles<T>, HubError> {
     let cache = RepoCache::new(&settings.cache, repo_ref);
-    let job = FetchJob { repo_ref, needs_file_list, select, settings, progress, cache };
+    let job = FetchJob { repo_ref, description, select, settings, progress, cache };
     if settings.offline {
         let offline = || HubError::Offline { name: repo_ref.to_string(), cache: settings.cache.clone() };
         return job.resolve_from_cache()?.ok_or_else(offline);
@@ -70,26 +93,35 @@ pub(crate) fn fetch(
 }
 
 /// The arguments of one call of [`fetch`], and the cache folder of its repository.
-struct FetchJob<'a> {
+struct FetchJob<'a, T> {
     repo_ref: &'a RepoRef,
-    needs_file_list: bool,
-    select: &'a SelectFiles<'a>,
+    description: Option<&'a str>,
+    select: &'a SelectFiles<'a, T>,
     settings: &'a HubSettings,
     progress: &'a dyn DownloadProgress,
     cache: RepoCache,
 }
 
-impl FetchJob<'_> {
+impl<T> FetchJob<'_, T> {
     /// The paths of the selected files of `commit` in the cache, without any request to the hub, and the
     /// config files of which the cache does not know whether the commit has them. `None` if the cache lacks a
     /// file.
-    fn cached_at_commit(&self, commit: &str) -> Result<Option<(ResolvedFiles, Vec<String>)>, HubError> {
+    fn cached_at_commit(&self, commit: &str) -> Result<CachedFiles<T>, HubError> {
         let listed = self.file_list(commit);
-        if self.needs_file_list && listed.is_none() {
+        if self.needs_file_list() && listed.is_none() {
             return Ok(None);
         }
+        let description = match self.listed_description(listed.as_deref()) {
+            Some(file) => match self.cache.lookup(commit, file)? {
+                CacheEntry::Present(path) => Some(read_text(path)?),
+                CacheEntry::Absent | CacheEntry::Unknown => return Ok(None),
+            },
+            None => None,
+        };
+        let contents = CommitContents { listed: listed.as_deref(), description: description.as_deref() };
+        let selection = (self.select)(&contents)?;
         let (mut files, mut unknown) = (Vec::new(), Vec::new());
-        for RequestedFile { file, is_config } in (self.select)(listed.as_deref())? {
+        for RequestedFile { file, is_config } in selection.files {
             files.push(match self.cache.lookup(commit, &file)? {
                 CacheEntry::Present(path) => Some(path),
                 CacheEntry::Absent if is_config => None,
@@ -100,14 +132,14 @@ impl FetchJob<'_> {
                 CacheEntry::Absent | CacheEntry::Unknown => return Ok(None),
             });
         }
-        Ok(Some((self.resolved(commit, files), unknown)))
+        Ok(Some((self.resolved(commit, files, selection.details), unknown)))
     }
 
     /// The selected files from the cache, without any request, for use offline or while the hub is down:
     /// those of the requested commit or, for a branch or tag, of its latest downloaded commit. `None` if the
     /// cache has no such commit or lacks a file. A config file that the commit may have is left out with a
     /// warning.
-    fn resolve_from_cache(&self) -> Result<Option<ResolvedFiles>, HubError> {
+    fn resolve_from_cache(&self) -> Result<Option<ResolvedFiles<T>>, HubError> {
         let latest_commit = || self.cache.read_ref(self.repo_ref.revision_or_main());
         let Some(commit) = self.repo_ref.commit().map(str::to_owned).or_else(latest_commit) else {
             return Ok(None);
@@ -126,59 +158,86 @@ impl FetchJob<'_> {
 
     /// Asks the hub for the current commit of the branch or tag, and downloads those of the selected files of
     /// that commit that the cache lacks. Holds a lock meanwhile, so that other processes wait instead of
-    /// downloading the same files.
-    fn resolve_from_hub(&self) -> Result<ResolvedFiles, HubError> {
+    /// downloading the same files. If the cache lacks none, nothing needs to be written.
+    fn resolve_from_hub(&self) -> Result<ResolvedFiles<T>, HubError> {
         let client = HubClient::new(self.repo_ref, self.settings)?;
         let RevisionInfo { commit, files: mut listed } = client.resolve_revision()?;
-        if self.needs_file_list {
+        if self.needs_file_list() {
             listed = Some(match self.file_list(&commit) {
                 Some(listed) => listed,
                 None => client.all_files(&commit, listed)?,
             });
         }
         let listed = listed.as_deref();
-        let requested = (self.select)(listed)?;
-        let is_listed = |file: &String| listed.is_some_and(|listed| listed.contains(file));
+        let is_listed = |file: &str| listed.is_some_and(|listed| listed.iter().any(|known| known == file));
+        let description = match self.listed_description(listed) {
+            Some(file) => {
+                let request = RequestedFile { file: file.into(), is_config: true };
+                self.fetch_file(&client, &commit, &request, true)?.map(read_text).transpose()?
+            }
+            None => None,
+        };
+        let contents = CommitContents { listed, description: description.as_deref() };
+        let Selection { files: requested, details } = (self.select)(&contents)?;
+        // Needs no request, and no cache that can be written.
+        let is_unlisted =
+            |request: &RequestedFile| request.is_config && listed.is_some() && !is_listed(&request.file);
         let lookup = |request: &RequestedFile| self.cache.lookup(&commit, &request.file);
         let entries = requested.iter().map(lookup).collect::<Result<Vec<_>, _>>()?;
-        let is_missing = |(request, entry): (&RequestedFile, &CacheEntry)| match entry {
+        let is_missing = |&(request, entry): &(&RequestedFile, &CacheEntry)| match entry {
             CacheEntry::Present(_) => false,
             CacheEntry::Absent => !request.is_config,
-            CacheEntry::Unknown => true,
+            CacheEntry::Unknown => !is_unlisted(request),
         };
-        let n_missing = requested.iter().zip(&entries).filter(|&pair| is_missing(pair)).count();
-        if n_missing > 0 && self.needs_file_list {
+        let missing: Vec<&RequestedFile> =
+            requested.iter().zip(&entries).filter(is_missing).map(|(request, _)| request).collect();
+        if !missing.is_empty() && self.needs_file_list() {
             tracing::info!(
-                "{}: downloading {n_missing} of the {} files (the others are in the download cache)",
+                "{}: downloading {} of the {} files (the others are in the download cache)",
                 self.repo_ref.at_revision(&commit),
+                missing.len(),
                 requested.len()
             );
         }
-        let _lock = (n_missing > 0).then(|| self.cache.lock(LOCK)).transpose()?;
-        let mut files = Vec::with_capacity(requested.len());
-        for (request, entry) in requested.into_iter().zip(entries) {
+        let lock = |request: &&RequestedFile| {
+            self.cache.lock(LOCK).map_err(|error| self.unwritable(&request.file, error))
+        };
+        let _lock = missing.first().map(lock).transpose()?;
+        let is_complete = missing.is_empty();
+        let (mut files, mut unlisted) = (Vec::with_capacity(requested.len()), Vec::new());
+        for (request, entry) in requested.iter().zip(entries) {
             files.push(match entry {
                 // Present files have just been verified.
                 CacheEntry::Present(path) => Some(path),
-                CacheEntry::Absent if n_missing == 0 => None,
+                CacheEntry::Absent if is_complete => None,
+                CacheEntry::Unknown if is_unlisted(request) => {
+                    unlisted.push(&request.file);
+                    None
+                }
                 CacheEntry::Absent | CacheEntry::Unknown => {
-                    self.fetch_file(&client, &commit, &request, is_listed(&request.file))?
+                    self.fetch_file(&client, &commit, request, is_listed(&request.file))?
                 }
             });
         }
-        match self.record_commit(&commit, listed) {
-            // The record is only needed when the hub is down, so a read-only cache is fine.
-            Err(error) if n_missing == 0 => tracing::debug!("{error}"),
-            result => result?,
+        let mark_absent = |file: &&String| self.cache.mark_absent(&commit, file);
+        let marked = unlisted.iter().try_for_each(mark_absent);
+        match marked.and_then(|()| self.record_commit(&commit, listed)) {
+            // The record is only needed when the hub is down, so a cache that may not be written is fine.
+            Err(error) if is_complete => tracing::debug!("{error}"),
+            Err(error) => tracing::warn!(
+                "the download cache does not know {} without the hub, although all files are in it: {error}",
+                self.repo_ref
+            ),
+            Ok(()) => {}
         }
-        Ok(self.resolved(&commit, files))
+        Ok(self.resolved(&commit, files, details))
     }
 
     /// Stores in the cache that the branch or tag points to `commit` now, and the names of all files of the
     /// commit, `listed`, if the selection needs them, so that
     /// [`resolve_from_cache`](Self::resolve_from_cache) finds both when the hub is down.
     fn record_commit(&self, commit: &str, listed: Option<&[String]>) -> Result<(), HubError> {
-        if self.needs_file_list
+        if self.needs_file_list()
             && let Some(listed) = listed
         {
             self.cache.write_file_list(commit, listed)?;
@@ -210,9 +269,22 @@ impl FetchJob<'_> {
                 let (name, file) = (self.repo_ref.repo_name(), file.into());
                 return Err(HubError::FileNotFound { name, file, found: Vec::new() });
             }
-            self.cache.mark_absent(commit, file)?;
+            self.cache.mark_absent(commit, file).map_err(|error| self.unwritable(file, error))?;
             return Ok(None);
         };
+        let stored = self.store_file(client, commit, file, &info);
+        stored.map(Some).map_err(|error| self.unwritable(file, error))
+    }
+
+    /// Downloads `file` of `commit`, which the hub describes with `info`, unless the cache has its blob, and
+    /// returns its local path.
+    fn store_file(
+        &self,
+        client: &HubClient<'_>,
+        commit: &str,
+        file: &str,
+        info: &FileInfo,
+    ) -> Result<PathBuf, HubError> {
         // Without a hash, this process alone knows the file by another name until its contents are complete.
         let name = info.hash.clone().unwrap_or_else(|| hash_text(&format!("{commit}/{file}")));
         // Another program may be writing the blob.
@@ -220,7 +292,7 @@ impl FetchJob<'_> {
         let blob = if info.hash.is_some() && self.cache.has_valid_blob(&name)? {
             name
         } else {
-            let download = || self.download(client, commit, file, &info, &name);
+            let download = || self.download(client, commit, file, info, &name);
             let blob = download().or_else(|error| {
                 if !error.may_be_damage() {
                     return Err(error);
@@ -233,7 +305,18 @@ impl FetchJob<'_> {
             self.progress.finish();
             blob
         };
-        self.cache.link_file(commit, file, &blob).map(Some)
+        self.cache.link_file(commit, file, &blob)
+    }
+
+    /// The error that the cache lacks `file` and cannot store it because of `error`; other errors than those of
+    /// the cache stay as they are.
+    fn unwritable(&self, file: &str, error: HubError) -> HubError {
+        match error {
+            HubError::Cache { path, source } => {
+                HubError::NotStored { name: self.repo_ref.name_with_file(Some(file)), path, source }
+            }
+            error => error,
+        }
     }
 
     /// Downloads `file` of `commit` into the cache under the name `name`, and verifies it: nothing is stored
@@ -280,17 +363,36 @@ impl FetchJob<'_> {
     /// The names of all files of `commit`, as the cache has stored them; `None` if the selection does not
     /// need them or the cache does not have them.
     fn file_list(&self, commit: &str) -> Option<Vec<String>> {
-        self.needs_file_list.then(|| self.cache.file_list(commit)).flatten()
+        self.needs_file_list().then(|| self.cache.file_list(commit)).flatten()
+    }
+
+    /// Whether the selection needs the names of all files of the commit.
+    fn needs_file_list(&self) -> bool {
+        self.description.is_some()
+    }
+
+    /// The name of the description if the commit with the files `listed` has it.
+    fn listed_description(&self, listed: Option<&[String]>) -> Option<&str> {
+        self.description.filter(|file| listed.is_some_and(|listed| listed.iter().any(|known| known == file)))
     }
 
     /// The result of a fetch from `files`, the local paths of the requested files in order (`None` for
-    /// optional files that the commit lacks): adds the `hf://` name with `commit`, for messages, and the
-    /// folder.
-    fn resolved(&self, commit: &str, files: Vec<Option<PathBuf>>) -> ResolvedFiles {
+    /// optional files that the commit lacks): adds the `hf://` name with `commit`, for messages, the folder and
+    /// the `details` of the selection.
+    fn resolved(&self, commit: &str, files: Vec<Option<PathBuf>>, details: T) -> ResolvedFiles<T> {
         ResolvedFiles {
             origin: self.repo_ref.at_revision(commit).to_string(),
             root: self.cache.snapshot_dir(commit),
             files,
+            details,
         }
+    }
+}
+
+/// The text of the file `path` in the cache; bytes that are not UTF-8 are replaced.
+fn read_text(path: PathBuf) -> Result<String, HubError> {
+    match fs::read(&path) {
+        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+        Err(source) => Err(HubError::Cache { path, source }),
     }
 }

@@ -17,11 +17,14 @@
 //! - If the hub is down, the last downloaded commit of the branch or tag is used, with a warning. A data set
 //!   is used only if the cache has all requested files, which it knows from the stored file list of the
 //!   commit.
+//! - The `configs` in the README.md of a data set put its files into splits, by the rules of Python's `datasets`.
+//! - A cache that may not be written is read: a file is stored only if it is missing.
 //! - If several processes need the same files, only one downloads them.
 
 mod cache;
 mod client;
 mod dataset;
+mod dataset_card;
 mod error;
 mod files;
 mod http;
@@ -32,8 +35,9 @@ mod repo_kind;
 mod settings;
 mod verify;
 mod weights;
+mod yaml;
 
-pub use dataset::{DatasetFiles, fetch_dataset, fetch_dataset_with};
+pub use dataset::{DatasetFile, DatasetFiles, SplitFilter, fetch_dataset, fetch_dataset_with};
 pub use error::{BoxError, HubError};
 pub use name::{HubDataset, HubSource};
 pub use pickle::{conversion_hint, is_pickled};

@@ -75,7 +75,8 @@ impl FromStr for HubSource {
 /// The revision is as in [`HubSource`]; `@refs/convert/parquet` (or `@refs%2Fconvert%2Fparquet`) is the
 /// branch into which the hub converts data sets of other formats.
 ///
-/// The path is a folder, which includes everything below it, or a `.parquet` file. It may be a glob pattern:
+/// The path is the name of a config of the data set's README.md, a folder, which includes everything below it,
+/// or a `.parquet` file. It may be a glob pattern:
 /// `*` matches any characters within a file or folder name, `**` any folders, `{a,b}` either name, as in
 /// `data/train-*` or `*/{train,test}`. [`fetch_dataset`](super::fetch_dataset) documents the default.
 ///

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::client::RequestedFile;
 use crate::error::HubError;
-use crate::files::fetch;
+use crate::files::{CommitContents, Selection, fetch};
 use crate::name::HubSource;
 use crate::pickle::is_pickled;
 use crate::progress::DownloadProgress;
@@ -50,8 +50,10 @@ pub fn fetch_weights_with(
     settings: &HubSettings,
     progress: &dyn DownloadProgress,
 ) -> Result<WeightFiles, HubError> {
-    let select = |listed: Option<&[String]>| select_files(source, listed);
-    let resolved = fetch(&source.0, /* needs_file_list */ false, &select, settings, progress)?;
+    let select = |contents: &CommitContents<'_>| {
+        Ok(Selection { files: select_files(source, contents.listed)?, details: () })
+    };
+    let resolved = fetch(&source.0, /* description */ None, &select, settings, progress)?;
     // The three files in the order of `select_files`; a file that the repository lacks is `None`.
     let [config, preprocessor, weights] =
         <[_; 3]>::try_from(resolved.files).expect("three files are selected");

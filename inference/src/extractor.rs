@@ -7,46 +7,13 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use headstock_backbone::{Backbone, BackboneError, FeatureLayer, InferenceWorker, PixelBatch};
-use headstock_loader::{
-    DecodeError, DecodeMode, EvalTransform, ImageRef, LazyImage, ReadError, render_views,
-};
+use headstock_loader::{DecodeError, DecodeOptions, EvalTransform, ImageRef, ReadError};
 use image::RgbImage;
-use serde::Deserialize;
 
 use crate::error::InferenceError;
 use crate::pipeline::{BATCH_SIZE, BatchInference, JobResult, run_pipeline};
 use crate::pretrained::PretrainedBackbone;
 use crate::progress::Progress;
-
-/// How images are decoded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(default)]
-pub struct DecodeOptions {
-    /// Maximum number of pixels of an image. Larger images are refused by their header, because a small file
-    /// can decode to gigabytes. The default is 200 million.
-    pub max_pixels: u64,
-    /// Whether JPEGs may be decoded at a reduced size.
-    pub decode: DecodeMode,
-}
-
-impl Default for DecodeOptions {
-    fn default() -> Self {
-        // Twice the largest sensor of a phone; 600 MB when decoded.
-        Self { max_pixels: 200_000_000, decode: DecodeMode::default() }
-    }
-}
-
-impl DecodeOptions {
-    /// Renders the view of the image encoded in `bytes` by `transform`, `[H, W, 3]`. Decodes only the region
-    /// that it needs.
-    ///
-    /// # Errors
-    /// [`DecodeError`].
-    pub fn eval_view(self, transform: EvalTransform, bytes: &[u8]) -> Result<RgbImage, DecodeError> {
-        let image = LazyImage::open(bytes, self.max_pixels)?;
-        Ok(render_views(image, self.decode, &[transform.render_spec()])?.swap_remove(0))
-    }
-}
 
 /// Receives a batch of images and, for each, its features `[F]` or the reason why it cannot be read.
 pub type OnFeatures<'a, E> = dyn FnMut(&[ImageRef], Vec<Result<Vec<f32>, DecodeError>>) -> Result<(), E> + 'a;
@@ -117,7 +84,7 @@ impl FeatureExtractor {
     /// # Errors
     /// [`InferenceError::Image`] if the image cannot be decoded, [`InferenceError::Backbone`].
     pub fn features_of_bytes(&self, bytes: &[u8]) -> Result<Vec<f32>, InferenceError> {
-        Ok(self.run(&self.decode.eval_view(self.transform, bytes)?)?)
+        Ok(self.run(&self.transform.render_file(bytes, self.decode)?)?)
     }
 
     /// The features `[F]` of a decoded, upright image.
@@ -168,7 +135,7 @@ impl FeatureExtractor {
         // One view per image: the index of a view, and of a job, is that of its image.
         let jobs: Vec<Range<usize>> = (0..images.len()).map(|index| index..index + 1).collect();
         let read = |job: usize| images[job].read();
-        let render = |_, bytes: &[u8]| Ok(vec![self.decode.eval_view(self.transform, bytes)?.into_raw()]);
+        let render = |_, bytes: &[u8]| Ok(vec![self.transform.render_file(bytes, self.decode)?.into_raw()]);
         // Features or errors of images that are not reported yet, by index, and the index to report next.
         let (mut waiting, mut next) = (BTreeMap::new(), 0);
         let mut workers = self.take_workers(self.backbone.n_workers()).map_err(InferenceError::from)?;

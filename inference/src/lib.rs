@@ -18,7 +18,8 @@ mod stored_run;
 pub mod tensors;
 
 pub use error::{FailureKind, FileError, InferenceError};
-pub use extractor::{DecodeOptions, FeatureExtractor, OnFeatures};
+pub use extractor::{FeatureExtractor, OnFeatures};
+pub use headstock_loader::DecodeOptions;
 pub use model::{BackboneRecord, HeadRecord, Model, ModelRecord};
 pub use predictions::Predictions;
 pub use predictor::{OnPredictions, Prediction, Predictor};

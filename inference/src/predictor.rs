@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use headstock_heads::{FeatureMatrix, Registry};
-use headstock_loader::{DecodeError, ImageRef};
+use headstock_loader::{DecodeError, DecodeOptions, ImageRef};
 use image::RgbImage;
 
 use crate::error::InferenceError;
-use crate::extractor::{DecodeOptions, FeatureExtractor};
+use crate::extractor::FeatureExtractor;
 use crate::model::Model;
 use crate::predictions::Predictions;
 use crate::pretrained::BackboneOptions;

@@ -127,8 +127,68 @@ impl PretrainedBackbone {
     /// interpolation of the preprocessing that belongs to the weights, in the types of the loader.
     #[must_use]
     pub fn transform(&self) -> EvalTransform {
-        let Preprocessing { resize, crop: [height, width], interpolation, .. } =
-            *self.checkpoint.preprocessing();
-        EvalTransform { resize, crop: (height, width), interpolation }
+        eval_transform(self.checkpoint.preprocessing())
+    }
+}
+
+/// How the loader renders an image for weights with this preprocessing.
+fn eval_transform(preprocessing: &Preprocessing) -> EvalTransform {
+    let Preprocessing { resize, crop: [height, width], interpolation, .. } = *preprocessing;
+    EvalTransform { resize, crop: (height, width), interpolation }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use headstock_hub::WeightFiles;
+    use headstock_testing::bundled_weights;
+    use image::{Rgb, RgbImage};
+    use sha2::{Digest, Sha256};
+
+    use super::*;
+
+    /// A case of `reference/preprocessing/cases.json`: the config file of an image processor of transformers,
+    /// and what the processor makes of images.
+    #[derive(Deserialize)]
+    struct Case {
+        name: String,
+        config: serde_json::Value,
+        views: Vec<View>,
+    }
+
+    /// Sizes are height and width; the hash is that of the pixels `[H, W, 3]`.
+    #[derive(Deserialize)]
+    struct View {
+        image: [u32; 2],
+        view: [u32; 2],
+        sha256: String,
+    }
+
+    #[test]
+    fn views_are_those_of_the_image_processors_of_transformers() {
+        let cases: Vec<Case> =
+            serde_json::from_str(include_str!("../../reference/preprocessing/cases.json")).unwrap();
+        assert_eq!(cases.len(), 15);
+        let folder = tempfile::tempdir().unwrap();
+        for Case { name, config, views } in cases {
+            let file = folder.path().join("preprocessor_config.json");
+            fs::write(&file, config.to_string()).unwrap();
+            let files = WeightFiles { config: None, preprocessor: Some(file), ..bundled_weights() };
+            let checkpoint = Checkpoint::open(&files).unwrap_or_else(|error| panic!("{name}: {error}"));
+            let transform = eval_transform(checkpoint.preprocessing());
+            for View { image: [height, width], view: [view_height, view_width], sha256 } in views {
+                let image = RgbImage::from_fn(width, height, |x, y| {
+                    Rgb([0, 1, 2].map(|c| ((x * 7 + y * 13 + c * 29 + (x * y) % 17 * 5) % 256) as u8))
+                });
+                let view = transform.apply(&image);
+                assert_eq!(view.dimensions(), (view_width, view_height), "{name}");
+                assert_eq!(
+                    hex::encode(Sha256::digest(view.as_raw())),
+                    sha256,
+                    "{name} of {height} x {width}"
+                );
+            }
+        }
     }
 }

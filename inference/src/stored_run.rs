@@ -4,10 +4,10 @@ use std::fs;
 use std::path::Path;
 
 use headstock_heads::Registry;
+use headstock_loader::DecodeOptions;
 use serde::Deserialize;
 
 use crate::error::{FileError, InferenceError};
-use crate::extractor::DecodeOptions;
 use crate::model::Model;
 use crate::pretrained::BackboneOptions;
 

@@ -61,13 +61,13 @@ fn preparation(
     variant: &str,
 ) -> Result<impl Fn(LazyImage<'_>) -> Result<RgbImage, DecodeError>, serde_json::Error> {
     let mode = if variant == "quarter" { None } else { Some(from_value::<DecodeMode>(variant.into())?) };
-    let eval = EvalTransform { resize: 256, crop: (224, 224), interpolation: Resampling::Bilinear };
+    let eval = EvalTransform { resize: 256.into(), crop: (224, 224), interpolation: Resampling::Bilinear };
     Ok(move |image: LazyImage<'_>| match mode {
         Some(mode) => Ok(render_views(image, mode, &[eval.render_spec()])?.remove(0)),
         None => {
             let (width, height) = image.size();
             let part = Crop { top: height / 4, left: width / 4, height: height / 2, width: width / 2 };
-            Ok(EvalTransform { resize: 224, ..eval }.apply(&image.decode_window(part)?))
+            Ok(EvalTransform { resize: 224.into(), ..eval }.apply(&image.decode_window(part)?))
         }
     })
 }

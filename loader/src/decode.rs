@@ -8,8 +8,9 @@
 //! - Gray becomes RGB. CMYK is converted without a color profile, as in Pillow.
 //! - Transparent pixels are blended over white: `(v a + 255 (255 - a)) / 255`, rounded.
 //! - 16-bit values become 8-bit by rounding `v / 257`; floating-point values are clamped to `[0, 1]`.
-//! - A truncated or damaged file is an error, never a half-gray image. Bytes after a complete image are
-//!   ignored.
+//! - A truncated or damaged file is an error, never a half-gray image, unless [`TruncatedFiles::Accept`] asks
+//!   for what is there. Bytes after a complete image are ignored.
+//! - Color profiles are ignored, unless [`ColorProfiles::Srgb`] asks for sRGB.
 //!
 //! The pixels equal Pillow's in every format, except for CMYK: a TIFF differs by at most 1, a JPEG by a few
 //! levels, because its decoder rounds differently. TIFFs with a palette and JPEGs that are lossless, 12-bit
@@ -19,8 +20,15 @@
 //! needed, a JPEG also at a reduced scale.
 
 mod chunks;
+mod color;
+#[cfg(feature = "heif")]
+mod heif;
 mod jpeg;
 mod lazy_image;
+mod options;
+mod png_completion;
+mod tiff_kind;
+mod unsupported;
 
 use std::any::Any;
 use std::error::Error as _;
@@ -31,7 +39,11 @@ use image::error::UnsupportedErrorKind;
 use image::{DynamicImage, ImageError, ImageFormat, RgbImage};
 use thiserror::Error;
 
+use self::color::ColorConversion;
 pub use self::lazy_image::LazyImage;
+pub use self::options::{ColorProfiles, DecodeMode, DecodeOptions, TruncatedFiles};
+use self::unsupported::UnsupportedFormat;
+pub use self::unsupported::unsupported_image_format;
 use crate::image_ref::ReadError;
 
 /// Why an image cannot be read or decoded.
@@ -41,9 +53,18 @@ pub enum DecodeError {
     /// The bytes cannot be read, or there are none.
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// The content is in a format that is recognized but not decoded.
+    #[error("the file is {description}: {advice}")]
+    UnsupportedFormat {
+        /// What the file is, with an article.
+        description: &'static str,
+        /// What to do about it.
+        advice: &'static str,
+    },
     /// The content is not in a supported format.
     #[error(
-        "not a photo in a supported format (JPEG, PNG, WebP, GIF, BMP or TIFF): convert the file or leave it out"
+        "not a photo in a supported format (JPEG, PNG, WebP, GIF, BMP, TIFF or PNM): convert the file or leave \
+         it out"
     )]
     UnknownFormat,
     /// The image has more pixels than allowed.
@@ -101,8 +122,8 @@ const TRUNCATED: &str = "the end of the file is missing";
 /// # Errors
 /// [`DecodeError`] if the image cannot be decoded. An image with more than `max_pixels` pixels is rejected by
 /// its header, before memory for the pixels is allocated.
-pub fn decode(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, DecodeError> {
-    LazyImage::open(bytes, max_pixels)?.decode()
+pub fn decode(bytes: &[u8], options: impl Into<DecodeOptions>) -> Result<RgbImage, DecodeError> {
+    LazyImage::open(bytes, options)?.decode()
 }
 
 /// Checks an image file without decoding it: the format is supported, there are at most `max_pixels` pixels,
@@ -122,8 +143,8 @@ pub fn decode(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, DecodeError> {
 ///
 /// # Errors
 /// The [`DecodeError`] that [`decode`] would also return.
-pub fn probe(bytes: &[u8], max_pixels: u64) -> Result<(), DecodeError> {
-    LazyImage::open(bytes, max_pixels).map(|_| ())
+pub fn probe(bytes: &[u8], options: impl Into<DecodeOptions>) -> Result<(), DecodeError> {
+    LazyImage::open(bytes, options).map(|_| ())
 }
 
 /// The format of an image file by its first bytes; an error if the file is empty or the format is not
@@ -132,11 +153,25 @@ fn detect_format(bytes: &[u8]) -> Result<ImageFormat, DecodeError> {
     if bytes.is_empty() {
         return Err(ReadError::Empty.into());
     }
+    #[cfg(feature = "heif")]
+    if unsupported::is_heif(bytes) {
+        // Both have the same container; `image` has a name for one of them.
+        return Ok(ImageFormat::Avif);
+    }
+    if let Some(UnsupportedFormat { description, advice, .. }) = unsupported::unsupported_format(bytes) {
+        return Err(DecodeError::UnsupportedFormat { description, advice });
+    }
     if bytes.starts_with(b"II+\0") || bytes.starts_with(b"MM\0+") {
         return Ok(ImageFormat::Tiff); // BigTIFF
     }
-    let format = image::guess_format(bytes).ok().filter(|format| !format_name(*format).is_empty());
-    format.ok_or(DecodeError::UnknownFormat)
+    // `image` takes any text that begins with `P1` to `P7`.
+    let is_pnm =
+        matches!(bytes, [b'P', b'1'..=b'6', next, ..] if next.is_ascii_whitespace() || *next == b'#');
+    let is_supported = |format: &ImageFormat| match format {
+        ImageFormat::Pnm => is_pnm,
+        _ => !format_name(*format).is_empty(),
+    };
+    image::guess_format(bytes).ok().filter(is_supported).ok_or(DecodeError::UnknownFormat)
 }
 
 /// The name of a format for messages; empty if the format is not supported.
@@ -148,13 +183,15 @@ fn format_name(format: ImageFormat) -> &'static str {
         ImageFormat::Gif => "GIF",
         ImageFormat::Bmp => "BMP",
         ImageFormat::Tiff => "TIFF",
+        ImageFormat::Pnm => "PNM",
+        #[cfg(feature = "heif")]
+        ImageFormat::Avif => heif::HEIF,
         _ => "",
     }
 }
 
 /// Runs a decoder and turns a panic into an error. Third-party decoders index slices by values from untrusted
-/// files. Millions of mutated files have not caused a panic; if a file does, only this image fails and not
-/// the whole run.
+/// files; if one panics, only this image fails and not the whole run.
 fn without_panic<T>(
     format: &'static str,
     decode: impl FnOnce() -> Result<T, DecodeError>,
@@ -190,11 +227,19 @@ fn decoder_message(error: &ImageError) -> String {
     match error {
         ImageError::Decoding(error) => {
             let message = error.source().map_or_else(|| error.to_string(), ToString::to_string);
-            // The GIF decoder's error has no kind to match on.
-            if message == "Unexpected End of File" { TRUNCATED.into() } else { message }
+            // The errors of the GIF and the PNM decoder have no kind to match on.
+            let is_truncated =
+                ["Unexpected End of File", "Not enough data was provided to the Decoder to decode the image"]
+                    .contains(&&*message);
+            if is_truncated { TRUNCATED.into() } else { message }
         }
         ImageError::Unsupported(error) => match error.kind() {
             UnsupportedErrorKind::GenericFeature(feature) => feature,
+            UnsupportedErrorKind::Color(_) => {
+                "pixels of this kind are not supported: gray values with 2 or 4 \
+                                               bits, with transparency or in floating point, and YCbCr"
+                    .into()
+            }
             _ => error.to_string(),
         },
         ImageError::IoError(error) if error.kind() == io::ErrorKind::UnexpectedEof => TRUNCATED.into(),
@@ -203,18 +248,42 @@ fn decoder_message(error: &ImageError) -> String {
     }
 }
 
+/// Divides the colors of an image by their alpha, in Pillow's way; 16 bits become 8.
+fn without_premultiplication(image: DynamicImage) -> DynamicImage {
+    let mut rgba = image.into_rgba8();
+    for pixel in rgba.pixels_mut() {
+        let alpha = u32::from(pixel.0[3]);
+        for value in &mut pixel.0[..3] {
+            *value =
+                (255 * u32::from(*value)).checked_div(alpha).map_or(*value, |value| value.min(255) as u8);
+        }
+    }
+    rgba.into()
+}
+
 /// Converts a decoded image to 8-bit RGB, which all later steps take. Transparent pixels are blended over
-/// white: value `v` with alpha `a` becomes `(v a + 255 (255 - a)) / 255`, rounded.
-fn into_rgb(image: DynamicImage) -> RgbImage {
+/// white: value `v` with alpha `a` becomes `(v a + 255 (255 - a)) / 255`, rounded. Before that, colors are
+/// converted as `conversion` says.
+fn into_rgb(image: DynamicImage, conversion: Option<&ColorConversion>) -> RgbImage {
     if !image.color().has_alpha() {
-        return image.into_rgb8();
+        let mut rgb = image.into_rgb8();
+        if let Some(conversion) = conversion {
+            conversion.convert(&mut rgb);
+        }
+        return rgb;
     }
     let rgba = image.into_rgba8();
     let mut rgb = RgbImage::new(rgba.width(), rgba.height());
     for (target, source) in rgb.pixels_mut().zip(rgba.pixels()) {
+        target.0 = [source.0[0], source.0[1], source.0[2]];
+    }
+    if let Some(conversion) = conversion {
+        conversion.convert(&mut rgb);
+    }
+    for (color, source) in rgb.pixels_mut().zip(rgba.pixels()) {
         let alpha = u32::from(source.0[3]);
         let over_white = |value: u8| ((u32::from(value) * alpha + 255 * (255 - alpha) + 127) / 255) as u8;
-        target.0 = [over_white(source.0[0]), over_white(source.0[1]), over_white(source.0[2])];
+        color.0 = color.0.map(over_white);
     }
     rgb
 }

@@ -23,7 +23,7 @@
 //!
 //! let max_pixels = 100_000_000;
 //! let splits = stratified_shuffle_split(&data.labels(), 1, TestSize::Fraction(0.25), 0)?;
-//! let transform = EvalTransform { resize: 32, crop: (28, 28), interpolation: Resampling::Bilinear };
+//! let transform = EvalTransform { resize: 32.into(), crop: (28, 28), interpolation: Resampling::Bilinear };
 //! for &index in &splits[0].train {
 //!     let image = decode(&data.samples[index].image.read()?, max_pixels)?;
 //!     let pixels = transform.apply(&image);
@@ -46,14 +46,18 @@ mod image_ref;
 mod render;
 mod shard;
 pub mod source;
+mod tiff_tags;
 mod transform;
 
 pub use augment::{Augment, AugmentError, RandomResizedCrop};
 pub use dataset::{ClassMap, ClassOrder, Dataset, DatasetError, RawDataset, RawSample, Sample, Split};
-pub use decode::{DecodeError, LazyImage, decode, probe};
+pub use decode::{
+    ColorProfiles, DecodeError, DecodeMode, DecodeOptions, LazyImage, TruncatedFiles, decode, probe,
+    unsupported_image_format,
+};
 pub use geometry::Crop;
 pub use image_ref::{ImageRef, ReadError, RecordReader};
-pub use render::{DecodeMode, EvalTransform, RenderSpec, contact_sheet, render_views};
+pub use render::{EvalTransform, RenderSpec, contact_sheet, render_views};
 pub use shard::find_shards;
 #[cfg(feature = "parquet")]
 pub use shard::parquet::{ParquetTable, ParquetValue};
@@ -63,4 +67,4 @@ pub use source::{
     ConfiguredSource, CsvSource, DataSource, FieldNames, FolderSource, SourceConfig, SourceRegistry,
     WebDatasetSource, check_source,
 };
-pub use transform::Resampling;
+pub use transform::{Resampling, Resize};

@@ -15,7 +15,7 @@ def stored(path):
         # Of a TIFF Pillow gives the size once it is upright.
         size = (image.tag_v2[256], image.tag_v2[257]) if image.format == "TIFF" else image.size
         return {
-            "format": {"MPO": "JPEG"}.get(image.format, image.format),
+            "format": {"MPO": "JPEG", "PPM": "PNM"}.get(image.format, image.format),
             "size": list(size),
             "mode": image.mode,
             "transparent": image.has_transparency_data,

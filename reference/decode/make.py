@@ -274,6 +274,32 @@ def tiffs():
     save("two_pages.tif", picture(), save_all=True, append_images=[picture().rotate(180)])
 
 
+def ascii_pnm(header, pixels):
+    """A PNM in text, with a comment and lines of different length."""
+    words = " ".join(str(value) for value in pixels.reshape(-1)).replace(" 1", "\n1")
+    return f"{header} # a comment\n{SIZE[0]}\t{SIZE[1]}\n".encode(), words.encode() + b"\n"
+
+
+def pnms():
+    save("rgb.ppm", picture())
+    save("grey.pgm", picture(bands=1))
+    save("one_bit.pbm", picture(bands=1).convert("1"))
+    for name, kind, top, pixels in [("ascii.ppm", "P3", 255, np.asarray(picture())), ("ascii.pgm", "P2", 255, np.asarray(picture(bands=1)))]:
+        header, words = ascii_pnm(kind, pixels)
+        write(name, header + f"{top}\n".encode() + words)
+    header, words = ascii_pnm("P1", 1 - np.asarray(picture(bands=1).convert("1")).astype(np.uint8))
+    write("ascii.pbm", header + words)
+    size = f"{SIZE[0]} {SIZE[1]}"
+    write("values_to_100.ppm", f"P6\n{size}\n100\n".encode() + (np.asarray(picture()).astype(np.int64) * 100 // 255).astype(np.uint8).tobytes())
+    write("values_to_15.pgm", f"P5\n# made by hand\n{size}\n15\n".encode() + (np.asarray(picture(bands=1)) >> 4).tobytes())
+    write("rgb_16_bits.ppm", f"P6 {size} 65535\n".encode() + deep(3).astype(">u2").tobytes())
+    write("grey_16_bits.pgm", f"P5 {size} 65535\n".encode() + deep(1).astype(">u2").tobytes(), rounded(deep(1)))
+    ten_bits = (deep(3) >> 6).astype(">u2")
+    write("rgb_16_bits_to_1023.ppm", f"P6 {size} 1023\n".encode() + ten_bits.tobytes())
+    header, words = ascii_pnm("P3", deep(3))
+    write("ascii_16_bits.ppm", header + b"65535\n" + words)
+
+
 def orientations():
     for value in range(1, 9):
         exif = Image.Exif()
@@ -413,7 +439,7 @@ def main():
     for folder in [PHOTOS, LARGER, REFUSED]:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-    for make in [jpegs, pngs, webps, gifs, bmps, tiffs, orientations, drafts, renderings, refused]:
+    for make in [jpegs, pngs, webps, gifs, bmps, tiffs, pnms, orientations, drafts, renderings, refused]:
         make()
     metadata = {"made_by": f"Pillow {PIL.__version__}"}
     save_file(dict(sorted(expected.items())), HERE / "expected.safetensors", metadata)

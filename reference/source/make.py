@@ -89,7 +89,43 @@ def shards():
         add("README", b"...")
 
 
+def path_of(grey):
+    return f"photos/{grey}.png"
+
+
+def forms():
+    """Other codecs, other names of columns, and photos that are files beside the table."""
+    rows = [(i, i % 3) for i in range(100, 106)]
+    for codec in ["brotli", "lz4"]:
+        plain(HERE / f"{codec}.parquet", rows, compression=codec)
+    features = datasets.Features(
+        {"photo": datasets.Image(), "note": datasets.Value("string"), "labels": datasets.ClassLabel(names=NAMES)}
+    )
+    data = {
+        "photo": [{"bytes": photo(grey), "path": None} for grey, _ in rows],
+        "note": ["a note"] * len(rows),
+        "labels": [label for _, label in rows],
+    }
+    datasets.Dataset.from_dict(data, features=features).to_parquet(HERE / "labels.parquet")
+    (HERE / "paths/photos").mkdir(parents=True, exist_ok=True)
+    for grey, _ in rows:
+        (HERE / "paths" / path_of(grey)).write_bytes(photo(grey))
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    labels = pa.array([NAMES[label] for _, label in rows])
+    # In the second row group, the photos with even numbers are in the table.
+    for name, is_in_table in [("paths", lambda index, grey: False), ("mixed", lambda index, grey: index > 2 and grey % 2 == 0)]:
+        images = [
+            {"bytes": photo(grey), "path": "elsewhere.png"} if is_in_table(index, grey) else {"bytes": None, "path": path_of(grey)}
+            for index, (grey, _) in enumerate(rows)
+        ]
+        table = pa.table({"image": pa.array(images, image), "label": labels})
+        pq.write_table(table, HERE / "paths" / f"{name}.parquet", row_group_size=3)
+    texts = pa.array([path_of(grey) for grey, _ in rows])
+    pq.write_table(pa.table({"image": texts, "label": labels}), HERE / "paths" / "text.parquet")
+
+
 shards()
+forms()
 for name in ["records.tar.gz"]:
     # The header of gzip holds the time.
     path = HERE / name

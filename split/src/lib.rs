@@ -5,8 +5,8 @@
 //! data is added. [`stratified_folds`] and [`hold_out`] are for the inside of a fit: they never fail, keep every
 //! class in the training set, and depend on the numbers of the groups, not on the order of the samples.
 //!
-//! The crate also has what crates that do not know each other share: [`KeyedRng`], [`words`] for messages, and
-//! [`Resampling`], which the preprocessing of a backbone names and the loader applies.
+//! The crate also has what crates that do not know each other share: [`KeyedRng`], [`words`] for messages,
+//! [`hub_names`], which may be meant by a path, and [`Resize`] and [`Resampling`], which the preprocessing of a backbone names and the loader applies.
 //!
 //! ```
 //! use headstock_split::{TestSize, stratified_shuffle_split};
@@ -21,11 +21,13 @@ mod folds;
 mod group_k_fold;
 mod group_shuffle;
 mod hash;
+pub mod hub_names;
 mod k_fold;
 mod keyed_rng;
 mod parts;
 mod random_state;
 mod resampling;
+mod resize;
 mod shuffle;
 mod test_size;
 #[cfg(test)]
@@ -41,5 +43,6 @@ pub use k_fold::stratified_k_fold;
 pub use keyed_rng::KeyedRng;
 pub use parts::SplitIndices;
 pub use resampling::Resampling;
+pub use resize::Resize;
 pub use shuffle::stratified_shuffle_split;
 pub use test_size::TestSize;

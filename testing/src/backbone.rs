@@ -17,7 +17,7 @@ pub fn bundled_weights() -> WeightFiles {
 /// Preprocessing to 32 x 32 pixels, the smallest input of the backbone.
 pub fn small_preprocessing() -> Preprocessing {
     Preprocessing {
-        resize: 36,
+        resize: 36.into(),
         crop: [32, 32],
         interpolation: Resampling::Bilinear,
         mean: [0.0; 3],

@@ -107,7 +107,8 @@ mod tests {
         let summary = extract(&folder.settings(config, &[""; 0]), None, &out, &()).unwrap();
         assert_eq!((summary.rows, summary.width, summary.computed, summary.skipped), (5, 64, 5, 0));
 
-        let transform = EvalTransform { resize: 36, crop: (32, 32), interpolation: Resampling::Bilinear };
+        let transform =
+            EvalTransform { resize: 36.into(), crop: (32, 32), interpolation: Resampling::Bilinear };
         let values = read_features(&out).unwrap().table.values;
         for (number, row) in values.chunks_exact(64).enumerate() {
             let image = decode(&std::fs::read(folder.path(&format!("photos/{number}.png"))).unwrap(), 10_000);

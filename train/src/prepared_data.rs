@@ -1,10 +1,11 @@
 //! The input of training and comparing: samples, their train/test split, and their features.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use headstock_inference::{PretrainedBackbone, Progress};
 use headstock_loader::ImageRef;
+use headstock_loader::dataset::PassedOverReason;
 
 use crate::config::Settings;
 use crate::error::TrainError;
@@ -33,6 +34,12 @@ pub struct PreparedData {
 }
 
 impl PreparedData {
+    /// The number of files and rows that are not used, by reason.
+    #[must_use]
+    pub fn passed_over(&self) -> BTreeMap<PassedOverReason, usize> {
+        self.samples.passed_over_with(self.samples.rows.len() - self.readable.len())
+    }
+
     /// Reads and splits the data set of `settings`, and computes the features that are not in the cache.
     ///
     /// # Errors

@@ -77,7 +77,7 @@ impl SampleFeatures {
     /// image that cannot be read.
     pub(crate) fn content_hash(&self, row: usize) -> Option<ContentHash> {
         match self {
-            Self::Cached(features) => features.hashes[row],
+            Self::Cached(features) => Some(features.hashes[row]?.bytes),
             Self::InMemory(in_memory) => Some(hash_features(in_memory.row(row))),
         }
     }

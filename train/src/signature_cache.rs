@@ -5,15 +5,16 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use headstock_loader::duplicates::Signature;
-use headstock_loader::{DecodeError, decode};
+use headstock_loader::{DecodeError, DecodeOptions, decode};
 use redb::{ReadOnlyTable, TableDefinition};
 use sha2::{Digest, Sha256};
 
 use crate::error::{TrainError, error_chain};
+use crate::features::ImageHash;
 use crate::features::cache::{CacheDatabase, CacheKey};
 
 /// Cache format version, a part of each key; bump when signatures change.
-const CACHE_FORMAT: &str = "headstock signatures 1";
+const CACHE_FORMAT: &str = "headstock signatures 2";
 /// The file of the store in the folder of the feature cache.
 const FILE_NAME: &str = "signatures.redb";
 /// The table of the database: the bytes of each signature, by the hash of the image's file.
@@ -26,8 +27,8 @@ const WRITE_BATCH: usize = 256;
 /// Computes the signatures of images by which near-duplicates are found, and keeps them in a file beside the
 /// feature cache, so that the next search need not decode the images again.
 pub(crate) struct SignatureCache {
-    /// Larger images are not decoded.
-    max_pixels: u64,
+    /// How images are decoded.
+    decode: DecodeOptions,
     /// `None` if the store cannot be opened: all signatures are then computed.
     store: Option<SignatureStore>,
 }
@@ -43,15 +44,15 @@ struct SignatureStore {
 
 impl SignatureCache {
     /// Opens the store of image signatures, by which near-duplicates are found, in the folder `cache` of the
-    /// feature cache. Images of more than `max_pixels` are not decoded. If the store cannot be opened, it
-    /// warns, and all signatures are computed.
-    pub(crate) fn open(cache: &Path, max_pixels: u64) -> Self {
+    /// feature cache. Images are decoded as `decode` says. If the store cannot be opened, it warns, and all
+    /// signatures are computed.
+    pub(crate) fn open(cache: &Path, decode: impl Into<DecodeOptions>) -> Self {
         let store = SignatureStore::open(cache);
         let warn = |error: &TrainError| {
             let reason = error_chain(error);
             tracing::warn!("near-duplicate photos are searched without a cache, which is slower: {reason}");
         };
-        Self { max_pixels, store: store.inspect_err(warn).ok() }
+        Self { decode: decode.into(), store: store.inspect_err(warn).ok() }
     }
 
     /// The signature of the image encoded in `bytes`, a summary by which near-duplicates of it are found. It
@@ -60,21 +61,23 @@ impl SignatureCache {
     /// # Errors
     /// [`DecodeError`] for an image that cannot be decoded.
     pub(crate) fn signature(&self, bytes: &[u8]) -> Result<Signature, DecodeError> {
-        let Some(store) = &self.store else { return Ok(Signature::new(&decode(bytes, self.max_pixels)?)) };
+        let Some(store) = &self.store else { return Ok(Signature::new(&decode(bytes, self.decode)?)) };
         let key = self.cache_key(bytes);
         if let Some(signature) = store.get(&key) {
             return Ok(signature);
         }
-        let signature = Signature::new(&decode(bytes, self.max_pixels)?);
+        let signature = Signature::new(&decode(bytes, self.decode)?);
         store.insert(key, &signature);
         Ok(signature)
     }
 
-    /// The key of the signature of the image encoded in `bytes`: SHA-256 of the cache format, the pixel limit
-    /// and the bytes.
+    /// The key of the signature of the image encoded in `bytes`: SHA-256 of the cache format, the pixel limit,
+    /// what the options change in its pixels, and the bytes.
     fn cache_key(&self, bytes: &[u8]) -> CacheKey {
-        let format = Sha256::new().chain_update(CACHE_FORMAT).chain_update(self.max_pixels.to_le_bytes());
-        format.chain_update(bytes).finalize().into()
+        let hash = ImageHash::new(bytes, self.decode);
+        let format =
+            Sha256::new().chain_update(CACHE_FORMAT).chain_update(self.decode.max_pixels.to_le_bytes());
+        format.chain_update(hash.bytes).chain_update(hash.pixel_changes).finalize().into()
     }
 }
 
@@ -134,6 +137,7 @@ impl Drop for SignatureStore {
 
 #[cfg(test)]
 mod tests {
+    use headstock_loader::TruncatedFiles;
     use headstock_loader::encode::thumbnail;
     use image::{Rgb, RgbImage};
 
@@ -163,6 +167,23 @@ mod tests {
         assert_eq!(open(10_000).signature(&first).unwrap(), signature_of_second);
         assert_ne!(open(20_000).signature(&first).unwrap(), signature_of_second);
         assert!(open(100).signature(&first).is_err());
+    }
+
+    // effect: data.truncated
+    #[test]
+    fn the_signature_of_a_truncated_image_is_not_used_where_it_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let whole = png_image(3);
+        // Without the end marker of a JPEG.
+        let truncated = &whole[..whole.len() - 2];
+        let accept = DecodeOptions { truncated: TruncatedFiles::Accept, ..10_000.into() };
+        let signature = SignatureCache::open(folder.path(), accept).signature(truncated).unwrap();
+        assert!(signature == Signature::new(&decode(&whole, 10_000).unwrap()));
+        assert!(SignatureCache::open(folder.path(), 10_000).signature(truncated).unwrap_err().is_truncated());
+        // Complete images share their signatures.
+        SignatureCache::open(folder.path(), accept).signature(&whole).unwrap();
+        let cache = SignatureCache::open(folder.path(), 10_000);
+        assert!(cache.store.as_ref().unwrap().get(&cache.cache_key(&whole)).is_some());
     }
 
     #[test]

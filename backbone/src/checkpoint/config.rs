@@ -10,7 +10,8 @@ use serde::Deserialize;
 
 use super::error::CheckpointError;
 use crate::architecture::Architecture;
-use crate::preprocessing::{Preprocessing, TimmConfig, TransformersProcessor};
+use crate::preprocessing::transformers::TransformersProcessor;
+use crate::preprocessing::{Preprocessing, TimmConfig};
 
 /// The keys of `config.json` that are used, of timm and of transformers; `None` for keys that the file lacks.
 #[derive(Debug, Default, Deserialize)]

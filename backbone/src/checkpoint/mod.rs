@@ -4,6 +4,7 @@ mod config;
 mod error;
 mod lookalike;
 mod names;
+mod prefix;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,8 +26,9 @@ pub use error::CheckpointError;
 
 /// The validated weights of a ResNet, in memory: every tensor of the architecture is present, in its shape.
 ///
-/// The tensors may have the names of torchvision and timm, or of transformers. The classifier and the
-/// counters of BatchNorm (`num_batches_tracked`) are ignored. The weights must be a single file; shards are
+/// The tensors may have the names of torchvision and timm, or of transformers, after a prefix that all of them
+/// have, such as `module.`. The classifier and the counters of BatchNorm (`num_batches_tracked`) are ignored,
+/// and tensors without the prefix. The weights must be a single file; shards are
 /// not supported.
 pub struct Checkpoint {
     /// The file, followed by the values of replaced tensors.
@@ -74,7 +76,8 @@ impl Checkpoint {
         let path = files.weights.as_path();
         let bytes = fs::read(path).map_err(|source| CheckpointError::Read { path: path.into(), source })?;
         let mut stored = read_header(path, &bytes)?;
-        let names = names::torchvision_names(path, stored.keys())?;
+        let prefix = prefix::find_prefix(path, stored.keys())?;
+        let names = names::torchvision_names(path, prefix, stored.keys())?;
         let shapes: BTreeMap<&str, &[usize]> =
             names.iter().map(|(name, original)| (name.as_str(), stored[original].shape.as_slice())).collect();
         lookalike::reject_lookalikes(path, &shapes)?;

@@ -8,21 +8,23 @@ use super::error::CheckpointError;
 use crate::architecture::Architecture;
 use crate::resnet_spec::{ConvBn, stage_blocks, stem_conv};
 
-/// A map from torchvision's name of every tensor to its name in the file, one of `originals`, so that the
-/// other code knows only torchvision's names. The classifier and the counters of BatchNorm, which are not
-/// needed, are left out. Unknown names are kept, and rejected by [`check_tensors`]. Two names of one tensor
+/// A map from torchvision's name of every tensor to its name in the file, one of `originals` that begins with
+/// `prefix`, so that the other code knows only torchvision's names. The classifier and the counters of
+/// BatchNorm, which are not needed, are left out. Unknown names are kept, and rejected by [`check_tensors`]. Two names of one tensor
 /// are an error, which names the file `path`.
 pub(super) fn torchvision_names<'a>(
     path: &Path,
+    prefix: &str,
     originals: impl Iterator<Item = &'a String>,
 ) -> Result<BTreeMap<String, String>, CheckpointError> {
     let mut names = BTreeMap::new();
     for original in originals {
-        let is_classifier = ["fc.", "classifier."].iter().any(|prefix| original.starts_with(prefix));
-        if is_classifier || original.ends_with(".num_batches_tracked") {
+        let Some(stripped) = original.strip_prefix(prefix) else { continue };
+        let is_classifier = ["fc.", "classifier."].iter().any(|begin| stripped.starts_with(begin));
+        if is_classifier || stripped.ends_with(".num_batches_tracked") {
             continue;
         }
-        let name = from_transformers(original).unwrap_or_else(|| original.clone());
+        let name = from_transformers(stripped).unwrap_or_else(|| stripped.to_owned());
         if let Some(other) = names.insert(name, original.clone()) {
             return Err(CheckpointError::invalid(
                 path,
@@ -39,7 +41,7 @@ pub(super) fn torchvision_names<'a>(
 /// torchvision's name for a tensor name of transformers, `layer1.0.conv1.weight` for
 /// `resnet.encoder.stages.0.layers.0.layer.0.convolution.weight` for example. The prefix `resnet.`, which
 /// only the classification model has, may be missing. `None` for any other name.
-fn from_transformers(name: &str) -> Option<String> {
+pub(super) fn from_transformers(name: &str) -> Option<String> {
     let name = name.strip_prefix("resnet.").unwrap_or(name);
     // torchvision's names of the convolution and the BatchNorm, and the rest of the name in transformers.
     let (conv, bn, rest) = if let Some(rest) = name.strip_prefix("embedder.embedder.") {

@@ -12,6 +12,7 @@ use safetensors::{Dtype, SafeTensors};
 use sha2::{Digest, Sha256};
 
 use crate::formula;
+use crate::records::log_lines;
 use crate::support::{
     CheckpointDir, StateDict, assert_close, error_chain, f32_tensor, golden_bytes, tensor_shapes, write_zeros,
 };
@@ -81,6 +82,72 @@ fn features_of_half_precision_files_differ_only_by_rounding() {
         }
     }
     assert_eq!(features(&rounded.to_dir()), features(&f16.to_dir()));
+}
+
+/// The tensors of `state` with `prefix` before their names.
+fn with_prefix(state: &StateDict, prefix: &str) -> StateDict {
+    let named = |(name, tensor): (&String, &_)| (format!("{prefix}{name}"), Clone::clone(tensor));
+    StateDict(state.0.iter().map(named).collect())
+}
+
+#[test]
+fn a_prefix_that_all_tensors_of_the_network_share_is_stripped_with_a_line() {
+    for network in ["resnet18", "transformers-resnet18"] {
+        let state = StateDict::from_formula(network);
+        for prefix in
+            ["module.", "model.", "backbone.", "encoder.", "net.", "_orig_mod.", "module.model.", "a.resnet."]
+        {
+            let mut prefixed = with_prefix(&state, prefix);
+            let open = |state: &StateDict| log_lines(|| drop(state.to_dir().open().unwrap()));
+            let line = format!("the tensors of the network begin with `{prefix}`");
+            let log = open(&prefixed);
+            assert!(log.len() == 1 && log[0].ends_with(&line), "{log:?}");
+            // A head beside the network, and the counter of an average of weights.
+            let bias = state.0.values().next().unwrap().clone();
+            prefixed.0.insert("head.weight".into(), bias.clone());
+            prefixed.0.insert("n_averaged".into(), bias);
+            let log = open(&prefixed);
+            let others = "; 2 other tensors, such as `head.weight`, are not used";
+            assert!(log.len() == 1 && log[0].ends_with(&format!("{line}{others}")), "{log:?}");
+        }
+        assert_eq!(log_lines(|| drop(state.to_dir().open().unwrap())), [""; 0]);
+        let prefixed = with_prefix(&state, "module.model.");
+        assert_eq!(features(&prefixed.to_dir()), features(&state.to_dir()), "{network}");
+    }
+}
+
+#[test]
+fn a_prefix_of_some_tensors_or_of_an_unknown_network_is_not_stripped() {
+    let state = StateDict::from_formula("resnet18");
+    let mut half = with_prefix(&state, "module.");
+    let stage = half.0.remove("module.layer4.1.bn2.bias").unwrap();
+    half.0.insert("layer4.1.bn2.bias".into(), stage);
+    let error = half.to_dir().open_error();
+    assert!(error.contains("only some of the tensors of the network begin with `module.`"), "{error}");
+
+    let two = [with_prefix(&state, "student."), with_prefix(&state, "teacher.")].map(|state| state.0);
+    let error = StateDict(two.into_iter().flatten().collect()).to_dir().open_error();
+    assert!(error.contains("there are 2 networks in the file"), "{error}");
+
+    let mut missing = with_prefix(&state, "module.");
+    missing.0.remove("module.layer1.0.conv2.weight");
+    let extra = missing.0["module.bn1.bias"].clone();
+    missing.0.insert("module.gate.bias".into(), extra.clone());
+    let error = missing.to_dir().open_error();
+    assert!(error.contains("tensor `layer1.0.conv2.weight` [64, 64, 3, 3] is missing"), "{error}");
+    assert!(error.contains("tensor `gate.bias` is unexpected"), "{error}");
+
+    let other =
+        ["module.conv1.weight", "module.features.0.weight"].map(|name| (name.to_owned(), extra.clone()));
+    let error = StateDict(other.into_iter().collect()).to_dir().open_error();
+    assert!(error.contains("but there are module.conv1.weight, module.features.0.weight"), "{error}");
+
+    let mut grouped = with_prefix(&state, "module.");
+    let (dtype, _, bytes) = grouped.0["module.layer1.0.conv2.weight"].clone();
+    let quarter = bytes[..bytes.len() / 4].to_vec();
+    grouped.0.insert("module.layer1.0.conv2.weight".into(), (dtype, vec![64, 16, 3, 3], quarter));
+    let error = grouped.to_dir().open_error();
+    assert!(error.contains("is not a plain ResNet but a ResNeXt"), "{error}");
 }
 
 #[test]
@@ -336,10 +403,32 @@ fn weights_are_a_file_or_a_directory_relative_to_the_base() {
     let files = WeightsSource::parse("", &path("")).unwrap().fetch(&()).unwrap();
     assert_eq!((files.config, files.preprocessor), (None, None));
     assert!(matches!(WeightsSource::parse("hf://owner/name", Path::new("")).unwrap(), WeightsSource::Hub(_)));
-    assert!(matches!(
-        WeightsSource::parse("hf:/owner/name", Path::new("")).unwrap(),
-        WeightsSource::Local(_)
-    ));
+    // Whatever is no address of the hub is a path.
+    assert!(matches!(WeightsSource::parse("https:/x", Path::new("")).unwrap(), WeightsSource::Local(_)));
+}
+
+#[test]
+fn the_error_for_a_hub_name_without_hf_says_how_to_write_it() {
+    for weights in ["hf:timm/x", "https://huggingface.co/timm/x/tree/main", "timm:x"] {
+        let error = WeightsSource::parse(weights, Path::new("/base")).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            format!("{weights} is neither a path nor an hf:// name: did you mean \"hf://timm/x\"?")
+        );
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let missing = |name: &str| {
+        let error = WeightsSource::parse(name, folder.path()).unwrap().fetch(&()).unwrap_err().to_string();
+        let (begin, advice) = error.split_once(": ").unwrap();
+        assert_eq!(begin, format!("no model weights found at {}", folder.path().join(name).display()));
+        advice.to_owned()
+    };
+    assert_eq!(
+        missing("timm/x"),
+        "did you mean \"hf://timm/x\" on the Hugging Face hub? If not, correct the path"
+    );
+    assert!(missing("resnet50").contains("\"hf://timm/resnet50.a1_in1k\""));
+    assert_eq!(missing("backbone"), "correct the path");
 }
 
 #[test]

@@ -51,7 +51,7 @@ fn the_preprocessing_of_all_weights_of_timm_matches_timm() {
         {
             directory.write("config.json", golden.config.to_string());
             let expected = Preprocessing {
-                resize: golden.resize,
+                resize: golden.resize.into(),
                 crop: golden.crop,
                 interpolation: golden.interpolation,
                 mean: golden.mean,
@@ -74,7 +74,7 @@ fn missing_keys_have_the_defaults_of_timm() {
     for (name, golden) in &cases {
         directory.write("config.json", golden.config.to_string());
         let expected = Preprocessing {
-            resize: golden.resize,
+            resize: golden.resize.into(),
             crop: golden.crop,
             interpolation: golden.interpolation,
             mean: golden.mean,
@@ -108,7 +108,7 @@ fn an_explicit_preprocessing_precedes_timms_and_that_precedes_transformers() {
     // Without an architecture, the keys at the top level are not timm's.
     directory.write("config.json", r#"{"mean": [0.4, 0.4, 0.4]}"#);
     assert_eq!(mean(), [0.3; 3]);
-    let explicit = Preprocessing { resize: 232, ..Preprocessing::default() };
+    let explicit = Preprocessing { resize: 232.into(), ..Preprocessing::default() };
     let source = WeightsSource::parse("", &directory.path("")).unwrap();
     let checkpoint = Checkpoint::open_with(&source.fetch(&()).unwrap(), Some(&explicit)).unwrap();
     assert_eq!(*checkpoint.preprocessing(), explicit);
@@ -152,7 +152,7 @@ fn the_old_format_of_timm_is_supported() {
             "interpolation": "bicubic", "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}"#,
     );
     let expected = Preprocessing {
-        resize: 168,
+        resize: 168.into(),
         crop: [160, 160],
         interpolation: Resampling::Bicubic,
         mean: [0.5; 3],
@@ -207,7 +207,11 @@ fn errors_of_invalid_configs_name_the_file_and_the_key() {
             "cropped to 16 x 16 pixels: all sizes must be from 32 to 8192, and the crop must not exceed the \
              short side; choose different weights, or change this file",
         ),
-        ("preprocessor_config.json", r#"{"size": {"height": 224, "width": 224}}"#, "`size`"),
+        (
+            "preprocessor_config.json",
+            r#"{"size": {"height": 224}}"#,
+            "`size` has neither a `shortest_edge` nor",
+        ),
         ("preprocessor_config.json", r#"{"size": 224, "image_std": [1, 1, 1]}"#, "`resample` is missing"),
         ("preprocessor_config.json", r#"{"size": 224, "resample": 2}"#, "`image_mean` is missing"),
     ] {
@@ -277,7 +281,7 @@ static EXTRA_DISPATCHES: LazyLock<[Dispatch; 2]> =
     LazyLock::new(|| [(); 2].map(|()| Dispatch::new(NoSubscriber::default())));
 
 /// The log of this crate while `run` runs, as `LEVEL message`.
-fn log_lines(run: impl FnOnce()) -> Vec<String> {
+pub(crate) fn log_lines(run: impl FnOnce()) -> Vec<String> {
     LazyLock::force(&EXTRA_DISPATCHES);
     let lines = Arc::default();
     tracing::subscriber::with_default(LogSubscriber(Arc::clone(&lines)), run);

@@ -30,6 +30,20 @@ macro_rules! args {
 }
 
 #[test]
+fn a_tilde_in_quotes_is_the_home_folder() {
+    let home = std::env::home_dir().unwrap();
+    let init = args!("headstock init ~/photos --images ~/x", Init);
+    assert_eq!((init.path, init.images), (home.join("photos"), Some(home.join("x"))));
+    let predict = args!("headstock predict ~/runs/1 ~ a/~ --config ~/c.toml", Predict);
+    assert_eq!((predict.run, predict.images), (home.join("runs/1"), vec![home.clone(), "a/~".into()]));
+    let global = parse("headstock train --config ~/c.toml --run=~/runs/1").global;
+    assert_eq!(global.config, Some(home.join("c.toml")));
+    let parts =
+        ["the path is ~bob/photos: the home folder of another user is not looked up", "write the whole path"];
+    assert_refused("headstock init ~bob/photos", ErrorKind::ValueValidation, &parts);
+}
+
+#[test]
 fn omitted_arguments_are_none_or_the_documented_default() {
     let Arguments { global, .. } = parse("headstock split --out x.csv");
     assert!(global.config.is_none() && global.overrides.is_empty());

@@ -266,6 +266,7 @@ mod tests {
             views: 0,
             resamples: 10,
             coverage: 0.95,
+            passed_over: std::collections::BTreeMap::new(),
             seconds: 2.25,
             candidates,
         }

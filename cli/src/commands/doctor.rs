@@ -52,7 +52,7 @@ pub(crate) fn run(args: &DoctorArgs, context: &mut CommandContext<'_>) -> anyhow
     let checks = if args.quick { DoctorChecks::Quick } else { DoctorChecks::All };
     let diagnosis = examine(&settings, checks, context.bars)?;
     if let Some(page) = &page {
-        page.write(&diagnosis, settings.decode.max_pixels, context.bars)?;
+        page.write(&diagnosis, settings.decode, context.bars)?;
     }
     let cleaned = clean_table.map(|table| table.write(&diagnosis)).transpose()?;
     let out = &mut *context.output;

@@ -470,6 +470,7 @@ fn the_json_of_a_comparison_has_these_fields() {
     let counts = serde_json::json!({
         "comparison": 1, "by": "accuracy", "folds": 3, "seed": 2, "samples": 135, "groups": 30,
         "classes": 3, "features": 4, "views": 0, "resamples": 2000, "coverage": 0.95,
+        "passed_over": {},
     });
     assert_eq!(whole, counts);
     let ridge = candidates.as_array().unwrap().iter().find(|entry| entry["head"] == "ridge").unwrap();

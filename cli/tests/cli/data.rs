@@ -39,6 +39,7 @@ fn docs_project() -> Project {
             tsv += &format!("{class}-{number}.jpg\t{class}\tdog {}\t{part}\n", number % 5);
         }
     }
+    add_annotated_data(&project);
     project.write("labels.csv", &csv);
     project.write("labels.tsv", &tsv);
     for shard in ["train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001"] {
@@ -49,6 +50,38 @@ fn docs_project() -> Project {
     }
     copy(&project, &reference_file("feature_file/separable.npz"), "x.npz");
     project
+}
+
+/// Adds photos with metadata, with files in COCO's format, and in an archive beside other pictures.
+fn add_annotated_data(project: &Project) {
+    let mut members = Vec::new();
+    for (part, numbers, coco) in [("train", 0..6, "train2019.json"), ("test", 6..8, "val2019.json")] {
+        let (mut rows, mut images, mut annotations) = (String::new(), Vec::new(), Vec::new());
+        for (category, class) in CLASSES.iter().enumerate() {
+            for number in numbers.clone() {
+                let (name, id) = (format!("{class}-{number}.jpg"), 10 * category + number);
+                let image = demo_image(class, number);
+                copy(project, &image, &format!("shop/{part}/{name}"));
+                rows += &format!("{}\n", serde_json::json!({ "file_name": name, "breed": class }));
+                images.push(serde_json::json!({ "id": id, "file_name": name }));
+                annotations.push(serde_json::json!({ "image_id": id, "category_id": category }));
+                let image = fs::read(image).unwrap();
+                members.push((format!("{id}.input.jpg"), image.clone()));
+                members.push((format!("{id}.mask.jpg"), image));
+                members.push((format!("{id}.cls"), class.as_bytes().to_vec()));
+            }
+        }
+        project.write(&format!("shop/{part}/metadata.jsonl"), &rows);
+        let categories: Vec<_> = CLASSES
+            .iter()
+            .enumerate()
+            .map(|(id, name)| serde_json::json!({ "id": id, "name": name }))
+            .collect();
+        let json =
+            serde_json::json!({ "images": images, "annotations": annotations, "categories": categories });
+        project.write(coco, &json.to_string());
+    }
+    fs::write(project.path("masks.tar"), tar_archive(&members)).unwrap();
 }
 
 /// A hub with the data set that `docs/data.md` uses.
@@ -88,6 +121,33 @@ fn every_config_of_docs_data_runs() {
         assert_eq!(evaluated["same_samples"], true, "{config}");
         assert_eq!(evaluated["top1"], trained["top1"], "{config}");
     }
+}
+
+#[test]
+fn the_readme_of_a_hub_data_set_says_which_files_are_for_testing() {
+    let project = Project::new(1);
+    let hub = TestHub::new("datasets/acme/dogs");
+    let shard = |name: &str| HubFile {
+        bytes: fs::read(reference_file(&format!("source/{name}.parquet"))).unwrap(),
+        large: true,
+        etag: None,
+    };
+    let card = "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: test\n    path: x/*\n  - split: \
+                train\n    path: y/*\n---\n";
+    let card = HubFile { bytes: card.into(), large: false, etag: None };
+    let files = [
+        ("README.md", card),
+        ("x/0.parquet", shard("test-00000-of-00001")),
+        ("y/0.parquet", shard("train-00000-of-00002")),
+    ];
+    hub.add_commit("main", "00112233445566778899aabbccddeeff00112233", &files);
+    project.write("hub.toml", &Project::config("parquet = \"hf://datasets/acme/dogs\""));
+    let mut train = project.command(&["train", "--config", "hub.toml", "--run", "runs/hub"]);
+    run_command(train.env("HF_ENDPOINT", hub.endpoint()).env("HF_HOME", project.path("hub"))).ok();
+    let predictions = project.read("runs/hub/predictions.csv");
+    let tested: Vec<&str> = predictions.lines().skip(1).collect();
+    assert_eq!(tested.len(), 6, "{predictions}");
+    assert!(tested.iter().all(|row| row.starts_with("x/0.parquet/")), "{predictions}");
 }
 
 /// A tar archive of these files.

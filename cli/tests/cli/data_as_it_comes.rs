@@ -43,6 +43,9 @@ fn rows_that_cannot_be_used_stop_the_work_or_are_left_out_with_their_number() {
     for line in ["gone.jpg", "is on line 8 as `hat`", "skipped 1 empty row in"] {
         assert!(done.stderr.contains(line), "{line}: {}", done.stderr);
     }
+    let compare =
+        ["compare", "--heads", "nearest-mean", "--folds", "2", "--set", "data.on_error=skip", "--json"];
+    assert_eq!(passed_over(&project.run(&compare).ok()), passed_over(&done));
     // `init` says what it saw and writes the config, and `doctor` runs on it.
     let init =
         project.run(&["init", "labels.csv", "--images", "photos", "--config", "new.toml", "--json"]).ok();
@@ -212,4 +215,111 @@ fn a_config_in_the_folder_of_the_images_leads_to_a_run_outside() {
     let weights = format!("backbone.weights={}", project.path("backbone").display());
     run(&[&arguments[..], &["--set", &weights]].concat());
     assert!(project.path("photos-run/metrics.json").is_file());
+}
+
+#[test]
+fn annotations_of_other_programs_are_recognized_by_init() {
+    let project = Project::new(4);
+    let mut rows = String::new();
+    for class in CLASSES {
+        for number in 0..4 {
+            let row =
+                json!({ "file_name": format!("{class}/{number:02}.jpg"), "caption": "x", "breed": class });
+            rows += &format!("{row}\n");
+        }
+    }
+    project.write("photos/metadata.jsonl", &rows);
+    for path in ["photos", "photos/metadata.jsonl"] {
+        fs::remove_file(project.path("headstock.toml")).unwrap();
+        let init = project.run(&["init", path, "--json"]).ok();
+        assert_eq!(init.json()["classes"], 3);
+        assert!(init.stderr.contains("the classes are taken from the column `breed`"), "{}", init.stderr);
+        assert!(project.read("headstock.toml").contains("metadata = \"photos\""));
+        project.run(&["train", "--set", "backbone.weights=backbone"]).ok();
+    }
+    let twice = ["init", "photos", "--config", "new.toml", "--id", "x"];
+    project.run(&twice).fails(2, &["--images and --id are for other tables"]);
+    let other = ["init", "photos", "--config", "new.toml", "--label", "kind"];
+    project.run(&other).fails(3, &["there is no column `kind`"]);
+    fs::write(project.path("photos/metadata.jsonl"), rows.replace("breed", "bred")).unwrap();
+    let unclear = ["init", "photos", "--config", "new.toml"];
+    project
+        .run(&unclear)
+        .fails(2, &["name the column with --label; the columns are file_name, caption, bred"]);
+}
+
+#[test]
+fn data_for_object_detection_are_refused_by_name() {
+    let project = Project::new(3);
+    let refused = |path: &str, parts: &[&str]| {
+        let output = project.run(&["init", path, "--config", "new.toml"]);
+        let parts = [&["object detection", "crop the boxes"], parts].concat();
+        output.fails(2, &parts);
+    };
+    // Ultralytics with splits, as Roboflow exports it, and as COCO.
+    for part in ["train", "valid"] {
+        fs::create_dir_all(project.path(&format!("yolo/{part}/images"))).unwrap();
+        fs::copy(demo_image("hat", 1), project.path(&format!("yolo/{part}/images/1.jpg"))).unwrap();
+        project.write(&format!("yolo/{part}/labels/1.txt"), "0 0.5 0.5 0.1 0.1\n");
+        fs::create_dir_all(project.path(&format!("coco/{part}"))).unwrap();
+        fs::copy(demo_image("hat", 1), project.path(&format!("coco/{part}/1.jpg"))).unwrap();
+        project.write(&format!("coco/{part}/_annotations.coco.json"), "{}");
+    }
+    refused("yolo", &["Ultralytics (YOLO)"]);
+    refused("coco", &["the layout of COCO"]);
+    let rows = "filename,width,height,class,xmin,ymin,xmax,ymax\nhat/00.jpg,9,9,hat,1,1,2,2\nhat/00.jpg,9,9,dress,1,1,2,2\n";
+    project.write("boxes.csv", rows);
+    refused("boxes.csv", &["columns of boxes"]);
+    // Columns of boxes, one for each photo, are just more columns.
+    project.write("boxes.csv", &rows.replacen("hat/00.jpg,9,9,dress", "dress/00.jpg,9,9,dress", 1));
+    project.run(&["init", "boxes.csv", "--images", "photos", "--config", "new.toml"]).ok();
+    let json = json!({
+        "images": [{ "id": 1, "file_name": "hat/00.jpg" }],
+        "annotations": [
+            { "image_id": 1, "category_id": 1, "bbox": [1, 1, 2, 2] },
+            { "image_id": 1, "category_id": 2, "bbox": [1, 1, 2, 2] },
+        ],
+        "categories": [{ "id": 1, "name": "hat" }, { "id": 2, "name": "dress" }],
+    });
+    project.write("photos/instances.json", &json.to_string());
+    let output = project.run(&["init", "photos/instances.json", "--config", "coco.toml"]);
+    output.fails(3, &["photos/instances.json: this is data for object detection", "Crop the boxes"]);
+    // A photo must not be in both files.
+    let labeled = |name: &str| {
+        json!({
+            "images": [{ "id": 1, "file_name": "hat/00.jpg" }, { "id": 2, "file_name": name }],
+            "annotations": [{ "image_id": 1, "category_id": 1 }, { "image_id": 2, "category_id": 2 }],
+            "categories": [{ "id": 1, "name": "hat" }, { "id": 2, "name": "dress" }],
+        })
+    };
+    project.write("photos/train.json", &labeled("dress/00.jpg").to_string());
+    project.write("photos/val.json", &labeled("dress/01.jpg").to_string());
+    fs::remove_file(project.path("photos/instances.json")).unwrap();
+    project.run(&["init", "photos", "--config", "both.toml"]).ok();
+    let train = ["train", "--config", "both.toml", "--set", "backbone.weights=backbone"];
+    project.run(&train).fails(3, &["photos/hat/00.jpg is in both the training data and the test data"]);
+    project.write("x.json", "{}");
+    project.run(&["init", "x.json", "--config", "coco.toml"]).fails(2, &["not a JSON file in COCO's format"]);
+}
+
+#[test]
+fn an_archive_whose_files_are_not_sorted_names_the_command_that_sorts_them() {
+    let project = Project::new(3);
+    let mut archive = tar::Builder::new(fs::File::create(project.path("x.tar")).unwrap());
+    let mut add = |name: String, bytes: &[u8]| {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        archive.append_data(&mut header, name, bytes).unwrap();
+    };
+    for class in CLASSES {
+        add(format!("{class}.jpg"), &fs::read(demo_image(class, 0)).unwrap());
+    }
+    CLASSES.iter().for_each(|class| add(format!("{class}.cls"), class.as_bytes()));
+    archive.finish().unwrap();
+    project.write("headstock.toml", &Project::config("webdataset = \"x.tar\""));
+    let parts = [
+        "`dress.jpg`, `hat.jpg`, `shoes.jpg`: its label is elsewhere",
+        "hint: `tar --sort=name -cf NEW.tar FOLDER`",
+    ];
+    project.run(&["train"]).fails(3, &parts);
 }

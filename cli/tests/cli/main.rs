@@ -14,6 +14,7 @@ mod init;
 mod interrupted;
 mod json;
 mod keys;
+mod layouts;
 mod precision;
 mod runs;
 mod support;

@@ -278,6 +278,18 @@ fn each_error_says_what_failed_and_what_to_do() {
             false,
         ),
         (
+            HubError::NotStored {
+                name: name(),
+                path: "/c".into(),
+                source: io::ErrorKind::ReadOnlyFilesystem.into(),
+            },
+            "the download cache does not have hf://a/b/c and cannot store it at /c: the cache is not \
+             writable; set HF_HUB_CACHE to a writable folder"
+                .into(),
+            false,
+            false,
+        ),
+        (
             HubError::Endpoint { endpoint, source: cause() },
             "the address of the hub (HF_ENDPOINT) is https://hub: it must begin with https:// or http://"
                 .into(),

@@ -33,11 +33,17 @@ fn count_transfers(fixture: &HubFixture) -> usize {
     fixture.hub.take_requests().iter().filter(|request| request.path.starts_with("/files/")).count()
 }
 
+/// The paths of the files.
+fn paths(fetched: &DatasetFiles) -> Vec<&Path> {
+    fetched.files.iter().map(|file| file.path.as_path()).collect()
+}
+
 fn assert_complete(fixture: &HubFixture, fetched: &DatasetFiles, commit: &str) {
     assert_eq!(fetched.root, fixture.link(commit, ""));
     assert_eq!(fetched.origin, format!("hf://{DATASET}@{commit}"));
-    assert_eq!(fetched.files, [TEST, TRAIN[0], TRAIN[1]].map(|file| fixture.link(commit, file)));
-    for (file, seed) in fetched.files.iter().zip(0..) {
+    assert_eq!(paths(fetched), [TEST, TRAIN[0], TRAIN[1]].map(|file| fixture.link(commit, file)));
+    assert!(fetched.files.iter().all(|file| file.split.is_none()));
+    for (file, seed) in paths(fetched).into_iter().zip(0..) {
         assert_eq!(fs::read(file).unwrap(), large_file(seed).bytes);
     }
     fixture.assert_clean();
@@ -50,15 +56,13 @@ fn only_the_parquet_files_are_downloaded_in_order() {
     let fetched = fixture.fetch_dataset_with_progress("", &progress).unwrap();
     assert_complete(&fixture, &fetched, COMMIT);
     assert!(fetched.root.parent().unwrap().ends_with("datasets--owner--photos/snapshots"));
-    let events = |file: &str| {
-        [
-            ProgressEvent::Start(file.into(), Some(400_000)),
-            ProgressEvent::Bytes(400_000),
-            ProgressEvent::Finish,
-        ]
+    let events = |(file, size): (&str, u64)| {
+        [ProgressEvent::Start(file.into(), Some(size)), ProgressEvent::Bytes(size), ProgressEvent::Finish]
     };
-    assert_eq!(progress.into_events(), [TEST, TRAIN[0], TRAIN[1]].map(events).concat());
-    assert_eq!(files_below(&fetched.root).len(), 3);
+    let shards = [TEST, TRAIN[0], TRAIN[1]].map(|file| (file, 400_000));
+    let expected = [("README.md", 9)].into_iter().chain(shards).flat_map(events);
+    assert_eq!(progress.into_events(), expected.collect::<Vec<_>>());
+    assert_eq!(files_below(&fetched.root).len(), 4);
 }
 
 #[test]
@@ -102,10 +106,8 @@ fn the_converted_branch_can_be_fetched() {
     for offline in [false, true] {
         fixture.settings.offline = offline;
         for name in [branch.to_owned(), branch.replace('/', "%2F")] {
-            assert_eq!(
-                fixture.fetch_dataset(&format!("@{name}")).unwrap().files,
-                [fixture.link(LATER, file)]
-            );
+            let fetched = fixture.fetch_dataset(&format!("@{name}")).unwrap();
+            assert_eq!(paths(&fetched), [fixture.link(LATER, file)]);
         }
     }
 }
@@ -243,15 +245,78 @@ fn selection_errors_are_reported_before_any_download() {
     }
     let (is_name_error, text) = fetch_error(&["data/../../../../x.parquet"], "");
     assert!(!is_name_error && text.contains("its name leads out of the download folder"), "{text}");
-    assert!(fixture.hub.take_requests().iter().all(|request| request.path.starts_with("/api/")));
-    assert!(!fixture.settings.cache.exists(), "{:?}", files_below(&fixture.settings.cache));
+    let is_first = |path: &str| path.starts_with("/api/") || path.ends_with("/README.md");
+    assert!(fixture.hub.take_requests().iter().all(|request| is_first(&request.path)));
+    assert!(files_below(&fixture.link(COMMIT, "")).iter().all(|file| file.ends_with("README.md")));
+}
+
+/// A data set whose files have names that say nothing about the split.
+fn card_fixture() -> HubFixture {
+    let card = "---\nconfigs:\n- config_name: pets\n  data_files:\n  - {split: test, path: 'x/*'}\n  \
+                - {split: train, path: y/0.parquet}\n  - {split: video, path: z/*}\n---\n# Photos\n";
+    let files = ["x/0.parquet", "x/1.parquet", "y/0.parquet", "y/unlisted.parquet", "z/0.parquet"];
+    let shards = files.iter().zip(0..).map(|(&file, seed)| (file, large_file(seed)));
+    let files: Vec<_> = shards.chain([("README.md", small_file(card))]).collect();
+    HubFixture::with_files(DATASET, &files)
+}
+
+#[test]
+fn the_readme_of_a_data_set_puts_files_into_splits_also_offline() {
+    let mut fixture = card_fixture();
+    for offline in [false, true] {
+        fixture.settings.offline = offline;
+        for rest in ["", "/pets", &format!("@{COMMIT}"), &format!("@{COMMIT}/pets")] {
+            let (fetched, log) = fixture.fetch_dataset_with_log(rest);
+            let fetched = fetched.unwrap();
+            let found: Vec<_> = fetched
+                .files
+                .iter()
+                .map(|file| (file.path.clone(), file.split.as_deref().unwrap()))
+                .collect();
+            let expected = [("x/0.parquet", "test"), ("x/1.parquet", "test"), ("y/0.parquet", "train")];
+            assert_eq!(found, expected.map(|(file, split)| (fixture.link(COMMIT, file), split)), "{rest}");
+            assert!(
+                log.contains("the split video is not for training, validation or testing by name"),
+                "{log}"
+            );
+        }
+    }
+    assert!(!fixture.link(COMMIT, "z/0.parquet").exists());
+    // Without the README it is not known which files are in which split.
+    fs::remove_file(fixture.link(COMMIT, "README.md")).unwrap();
+    let error = fixture.fetch_dataset("").unwrap_err();
+    assert!(matches!(error, HubError::Offline { .. }), "{error:?}");
+}
+
+#[test]
+fn the_readme_of_each_commit_counts() {
+    let fixture = card_fixture();
+    fixture.fetch_dataset("").unwrap();
+    let card = small_file("---\nconfigs: [{config_name: a, data_files: z/*}]\n---\n");
+    fixture.hub.add_commit("main", LATER, &[("README.md", card), ("z/0.parquet", large_file(4))]);
+    let later = fixture.fetch_dataset("").unwrap();
+    assert_eq!(paths(&later), [fixture.link(LATER, "z/0.parquet")]);
+    assert_eq!(fixture.fetch_dataset(&format!("@{COMMIT}")).unwrap().files.len(), 3);
+    let error = fixture.fetch_dataset("/pets").unwrap_err().to_string();
+    assert!(error.contains("no .parquet file at pets") && error.ends_with("its configs a"), "{error}");
+}
+
+#[test]
+fn a_readme_that_cannot_be_stored_is_named() {
+    let fixture = card_fixture();
+    fs::create_dir_all(&fixture.settings.cache).unwrap();
+    fs::write(fixture.settings.cache.join(".locks"), "").unwrap();
+    let error = fixture.fetch_dataset("").unwrap_err();
+    let expected = format!("does not have hf://{DATASET}/README.md and cannot store it at ");
+    assert!(error.to_string().contains(&expected), "{error}");
 }
 
 #[test]
 fn errors_name_the_data_set_and_its_page() {
     let fixture = dataset_fixture();
     let unknown: HubDataset = "datasets/owner/misspelt".parse().unwrap();
-    let error = fetch_dataset_with(&unknown, &fixture.settings, &()).unwrap_err().to_string();
+    let error =
+        fetch_dataset_with(&unknown, &|_: &str| true, &fixture.settings, &()).unwrap_err().to_string();
     assert!(error.contains("has no data set owner/misspelt that you can access"), "{error}");
     let error = fixture.fetch_dataset("@v9").unwrap_err().to_string();
     assert!(error.contains(&format!("{}/{DATASET}/tree/main", fixture.hub.endpoint())), "{error}");
@@ -299,5 +364,5 @@ fn a_cached_data_set_can_be_used_without_locking_or_writing() {
         fs::write(fixture.repo_cache_dir().join(folder), "").unwrap();
     }
     assert_eq!(fixture.fetch_dataset("").unwrap(), cold);
-    assert!(Path::new(&cold.files[0]).exists() && !fixture.settings.cache.join(".locks").exists());
+    assert!(cold.files[0].path.exists() && !fixture.settings.cache.join(".locks").exists());
 }

@@ -154,7 +154,9 @@ impl HubFixture {
         rest: &str,
         progress: &ProgressRecorder,
     ) -> Result<DatasetFiles, HubError> {
-        fetch_dataset_with(&format!("{}{rest}", self.repo).parse().unwrap(), &self.settings, progress)
+        let uses_split = |split: &str| ["train", "test"].contains(&split);
+        let source = format!("{}{rest}", self.repo).parse().unwrap();
+        fetch_dataset_with(&source, &uses_split, &self.settings, progress)
     }
 
     pub(crate) fn fetch_dataset_with_log(&self, rest: &str) -> (Result<DatasetFiles, HubError>, String) {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use headstock_hub::HubError;
 
-use super::fixture::{COMMIT, DATASET, HubFixture, files_below, large_file, small_file};
+use super::fixture::{COMMIT, DATASET, HubFixture, REPO, files_below, large_file, small_file};
 use super::server::{Fault, HubFile};
 
 /// A name that leads from a folder in the cache to its parent folder, twice or more.
@@ -81,6 +81,7 @@ fn a_commit_header_other_than_the_requested_commit_is_an_error() {
 #[test]
 fn a_404_that_is_not_the_hubs_does_not_mark_a_file_as_absent() {
     let fixture = HubFixture::new();
+    fixture.hub.inject_fault("GET", "/revision/", 1, Fault::Unlisted);
     // Without the commit, and without the hub's code for a missing file.
     fixture.hub.inject_fault("HEAD", "preprocessor_config.json", 1, Fault::RetryAfter(404, "0"));
     let error = fixture.fetch_error("");
@@ -283,4 +284,37 @@ fn a_config_file_may_have_any_size_below_the_limit() {
         &[("config.json", small_file(&text)), ("model.safetensors", large_file(0))],
     );
     assert_eq!(fs::read_to_string(fixture.fetch("").unwrap().config.unwrap()).unwrap(), text);
+}
+
+/// The path of the weights on the hub, which redirects to another server.
+fn weights_path() -> &'static str {
+    format!("/{REPO}/resolve/{COMMIT}/model.safetensors").leak()
+}
+
+#[test]
+fn ten_redirects_are_followed_and_no_more() {
+    let fixture = HubFixture::new();
+    // The last one leads to the file server.
+    fixture.hub.inject_fault("GET", weights_path(), 9, Fault::Header("Location", weights_path()));
+    fixture.fetch("").unwrap();
+    assert_eq!(count_requests(&fixture, "GET", weights_path()), 10);
+
+    let fixture = HubFixture::new();
+    fixture.hub.inject_fault("GET", weights_path(), 10, Fault::Header("Location", weights_path()));
+    let error = fixture.fetch_error("");
+    assert!(matches!(&error, HubError::UnexpectedAnswer { .. }), "{error:?}");
+    assert_eq!(count_requests(&fixture, "GET", weights_path()), 11);
+    assert_eq!(count_requests(&fixture, "GET", "/files/"), 0);
+}
+
+#[test]
+fn a_redirect_to_another_scheme_is_not_followed() {
+    for location in ["file:///etc/hostname", "ftp://127.0.0.1/x", "data:,x", "javascript:x", "//"] {
+        let fixture = HubFixture::new();
+        fixture.hub.inject_fault("GET", weights_path(), usize::MAX, Fault::Header("Location", location));
+        let error = fixture.fetch_error("");
+        assert!(matches!(error, HubError::Refused { status: 302, .. }), "{location}: {error:?}");
+        assert_eq!(count_requests(&fixture, "GET", "/files/"), 0);
+        assert!(!fixture.link(COMMIT, "model.safetensors").exists());
+    }
 }

@@ -9,5 +9,6 @@ mod download;
 mod fixture;
 mod hostile;
 mod processes;
+mod proxy;
 mod refusals;
 mod server;

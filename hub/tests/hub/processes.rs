@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use headstock_hub::{fetch_dataset, fetch_weights};
 
 use super::fixture::{COMMIT, DATASET, HubFixture, ProgressRecorder, REPO, files_below, large_file};
+use super::proxy::TestProxy;
 use super::server::Fault;
 
 /// The variable with the repository that the test below fetches in a child process.
@@ -18,7 +19,7 @@ const REPO_VARIABLE: &str = "HEADSTOCK_TEST_FETCH";
 fn fetch_in_child_process() {
     let progress = ProgressRecorder::default();
     match env::var(REPO_VARIABLE).as_deref() {
-        Ok(DATASET) => drop(fetch_dataset(&DATASET.parse().unwrap(), &progress).unwrap()),
+        Ok(DATASET) => drop(fetch_dataset(&DATASET.parse().unwrap(), &|_| true, &progress).unwrap()),
         Ok(repo) => {
             let fetched = fetch_weights(&repo.parse().unwrap(), &progress).unwrap();
             assert_eq!(fs::read(fetched.weights).unwrap(), large_file(0).bytes);
@@ -41,6 +42,8 @@ fn spawn_fetch_of(repo: &str, fixture: &HubFixture, variables: &[(&str, &str)]) 
         .env("HF_HOME", fixture.root())
         .env("HF_HUB_CACHE", &fixture.settings.cache)
         .env_remove("HF_TOKEN")
+        .env_remove("NO_PROXY")
+        .env_remove("no_proxy")
         .env_remove("HF_TOKEN_PATH")
         .env_remove("HF_HUB_OFFLINE")
         .envs(variables.iter().copied())
@@ -99,7 +102,7 @@ fn the_download_of_a_data_set_is_resumed_after_a_process_was_killed() {
     fixture.hub.take_requests();
     let fetched = fixture.fetch_dataset("").unwrap();
     for (file, content) in fetched.files.iter().zip(&contents) {
-        assert_eq!(fs::read(file).unwrap(), content.bytes);
+        assert_eq!(fs::read(&file.path).unwrap(), content.bytes);
     }
     let requests = fixture.hub.take_requests();
     assert_eq!(requests.iter().filter(|request| request.path.starts_with("/files/")).count(), 2);
@@ -135,4 +138,24 @@ fn the_token_of_the_environment_is_not_sent_if_implicit_tokens_are_disabled() {
     assert!(spawn_fetch(&fixture, &variables).wait().unwrap().success());
     let requests = fixture.hub.take_requests();
     assert!(!requests.is_empty() && requests.iter().all(|request| request.token.is_none()), "{requests:?}");
+}
+
+#[test]
+fn the_hub_is_reached_through_the_proxy_of_the_environment() {
+    let fixture = HubFixture::new();
+    let proxy = TestProxy::new(fixture.hub.address());
+    let endpoint = ("HF_ENDPOINT", "http://hub.invalid");
+    // Without a proxy there is no such server.
+    assert!(!spawn_fetch(&fixture, &[endpoint]).wait().unwrap().success());
+    assert!(fixture.hub.take_requests().is_empty());
+    for variable in ["HTTP_PROXY", "http_proxy", "ALL_PROXY"] {
+        drop(fs::remove_dir_all(&fixture.settings.cache));
+        let variables = [endpoint, (variable, proxy.address())];
+        assert!(spawn_fetch(&fixture, &variables).wait().unwrap().success(), "{variable}");
+        let requests = fixture.hub.take_requests();
+        assert!(requests.iter().any(|request| request.host == "hub.invalid"), "{variable}: {requests:?}");
+    }
+    let targets = proxy.take_targets();
+    assert!(targets.iter().any(|target| target.contains("hub.invalid")), "{targets:?}");
+    fixture.assert_clean();
 }

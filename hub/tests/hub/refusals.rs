@@ -183,13 +183,29 @@ fn a_server_that_is_not_a_hub_is_an_error() {
 }
 
 #[test]
+fn a_server_without_tls_at_an_https_address_is_unreachable_and_the_error_names_certificates() {
+    let mut fixture = HubFixture::new();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    fixture.settings.endpoint = format!("https://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            drop(std::io::Write::write_all(&mut client.unwrap(), b"HTTP/1.1 400 Bad Request\r\n\r\n"));
+        }
+    });
+    let error = fixture.fetch_error("");
+    assert!(matches!(&error, HubError::Unreachable { .. }), "{error:?}");
+    let text = error.to_string();
+    assert!(text.contains(&fixture.settings.endpoint) && text.contains("certificate"), "{text}");
+}
+
+#[test]
 fn the_error_for_a_cache_that_cannot_be_written_names_the_variable() {
     let mut fixture = HubFixture::new();
     let file = fixture.root().join("file");
     std::fs::write(&file, "").unwrap();
     fixture.settings.cache = file.join("cache");
     let error = fixture.fetch_error("");
-    assert!(matches!(&error, HubError::Cache { path, .. } if path.starts_with(&file)), "{error:?}");
+    assert!(matches!(&error, HubError::NotStored { path, .. } if path.starts_with(&file)), "{error:?}");
     assert!(error.to_string().contains("HF_HUB_CACHE"), "{error}");
 }
 
@@ -203,7 +219,7 @@ fn a_full_disk_is_reported() {
     let partial = blobs.join(format!("{}.incomplete", large_file(0).etag()));
     std::os::unix::fs::symlink("/dev/full", partial).unwrap();
     let error = fixture.fetch("").unwrap_err();
-    assert!(matches!(error, HubError::Cache { .. }), "{error:?}");
+    assert!(matches!(error, HubError::NotStored { .. }), "{error:?}");
     assert!(error.to_string().contains("disk is full"), "{error}");
 }
 

@@ -145,6 +145,10 @@ impl TestHub {
         format!("http://{}", self.address)
     }
 
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Adds `commit` with `files`, and moves `branch` to it.
     pub(crate) fn add_commit(&self, branch: &str, commit: &str, files: &[(&str, HubFile)]) {
         let mut state = self.state();

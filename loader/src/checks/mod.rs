@@ -17,7 +17,7 @@ pub use sizes::{MAX_ASPECT_RATIO, MIN_SIDE, SizeStats};
 /// How an image is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Inspection {
-    /// `JPEG`, `PNG`, `WebP`, `GIF`, `BMP` or `TIFF`, detected from the content.
+    /// `JPEG`, `PNG`, `WebP`, `GIF`, `BMP`, `TIFF` or `PNM`, detected from the content.
     pub format: &'static str,
     /// Stored width and height in pixels, before EXIF orientation is applied.
     pub size: (u32, u32),

@@ -25,7 +25,7 @@ fn inspections_match_pillow() {
         let color_space = match pillow["mode"].as_str().unwrap() {
             // Pillow reports a gray color table as grayscale.
             "1" | "L" if matches!(inspection.format, "BMP" | "GIF") => ColorSpace::Palette,
-            "1" | "L" | "LA" | "I;16" | "I;16B" => ColorSpace::Gray,
+            "1" | "L" | "LA" | "I" | "I;16" | "I;16B" => ColorSpace::Gray,
             "P" => ColorSpace::Palette,
             "RGB" | "RGBA" => ColorSpace::Rgb,
             "CMYK" => ColorSpace::Cmyk,
@@ -55,6 +55,8 @@ fn truncated_images_are_distinguished_from_damaged_ones() {
         "plain.gif",
         "rgb.bmp",
         "rgb.tif",
+        "rgb.ppm",
+        "ascii.ppm",
     ] {
         let bytes = fs::read(golden::reference_path("decode/photos").join(name)).unwrap();
         for share in [30, 50, 80, 95] {
@@ -71,7 +73,7 @@ proptest! {
     #[test]
     fn inspecting_any_bytes_does_not_panic(
         name in prop::sample::select(vec!["animated.gif", "animated.png", "animated.webp", "two_pages.tif", "big.tif",
-            "rgb.bmp", "orientation_6.jpg"]),
+            "rgb.bmp", "orientation_6.jpg", "ascii.ppm"]),
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..8),
         truncated in any::<prop::sample::Index>(),
     ) {

@@ -2,14 +2,13 @@
 
 use rayon::prelude::*;
 
-use crate::decode::{DecodeError, decode};
+use crate::decode::{DecodeError, DecodeOptions, decode};
 use crate::image_ref::ImageRef;
 
 /// Returns the index and the error of each image that cannot be read or decoded, sorted by index, so that all
 /// of them can be reported at once.
 ///
-/// Decodes every image in full, in parallel on the current rayon pool; an image with more than `max_pixels`
-/// pixels is an error. Each thread holds one image at a time, so memory does not grow with the number of
+/// Decodes every image in full, in parallel on the current rayon pool. Each thread holds one image at a time, so memory does not grow with the number of
 /// images. `on_image_done` is called once per image, from the decoding threads.
 ///
 /// ```
@@ -24,15 +23,15 @@ use crate::image_ref::ImageRef;
 #[must_use]
 pub fn find_unreadable(
     images: &[&ImageRef],
-    max_pixels: u64,
+    options: impl Into<DecodeOptions>,
     on_image_done: impl Fn() + Sync,
 ) -> Vec<(usize, DecodeError)> {
+    let options = options.into();
     images
         .par_iter()
         .enumerate()
         .filter_map(|(index, image)| {
-            let decoded =
-                image.read().map_err(DecodeError::from).and_then(|bytes| decode(&bytes, max_pixels));
+            let decoded = image.read().map_err(DecodeError::from).and_then(|bytes| decode(&bytes, options));
             on_image_done();
             decoded.err().map(|error| (index, error))
         })

@@ -22,6 +22,38 @@ pub(super) fn png_orientation(bytes: &[u8]) -> Option<Orientation> {
     }
 }
 
+/// A chunk of a PNG.
+pub(super) struct PngChunk<'a> {
+    pub(super) kind: &'a [u8; 4],
+    /// The data, as much as the file has.
+    pub(super) data: &'a [u8],
+    pub(super) is_complete: bool,
+}
+
+/// The chunks of a PNG, to the end of the file or to what is no chunk, such as zeros in place of lost data.
+pub(super) fn png_chunks(bytes: &[u8]) -> impl Iterator<Item = PngChunk<'_>> {
+    const SIGNATURE: usize = 8;
+    const CHECKSUM: usize = 4;
+    let mut rest = bytes.get(SIGNATURE..).unwrap_or_default();
+    std::iter::from_fn(move || {
+        let (&length, chunk) = rest.split_first_chunk()?;
+        let (kind, chunk) = chunk.split_first_chunk::<4>()?;
+        if !kind.iter().all(u8::is_ascii_alphabetic) {
+            return None;
+        }
+        let length = u32::from_be_bytes(length) as usize;
+        let data = &chunk[..length.min(chunk.len())];
+        rest = chunk.get(data.len() + CHECKSUM..).unwrap_or_default();
+        Some(PngChunk { kind, data, is_complete: data.len() == length })
+    })
+}
+
+/// Whether a PNG has a palette of colors that are not three bytes each, at which its decoder would panic.
+pub(super) fn has_incomplete_palette(bytes: &[u8]) -> bool {
+    let mut header = png_chunks(bytes).take_while(|chunk| chunk.kind != b"IDAT");
+    header.any(|chunk| chunk.kind == b"PLTE" && !chunk.data.len().is_multiple_of(3))
+}
+
 /// Whether a WebP has fewer bytes than its RIFF header or one of its chunks declares. Checked before
 /// decoding, because the decoder would not notice missing metadata after the pixels, and would allocate as
 /// much memory as a chunk declares.

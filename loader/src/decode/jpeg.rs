@@ -9,6 +9,8 @@ mod idct;
 mod planes;
 mod scan;
 
+use std::sync::Arc;
+
 use image::RgbImage;
 use image::metadata::Orientation;
 use memchr::memchr;
@@ -19,7 +21,8 @@ use zune_jpeg::JpegDecoder;
 use zune_jpeg::errors::DecodeErrors;
 
 use self::planes::PixelArea;
-use super::{DecodeError, TRUNCATED, check_size};
+use super::color::{ColorConversion, conversion_from};
+use super::{ColorProfiles, DecodeError, DecodeOptions, TRUNCATED, TruncatedFiles, check_size};
 use crate::geometry::Crop;
 
 const JPEG: &str = "JPEG";
@@ -35,6 +38,10 @@ pub(super) struct OpenedJpeg<'a> {
     /// Width and height as stored, before the EXIF orientation is applied.
     pub(super) size: (u32, u32),
     pub(super) orientation: Orientation,
+    /// Whether the file has no end marker, and what is there is decoded all the same.
+    pub(super) is_truncated: bool,
+    /// The conversion of the colors to sRGB, if it is wanted and they differ.
+    pub(super) conversion: Option<Arc<ColorConversion>>,
 }
 
 /// Why our own decoder fails.
@@ -56,33 +63,41 @@ fn damaged(message: String) -> DecodeError {
     DecodeError::Damaged { format: JPEG, message }
 }
 
-/// Reads the header of a JPEG and checks that it has at most `max_pixels` pixels and an end marker, before
-/// any pixel is decoded. Bytes between header segments are skipped, as in libjpeg; damage in the compressed
+/// Reads the header of a JPEG and checks that it has at most `max_pixels` pixels and, unless truncated files
+/// are accepted, an end marker, before any pixel is decoded. Bytes between header segments are skipped, as in libjpeg; damage in the compressed
 /// data is an error when the pixels are decoded.
-pub(super) fn open(bytes: &[u8], max_pixels: u64) -> Result<OpenedJpeg<'_>, DecodeError> {
-    let options =
+pub(super) fn open(bytes: &[u8], options: DecodeOptions) -> Result<OpenedJpeg<'_>, DecodeError> {
+    let DecodeOptions { max_pixels, truncated: truncated_files, color, .. } = options;
+    let zune_options =
         DecoderOptions::default().set_strict_mode(false).set_max_width(usize::MAX).set_max_height(usize::MAX);
-    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
+    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), zune_options);
     decoder.decode_headers().map_err(from_zune_error)?;
     let (width, height) = decoder.dimensions().ok_or_else(|| damaged("no frame header".into()))?;
     check_size(JPEG, width as u64, height as u64, max_pixels)?;
+    let is_gray = decoder.input_colorspace() == Some(ColorSpace::Luma);
     let out_colorspace = match decoder.input_colorspace() {
         Some(ColorSpace::Luma | ColorSpace::YCbCr | ColorSpace::RGB | ColorSpace::YCCK) => ColorSpace::RGB,
         Some(ColorSpace::CMYK) => ColorSpace::CMYK,
         colorspace => return Err(damaged(format!("the color space is not supported ({colorspace:?})"))),
     };
-    if !has_end_marker(bytes) {
+    let is_truncated = !has_end_marker(bytes);
+    if is_truncated && truncated_files == TruncatedFiles::Error {
         return Err(damaged(TRUNCATED.into()));
     }
+    let profile = if color == ColorProfiles::Srgb { decoder.icc_profile() } else { None };
+    let conversion = profile.and_then(|profile| conversion_from(profile, is_gray));
     let orientation = decoder.exif().and_then(|exif| Orientation::from_exif_chunk(exif));
-    // In strict mode, damage in the compressed data is an error.
-    decoder.set_options(options.set_strict_mode(true).jpeg_set_out_colorspace(out_colorspace));
+    // In strict mode, damage in the compressed data is an error, and so is a missing end.
+    let zune_options = zune_options.set_strict_mode(!is_truncated).jpeg_set_out_colorspace(out_colorspace);
+    decoder.set_options(zune_options);
     Ok(OpenedJpeg {
         bytes,
         decoder,
         out_colorspace,
         size: (width as u32, height as u32),
         orientation: orientation.unwrap_or(Orientation::NoTransforms),
+        is_truncated,
+        conversion,
     })
 }
 
@@ -95,7 +110,7 @@ impl OpenedJpeg<'_> {
         let range = |start: u32, length: u32| start as usize..start as usize + length as usize;
         let area = PixelArea { x: range(window.left, window.width), y: range(window.top, window.height) };
         let size = (self.size.0 as usize, self.size.1 as usize);
-        match codec::decode(self.bytes, size, /* eighths */ 8 / scale as usize, &area) {
+        match codec::decode(self.bytes, size, /* eighths */ 8 / scale as usize, &area, self.is_truncated) {
             Ok(image) => Ok((image, true)),
             Err(JpegError::Damaged(message)) => Err(damaged(message.into())),
             Err(JpegError::Unsupported) => Ok((self.decode_with_zune()?, false)),

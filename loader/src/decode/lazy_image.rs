@@ -1,15 +1,21 @@
 //! An image whose header was read and whose pixels are decoded on demand.
 
+use std::borrow::Cow;
 use std::io::Cursor;
+use std::sync::Arc;
 
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage, imageops};
 
+use super::color::{ColorConversion, conversion_from};
+#[cfg(feature = "heif")]
+use super::heif;
 use super::{
-    DecodeError, TRUNCATED, check_size, chunks, damaged, detect_format, format_name, into_rgb, jpeg,
-    without_panic,
+    ColorProfiles, DecodeError, DecodeOptions, TRUNCATED, TruncatedFiles, check_size, chunks, damaged,
+    detect_format, format_name, into_rgb, jpeg, png_completion, without_panic, without_premultiplication,
 };
 use crate::geometry::{Crop, DecodedRegion};
+use crate::tiff_tags::TiffTags;
 
 /// An image whose header was read; its pixels are decoded on demand, only where they are needed.
 ///
@@ -26,37 +32,69 @@ use crate::geometry::{Crop, DecodedRegion};
 /// ```
 pub struct LazyImage<'a> {
     bytes: &'a [u8],
-    max_pixels: u64,
+    options: DecodeOptions,
     format: ImageFormat,
     /// `None` once it was used: decoding consumes it.
     decoder: Option<FormatDecoder<'a>>,
     orientation: ExifOrientation,
     /// Width and height of the upright image.
     size: (u32, u32),
+    is_truncated: bool,
+    is_premultiplied: bool,
+    conversion: Option<Arc<ColorConversion>>,
 }
 
-/// The decoder of an opened file: our own for JPEG, that of the `image` crate for other formats.
+/// What the header of an image file says.
+struct ImageHeader {
+    /// Width and height as stored, before the EXIF orientation is applied.
+    stored_size: (u32, u32),
+    orientation: Orientation,
+    /// Whether the file ends too early, and what is there is decoded all the same.
+    is_truncated: bool,
+    /// Whether colors are multiplied by their alpha.
+    is_premultiplied: bool,
+    /// The conversion of the colors to sRGB, if it is wanted and they differ.
+    conversion: Option<Arc<ColorConversion>>,
+}
+
+/// The decoder of an opened file: our own for JPEG, libheif for HEIC and AVIF, that of the `image` crate for other
+/// formats.
 enum FormatDecoder<'a> {
     Jpeg(Box<jpeg::OpenedJpeg<'a>>),
+    #[cfg(feature = "heif")]
+    Heif(Box<heif::OpenedHeif<'a>>),
     Other(Box<dyn ImageDecoder + 'a>),
 }
 
 impl<'a> FormatDecoder<'a> {
-    /// Opens the image file with the contents `bytes`, which are in `format`: reads the header. Returns the
-    /// decoder, and the size (width, height) and the EXIF orientation of the stored image.
+    /// Opens the image file with the contents `bytes`, which are in `format`: reads the header.
     fn open(
         bytes: &'a [u8],
         format: ImageFormat,
-        max_pixels: u64,
-    ) -> Result<(Self, (u32, u32), Orientation), DecodeError> {
+        options: DecodeOptions,
+    ) -> Result<(Self, ImageHeader), DecodeError> {
         if format == ImageFormat::Jpeg {
-            let opened = jpeg::open(bytes, max_pixels)?;
-            let (size, orientation) = (opened.size, opened.orientation);
-            return Ok((Self::Jpeg(Box::new(opened)), size, orientation));
+            let opened = jpeg::open(bytes, options)?;
+            let (stored_size, orientation) = (opened.size, opened.orientation);
+            let (is_truncated, conversion) = (opened.is_truncated, opened.conversion.clone());
+            let header =
+                ImageHeader { stored_size, orientation, is_truncated, is_premultiplied: false, conversion };
+            return Ok((Self::Jpeg(Box::new(opened)), header));
         }
-        let (decoder, orientation) = open_other(bytes, format, max_pixels)?;
-        let size = decoder.dimensions();
-        Ok((Self::Other(Box::new(decoder)), size, orientation))
+        #[cfg(feature = "heif")]
+        if format == ImageFormat::Avif {
+            let opened = heif::open(bytes, options)?;
+            let header = ImageHeader {
+                stored_size: opened.size,
+                orientation: Orientation::NoTransforms,
+                is_truncated: false,
+                is_premultiplied: false,
+                conversion: opened.conversion.clone(),
+            };
+            return Ok((Self::Heif(Box::new(opened)), header));
+        }
+        let (decoder, header) = open_other(bytes, format, options)?;
+        Ok((Self::Other(Box::new(decoder)), header))
     }
 }
 
@@ -66,15 +104,56 @@ impl<'a> LazyImage<'a> {
     ///
     /// # Errors
     /// [`DecodeError`] if the header cannot be read, a JPEG, PNG or WebP is truncated, or the image has more
-    /// than `max_pixels` pixels.
-    pub fn open(bytes: &'a [u8], max_pixels: u64) -> Result<Self, DecodeError> {
+    /// pixels than the options allow. They may also allow truncated JPEGs and PNGs.
+    pub fn open(bytes: &'a [u8], options: impl Into<DecodeOptions>) -> Result<Self, DecodeError> {
+        let options = options.into();
         let format = detect_format(bytes)?;
         without_panic(format_name(format), || {
-            let (decoder, stored_size, orientation) = FormatDecoder::open(bytes, format, max_pixels)?;
-            let orientation = ExifOrientation(orientation);
-            let size = orientation.upright_size(stored_size);
-            Ok(Self { bytes, max_pixels, format, decoder: Some(decoder), orientation, size })
+            let (decoder, header) = FormatDecoder::open(bytes, format, options)?;
+            let orientation = ExifOrientation(header.orientation);
+            let size = orientation.upright_size(header.stored_size);
+            let ImageHeader { is_truncated, is_premultiplied, conversion, .. } = header;
+            let decoder = Some(decoder);
+            Ok(Self {
+                bytes,
+                options,
+                format,
+                decoder,
+                orientation,
+                size,
+                is_truncated,
+                is_premultiplied,
+                conversion,
+            })
         })
+    }
+
+    /// The name of what [`TruncatedFiles::Accept`] changes.
+    pub const TRUNCATED: &'static str = "truncated";
+
+    /// Names what the options `truncated` and `color` change in the pixels of this image, for keys of caches:
+    /// empty if it has the same pixels with their defaults.
+    #[must_use]
+    pub fn pixel_changes(&self) -> &'static str {
+        match (self.is_truncated, self.conversion.is_some()) {
+            (false, false) => "",
+            (true, false) => Self::TRUNCATED,
+            (false, true) => "sRGB",
+            (true, true) => "truncated sRGB",
+        }
+    }
+
+    /// The name of the color profile from which colors are converted to sRGB. `None` if they are not:
+    /// [`ColorProfiles::Ignore`](super::ColorProfiles::Ignore), no profile, or one of sRGB.
+    #[must_use]
+    pub fn converted_profile(&self) -> Option<&str> {
+        Some(&self.conversion.as_ref()?.profile_name)
+    }
+
+    /// Whether the file ends too early, which [`TruncatedFiles::Accept`] allows.
+    #[must_use]
+    pub fn is_truncated(&self) -> bool {
+        self.is_truncated
     }
 
     /// Width and height of the upright image.
@@ -140,12 +219,13 @@ impl<'a> LazyImage<'a> {
         needed: Crop,
     ) -> Result<(RgbImage, DecodedRegion), DecodeError> {
         let region = self.region_at_scale(scale);
-        let Self { bytes, max_pixels, format, orientation, size, .. } = *self;
+        let Self { bytes, options, format, orientation, size, is_premultiplied, .. } = *self;
         let opened = self.decoder.take();
+        let conversion = self.conversion.as_deref();
         without_panic(format_name(format), || {
             let decoder = match opened {
                 Some(decoder) => decoder,
-                None => FormatDecoder::open(bytes, format, max_pixels)?.0,
+                None => FormatDecoder::open(bytes, format, options)?.0,
             };
             let (mut image, is_needed_region) = match decoder {
                 FormatDecoder::Jpeg(opened) => {
@@ -153,13 +233,21 @@ impl<'a> LazyImage<'a> {
                     let (image, is_window) = opened.decode(scale, window)?;
                     (DynamicImage::ImageRgb8(image), is_window)
                 }
+                #[cfg(feature = "heif")]
+                FormatDecoder::Heif(opened) => (opened.decode()?, false),
                 FormatDecoder::Other(decoder) => {
                     (DynamicImage::from_decoder(decoder).map_err(|error| damaged(format, &error))?, false)
                 }
             };
             image.apply_orientation(orientation.0);
+            if is_premultiplied {
+                image = without_premultiplication(image);
+            }
             let needed_region = DecodedRegion { origin: (needed.left, needed.top), ..region };
-            Ok((into_rgb(image), if is_needed_region { needed_region } else { DecodedRegion::whole(size) }))
+            Ok((
+                into_rgb(image, conversion),
+                if is_needed_region { needed_region } else { DecodedRegion::whole(size) },
+            ))
         })
     }
 }
@@ -205,19 +293,35 @@ impl ExifOrientation {
     }
 }
 
-/// Opens an image that is not a JPEG, after checking that it has at most `max_pixels` pixels and that a PNG
-/// or WebP is not truncated. Returns its decoder and its EXIF orientation.
-pub(super) fn open_other(
-    bytes: &[u8],
+// Tags of TIFF, and the value of the first for alpha by which colors are multiplied.
+const EXTRA_SAMPLES: usize = 338;
+const ICC_PROFILE: usize = 34_675;
+const PREMULTIPLIED_ALPHA: usize = 1;
+
+/// Opens an image that is not a JPEG, after checking that it has at most as many pixels as the `options` allow
+/// and that a PNG or WebP is not truncated. A truncated PNG is completed if the options say so.
+fn open_other<'a>(
+    bytes: &'a [u8],
     format: ImageFormat,
-    max_pixels: u64,
-) -> Result<(impl ImageDecoder, Orientation), DecodeError> {
+    options: DecodeOptions,
+) -> Result<(impl ImageDecoder + use<'a>, ImageHeader), DecodeError> {
     let name = format_name(format);
+    let max_pixels = options.max_pixels;
     let truncated = || DecodeError::Damaged { format: name, message: TRUNCATED.into() };
     if format == ImageFormat::WebP && chunks::is_truncated_webp(bytes) {
         return Err(truncated());
     }
-    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    let mut content = Cow::Borrowed(bytes);
+    let mut png_orientation = chunks::png_orientation(bytes).filter(|_| format == ImageFormat::Png);
+    let is_truncated = format == ImageFormat::Png && png_orientation.is_none();
+    if is_truncated && options.truncated == TruncatedFiles::Accept {
+        content = png_completion::complete_png(bytes, max_pixels)?.into();
+        png_orientation = chunks::png_orientation(&content);
+    }
+    if format == ImageFormat::Png && chunks::has_incomplete_palette(&content) {
+        return Err(DecodeError::Damaged { format: name, message: "the palette is incomplete".into() });
+    }
+    let mut reader = ImageReader::with_format(Cursor::new(content), format);
     // A pixel takes at most 16 bytes, and decoders hold at most two copies of the image; 16 MiB are for the
     // rest.
     let mut limits = Limits::no_limits();
@@ -226,9 +330,27 @@ pub(super) fn open_other(
     let mut decoder = reader.into_decoder().map_err(|error| damaged(format, &error))?;
     let (width, height) = decoder.dimensions();
     check_size(name, width.into(), height.into(), max_pixels)?;
+    let tiff = TiffTags::open(bytes).filter(|_| format == ImageFormat::Tiff);
+    let tiff = tiff.and_then(|tiff| tiff.directory_at(tiff.first_directory).map(|page| (tiff, page)));
+    let is_premultiplied = tiff
+        .as_ref()
+        .is_some_and(|(tiff, page)| tiff.tag_values(page, EXTRA_SAMPLES).next() == Some(PREMULTIPLIED_ALPHA));
+    let conversion = if options.color == ColorProfiles::Srgb {
+        let profile = match &tiff {
+            Some((tiff, page)) => Some(tiff.tag_values(page, ICC_PROFILE).map(|byte| byte as u8).collect()),
+            None => decoder.icc_profile().ok().flatten(),
+        };
+        let is_cmyk = decoder.original_color_type().channel_count() > decoder.color_type().channel_count();
+        let is_gray = !decoder.color_type().has_color();
+        profile.filter(|_| !is_cmyk).and_then(|profile| conversion_from(profile, is_gray))
+    } else {
+        None
+    };
     let orientation = match format {
-        ImageFormat::Png => chunks::png_orientation(bytes).ok_or_else(truncated)?,
+        ImageFormat::Png => png_orientation.ok_or_else(truncated)?,
         _ => decoder.orientation().unwrap_or(Orientation::NoTransforms),
     };
-    Ok((decoder, orientation))
+    let header =
+        ImageHeader { stored_size: (width, height), orientation, is_truncated, is_premultiplied, conversion };
+    Ok((decoder, header))
 }

@@ -17,7 +17,7 @@ const GAP: u32 = 4;
 /// use headstock_loader::{Augment, EvalTransform, Resampling, contact_sheet};
 ///
 /// let augment = Augment { horizontal_flip: Some(0.5), rotation: Some(30.0), ..Augment::default() };
-/// let eval = EvalTransform { resize: 32, crop: (28, 30), interpolation: Resampling::Bilinear };
+/// let eval = EvalTransform { resize: 32.into(), crop: (28, 30), interpolation: Resampling::Bilinear };
 /// let images = [image::RgbImage::new(60, 40), image::RgbImage::new(40, 60)];
 /// let sheet = contact_sheet(&augment, &eval, &images, &[[7; 32], [8; 32]], 3);
 /// assert_eq!(sheet.dimensions(), (4 * 30 + 3 * 4, 2 * 28 + 4));

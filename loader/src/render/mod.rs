@@ -7,50 +7,27 @@ mod contact_sheet;
 mod spec;
 
 use image::RgbImage;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
 pub use self::contact_sheet::contact_sheet;
 pub use self::spec::RenderSpec;
-use crate::decode::{DecodeError, LazyImage};
+use crate::decode::{DecodeError, DecodeMode, DecodeOptions, LazyImage};
 use crate::geometry::Crop;
-use crate::transform::Resampling;
+use crate::transform::{Resampling, Resize};
 
-/// The size at which photos are decoded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum DecodeMode {
-    /// Photos are decoded at full size.
-    #[default]
-    Exact,
-    /// JPEGs are decoded at 1/2, 1/4 or 1/8 of their size: the smallest at which the decoded region is still
-    /// at least as wide and as high as the size that it is then resized to (as in Pillow's `draft`). A photo
-    /// of 12 megapixels takes a fraction of the time. Pixels differ slightly, so features are cached
-    /// separately.
-    Scaled,
-}
-
-impl DecodeMode {
-    /// Whether this is the default mode, which written configs and cache keys leave out.
-    #[must_use]
-    pub fn is_exact(&self) -> bool {
-        *self == Self::Exact
-    }
-}
-
-/// torchvision's `Resize(resize)` and `CenterCrop(crop)` on a PIL image.
+/// torchvision's `Resize(resize)` and `CenterCrop(crop)` on a PIL image, which resize the short side or both
+/// sides.
 ///
 /// ```
 /// use headstock_loader::{EvalTransform, Resampling};
 ///
-/// let transform = EvalTransform { resize: 256, crop: (224, 224), interpolation: Resampling::Bilinear };
+/// let transform = EvalTransform { resize: 256.into(), crop: (224, 224), interpolation: Resampling::Bilinear };
 /// let image = image::RgbImage::new(400, 533);
 /// assert_eq!(transform.apply(&image).dimensions(), (224, 224));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EvalTransform {
-    /// Length of the short side after resizing, in pixels.
-    pub resize: u32,
+    /// The size after resizing.
+    pub resize: Resize,
     /// Height and width of the crop, in pixels.
     pub crop: (u32, u32),
     /// The resampling filter.
@@ -63,6 +40,16 @@ impl EvalTransform {
     #[must_use]
     pub fn apply(&self, image: &RgbImage) -> RgbImage {
         self.render_spec().render(image)
+    }
+
+    /// Decodes the image file with the contents `bytes` and applies the transform; decodes only the region
+    /// that it needs.
+    ///
+    /// # Errors
+    /// [`DecodeError`].
+    pub fn render_file(&self, bytes: &[u8], options: DecodeOptions) -> Result<RgbImage, DecodeError> {
+        let image = LazyImage::open(bytes, options)?;
+        Ok(render_views(image, options.decode, &[self.render_spec()])?.swap_remove(0))
     }
 
     /// This transform as a [`RenderSpec`], for an image that is not decoded yet.
@@ -89,7 +76,7 @@ impl EvalTransform {
 /// let mut file = std::io::Cursor::new(Vec::new());
 /// image::RgbImage::new(400, 300).write_to(&mut file, image::ImageFormat::Jpeg)?;
 /// let image = LazyImage::open(file.get_ref(), 1_000_000)?;
-/// let eval = EvalTransform { resize: 64, crop: (56, 56), interpolation: Resampling::Bilinear };
+/// let eval = EvalTransform { resize: 64.into(), crop: (56, 56), interpolation: Resampling::Bilinear };
 /// let augment = Augment { random_resized_crop: Some(RandomResizedCrop::default()), ..Augment::default() };
 /// let specs = [eval.render_spec(), RenderSpec::augmented(&augment, &eval, image.size(), 1, &[7; 32])];
 /// let pixels = render_views(image, DecodeMode::Scaled, &specs)?;

@@ -7,7 +7,7 @@ use pulp::Arch;
 use super::EvalTransform;
 use crate::augment::{Augment, DrawnParameters, ImageOps};
 use crate::geometry::{Crop, DecodedRegion};
-use crate::transform::{SourceAxis, resize_window};
+use crate::transform::{Resize, SourceAxis, resize_window};
 
 /// The view index of epoch 0. Views that are not drawn for an epoch have lower indices, so that their random
 /// streams differ.
@@ -54,7 +54,7 @@ impl RenderSpec {
     ///     ..Augment::default()
     /// };
     /// augment.check()?;
-    /// let eval = EvalTransform { resize: 32, crop: (28, 28), interpolation: Resampling::Bilinear };
+    /// let eval = EvalTransform { resize: 32.into(), crop: (28, 28), interpolation: Resampling::Bilinear };
     /// let image = image::RgbImage::new(60, 40);
     /// let render = || RenderSpec::augmented(&augment, &eval, image.dimensions(), 1, &[7; 32]).render(&image);
     /// assert_eq!(render(), render());
@@ -116,7 +116,10 @@ impl RenderSpec {
             let size = (width, height);
             return ResizePlan { source, size, window: Crop::whole(size), offset: (0, 0) };
         }
-        let resized = resized_size(image_size, self.eval.resize.max(1));
+        let resized = match self.eval.resize {
+            Resize::ShortSide(side) => resized_size(image_size, side.max(1)),
+            Resize::BothSides([height, width]) => (width.max(1), height.max(1)),
+        };
         // (left, top) is where the crop starts in the resized image, (x, y) where the image starts in the
         // view.
         let ((left, x), (top, y)) = (center_offset(resized.0, width), center_offset(resized.1, height));

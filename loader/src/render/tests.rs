@@ -23,7 +23,7 @@ fn eval_transform_matches_torchvision() {
         let [height, width] = serde_json::from_value::<[u32; 2]>(case["crop"].clone()).unwrap();
         let interpolation = serde_json::from_value(case["filter"].clone()).unwrap();
         let transform =
-            EvalTransform { resize: number(case, "resize"), crop: (height, width), interpolation };
+            EvalTransform { resize: number(case, "resize").into(), crop: (height, width), interpolation };
         let ours = transform.apply(&synthetic_image(number(case, "width"), number(case, "height")));
         assert_eq!(ours.dimensions(), (width, height));
         let ours = every_nth_row(&ours, number(case, "every"));
@@ -35,14 +35,14 @@ fn eval_transform_matches_torchvision() {
 
 #[test]
 fn sizes_of_zero_are_taken_as_one() {
-    let transform = EvalTransform { resize: 0, crop: (0, 3), interpolation: Resampling::Bilinear };
+    let transform = EvalTransform { resize: 0.into(), crop: (0, 3), interpolation: Resampling::Bilinear };
     assert_eq!(transform.apply(&synthetic_image(5, 4)).dimensions(), (3, 1));
 }
 
 #[test]
 fn an_image_without_pixels_becomes_black() {
     for interpolation in Resampling::ALL {
-        let transform = EvalTransform { resize: 5, crop: (4, 3), interpolation };
+        let transform = EvalTransform { resize: 5.into(), crop: (4, 3), interpolation };
         assert_eq!(transform.apply(&RgbImage::new(0, 0)), RgbImage::new(3, 4));
         assert_eq!(transform.apply(&RgbImage::new(0, 7)), RgbImage::new(3, 4));
     }
@@ -73,7 +73,7 @@ fn views_of_reduced_jpegs_match_pillow() {
         let crop = serde_json::from_value::<Option<[u32; 4]>>(case["crop"].clone()).unwrap();
         let size = serde_json::from_value(case["size"].clone()).unwrap();
         let eval = EvalTransform {
-            resize: case["resize"].as_u64().unwrap_or(1) as u32,
+            resize: Resize::ShortSide(case["resize"].as_u64().unwrap_or(1) as u32),
             crop: size,
             interpolation: serde_json::from_value(case["filter"].clone()).unwrap(),
         };
@@ -90,7 +90,7 @@ fn views_of_reduced_jpegs_match_pillow() {
 // effect: data.decode
 #[test]
 fn rendered_regions_match_the_whole_image() {
-    let eval = EvalTransform { resize: 40, crop: (32, 30), interpolation: Resampling::Bicubic };
+    let eval = EvalTransform { resize: 40.into(), crop: (32, 30), interpolation: Resampling::Bicubic };
     let crops = [(5, 7, 100, 60), (90, 33, 17, 101), (0, 0, 151, 203)];
     for (name, bytes) in decode_files("larger").into_iter().chain(decode_files("photos")) {
         let whole = decode(&bytes, 1 << 16).unwrap();
@@ -113,14 +113,14 @@ fn rendered_regions_match_the_whole_image() {
 proptest! {
     #[test]
     fn the_crop_always_has_its_size(width in 1u32..80, height in 1u32..80, resize in 1u32..60, h in 1u32..70, w in 1u32..70) {
-        let transform = EvalTransform { resize, crop: (h, w), interpolation: Resampling::Bicubic };
+        let transform = EvalTransform { resize: resize.into(), crop: (h, w), interpolation: Resampling::Bicubic };
         prop_assert_eq!(transform.apply(&RgbImage::new(width, height)).dimensions(), (w, h));
     }
 
     #[test]
     fn an_image_of_one_color_keeps_it(color in any::<[u8; 3]>(), width in 40u32..80, height in 40u32..80) {
         for interpolation in Resampling::ALL {
-            let transform = EvalTransform { resize: 33, crop: (32, 31), interpolation };
+            let transform = EvalTransform { resize: 33.into(), crop: (32, 31), interpolation };
             let out = transform.apply(&RgbImage::from_pixel(width, height, image::Rgb(color)));
             prop_assert!(out.pixels().all(|pixel| pixel.0 == color));
         }

@@ -13,11 +13,12 @@ use parquet::column::reader::{ColumnReader, ColumnReaderImpl, get_column_reader}
 use parquet::data_type::{ByteArray, ByteArrayType, DataType};
 use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, Length, SerializedFileReader};
+use parquet::file::statistics::Statistics;
 use parquet::schema::types::SchemaDescriptor;
 
 use self::pages::{CheckedPages, ReopeningFile};
 use super::cursor_pool::{Cursor, CursorPool};
-use super::{MAX_RECORD_BYTES, record_error, too_large_message};
+use super::{MAX_RECORD_BYTES, record_error, refuse_lfs_pointer, too_large_message};
 use crate::dataset::DatasetError;
 use crate::image_ref::{ReadError, RecordReader};
 
@@ -26,6 +27,9 @@ const ROWS_PER_READ: usize = 4096;
 
 /// Rows per read of a list column; each row may have thousands of numbers.
 const LISTS_PER_READ: usize = 256;
+
+/// Rows per read of a column of images, of which each may have megabytes.
+const IMAGES_PER_READ: usize = 16;
 
 /// An open Parquet file. Columns within structs are named by their path, such as `image.bytes`.
 ///
@@ -66,6 +70,7 @@ impl ParquetTable {
     /// [`DatasetError::Invalid`] for a file that is missing or not Parquet.
     pub fn open(path: &Path) -> Result<Self, DatasetError> {
         let open = || {
+            refuse_lfs_pointer(path)?;
             let file = ReopeningFile::new(path).map_err(|error| error.to_string())?;
             let file_size = file.len();
             let reader = SerializedFileReader::new(file).map_err(error_message)?;
@@ -115,6 +120,60 @@ impl ParquetTable {
     /// Whether the values of a column are bytes, which may be text.
     pub(crate) fn has_bytes(&self, column: &str) -> bool {
         self.schema().column(self.columns[column].index).physical_type() == PhysicalType::BYTE_ARRAY
+    }
+
+    /// Whether a column holds bytes that are declared as text.
+    pub(crate) fn is_text(&self, column: &str) -> bool {
+        self.has_bytes(column) && !self.is_binary(column)
+    }
+
+    /// What the values of the column `name` are, for messages; the column may be one of lists or of structs.
+    /// `None` if there is no such column.
+    pub(crate) fn describe_column(&self, name: &str) -> Option<String> {
+        if let Some(&ParquetColumn { index, .. }) = self.columns.get(name) {
+            return Some(match self.schema().column(index).physical_type() {
+                PhysicalType::BYTE_ARRAY if self.is_binary(name) => "bytes".to_owned(),
+                PhysicalType::BYTE_ARRAY => "text".to_owned(),
+                PhysicalType::BOOLEAN => "booleans".to_owned(),
+                _ => "numbers".to_owned(),
+            });
+        }
+        let leaves = self.schema().columns().iter().filter(|leaf| leaf.path().parts()[0] == name);
+        let leaves: Vec<_> = leaves.collect();
+        let first = leaves.first()?;
+        if first.max_rep_level() > 0 {
+            return Some("a list in each row".to_owned());
+        }
+        let fields = leaves.iter().map(|leaf| leaf.path().parts()[1..].join(".")).collect();
+        Some(format!("a struct of {}", NameList(fields)))
+    }
+
+    /// Whether each value of `column` (which must exist) is null, `[N]`.
+    ///
+    /// # Errors
+    /// [`DatasetError::Invalid`] for a damaged file.
+    pub(crate) fn null_rows(&self, column: &str) -> Result<Vec<bool>, DatasetError> {
+        let &ParquetColumn { index, present_level, .. } = &self.columns[column];
+        let mut is_null = Vec::with_capacity(self.n_rows()?);
+        for (group, metadata) in self.reader.metadata().row_groups().iter().enumerate() {
+            let n_rows = usize::try_from(metadata.num_rows()).unwrap_or(0);
+            let n_null = metadata.column(index).statistics().and_then(Statistics::null_count_opt);
+            match n_null.and_then(|n_null| usize::try_from(n_null).ok()) {
+                _ if present_level == 0 => is_null.resize(is_null.len() + n_rows, false),
+                Some(0) => is_null.resize(is_null.len() + n_rows, false),
+                Some(n_null) if n_null == n_rows => is_null.resize(is_null.len() + n_rows, true),
+                _ => {
+                    let read = || match self.column_reader(group, index)? {
+                        ColumnReader::ByteArrayColumnReader(reader) => {
+                            read_nulls(reader, present_level, n_rows)
+                        }
+                        _ => Err(format!("the column `{column}` does not hold bytes")),
+                    };
+                    is_null.extend(catch_panic(read).map_err(|problem| self.shard_error(problem))?);
+                }
+            }
+        }
+        Ok(is_null)
     }
 
     /// Whether a column holds bytes that are not declared as text, so that it may hold images.
@@ -361,6 +420,23 @@ fn read_nullable<T: DataType>(
             values.push(if is_present { present.next().map(&convert).transpose()? } else { None });
         }
     }
+}
+
+/// Whether each of the remaining `n_rows` values of a column of bytes is null.
+fn read_nulls(
+    mut reader: ColumnReaderImpl<ByteArrayType>,
+    present_level: i16,
+    n_rows: usize,
+) -> Result<Vec<bool>, String> {
+    let mut is_null = Vec::with_capacity(n_rows);
+    while is_null.len() < n_rows {
+        let (is_present, _) = read_batch(&mut reader, present_level, IMAGES_PER_READ)?;
+        if is_present.is_empty() {
+            return Err("the file is damaged: a column has fewer values than rows".into());
+        }
+        is_null.extend(is_present.into_iter().map(|is_present| !is_present));
+    }
+    Ok(is_null)
 }
 
 /// Reads up to `max_rows` rows of a column of single values. Returns one entry per row, false for null, and the

@@ -10,7 +10,7 @@ use flate2::read::MultiGzDecoder;
 use tar::{Archive, Entries, EntryType};
 
 use super::cursor_pool::{Cursor, CursorPool};
-use super::{MAX_RECORD_BYTES, record_error, too_large_message};
+use super::{MAX_RECORD_BYTES, record_error, refuse_lfs_pointer, too_large_message};
 use crate::image_ref::{ReadError, RecordReader};
 
 /// A file in a tar archive.
@@ -35,6 +35,7 @@ pub(crate) type VisitMember<'a> = dyn FnMut(TarMember, &mut dyn Read) -> Result<
 /// A message for a damaged archive, or the error of `visit`.
 pub(crate) fn visit_members(path: &Path, visit: &mut VisitMember<'_>) -> Result<usize, String> {
     let to_message = |error: io::Error| error_message(&error);
+    refuse_lfs_pointer(path)?;
     let file = File::open(path).map_err(to_message)?;
     // Limits what the `tar` crate reads; see `LimitedReader`.
     let bytes_left = Cell::new(MAX_HEADER_BYTES);

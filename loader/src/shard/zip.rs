@@ -9,7 +9,7 @@ use std::sync::Arc;
 use zip::result::ZipError;
 use zip::{CompressionMethod, ZipArchive};
 
-use super::{MAX_RECORD_BYTES, record_error, too_large_message};
+use super::{MAX_RECORD_BYTES, record_error, refuse_lfs_pointer, too_large_message};
 use crate::image_ref::{ReadError, RecordReader};
 
 /// Splits a path that leads to a zip archive, or into one, into the path of the archive and the path of the
@@ -61,6 +61,7 @@ impl ZipShard {
     /// # Errors
     /// A message for a file that cannot be read or is no zip archive.
     pub(crate) fn open(path: &Path) -> Result<Self, String> {
+        refuse_lfs_pointer(path)?;
         let file = File::open(path).map_err(|error| format!("the archive cannot be opened: {error}"))?;
         let length = file.metadata().map_err(|error| error.to_string())?.len();
         Self::from_section(path, FileSection { file: Arc::new(file), start: 0, length, position: 0 })

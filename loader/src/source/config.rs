@@ -1,6 +1,8 @@
 //! The configuration of a data source: the keys of `[data]` that belong to it.
 
 use std::collections::BTreeMap;
+use std::env::home_dir;
+use std::ffi::OsStr;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -10,7 +12,7 @@ use serde::de::DeserializeOwned;
 use thiserror::Error;
 
 use super::{DataSource, FieldNames};
-use crate::dataset::DatasetError;
+use crate::dataset::{DatasetError, Split};
 
 /// The configuration of a data source: the table `[data]` without `kind` and without the keys that all
 /// sources have in common.
@@ -91,9 +93,18 @@ impl SourceContext {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DownloadedDataset {
     /// Its files, in order.
-    pub files: Vec<PathBuf>,
+    pub files: Vec<DownloadedFile>,
     /// The folder that the ids of its samples are relative to.
     pub root: PathBuf,
+}
+
+/// A file of a data set of the Hugging Face hub on the disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DownloadedFile {
+    /// The file.
+    pub path: PathBuf,
+    /// The split that the data set puts all samples of the file into; `None` if it does not say.
+    pub split: Option<Split>,
 }
 
 /// An opened data source.
@@ -143,8 +154,8 @@ pub fn resolve_path(key: &str, path: &mut PathBuf, base: &Path) -> Result<(), So
     Ok(())
 }
 
-/// The absolute path of `path`, the value of a config key, which may be relative to `base`. It must be UTF-8,
-/// because runs write it into their config.
+/// The absolute path of `path`, the value of a config key, which may be relative to `base`, or to the home folder
+/// if it begins with `~/`. It must be UTF-8, because runs write it into their config.
 ///
 /// # Errors
 /// What is wrong with the value, such as "is empty: it must be a path".
@@ -152,10 +163,37 @@ pub fn absolute_path(path: &Path, base: &Path) -> Result<String, String> {
     if path.as_os_str().is_empty() {
         return Err("is empty: it must be a path".into());
     }
-    let absolute = base.join(path);
+    let absolute = base.join(expand_home(path)?);
     absolute.to_str().map(str::to_owned).ok_or_else(|| {
         format!("leads to {}, which is not UTF-8: rename the file or folder", absolute.display())
     })
+}
+
+/// `path` with the home folder of the user in place of a `~` at its beginning, as a shell has it.
+///
+/// # Errors
+/// What is wrong with the value: the home folder of another user (`~ann/photos`), or none is known.
+pub fn expand_home(path: &Path) -> Result<PathBuf, String> {
+    expand_home_to(path, home_dir().as_deref())
+}
+
+/// [`expand_home`] with the home folder `home`.
+fn expand_home_to(path: &Path, home: Option<&Path>) -> Result<PathBuf, String> {
+    let Some(first) = path.iter().next().and_then(OsStr::to_str).filter(|first| first.starts_with('~'))
+    else {
+        return Ok(path.into());
+    };
+    if first != "~" {
+        return Err(format!(
+            "is {}: the home folder of another user is not looked up; write the whole path, or ./{first} if it is \
+             the name of a file or folder",
+            path.display()
+        ));
+    }
+    let home = home.ok_or_else(|| {
+        format!("is {}, but the home folder is not known: write the whole path", path.display())
+    })?;
+    Ok(path.iter().skip(1).fold(home.into(), |folder, name| folder.join(name)))
 }
 
 /// A resolved configuration with its type hidden, so that the program can open any source. Its methods are
@@ -225,5 +263,46 @@ impl<C: SourceConfig> ConfiguredSource for C {
 impl Clone for Box<dyn ConfiguredSource> {
     fn clone(&self) -> Self {
         (**self).boxed_clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tilde_is_the_home_folder_and_that_of_another_user_is_refused() {
+        let expand = |path: &str| expand_home_to(Path::new(path), Some(Path::new("/home/ann")));
+        for (path, expected) in [
+            ("~", "/home/ann"),
+            ("~/", "/home/ann"),
+            ("~/photos/dogs", "/home/ann/photos/dogs"),
+            ("photos/~", "photos/~"),
+            ("./~bob", "./~bob"),
+            ("/~/x", "/~/x"),
+            ("", ""),
+            ("a~", "a~"),
+        ] {
+            assert_eq!(expand(path).as_deref(), Ok(Path::new(expected)), "{path}");
+        }
+        for path in ["~bob", "~bob/photos", "~~", "~."] {
+            let error = expand(path).unwrap_err();
+            assert!(
+                error.starts_with(&format!("is {path}: ")) && error.contains("write the whole path"),
+                "{error}"
+            );
+        }
+        assert!(expand("~bob/x").unwrap_err().contains("or ./~bob if it is"));
+        assert!(expand_home_to(Path::new("~/x"), None).unwrap_err().contains("home folder is not known"));
+        assert_eq!(expand_home_to(Path::new("x"), None).as_deref(), Ok(Path::new("x")));
+    }
+
+    #[test]
+    fn paths_of_a_config_begin_at_the_home_folder_or_at_its_own() {
+        let home = home_dir().unwrap();
+        let absolute = |path: &str| absolute_path(Path::new(path), Path::new("/base"));
+        assert_eq!(absolute("~/photos").unwrap(), home.join("photos").to_str().unwrap());
+        assert_eq!(absolute("photos").unwrap(), "/base/photos");
+        assert!(absolute("~bob/photos").unwrap_err().starts_with("is ~bob/photos: "));
     }
 }

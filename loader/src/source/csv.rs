@@ -8,11 +8,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::config::{OpenDataSource, SourceConfig, SourceConfigError, SourceContext, resolve_path};
-use super::paths::relative_path;
-use super::rows::{ImageTable, ListedRow};
+use super::rows::{ImageTable, ListedRow, unlisted_images};
 use super::tree::ImageRoot;
-use super::{DataSource, FieldNames, default_label, find_image_files};
+use super::{DataSource, FieldNames, default_label};
 use crate::dataset::{DatasetError, PassedOverReason, RawDataset, Split};
+use crate::shard::{LFS_POINTER_MESSAGE, is_lfs_pointer};
 
 /// The keys of `[data]` of a CSV.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -128,7 +128,7 @@ impl DataSource for CsvSource {
     /// (`..`, absolute path, link), and missing images.
     fn list(&self) -> Result<RawDataset, DatasetError> {
         let mut raw = RawDataset::new(self.csv.clone());
-        let rows = read_rows(self, &mut raw)?;
+        let rows = self.read_rows(&mut raw)?;
         let table = ImageTable { table: &self.csv, images: &self.images, follow_links: self.follow_links };
         table.locate(&rows, &mut raw)?;
         Ok(raw)
@@ -136,24 +136,23 @@ impl DataSource for CsvSource {
 
     /// Ids of the images in the image folder that no row lists.
     fn unlabeled(&self) -> Result<Vec<String>, DatasetError> {
-        let rows = read_rows(self, &mut RawDataset::new(self.csv.clone()))?;
-        let root = ImageRoot::open(&self.images, self.follow_links)?;
-        let listed: HashSet<String> = rows.iter().filter_map(|row| root.relative_id(&row.id)).collect();
-        let found = find_image_files(&self.images, self.follow_links)?;
-        Ok(found.images.into_iter().map(|(id, _)| id).filter(|id| !listed.contains(id)).collect())
+        let rows = self.read_rows(&mut RawDataset::new(self.csv.clone()))?;
+        unlisted_images(&rows, &self.images, self.follow_links)
     }
 
     fn table_path(&self) -> Option<&Path> {
         Some(&self.csv)
     }
 
-    /// Of several rows with the same image only the first remains. Columns and delimiter are unchanged.
+    /// Of several rows with the same image only the first remains; rows that cannot be read are left out. Columns and
+    /// delimiter are unchanged.
     ///
     /// ```
     /// use headstock_loader::source::{CsvSource, DataSource, FieldNames};
     ///
     /// # let folder = tempfile::tempdir()?;
     /// # let folder = folder.path();
+    /// std::fs::create_dir(folder.join("train"))?;
     /// std::fs::write(folder.join("labels.csv"), "id;breed;age\n1;pug;3\n2;akita;4\n")?;
     /// let source = CsvSource {
     ///     csv: folder.join("labels.csv"),
@@ -161,7 +160,6 @@ impl DataSource for CsvSource {
     ///     id: "id".into(),
     ///     extension: "jpg".into(),
     ///     fields: FieldNames { label: "breed".into(), group: None, split: None },
-    ///     follow_links: false,
     ///     follow_links: false,
     /// };
     /// let table = source.filter_table(&|path| path != "1.jpg")?;
@@ -176,9 +174,12 @@ impl DataSource for CsvSource {
         let mut writer = csv::WriterBuilder::new().delimiter(table.delimiter()).from_writer(Vec::new());
         writer.write_record(&header).map_err(|e| table.csv_error(&e))?;
         let mut seen = HashSet::new();
-        for record in reader.records() {
-            let record = record.map_err(|e| table.csv_error(&e))?;
-            let path = record.get(id).and_then(|id| relative_path(&with_extension(id, &self.extension)));
+        let root = ImageRoot::open(&self.images, self.follow_links)?;
+        for record in reader.byte_records() {
+            let Ok(record) = check_record(record.map_err(|e| table.csv_error(&e))?, &header) else {
+                continue;
+            };
+            let path = record.get(id).and_then(|id| root.relative_id(&with_extension(id, &self.extension)));
             if let Some(path) = path
                 && keep(&path)
                 && seen.insert(path)
@@ -190,6 +191,64 @@ impl DataSource for CsvSource {
     }
 }
 
+impl CsvSource {
+    /// Parses all rows of the table and returns those that are valid. Errors of the others are added to `raw`,
+    /// which also counts the empty rows. A missing column is an error of the whole table.
+    pub(super) fn read_rows(&self, raw: &mut RawDataset) -> Result<Vec<ListedRow>, DatasetError> {
+        let table = CsvFile::open(&self.csv)?;
+        let mut reader = table.reader();
+        let header = table.header(&mut reader)?;
+        let column_index = |parameter, name: &str| find_column(&header, self, parameter, name);
+        let optional_column = |parameter, name: &Option<String>| {
+            name.as_deref().map(|name| column_index(parameter, name)).transpose()
+        };
+        let FieldNames { label, group, split } = &self.fields;
+        let id_column = column_index("id", &self.id)?;
+        let label_column = column_index("label", label)?;
+        let group_column = optional_column("group", group)?;
+        let split_column = optional_column("split", split)?;
+
+        let mut lines = table.line_counter();
+        let mut rows = Vec::new();
+        for record in reader.byte_records() {
+            let record = record.map_err(|e| table.csv_error(&e))?;
+            let place = format!("line {}", lines.line_at(record.position()));
+            if record.iter().all(<[u8]>::is_empty) {
+                raw.passed_over.add(PassedOverReason::EmptyRow, place);
+                continue;
+            }
+            let mut error_reason = PassedOverReason::BadEntry;
+            let parse_row = || -> Result<ListedRow, String> {
+                let record = check_record(record, &header)?;
+                let field = |column: usize| match record.get(column) {
+                    Some(value) if !value.is_empty() => Ok(value.to_owned()),
+                    _ => Err(format!(
+                        "the column `{}` is empty: add a value, or remove the line",
+                        &header[column]
+                    )),
+                };
+                let id = with_extension(&field(id_column)?, &self.extension);
+                error_reason = PassedOverReason::Unlabeled;
+                let class = field(label_column)?;
+                error_reason = PassedOverReason::BadEntry;
+                let split = split_column.map(|column| Split::parse(&header[column], &field(column)?));
+                let group = group_column.map(field).transpose()?;
+                Ok(ListedRow { place: place.clone(), id, class, group, split: split.transpose()? })
+            };
+            match parse_row() {
+                Ok(row) => rows.push(row),
+                Err(problem) => {
+                    raw.errors.push(DatasetError::entry(&self.csv, place.clone(), problem, error_reason));
+                }
+            }
+        }
+        if rows.is_empty() && raw.errors.is_empty() {
+            return Err(table.no_rows_error());
+        }
+        Ok(rows)
+    }
+}
+
 /// The file name of the image `id`: the id, followed by `.` and `extension`, which may have a dot of its own.
 /// An empty extension adds nothing, for tables whose ids are file names.
 fn with_extension(id: &str, extension: &str) -> String {
@@ -197,61 +256,6 @@ fn with_extension(id: &str, extension: &str) -> String {
         "" => id.into(),
         extension => format!("{id}.{extension}"),
     }
-}
-
-/// Parses all rows of the table and returns those that are valid. Errors of the others are added to `raw`,
-/// which also counts the empty rows. A missing column is an error of the whole table.
-fn read_rows(source: &CsvSource, raw: &mut RawDataset) -> Result<Vec<ListedRow>, DatasetError> {
-    let table = CsvFile::open(&source.csv)?;
-    let mut reader = table.reader();
-    let header = table.header(&mut reader)?;
-    let column_index = |parameter, name: &str| find_column(&header, source, parameter, name);
-    let optional_column = |parameter, name: &Option<String>| {
-        name.as_deref().map(|name| column_index(parameter, name)).transpose()
-    };
-    let FieldNames { label, group, split } = &source.fields;
-    let id_column = column_index("id", &source.id)?;
-    let label_column = column_index("label", label)?;
-    let group_column = optional_column("group", group)?;
-    let split_column = optional_column("split", split)?;
-
-    let mut lines = table.line_counter();
-    let mut rows = Vec::new();
-    for record in reader.byte_records() {
-        let record = record.map_err(|e| table.csv_error(&e))?;
-        let place = format!("line {}", lines.line_at(record.position()));
-        if record.iter().all(<[u8]>::is_empty) {
-            raw.passed_over.add(PassedOverReason::EmptyRow, place);
-            continue;
-        }
-        let mut error_reason = PassedOverReason::BadEntry;
-        let parse_row = || -> Result<ListedRow, String> {
-            let record = check_record(record, &header)?;
-            let field = |column: usize| match record.get(column) {
-                Some(value) if !value.is_empty() => Ok(value.to_owned()),
-                _ => {
-                    Err(format!("the column `{}` is empty: add a value, or remove the line", &header[column]))
-                }
-            };
-            let id = with_extension(&field(id_column)?, &source.extension);
-            error_reason = PassedOverReason::Unlabeled;
-            let class = field(label_column)?;
-            error_reason = PassedOverReason::BadEntry;
-            let split = split_column.map(|column| Split::parse(&header[column], &field(column)?));
-            let group = group_column.map(field).transpose()?;
-            Ok(ListedRow { place: place.clone(), id, class, group, split: split.transpose()? })
-        };
-        match parse_row() {
-            Ok(row) => rows.push(row),
-            Err(problem) => {
-                raw.errors.push(DatasetError::entry(&source.csv, place.clone(), problem, error_reason));
-            }
-        }
-    }
-    if rows.is_empty() && raw.errors.is_empty() {
-        return Err(table.no_rows_error());
-    }
-    Ok(rows)
 }
 
 /// The fields of a row as text. It is an error if the text is not UTF-8, or the number of fields is not that
@@ -321,6 +325,9 @@ impl<'a> CsvFile<'a> {
     /// Reads the file `path` into memory. UTF-16, which spreadsheets write as "Unicode text", becomes UTF-8.
     fn open(path: &'a Path) -> Result<Self, DatasetError> {
         let bytes = std::fs::read(path).map_err(DatasetError::io(path))?;
+        if is_lfs_pointer(&bytes) {
+            return Err(DatasetError::invalid(path, LFS_POINTER_MESSAGE));
+        }
         let mut content = match bytes.as_slice() {
             [0xEF, 0xBB, 0xBF, text @ ..] => text.to_vec(),
             [0xFF, 0xFE, text @ ..] => utf16_to_utf8(path, text, u16::from_le_bytes)?,

@@ -1,10 +1,13 @@
 //! Data sources. A source lists images and their class names, in an order that depends only on the data,
 //! without opening the images.
 
+mod coco;
 mod config;
 mod conformance;
 mod csv;
 mod folder;
+mod json_field;
+mod metadata;
 #[cfg(feature = "parquet")]
 mod parquet;
 mod paths;
@@ -18,16 +21,18 @@ mod webdataset;
 use std::fmt;
 use std::path::Path;
 
+pub use self::coco::{CocoConfig, CocoSource, read_coco_file_names};
 pub use self::config::{
-    ConfiguredSource, DownloadedDataset, OpenDataSource, SourceConfig, SourceConfigError, SourceContext,
-    absolute_path, resolve_path,
+    ConfiguredSource, DownloadedDataset, DownloadedFile, OpenDataSource, SourceConfig, SourceConfigError,
+    SourceContext, absolute_path, expand_home, resolve_path,
 };
 pub use self::conformance::{ExampleSample, check_source};
 pub use self::csv::{CsvConfig, CsvSource, TableContents, read_table};
 pub use self::folder::{FolderConfig, FolderSource};
+pub use self::metadata::{MetadataConfig, MetadataSource, find_metadata_files, read_metadata_columns};
 #[cfg(feature = "parquet")]
-pub use self::parquet::{ParquetConfig, ParquetSource, read_parquet_columns};
-pub use self::paths::{common_folder, is_image_file, relative_path};
+pub use self::parquet::{ParquetColumns, ParquetConfig, ParquetSource, read_parquet_columns};
+pub use self::paths::{common_folder, is_image_file, parent_folder, relative_path};
 pub use self::registry::{SourceKind, SourceRegistry, SourceRegistryError};
 pub use self::tree::{FoundImages, find_image_files, is_image_folder};
 pub use self::webdataset::{WebDatasetConfig, WebDatasetSource};

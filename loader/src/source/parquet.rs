@@ -1,35 +1,34 @@
 //! Parquet files in the layout of image data sets on the Hugging Face hub.
 
-use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::Read;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+mod hub_features;
+mod image_column;
+mod text_rows;
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use headstock_split::hub_names::{HubKind, name_in_missing_path};
 use headstock_split::words::{NameList, counted};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use super::config::{OpenDataSource, SourceConfig, SourceConfigError, SourceContext};
+use self::hub_features::HubFeatures;
+use self::image_column::{ImageColumn, image_columns};
+pub(super) use self::text_rows::ParquetRows;
+use super::config::{DownloadedDataset, OpenDataSource, SourceConfig, SourceConfigError, SourceContext};
 use super::paths::common_folder;
 use super::shard_contents::{HUB, ShardContents, resolve_shards};
 use super::{DataSource, FieldNames, default_label};
 use crate::dataset::{DatasetError, PassedOverReason, RawDataset, RawSample, Split};
-use crate::image_ref::ImageRef;
 use crate::shard::find_shards;
-use crate::shard::parquet::{ParquetShard, ParquetTable, ParquetValue};
-
-/// The end of the path of a column that is the field `bytes` of a struct, where the `datasets` library stores
-/// an image's bytes.
-const BYTES_FIELD: &str = ".bytes";
+use crate::shard::parquet::{ParquetTable, ParquetValue};
 
 /// The keys of `[data]` of Parquet shards.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ParquetConfig {
     /// Parquet shards: a file, a folder, a pattern such as `"data/train-*.parquet"`, or a data set of the
-    /// Hugging Face hub as `"hf://datasets/owner/name"`.
+    /// Hugging Face hub as `"hf://datasets/owner/name"` or `"hf://datasets/owner/name/CONFIG"`.
     pub parquet: String,
     /// The column with the photo.
     #[serde(default = "default_image")]
@@ -70,20 +69,22 @@ impl SourceConfig for ParquetConfig {
     }
 
     fn open(&self, context: &SourceContext) -> Result<OpenDataSource, DatasetError> {
-        let (shards, root) = match context.downloads.get(&self.parquet) {
-            Some(downloaded) => (downloaded.files.clone(), downloaded.root.clone()),
+        let (shards, splits, root) = match context.downloads.get(&self.parquet) {
+            Some(DownloadedDataset { files, root }) => {
+                let shards = files.iter().map(|file| file.path.clone()).collect();
+                let splits = files.iter().filter_map(|file| Some((file.path.clone(), file.split?)));
+                (shards, splits.collect(), root.clone())
+            }
             None => {
-                let path = Path::new(&self.parquet);
-                let shards = find_shards(path, &["parquet"])?;
+                let shards = find_local_shards(&self.parquet)?;
                 let root = common_folder(&shards);
-                if path.is_dir() {
-                    refuse_several_configurations(path, &shards)?;
-                }
-                (shards, root)
+                refuse_several_configurations(Path::new(&self.parquet), &shards)?;
+                (shards, BTreeMap::new(), root)
             }
         };
         let fields = context.fields(&self.label, self.group.as_ref());
-        let source = ParquetSource { shards, image: self.image.clone(), fields };
+        let (image, follow_links) = (self.image.clone(), context.follow_links);
+        let source = ParquetSource { shards, splits, image, fields, follow_links };
         Ok(OpenDataSource { source: Box::new(source), root })
     }
 }
@@ -91,6 +92,9 @@ impl SourceConfig for ParquetConfig {
 /// Refuses the `shards` of the folder `path` if they are several data sets in folders beside each other, the
 /// configurations of a data set on the hub: two or more folders have files for training.
 fn refuse_several_configurations(path: &Path, shards: &[PathBuf]) -> Result<(), DatasetError> {
+    if !path.is_dir() {
+        return Ok(());
+    }
     let mut with_training = BTreeSet::new();
     for shard in shards {
         let relative = shard.strip_prefix(path).unwrap_or(shard);
@@ -114,23 +118,48 @@ fn refuse_several_configurations(path: &Path, shards: &[PathBuf]) -> Result<(), 
     ))
 }
 
-/// Parquet files with one image per row. The column `image` holds bytes or a struct with the field `bytes`;
-/// the label column holds text or whole numbers. Class names of numbers are read from the metadata of the
-/// `datasets` library (`ClassLabel`).
+/// The local shards that `pattern` matches. If nothing is there, the error says which data set of the Hugging
+/// Face hub may be meant.
+fn find_local_shards(pattern: &str) -> Result<Vec<PathBuf>, DatasetError> {
+    let path = Path::new(pattern);
+    let result = find_shards(path, &["parquet"]);
+    match (result, name_in_missing_path(path, HubKind::Dataset)) {
+        (Err(DatasetError::Invalid { .. }), Some(name)) if !path.exists() => {
+            let problem = format!(
+                "there is no such file or folder: did you mean \"{name}\" on the Hugging Face hub? If not, check \
+                 the path"
+            );
+            Err(DatasetError::invalid(path, problem))
+        }
+        (result, _) => result,
+    }
+}
+
+/// Parquet files with one image per row. The column `image` holds bytes, or the path of a file, relative to the
+/// folder of the Parquet file, or a struct with the fields `bytes` and `path`, of which the path is used where
+/// there are no bytes. The label column holds text or whole numbers. Class names of numbers are read from the
+/// metadata of the `datasets` library (`ClassLabel`). If a column has its default name and does not exist, the
+/// only column that the metadata calls an `Image` or a `ClassLabel` takes its place.
 ///
-/// The split of a sample is read from the column that `fields` names, otherwise from the shard's name.
+/// The split of a sample is read from the column that `fields` names, otherwise it is that of the shard in
+/// `splits`, or else the one in the shard's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParquetSource {
     /// The shards, in order.
     pub shards: Vec<PathBuf>,
+    /// The splits of shards, if the data set states them elsewhere than in their names.
+    pub splits: BTreeMap<PathBuf, Split>,
     /// The column of the image.
     pub image: String,
     /// The other columns.
     pub fields: FieldNames,
+    /// Whether the paths of photos may lead, by links, out of the folder of their Parquet file.
+    pub follow_links: bool,
 }
 
 impl DataSource for ParquetSource {
     fn list(&self) -> Result<RawDataset, DatasetError> {
+        self.log_columns();
         Ok(self.read_shards()?.into_raw_dataset(&self.shards, &format!("the column `{}`", self.fields.label)))
     }
 
@@ -139,10 +168,35 @@ impl DataSource for ParquetSource {
     }
 }
 
+/// What the columns beside the image say about a row with a class.
+struct LabeledRow {
+    class: String,
+    group: Option<String>,
+    split: Option<Split>,
+}
+
 /// The values of a column, `[N]`, and the name of the column.
 type NamedValues = (Vec<Option<ParquetValue>>, String);
 
 impl ParquetSource {
+    /// Logs which columns take the place of those with the default names, by the first shard.
+    fn log_columns(&self) {
+        let Some(Ok(table)) = self.shards.first().map(|path| ParquetTable::open(path)) else { return };
+        let Ok(features) = HubFeatures::read(&table) else { return };
+        for (key, column, default, kind) in [
+            ("image", &self.image, default_image(), "Image"),
+            ("label", &self.fields.label, default_label(), "ClassLabel"),
+        ] {
+            let used = features.column(&table, column, &default, kind);
+            if used != *column {
+                tracing::info!(
+                    "there is no column `{column}`: the column `{used}` takes its place as `{key}`, because it is \
+                     the only one of the type {kind}"
+                );
+            }
+        }
+    }
+
     /// Reads the samples of all shards, in parallel.
     fn read_shards(&self) -> Result<ShardContents, DatasetError> {
         ShardContents::read_all(&self.shards, |path, name| self.read_shard(path, name))
@@ -152,33 +206,9 @@ impl ParquetSource {
     /// ids. Rows without a class are listed as unlabeled.
     fn read_shard(&self, path: &Path, name: &str) -> Result<ShardContents, DatasetError> {
         let shard_error = |problem| DatasetError::invalid(path, problem);
-        if is_lfs_pointer(path) {
-            return Err(shard_error(
-                "this is a Git LFS pointer, a small file in place of the data: run `git lfs pull` in its repository"
-                    .to_owned(),
-            ));
-        }
         let table = ParquetTable::open(path)?;
-        let nested = format!("{}{BYTES_FIELD}", self.image);
-        let column = match (table.has_column(&nested), table.has_column(&self.image)) {
-            (true, _) => nested,
-            (false, true) => self.image.clone(),
-            (false, false) => return Err(table.no_column_error(&self.image, Some("image"))),
-        };
-        if !table.has_bytes(&column) {
-            return Err(shard_error(format!(
-                "the column `{column}` does not hold image files (the bytes of each file): set `image` \
-                 to the column that does"
-            )));
-        }
-        let n_rows = table.n_rows()?;
-        // Empty or repeated rows take no space, so a few bytes could claim billions of rows.
-        if n_rows as u64 > table.file_size {
-            let size = table.file_size;
-            return Err(shard_error(format!(
-                "the file is damaged: it claims {n_rows} photos in {size} bytes"
-            )));
-        }
+        check_row_count(path, &table)?;
+        let features = HubFeatures::read(&table).map_err(shard_error)?;
         let column_values = |parameter, column: &str| {
             if table.has_column(column) {
                 table.read_values(column)
@@ -186,16 +216,18 @@ impl ParquetSource {
                 Err(table.no_column_error(column, Some(parameter)))
             }
         };
-        let labels = column_values("label", &self.fields.label)?;
+        let label = features.column(&table, &self.fields.label, &default_label(), "ClassLabel");
+        let labels = column_values("label", &label)?;
         let optional_column = |parameter, column: &Option<String>| {
             let column = column.clone();
             column.map(|column| Ok((column_values(parameter, &column)?, column))).transpose()
         };
         let groups: Option<NamedValues> = optional_column("group", &self.fields.group)?;
         let splits: Option<NamedValues> = optional_column("split", &self.fields.split)?;
-        let class_names = read_class_names(&table, &self.fields.label).map_err(shard_error)?;
-        let shard = Arc::new(ParquetShard::new(path, table, &column));
-        let shard_split = Split::from_shard_path(name);
+        let class_names = features.class_names(&label).map_err(shard_error)?;
+        let image = features.column(&table, &self.image, &default_image(), "Image");
+        let mut images = ImageColumn::open(path, table, &image, self.follow_links)?;
+        let shard_split = self.splits.get(path).copied().or_else(|| Split::from_shard_path(name));
         let mut contents = ShardContents::default();
         for (row, label) in labels.into_iter().enumerate() {
             let text = |(values, column): &NamedValues| {
@@ -203,18 +235,22 @@ impl ParquetSource {
                 value_text(&values[row]).ok_or_else(empty)
             };
             let id = format!("{name}/{row}");
-            let image = ImageRef::from_record(shard.clone(), row);
-            let parse_row = || -> Result<Option<RawSample>, String> {
+            // A closure, so that `?` ends the row and not the shard.
+            let parse_row = || -> Result<Option<LabeledRow>, String> {
                 let Some(class) = class_name(label, class_names.as_deref())? else { return Ok(None) };
                 let group = groups.as_ref().map(text).transpose()?;
                 let split = match &splits {
                     Some(column) => Some(Split::parse(&column.1, &text(column)?)?),
                     None => shard_split,
                 };
-                Ok(Some(RawSample { id: id.clone(), image, class, group, split }))
+                Ok(Some(LabeledRow { class, group, split }))
             };
             match parse_row() {
-                Ok(Some(sample)) => contents.samples.push(sample),
+                Ok(Some(LabeledRow { class, group, split })) => match images.image(row) {
+                    Ok(Some(image)) => contents.samples.push(RawSample { id, image, class, group, split }),
+                    Ok(None) => {}
+                    Err(error) => contents.errors.push(error),
+                },
                 Ok(None) => contents.unlabeled.push(id),
                 Err(problem) => {
                     let place = format!("row {row} (counted from 0)");
@@ -227,29 +263,43 @@ impl ParquetSource {
                 }
             }
         }
+        contents.errors.extend(images.missing_error());
         Ok(contents)
     }
 }
 
-/// Reads the column names of the Parquet file `path`: (columns that can hold images, all other columns), so
-/// that `init` can guess which column is which. An image column is one of bytes; if it is the field `bytes`
-/// of a struct, it has the name of the struct. Columns of lists are left out.
+/// Refuses the file `path` if it claims more rows than it has bytes.
+fn check_row_count(path: &Path, table: &ParquetTable) -> Result<(), DatasetError> {
+    let (n_rows, size) = (table.n_rows()?, table.file_size);
+    // Empty or repeated rows take no space, so a few bytes could claim billions of rows.
+    if n_rows as u64 > size {
+        let problem = format!("the file is damaged: it claims {n_rows} rows in {size} bytes");
+        return Err(DatasetError::invalid(path, problem));
+    }
+    Ok(())
+}
+
+/// Columns of a Parquet file, for `init` to guess which is which.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ParquetColumns {
+    /// Columns that can hold images: of bytes, or of a struct with the field `bytes`.
+    pub images: Vec<String>,
+    /// The columns that the metadata of the `datasets` library calls a `ClassLabel`.
+    pub class_labels: Vec<String>,
+    /// Columns of single values that hold no images.
+    pub others: Vec<String>,
+}
+
+/// Reads the names of the columns of the Parquet file `path`.
 ///
 /// # Errors
 /// [`DatasetError`] for a file that is not Parquet.
-pub fn read_parquet_columns(path: &Path) -> Result<(Vec<String>, Vec<String>), DatasetError> {
+pub fn read_parquet_columns(path: &Path) -> Result<ParquetColumns, DatasetError> {
     let table = ParquetTable::open(path)?;
-    let (images, others): (Vec<&str>, Vec<&str>) =
-        table.columns().partition(|column| table.is_binary(column));
-    let images = images.iter().map(|column| column.strip_suffix(BYTES_FIELD).unwrap_or(column).to_owned());
-    Ok((images.collect(), others.into_iter().map(str::to_owned).collect()))
-}
-
-/// Whether the file is a pointer of Git LFS, which a clone has in place of a large file.
-fn is_lfs_pointer(path: &Path) -> bool {
-    const POINTER: &[u8] = b"version https://git-lfs";
-    let mut start = [0; POINTER.len()];
-    File::open(path).and_then(|mut file| file.read_exact(&mut start)).is_ok_and(|()| start == POINTER)
+    let features = HubFeatures::read(&table).map_err(|problem| DatasetError::invalid(path, problem))?;
+    let class_labels = features.columns_of("ClassLabel").into_iter().map(str::to_owned).collect();
+    let others = table.columns().filter(|column| !table.is_binary(column)).map(str::to_owned);
+    Ok(ParquetColumns { images: image_columns(&table), class_labels, others: others.collect() })
 }
 
 /// The name of a class, group or split in a field of a table: text without surrounding whitespace, or a whole
@@ -278,23 +328,5 @@ fn class_name(label: Option<ParquetValue>, class_names: Option<&[String]>) -> Re
             })
         }
         (label, _) => Ok(value_text(&label)),
-    }
-}
-
-/// The class names of the label column `column`, by class number, from the JSON metadata that the `datasets`
-/// library stores in the file; `None` if it says nothing about the column or the column is not a
-/// `ClassLabel`.
-fn read_class_names(table: &ParquetTable, column: &str) -> Result<Option<Vec<String>>, String> {
-    let Some(metadata) = table.metadata_value("huggingface") else { return Ok(None) };
-    let metadata_error =
-        |error: serde_json::Error| format!("the metadata `huggingface` of the file is invalid: {error}");
-    let metadata: Value = serde_json::from_str(metadata).map_err(metadata_error)?;
-    let features = metadata["info"]["features"].as_object();
-    match features.ok_or("the metadata `huggingface` of the file is invalid: it has no features")?.get(column)
-    {
-        Some(feature) if feature["_type"] == "ClassLabel" => {
-            Vec::deserialize(&feature["names"]).map(Some).map_err(metadata_error)
-        }
-        _ => Ok(None),
     }
 }

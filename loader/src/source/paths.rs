@@ -3,40 +3,20 @@
 use std::path::{Component, Path, PathBuf};
 
 /// File extensions of images, in lower case.
-const IMAGE_EXTENSIONS: [&str; 10] =
-    ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff"];
+const IMAGE_EXTENSIONS: [&str; 14] =
+    ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "pbm", "pnm"];
+
+/// Those of the formats that are read with the feature `heif`.
+const HEIF_EXTENSIONS: [&str; 4] = ["heic", "heif", "hif", "avif"];
 
 /// Whether a path has the extension of an image file, ignoring case.
 #[must_use]
 pub fn is_image_file(path: &Path) -> bool {
-    lowercase_extension(path).is_some_and(|extension| IMAGE_EXTENSIONS.contains(&extension.as_str()))
-}
-
-/// File extensions of photos in formats that are not decoded, in lower case, with the name of the format.
-const UNSUPPORTED_FORMATS: [(&str, &str); 18] = [
-    ("heic", "HEIC"),
-    ("heif", "HEIF"),
-    ("avif", "AVIF"),
-    ("jxl", "JPEG XL"),
-    ("jp2", "JPEG 2000"),
-    ("ppm", "PPM"),
-    ("pgm", "PGM"),
-    ("pnm", "PNM"),
-    ("psd", "PSD"),
-    ("dcm", "DICOM"),
-    ("cr2", "camera RAW (CR2)"),
-    ("cr3", "camera RAW (CR3)"),
-    ("nef", "camera RAW (NEF)"),
-    ("arw", "camera RAW (ARW)"),
-    ("raf", "camera RAW (RAF)"),
-    ("orf", "camera RAW (ORF)"),
-    ("rw2", "camera RAW (RW2)"),
-    ("dng", "camera RAW (DNG)"),
-];
-
-/// The name of the format of photos with this `extension` in lower case, if it is not decoded.
-pub(super) fn unsupported_image_format(extension: &str) -> Option<&'static str> {
-    UNSUPPORTED_FORMATS.iter().find(|(known, _)| *known == extension).map(|(_, name)| *name)
+    lowercase_extension(path).is_some_and(|extension| {
+        let extension = extension.as_str();
+        IMAGE_EXTENSIONS.contains(&extension)
+            || cfg!(feature = "heif") && HEIF_EXTENSIONS.contains(&extension)
+    })
 }
 
 /// The file extension in lower case, without the dot; `None` if there is none or it is not UTF-8.
@@ -57,6 +37,15 @@ pub fn relative_path(id: &str) -> Option<String> {
         }
     }
     (!id.contains('\0')).then(|| components.join("/"))
+}
+
+/// The folder of the file `path`, `.` for a file name alone.
+#[must_use]
+pub fn parent_folder(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
 }
 
 /// `path` with `/` as separator on every system; a part that is not UTF-8 is changed.

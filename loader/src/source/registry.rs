@@ -6,9 +6,11 @@ use schemars::{Schema, SchemaGenerator};
 use serde_json::Value;
 use thiserror::Error;
 
+use super::coco::CocoConfig;
 use super::config::{ConfiguredSource, SourceConfig, SourceConfigError};
 use super::csv::CsvConfig;
 use super::folder::FolderConfig;
+use super::metadata::MetadataConfig;
 #[cfg(feature = "parquet")]
 use super::parquet::ParquetConfig;
 use super::webdataset::WebDatasetConfig;
@@ -39,13 +41,15 @@ pub struct SourceRegistry {
 }
 
 impl SourceRegistry {
-    /// A registry of the sources of this crate: `folder`, `csv`, `parquet` and `webdataset`.
+    /// A registry of the sources of this crate: `folder`, `csv`, `metadata`, `coco`, `parquet` and `webdataset`.
     #[must_use]
     pub fn builtin() -> Self {
         Self {
             kinds: vec![
                 SourceKind::new::<FolderConfig>(),
                 SourceKind::new::<CsvConfig>(),
+                SourceKind::new::<MetadataConfig>(),
+                SourceKind::new::<CocoConfig>(),
                 #[cfg(feature = "parquet")]
                 SourceKind::new::<ParquetConfig>(),
                 SourceKind::new::<WebDatasetConfig>(),
@@ -156,7 +160,7 @@ mod tests {
     #[test]
     fn builtin_sources_are_known_by_name() {
         let names: Vec<&str> = SourceRegistry::builtin().iter().map(SourceKind::name).collect();
-        assert_eq!(names, ["folder", "csv", "parquet", "webdataset"]);
+        assert_eq!(names, ["folder", "csv", "metadata", "coco", "parquet", "webdataset"]);
     }
 
     #[test]
@@ -169,7 +173,10 @@ mod tests {
     fn an_unknown_source_lists_the_known_ones() {
         let registry = SourceRegistry::builtin();
         let error = registry.get("cvs").err().unwrap().to_string();
-        assert_eq!(error, "there is no data source `cvs`: choose one of folder, csv, parquet, webdataset");
+        assert_eq!(
+            error,
+            "there is no data source `cvs`: choose one of folder, csv, metadata, coco, parquet, webdataset"
+        );
     }
 
     #[test]

@@ -2,15 +2,15 @@
 
 mod missing_cause;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use headstock_split::words::NameList;
 
-use self::missing_cause::missing_cause;
+pub(super) use self::missing_cause::missing_cause;
 use super::paths::relative_path;
 use super::seen_paths::SeenPaths;
-use super::tree::{ImageRoot, Located};
+use super::tree::{ImageRoot, Located, find_image_files};
 use crate::dataset::{DatasetError, PassedOverReason, RawDataset, RawSample, Split};
 
 /// A row of a table of photos.
@@ -112,6 +112,21 @@ impl ImageTable<'_> {
             DatasetError::entry(self.table, place, problem, PassedOverReason::Repeated)
         })
     }
+}
+
+/// Ids of the images in the folder `images` that none of the `rows` lists.
+///
+/// # Errors
+/// [`DatasetError`] if the folder does not exist or cannot be read.
+pub(super) fn unlisted_images(
+    rows: &[ListedRow],
+    images: &Path,
+    follow_links: bool,
+) -> Result<Vec<String>, DatasetError> {
+    let root = ImageRoot::open(images, follow_links)?;
+    let listed: HashSet<String> = rows.iter().filter_map(|row| root.relative_id(&row.id)).collect();
+    let found = find_image_files(images, follow_links)?;
+    Ok(found.images.into_iter().map(|(id, _)| id).filter(|id| !listed.contains(id)).collect())
 }
 
 impl ImageRoot {

@@ -1,7 +1,10 @@
 //! Finds shards by the value of their key, and lists their samples in parallel.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use headstock_split::hub_names::{HubKind, name_in_other_notation};
+use headstock_split::words::NameList;
 use rayon::prelude::*;
 
 use super::config::{SourceConfigError, absolute_path};
@@ -24,6 +27,9 @@ pub(super) fn resolve_shards(
 ) -> Result<(), SourceConfigError> {
     if allows_hub && shards.starts_with(HUB_DATASETS) {
         return Ok(());
+    }
+    if let Some(name) = name_in_other_notation(shards, HubKind::Dataset).filter(|_| allows_hub) {
+        return Err(SourceConfigError::key(key, format!("is \"{shards}\": did you mean \"{name}\"?")));
     }
     if shards.starts_with(HUB) {
         let problem = format!(
@@ -73,17 +79,44 @@ impl ShardContents {
         Ok(merged)
     }
 
+    /// Refuses `shards` in which no photo has a class, if the photos are in two or more folders: then the folders
+    /// are probably the classes.
+    pub(super) fn refuse_class_folders(&self, shards: &[PathBuf]) -> Result<(), DatasetError> {
+        if !self.samples.is_empty() || !self.errors.is_empty() {
+            return Ok(());
+        }
+        let root = common_folder(shards);
+        let folder_of = |id: &String| Some(slash_path(Path::new(id).parent()?));
+        let mut folders: BTreeSet<String> = self.unlabeled.iter().filter_map(folder_of).collect();
+        folders.retain(|folder| !shards.contains(&root.join(folder)));
+        if folders.len() < 2 {
+            return Ok(());
+        }
+        let names = folders.iter().map(|folder| folder.rsplit('/').next().unwrap_or_default().to_owned());
+        let problem = format!(
+            "no photo has a label, but the photos are in folders ({}), which are probably their classes: unpack the \
+             archive, and use the unpacked folder",
+            NameList(names.collect())
+        );
+        Err(DatasetError::invalid(&common_origin(shards), problem))
+    }
+
     /// Converts to a [`RawDataset`]. `class_origin` says where classes are read from, for the account, such as
     /// "the column `label`".
     pub(super) fn into_raw_dataset(self, shards: &[PathBuf], class_origin: &str) -> RawDataset {
-        let origin = match shards {
-            [shard] => shard.clone(),
-            _ => common_folder(shards),
-        };
+        let origin = common_origin(shards);
         let Self { samples, unlabeled, errors, mut passed_over } = self;
         unlabeled.into_iter().for_each(|id| passed_over.add(PassedOverReason::Unlabeled, id));
         let explanation = format!(": no class is given in {class_origin}; add the class to use such a photo");
         passed_over.explain(PassedOverReason::Unlabeled, explanation);
         RawDataset { origin, samples, errors, passed_over }
+    }
+}
+
+/// The only one of `shards`, or the folder of all.
+fn common_origin(shards: &[PathBuf]) -> PathBuf {
+    match shards {
+        [shard] => shard.clone(),
+        _ => common_folder(shards),
     }
 }

@@ -1,7 +1,9 @@
 mod account;
+mod coco;
 mod conformance;
 mod csv;
 mod folder;
+mod metadata;
 mod parquet;
 mod splits;
 mod unreadable;
@@ -34,16 +36,6 @@ fn images_are_recognized_by_ten_extensions() {
     }
     for name in ["a", "jpg", ".jpg", "a.jp", "a.jpg2", "a.jpg.txt", "a.heic", "a.svg", "a.avif"] {
         assert!(!is_image_file(Path::new(name)), "{name}");
-    }
-}
-
-#[test]
-fn formats_that_are_not_decoded_are_named_by_their_extension() {
-    for (extension, name) in [("heic", "HEIC"), ("avif", "AVIF"), ("nef", "camera RAW (NEF)")] {
-        assert_eq!(paths::unsupported_image_format(extension), Some(name));
-    }
-    for extension in ["jpg", "png", "txt", "raw", "heics", ""] {
-        assert_eq!(paths::unsupported_image_format(extension), None, "{extension}");
     }
 }
 

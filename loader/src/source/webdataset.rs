@@ -1,6 +1,6 @@
 //! WebDataset: tar archives in which the files of a sample are adjacent and share a name.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::config::{OpenDataSource, SourceConfig, SourceConfigError, SourceContext};
+use super::json_field::text_field;
 use super::paths::{common_folder, is_image_file, relative_path};
 use super::shard_contents::{ShardContents, resolve_shards};
 use super::tree::other_file_kind;
@@ -29,6 +30,10 @@ pub struct WebDatasetConfig {
     /// Tar archives in WebDataset format: a file, a folder, or a pattern such as
     /// `"shards/train-{000..146}.tar"`.
     pub webdataset: String,
+    /// What follows the first dot in the names of the photos, if that is not just the extension of a photo:
+    /// `"image.jpg"`, or `"input.png"` of photos with an input and a mask. Several are separated by `;`, as in
+    /// `"image.jpg;image.png"`. Optional.
+    pub image: Option<String>,
     /// The field of the `json` members with the class.
     #[serde(default = "default_label")]
     pub label: String,
@@ -59,7 +64,8 @@ impl SourceConfig for WebDatasetConfig {
         let shards = find_shards(Path::new(&self.webdataset), &["tar", "tar.gz", "tgz"])?;
         let root = common_folder(&shards);
         let fields = context.fields(&self.label, self.group.as_ref());
-        Ok(OpenDataSource { source: Box::new(WebDatasetSource { shards, fields }), root })
+        let source = WebDatasetSource { shards, image: self.image.clone(), fields };
+        Ok(OpenDataSource { source: Box::new(source), root })
     }
 }
 
@@ -73,6 +79,9 @@ impl SourceConfig for WebDatasetConfig {
 pub struct WebDatasetSource {
     /// The shards, in order.
     pub shards: Vec<PathBuf>,
+    /// What follows the first dot in the names of the images, separated by `;`; `None` for any extension of an
+    /// image.
+    pub image: Option<String>,
     /// Names of the fields of `json` files.
     pub fields: FieldNames,
 }
@@ -83,7 +92,9 @@ impl DataSource for WebDatasetSource {
             "a file with the name of the photo and the extension .cls, .json (field `{}`) or .txt",
             self.fields.label
         );
-        Ok(self.read_shards()?.into_raw_dataset(&self.shards, &class))
+        let contents = self.read_shards()?;
+        contents.refuse_class_folders(&self.shards)?;
+        Ok(contents.into_raw_dataset(&self.shards, &class))
     }
 
     fn unlabeled(&self) -> Result<Vec<String>, DatasetError> {
@@ -92,6 +103,15 @@ impl DataSource for WebDatasetSource {
 }
 
 impl WebDatasetSource {
+    /// Whether the file `path` in an archive is the image of a sample; `extension` is what follows the first dot
+    /// of its name.
+    fn is_image(&self, path: &str, extension: &str) -> bool {
+        match &self.image {
+            Some(names) => names.split(';').any(|name| name.trim().eq_ignore_ascii_case(extension)),
+            None => is_image_file(Path::new(path)) && !extension.contains('.'),
+        }
+    }
+
     /// Reads the samples of all shards, in parallel.
     fn read_shards(&self) -> Result<ShardContents, DatasetError> {
         ShardContents::read_all(&self.shards, |path, name| self.read_shard(path, name))
@@ -121,9 +141,11 @@ impl WebDatasetSource {
                 sample_files.push(SampleFiles { key: key.to_owned(), ..SampleFiles::default() });
             }
             let files = sample_files.last_mut().expect("the sample was just pushed");
-            if is_image_file(Path::new(&relative)) && !extension.contains('.') {
+            if self.is_image(&relative, extension) {
                 files.images.push(relative);
                 image_members.push(member);
+            } else if self.image.is_none() && is_image_file(Path::new(&relative)) {
+                files.other_images.push(relative);
             } else if let Some(kind) =
                 ANNOTATIONS.iter().position(|kind| kind.eq_ignore_ascii_case(extension))
             {
@@ -139,14 +161,26 @@ impl WebDatasetSource {
         let mut contents = ShardContents { errors, ..ShardContents::default() };
         let passed_over = &mut contents.passed_over;
         (0..n_links).for_each(|_| passed_over.add_kind(PassedOverReason::Link, name));
+        let misplaced = misplaced_labels(&sample_files);
         // The record of an image is its index among all images of the archive.
         let (mut next_record, mut positions) = (0, HashMap::new());
         for (position, files) in sample_files.iter().enumerate() {
             files.others.iter().for_each(|file| pass_over_file(file, &mut contents.passed_over));
+            // With a photo of its own, a sample may have other pictures, such as a mask.
+            for file in &files.other_images {
+                if files.images.is_empty() {
+                    let reason = PassedOverReason::BadEntry;
+                    let problem = files.unclear_image_problem(file);
+                    contents.errors.push(DatasetError::entry(path, format!("`{file}`"), problem, reason));
+                } else {
+                    pass_over_file(file, &mut contents.passed_over);
+                }
+            }
             let image = ImageRef::from_record(shard.clone(), next_record);
             next_record += files.images.len();
             let [member] = files.images.as_slice() else {
-                if files.images.is_empty() {
+                if files.images.is_empty() && files.other_images.is_empty() && !misplaced.contains(&files.key)
+                {
                     for _ in &files.annotations {
                         contents
                             .passed_over
@@ -178,6 +212,13 @@ impl WebDatasetSource {
                 contents.errors.push(DatasetError::entry(path, place, problem, PassedOverReason::Repeated));
                 continue;
             }
+            if misplaced.contains(&files.key) {
+                let problem = "its label is elsewhere in the archive, but the files of a photo must follow each \
+                               other: create the archive again with its files sorted by name";
+                let reason = PassedOverReason::BadEntry;
+                contents.errors.push(DatasetError::entry(path, format!("`{member}`"), problem, reason));
+                continue;
+            }
             let id = format!("{name}/{member}");
             let annotations = match files.parse_annotations(&self.fields) {
                 Ok(annotations) => annotations,
@@ -202,6 +243,18 @@ impl WebDatasetSource {
         }
         Ok(contents)
     }
+}
+
+/// The keys of the samples that have a photo without a label in one place of the archive and a label without a
+/// photo in another.
+fn misplaced_labels(samples: &[SampleFiles]) -> HashSet<String> {
+    let has_image = |files: &&SampleFiles| !files.images.is_empty();
+    let keys_of = |is_wanted: &dyn Fn(&&SampleFiles) -> bool| -> HashSet<String> {
+        samples.iter().filter(is_wanted).map(|files| files.key.clone()).collect()
+    };
+    let unlabeled = keys_of(&|files| has_image(files) && files.annotations.is_empty());
+    let labels = keys_of(&|files| !has_image(files) && !files.annotations.is_empty());
+    unlabeled.intersection(&labels).cloned().collect()
 }
 
 /// Splits the path of a file in an archive at the first dot of the file name into (key, extension):
@@ -245,6 +298,8 @@ struct SampleFiles {
     images: Vec<String>,
     /// Kinds, as indices in [`ANNOTATIONS`], and texts of the annotation files.
     annotations: Vec<(usize, String)>,
+    /// Paths of image files with another dot in the name, such as `7.mask.png`.
+    other_images: Vec<String>,
     /// Paths of the other files.
     others: Vec<String>,
 }
@@ -264,6 +319,21 @@ struct Annotations {
 }
 
 impl SampleFiles {
+    /// Why `file`, an image file with several dots in its name, is not the photo of this sample, which has none.
+    fn unclear_image_problem(&self, file: &str) -> String {
+        let (key, extension) = split_key(file);
+        if self.annotations.is_empty() {
+            return format!(
+                "the name of a sample ends at the first dot, so this is a file of the sample `{key}`, which has no \
+                 label: name the files without other dots"
+            );
+        }
+        format!(
+            "the name of a photo has one dot, before its extension: set `image` to \"{extension}\" if that is what \
+             follows the first dot in the names of all photos"
+        )
+    }
+
     /// Reads class, group and split of the sample from the texts of its annotation files; `fields` names the
     /// fields of `.json` files. For the class, `.cls` takes precedence over `.json`, and `.json` over `.txt`.
     /// A sample with a class must have the group and the split, if `fields` names them.
@@ -303,16 +373,5 @@ impl SampleFiles {
             )),
             _ => Ok(annotations),
         }
-    }
-}
-
-/// The text or whole number, as text, in the field `field` of the JSON object `record`; `None` if it is
-/// missing, empty or null. Any other value is an error.
-fn text_field(record: &Value, field: &str) -> Result<Option<String>, String> {
-    match record.get(field) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text.trim().to_owned()).filter(|text| !text.is_empty())),
-        Some(Value::Number(number)) if !number.is_f64() => Ok(Some(number.to_string())),
-        Some(other) => Err(format!("`{field}` in the .json file is {other}: write text or a whole number")),
     }
 }

@@ -12,7 +12,7 @@ use std::fmt;
 
 use image::RgbImage;
 
-pub use headstock_split::Resampling;
+pub use headstock_split::{Resampling, Resize};
 pub(crate) use resample::{SourceAxis, resize, resize_window};
 
 /// An operation on the pixels of an image, with all its parameters. The values of the parameters are in its

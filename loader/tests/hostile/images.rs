@@ -40,7 +40,7 @@ fn check_decoding(name: &str, number: usize, bytes: &[u8]) -> bool {
     if let Err(message) = probe(bytes, MAX_PIXELS).map_err(message_of) {
         assert_eq!(Some(&message), whole.as_ref().err(), "{number}, {name}");
     }
-    let eval = EvalTransform { resize: 9, crop: (8, 8), interpolation: Resampling::Bilinear };
+    let eval = EvalTransform { resize: 9.into(), crop: (8, 8), interpolation: Resampling::Bilinear };
     let reduced = LazyImage::open(bytes, MAX_PIXELS)
         .and_then(|image| render_views(image, DecodeMode::Scaled, &[eval.render_spec()]))
         .map_err(message_of);

@@ -1,5 +1,6 @@
 //! Mutated tables and archives: each is listed and read, or returns errors.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -52,9 +53,15 @@ fn source(name: &str, path: PathBuf) -> Box<dyn DataSource> {
     } else if name.ends_with(".parquet") {
         let is_flat = name.starts_with("plain") || name.starts_with("dictionary");
         let (image, fields) = if is_flat { ("picture", flat) } else { ("image", fields) };
-        Box::new(ParquetSource { shards: vec![path], image: image.into(), fields })
+        Box::new(ParquetSource {
+            shards: vec![path],
+            splits: BTreeMap::new(),
+            image: image.into(),
+            fields,
+            follow_links: false,
+        })
     } else {
-        Box::new(WebDatasetSource { shards: vec![path], fields })
+        Box::new(WebDatasetSource { shards: vec![path], image: None, fields })
     }
 }
 
@@ -250,7 +257,7 @@ fn error_for_rows(values: Result<&[ByteArray], usize>, change: Option<[&[u8]; 2]
 fn a_parquet_that_claims_more_than_its_bytes_can_hold_is_refused() {
     // Null rows take no space.
     let error = error_for_rows(Err(200_000), None);
-    assert!(error.contains("it claims 200000 photos in "), "{error}");
+    assert!(error.contains("it claims 200000 rows in "), "{error}");
     // Change the number of dictionary values from 100 to 8,191, in field 7 of the page header.
     let values: Vec<ByteArray> = (0..100u8).map(|value| ByteArray::from(vec![b'a', value])).collect();
     let error = error_for_rows(Ok(&values), Some([b"\x4C\x15\xC8\x01", b"\x4C\x15\xFE\x7F"]));

@@ -26,7 +26,7 @@ use headstock_loader::ImageRef;
 use crate::config::{CacheDtype, OnError};
 use crate::error::{TrainError, UnreadableImages};
 use crate::features::{
-    CacheKeyBuilder, ExtractJob, ExtractOptions, LoadedImages, MissingView, Renderer, ViewId,
+    CacheKeyBuilder, ExtractJob, ExtractOptions, ImageHash, LoadedImages, MissingView, Renderer, ViewId,
     find_missing_views,
 };
 use disk_budget::DiskBudget;
@@ -50,8 +50,8 @@ pub(crate) struct ActivationSource<'a> {
     pub(crate) backbone: Option<&'a Backbone>,
     pub(crate) options: ExtractOptions<'a>,
     pub(crate) images: &'a [ImageRef],
-    /// SHA-256 of each image's bytes; `None` for an image that cannot be read, which must not be requested.
-    pub(crate) hashes: &'a [Option<[u8; 32]>],
+    /// The hash of each image; `None` for an image that cannot be read, which must not be requested.
+    pub(crate) hashes: &'a [Option<ImageHash>],
 }
 
 /// Where the frozen stages end, and how their output is cached.

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::{ActivationCache, BatchItem, FrozenStages};
 use crate::error::TrainError;
-use crate::features::ViewId;
+use crate::features::{ImageHash, ViewId};
 
 /// Finished batches waiting for the consumer; one more is in progress.
 const BATCHES_AHEAD: usize = 1;
@@ -97,7 +97,7 @@ impl ActivationCache<'_> {
         Ok(missing)
     }
 
-    fn image_hash(&self, item: &BatchItem) -> &[u8; 32] {
+    fn image_hash(&self, item: &BatchItem) -> &ImageHash {
         self.source.hashes[item.image].as_ref().expect("only readable images are requested")
     }
 
@@ -110,7 +110,8 @@ impl ActivationCache<'_> {
             return Ok(());
         }
         let render = |(item, _): &(&BatchItem, &mut [f32])| {
-            self.renderer.render_view(&self.source.images[item.image], self.image_hash(item), item.view)
+            let hash = &self.image_hash(item).bytes;
+            self.renderer.render_view(&self.source.images[item.image], hash, item.view)
         };
         let rendered: Vec<Result<Vec<u8>, TrainError>> = items.par_iter().map(render).collect();
         // The first error in the order of the batch, so that the result does not depend on timing.

@@ -6,8 +6,7 @@ use std::sync::{LazyLock, OnceLock};
 use half::{bf16, f16};
 use headstock_backbone::{DeviceChoice, Precision, Preprocessing};
 use headstock_inference::BackboneOptions;
-use headstock_loader::ImageRef;
-use sha2::{Digest, Sha256};
+use headstock_loader::{DecodeOptions, ImageRef};
 use tempfile::TempDir;
 use tracing::subscriber::NoSubscriber;
 use tracing::{Dispatch, Level};
@@ -29,7 +28,7 @@ fn demo_backbone() -> &'static (PretrainedBackbone, Backbone) {
         };
         let original = PretrainedBackbone::open(&options, &()).unwrap();
         let preprocessing = original.checkpoint().preprocessing().clone();
-        let preprocessing = Preprocessing { resize: SIDE, crop: [SIDE; 2], ..preprocessing };
+        let preprocessing = Preprocessing { resize: SIDE.into(), crop: [SIDE; 2], ..preprocessing };
         let pretrained =
             PretrainedBackbone::open_with_preprocessing(&options, Some(&preprocessing), &()).unwrap();
         let backbone = pretrained.load().unwrap();
@@ -52,7 +51,7 @@ struct ActivationFixture {
     folder: TempDir,
     settings: Settings,
     images: Vec<ImageRef>,
-    hashes: Vec<Option<[u8; 32]>>,
+    hashes: Vec<Option<ImageHash>>,
 }
 
 impl ActivationFixture {
@@ -70,7 +69,7 @@ impl ActivationFixture {
             let image = &sorted(class)[0];
             let path = folder.path().join(format!("{}.jpg", images.len()));
             fs::copy(image, &path).unwrap();
-            hashes.push(Some(Sha256::digest(fs::read(&path).unwrap()).into()));
+            hashes.push(Some(ImageHash::new(&fs::read(&path).unwrap(), DecodeOptions::default())));
             images.push(path.into());
         }
         let settings = settings(folder.path(), &[]);
@@ -235,7 +234,7 @@ fn only_settings_that_change_activations_recompute_them() {
     // Another preprocessing of the same weights has its own activations.
     let (pretrained, _) = demo_backbone();
     let preprocessing = pretrained.checkpoint().preprocessing();
-    let preprocessing = Preprocessing { resize: SIDE + 8, ..preprocessing.clone() };
+    let preprocessing = Preprocessing { resize: (SIDE + 8).into(), ..preprocessing.clone() };
     let pretrained =
         PretrainedBackbone::open_with_preprocessing(&pretrained.options, Some(&preprocessing), &()).unwrap();
     let source = ActivationSource { pretrained: &pretrained, ..fixture.source() };

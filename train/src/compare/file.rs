@@ -104,6 +104,7 @@ fn to_row(candidate: &CandidateResult, columns: usize) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::fs;
 
     use toml::Table;
@@ -153,6 +154,7 @@ mod tests {
             views: 0,
             resamples: 2000,
             coverage: 0.95,
+            passed_over: BTreeMap::new(),
             seconds: 1.0,
             candidates,
         }

@@ -166,6 +166,7 @@ fn compare_while(
         views: prepared.n_augmented,
         resamples: N_RESAMPLES,
         coverage: COVERAGE,
+        passed_over: prepared.passed_over(),
         seconds: started.elapsed().as_secs_f64(),
         candidates: results,
     })

@@ -1,5 +1,8 @@
 //! The results of a comparison.
 
+use std::collections::BTreeMap;
+
+use headstock_loader::dataset::PassedOverReason;
 use serde::{Serialize, Serializer};
 use toml::Table;
 
@@ -32,6 +35,8 @@ pub struct Comparison {
     pub resamples: usize,
     /// The fraction of resamples inside an interval.
     pub coverage: f64,
+    /// The number of files and rows that are not used, by reason.
+    pub passed_over: BTreeMap<PassedOverReason, usize>,
     /// Wall-clock seconds of fitting, predicting and comparing.
     pub seconds: f64,
     /// First the compared candidates, the best first; then those that failed; then those that the budget left

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use headstock_hub::{DatasetFiles, DownloadProgress, HubError, fetch_dataset};
+use headstock_loader::Split;
 use headstock_loader::source::{ConfiguredSource, SourceConfigError, SourceKind, SourceRegistry};
 
 use super::validator::Validator;
@@ -27,12 +28,14 @@ impl PartialEq for DataSourceConfig {
     }
 }
 
-/// Downloads the data set of the Hugging Face hub with this `name`, such as `hf://datasets/owner/name`.
+/// Downloads the data set of the Hugging Face hub with this `name`, such as `hf://datasets/owner/name`: of the
+/// splits that its README.md states, those that are a [`Split`] by name.
 pub(crate) fn fetch_hub_dataset(
     name: &str,
     progress: &dyn DownloadProgress,
 ) -> Result<DatasetFiles, HubError> {
-    fetch_dataset(&name.strip_prefix("hf://").unwrap_or(name).parse()?, progress)
+    let uses_split = |split: &str| Split::from_name(split).is_some();
+    fetch_dataset(&name.strip_prefix("hf://").unwrap_or(name).parse()?, &uses_split, progress)
 }
 
 impl Validator<'_> {

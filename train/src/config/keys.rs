@@ -140,6 +140,14 @@ fn check_section(
     Ok(())
 }
 
+/// Whether the value of the key `path` is a text and nothing else, such as a path, by the JSON `schema` of the
+/// config. A table that has several forms, such as that of a head, wants a text if one of them does.
+pub(super) fn wants_text(schema: &Schema, path: &[String]) -> bool {
+    let Some((key, rest)) = path.split_first() else { return schema["type"] == "string" };
+    let forms = schema["oneOf"].as_array().into_iter().flatten().chain([schema]);
+    forms.filter_map(|form| form["properties"].get(key)).any(|property| wants_text(property, rest))
+}
+
 /// The known key with the smallest edit distance to `key`; the first of several.
 pub(super) fn nearest_key<'a>(key: &str, known: &'a [String]) -> &'a str {
     known.iter().min_by_key(|known| strsim::damerau_levenshtein(key, known)).map_or("", String::as_str)

@@ -59,6 +59,9 @@ pub struct Config {
     origin: String,
     /// The folder that relative paths are relative to.
     base: PathBuf,
+    /// The values of overrides as they were given, with the paths of their keys: where a key wants a text, it
+    /// is that of the override, also if it is a number in TOML.
+    override_texts: Vec<(Vec<String>, String)>,
 }
 
 impl Config {
@@ -108,7 +111,7 @@ impl Config {
                 return Err(ConfigError::Version { origin: origin.into(), found });
             }
         }
-        Ok(Self { table, origin: origin.into(), base: base.into() })
+        Ok(Self { table, origin: origin.into(), base: base.into(), override_texts: Vec::new() })
     }
 
     /// Makes relative paths in overrides relative to the current folder, for the config of a run, whose own
@@ -118,7 +121,8 @@ impl Config {
     }
 
     /// Overrides keys of the config file, for example from the command line. Each of the `assignments` is a
-    /// text such as `head.C=0.1`. A value is parsed as TOML; if it is not TOML, it is a string.
+    /// text such as `head.C=0.1`. A value is parsed as TOML; if it is not TOML, or the key wants a string, it is
+    /// a string.
     ///
     /// An override of `head.kind` is applied before all others. If it differs from the file's, the other keys
     /// of the file's `[head]` are dropped, because they belong to a different head.
@@ -149,7 +153,12 @@ impl Config {
         if is_changed {
             self.origin += " (with changed keys)";
         }
-        kinds.into_iter().chain(others).try_for_each(|assignment| assignment.apply(&mut self.table))
+        for assignment in kinds.into_iter().chain(others) {
+            let path = assignment.path.iter().map(|&name| name.to_owned()).collect();
+            self.override_texts.push((path, assignment.value_text.to_owned()));
+            assignment.apply(&mut self.table)?;
+        }
+        Ok(())
     }
 
     /// Checks all keys and values, fills in the defaults and makes paths absolute.
@@ -169,14 +178,30 @@ impl Config {
         self.resolve_with(registries, BackboneRequirement::Optional)
     }
 
+    /// Replaces the values of overrides by their texts where the key wants a text and the value is a number or
+    /// something else in TOML.
+    fn take_override_texts(&mut self, registries: &Registries) {
+        if self.override_texts.is_empty() {
+            return;
+        }
+        let schema = json_schema(&registries.heads, &registries.sources);
+        // The last one counts.
+        for (path, text) in self.override_texts.iter().rev() {
+            if keys::wants_text(&schema, path) {
+                replace_by_text(&mut self.table, path, text);
+            }
+        }
+    }
+
     /// Turns the parsed TOML into checked settings: refuses unknown keys, deserializes the table, and
     /// resolves the options. `backbone` says whether `[backbone]` may be missing; `registries` are the known
     /// heads and data sources.
     fn resolve_with(
-        self,
+        mut self,
         registries: &Registries,
         backbone: BackboneRequirement,
     ) -> Result<Settings, ConfigError> {
+        self.take_override_texts(registries);
         keys::check(&self.table, &self.origin, &registries.sources)?;
         let options = Options::from_table(self.table)
             .map_err(|error| ConfigError::Value { origin: self.origin.clone(), message: one_line(&error) })?;
@@ -190,6 +215,8 @@ struct Assignment<'a> {
     text: &'a str,
     /// The names of the sections and, at the end, of the key.
     path: Vec<&'a str>,
+    /// The value as given.
+    value_text: &'a str,
     value: Value,
 }
 
@@ -207,7 +234,8 @@ impl<'a> Assignment<'a> {
         if path.iter().any(|name| name.is_empty()) {
             return Err(Self::override_error(text, "the name of a section or key is empty"));
         }
-        Ok(Self { text, path, value: parse_value(value.trim()) })
+        let value_text = value.trim();
+        Ok(Self { text, path, value_text, value: parse_value(value_text) })
     }
 
     /// The error that the override `text` is invalid, with the `problem`.
@@ -227,6 +255,18 @@ impl<'a> Assignment<'a> {
         }
         table.insert((*leaf).to_owned(), self.value);
         Ok(())
+    }
+}
+
+/// Makes the value of the key `path` in `table` the string `text`, unless it is a string already, because it was
+/// in quotes. Does nothing if there is no such key.
+fn replace_by_text(table: &mut Table, path: &[String], text: &str) {
+    let Some((leaf, sections)) = path.split_last() else { return };
+    let section = sections.iter().try_fold(table, |table, name| table.get_mut(name)?.as_table_mut());
+    if let Some(value) = section.and_then(|section| section.get_mut(leaf))
+        && !value.is_str()
+    {
+        *value = Value::String(text.to_owned());
     }
 }
 

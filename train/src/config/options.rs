@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use headstock_heads::CalibrationMethod;
 use headstock_inference::{BackboneOptions, DecodeOptions};
-use headstock_loader::{Augment, ClassOrder, DecodeMode};
+use headstock_loader::{Augment, ClassOrder, ColorProfiles, DecodeMode, TruncatedFiles};
 use headstock_split::TestSize;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -16,11 +16,13 @@ use super::TuneOptions;
 /// The version of the config format.
 pub const VERSION: u32 = 1;
 
-/// The contents of `headstock.toml`. Paths are relative to the file.
+/// The contents of `headstock.toml`. Paths are relative to the file, or to your home folder if they begin with
+/// `~/`.
 ///
 /// An unknown key is an error that names the most similar known key. `--set KEY=VALUE` overrides any key, as
-/// in `--set head.C=0.01`. The value is parsed as TOML; if it is not TOML, it is a string. `--head svm` is
-/// short for `--set head.kind=svm`; a head other than the one in the file drops the other keys of `[head]`.
+/// in `--set head.C=0.01`. The value is parsed as TOML; if it is not TOML, or the key wants a text, it is a
+/// string. `--head svm` is short for `--set head.kind=svm`; a head other than the one in the file drops the
+/// other keys of `[head]`.
 ///
 /// The number of threads is not a key but an option of the program, `--threads N`; the default is all cores.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -76,10 +78,10 @@ impl Options {
 
 /// Where the photos and labels come from.
 ///
-/// Exactly one of `folder`, `csv`, `parquet`, `webdataset` and `features` must be given. Photos are JPEG,
-/// PNG, WebP, GIF (the first frame), BMP or TIFF, recognized by their content. Their EXIF orientation is
-/// applied; gray becomes RGB, transparency is composited over white, CMYK is converted as Pillow does, and 16
-/// bits become 8.
+/// Exactly one of `folder`, `csv`, `metadata`, `coco`, `parquet`, `webdataset` and `features` must be given.
+/// Photos are JPEG, PNG, WebP, GIF (the first frame), BMP, TIFF or PNM, recognized by their content, and HEIC or AVIF if the
+/// program is built with the feature `heif`. Their EXIF orientation is applied; gray becomes RGB, transparency
+/// is composited over white, CMYK is converted as Pillow does, and 16 bits become 8.
 ///
 /// Inconsistent data is an error that names the file and the line: an id or a link that leads out of the
 /// folder of the photos, a class without photos, a single class, a missing column, a photo that is listed
@@ -122,6 +124,14 @@ pub struct DataOptions {
     #[serde(skip_serializing_if = "DecodeMode::is_exact")]
     #[schemars(!skip_serializing_if)]
     pub decode: DecodeMode,
+    /// What happens to JPEGs and PNGs that end too early. A line of the log counts those that are used.
+    #[serde(skip_serializing_if = "TruncatedFiles::is_error")]
+    #[schemars(!skip_serializing_if)]
+    pub truncated: TruncatedFiles,
+    /// What happens to the colors of photos with an embedded color profile.
+    #[serde(skip_serializing_if = "ColorProfiles::is_ignore")]
+    #[schemars(!skip_serializing_if)]
+    pub color: ColorProfiles,
 }
 
 impl Default for DataOptions {
@@ -139,6 +149,8 @@ impl Default for DataOptions {
             follow_links: false,
             max_pixels: decode_options.max_pixels,
             decode: decode_options.decode,
+            truncated: decode_options.truncated,
+            color: decode_options.color,
         }
     }
 }

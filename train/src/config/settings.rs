@@ -8,6 +8,7 @@ use headstock_hub::{DownloadProgress, HubError};
 use headstock_inference::{BackboneOptions, DecodeOptions};
 use headstock_loader::{Augment, ClassOrder};
 use headstock_split::TestSize;
+use headstock_split::hub_names::{HubKind, name_in_other_notation};
 use toml::{Table, Value};
 
 use super::data_source::{DataSourceConfig, fetch_hub_dataset};
@@ -89,7 +90,12 @@ impl Settings {
             Some(backbone) => {
                 let problem = "does nothing with `data.features`: remove one of the two";
                 validator.check(has_images, "backbone", problem)?;
-                if !backbone.weights.starts_with("hf://") {
+                let weights = &backbone.weights;
+                if let Some(name) = name_in_other_notation(weights, HubKind::Weights) {
+                    let problem = format!("is \"{weights}\": did you mean \"{name}\"?");
+                    return Err(validator.key_error("backbone.weights", problem));
+                }
+                if !weights.starts_with("hf://") {
                     backbone.weights =
                         validator.absolute_path("backbone.weights", Path::new(&backbone.weights), base)?;
                 }
@@ -122,7 +128,12 @@ impl Settings {
             on_error: data.on_error,
             min_samples: data.min_samples,
             follow_links: data.follow_links,
-            decode: DecodeOptions { max_pixels: data.max_pixels, decode: data.decode },
+            decode: DecodeOptions {
+                max_pixels: data.max_pixels,
+                decode: data.decode,
+                truncated: data.truncated,
+                color: data.color,
+            },
             split,
             backbone,
             features,
@@ -149,7 +160,7 @@ impl Settings {
         }
         let mut head = Table::from_iter([("kind".to_owned(), self.head.kind().into())]);
         head.extend(self.head.table());
-        let DecodeOptions { max_pixels, decode } = self.decode;
+        let DecodeOptions { max_pixels, decode, truncated, color } = self.decode;
         let (class_order, on_error) = (self.class_order, self.on_error);
         let (min_samples, follow_links) = (self.min_samples, self.follow_links);
         Options {
@@ -165,6 +176,8 @@ impl Settings {
                 follow_links,
                 max_pixels,
                 decode,
+                truncated,
+                color,
             },
             split: self.split.clone(),
             backbone: self.backbone.clone(),

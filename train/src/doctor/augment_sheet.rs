@@ -4,7 +4,7 @@ use std::path::Path;
 
 use headstock_inference::{PretrainedBackbone, Progress};
 use headstock_loader::encode::png;
-use headstock_loader::{EvalTransform, Resampling, contact_sheet, decode};
+use headstock_loader::{EvalTransform, Resampling, Resize, contact_sheet, decode};
 use sha2::{Digest, Sha256};
 
 use crate::atomic_write::write_atomically;
@@ -20,7 +20,7 @@ const N_VIEWS: u32 = 7;
 
 /// The transform if there are no weights that define it.
 const DEFAULT_TRANSFORM: EvalTransform =
-    EvalTransform { resize: 256, crop: (224, 224), interpolation: Resampling::Bilinear };
+    EvalTransform { resize: Resize::ShortSide(256), crop: (224, 224), interpolation: Resampling::Bilinear };
 
 /// Summary of a written sheet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +59,7 @@ pub fn write_augment_sheet(
     let (mut images, mut hashes) = (Vec::new(), Vec::new());
     for sample in select_samples(&listing) {
         let Ok(bytes) = listing.images[sample].read() else { continue };
-        let Ok(image) = decode(&bytes, settings.decode.max_pixels) else { continue };
+        let Ok(image) = decode(&bytes, settings.decode) else { continue };
         images.push(image);
         hashes.push(Sha256::digest(&bytes).into());
         if images.len() == N_IMAGES {

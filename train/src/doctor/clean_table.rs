@@ -177,6 +177,8 @@ mod tests {
             FindingKind::Outlier,
         ];
         let accepted = [
+            FindingKind::Incomplete,
+            FindingKind::ColorProfile,
             FindingKind::Animated,
             FindingKind::Rotated,
             FindingKind::OddMode,

@@ -58,6 +58,8 @@ pub enum FindingKind {
     /// An image among the others without a class.
     #[serde(rename = "unlabelled-photo")]
     UnlabeledImage,
+    /// An image whose file ends too early, and of which what is there is used.
+    Incomplete,
     /// An animation, or a file with several pages.
     Animated,
     /// An image whose features are unlike all others.
@@ -68,6 +70,8 @@ pub enum FindingKind {
     ExtremeAspect,
     /// Pixels that are not 8-bit RGB.
     OddMode,
+    /// An image with a color profile of another color space than sRGB.
+    ColorProfile,
     /// An image that is stored rotated or mirrored, according to its EXIF data.
     Rotated,
 }
@@ -140,6 +144,7 @@ impl FindingKind {
             Self::UnlabeledImage => {
                 (Warning, "move them into the folder of a class; photos without a class are not used")
             }
+            Self::Incomplete => (Warning, "download them again: a part of each picture may be missing"),
             Self::Animated => (Warning, "only the first frame or page of each file is used"),
             Self::Outlier => {
                 (Note, "check whether they belong to the data: they are unlike all other photos")
@@ -156,6 +161,11 @@ impl FindingKind {
                 Note,
                 "they are converted to RGB; if most photos of a class are like this, the head may learn the \
                  format instead of the class",
+            ),
+            Self::ColorProfile => (
+                Note,
+                "their colors are read as if they were sRGB, or converted with `color = \"srgb\"`; if only \
+                 some classes have such photos, convert them",
             ),
             Self::Rotated => (
                 Note,
@@ -268,8 +278,8 @@ mod tests {
     fn severities_are_those_of_the_data_page() {
         use FindingKind::*;
         let errors = [TooFewClasses, Unreadable, Truncated, MissingImage, EmptyClass, UnknownClass, BadEntry];
-        let warnings = [SuspiciousLabel, ClassNames, SmallClass, UnlabeledImage, Animated];
-        let notes = [Outlier, ExtremeSize, ExtremeAspect, OddMode, Rotated];
+        let warnings = [SuspiciousLabel, ClassNames, SmallClass, UnlabeledImage, Incomplete, Animated];
+        let notes = [Outlier, ExtremeSize, ExtremeAspect, OddMode, ColorProfile, Rotated];
         for (severity, kinds) in
             [(Severity::Error, &errors[..]), (Severity::Warning, &warnings), (Severity::Note, &notes)]
         {

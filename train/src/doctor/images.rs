@@ -3,7 +3,7 @@
 use headstock_inference::Progress;
 use headstock_loader::checks::{Inspection, SizeStats, inspect};
 use headstock_loader::duplicates::Signature;
-use headstock_loader::{DecodeError, ImageRef};
+use headstock_loader::{ColorProfiles, DecodeError, DecodeOptions, ImageRef, LazyImage};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
@@ -21,20 +21,26 @@ pub(super) struct ImageInspection {
     pub(super) file_info: Option<Inspection>,
     /// A small summary of the pixels, for finding near-duplicates, if they can be decoded.
     pub(super) signature: Option<Signature>,
+    /// Whether the file ends too early, and what is there is used.
+    pub(super) is_incomplete: bool,
+    /// The name of its color profile, if it is another than sRGB.
+    pub(super) color_profile: Option<String>,
     /// Why the image cannot be read or decoded.
     pub(super) error: Option<DecodeError>,
 }
 
 /// Inspects all images in parallel, with one image per core in memory. `signatures` caches the signatures of
 /// images, which are summaries for finding near-duplicates; images with a cached one are not decoded again.
+/// `decode` says which images are readable.
 pub(super) fn inspect_images(
     images: &[ImageRef],
     signatures: &SignatureCache,
+    decode: DecodeOptions,
     progress: &dyn Progress,
 ) -> Vec<ImageInspection> {
     progress.begin("checking photos", images.len() as u64, "photos");
     let inspections = images.par_iter().map(|image| {
-        let inspection = inspect_image(image, signatures);
+        let inspection = inspect_image(image, signatures, decode);
         progress.step(1);
         inspection
     });
@@ -46,11 +52,16 @@ pub(super) fn inspect_images(
 /// Inspects the file of one image for the checks of `doctor`: gets its hash, its file format, and its
 /// signature, a summary of the pixels for finding near-duplicates. Decodes the image only if its signature is
 /// not cached in `signatures`. An error is part of the result.
-fn inspect_image(image: &ImageRef, signatures: &SignatureCache) -> ImageInspection {
+fn inspect_image(image: &ImageRef, signatures: &SignatureCache, decode: DecodeOptions) -> ImageInspection {
     let mut inspection = ImageInspection::default();
     let signature = image.read().map_err(DecodeError::from).and_then(|bytes| {
         inspection.hash = Some(Sha256::digest(&bytes).into());
         inspection.file_info = inspect(&bytes);
+        // The profile is known only if it is not ignored.
+        if let Ok(image) = LazyImage::open(&bytes, DecodeOptions { color: ColorProfiles::Srgb, ..decode }) {
+            inspection.is_incomplete = image.is_truncated();
+            inspection.color_profile = image.converted_profile().map(str::to_owned);
+        }
         signatures.signature(&bytes)
     });
     match signature {
@@ -84,6 +95,13 @@ pub(super) fn findings(dataset: &SampleSet, inspections: &[ImageInspection]) -> 
     let findings = [
         finding(FindingKind::Unreadable, &|inspection| unreadable(inspection, false)),
         finding(FindingKind::Truncated, &|inspection| unreadable(inspection, true)),
+        finding(FindingKind::Incomplete, &|inspection| {
+            let is_used = inspection.is_incomplete && inspection.error.is_none();
+            is_used.then(|| "the end of the file is missing".into())
+        }),
+        finding(FindingKind::ColorProfile, &|inspection| {
+            inspection.color_profile.clone().filter(|_| inspection.error.is_none())
+        }),
         finding(FindingKind::Animated, &|inspection| {
             let info = readable_info(inspection).filter(|info| info.frames > 1)?;
             let unit = if info.format == "TIFF" { "pages" } else { "frames" };

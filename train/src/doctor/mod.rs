@@ -219,8 +219,8 @@ pub fn examine(
 ) -> Result<Diagnosis, TrainError> {
     let mut listing = DatasetListing::read(settings, progress)?;
     listing.samples.passed_over.log(&listing.origin);
-    let signature_cache = SignatureCache::open(&settings.features.cache, settings.decode.max_pixels);
-    let inspections = images::inspect_images(&listing.images, &signature_cache, progress);
+    let signature_cache = SignatureCache::open(&settings.features.cache, settings.decode);
+    let inspections = images::inspect_images(&listing.images, &signature_cache, settings.decode, progress);
     let mut duplicates = DuplicateGroups::find(&inspections);
     let mut left_out = Vec::new();
     if let Err(reason) = listing.draw_split(&settings.split, &duplicates.links()) {

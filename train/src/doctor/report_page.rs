@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use headstock_inference::Progress;
-use headstock_loader::decode;
 use headstock_loader::encode::thumbnail;
+use headstock_loader::{DecodeOptions, decode};
 use maud::{Markup, html};
 use rayon::prelude::*;
 
@@ -52,25 +52,25 @@ impl ReportPage {
     }
 
     /// Writes the findings of `diagnosis` as one HTML page. The images with thumbnails are read and decoded
-    /// again; those with more than `max_pixels` have none.
+    /// again; those that the options refuse have none.
     ///
     /// # Errors
     /// [`TrainError::Inference`].
     pub fn write(
         &self,
         diagnosis: &Diagnosis,
-        max_pixels: u64,
+        decode_options: DecodeOptions,
         progress: &dyn Progress,
     ) -> Result<(), TrainError> {
-        let page = html_page::page(TITLE, render(diagnosis, max_pixels, progress));
+        let page = html_page::page(TITLE, render(diagnosis, decode_options, progress));
         write_atomically(&self.path, page.as_bytes())
     }
 }
 
 /// The body of the report of `doctor`: a table of the findings, then each finding with thumbnails, then the
 /// classes.
-fn render(diagnosis: &Diagnosis, max_pixels: u64, progress: &dyn Progress) -> Markup {
-    let thumbnails = make_thumbnails(diagnosis, max_pixels, progress);
+fn render(diagnosis: &Diagnosis, decode_options: DecodeOptions, progress: &dyn Progress) -> Markup {
+    let thumbnails = make_thumbnails(diagnosis, decode_options, progress);
     html! {
         h1 { "Data check" }
         p { (diagnosis.images) " photos of " (diagnosis.classes.len()) " classes." }
@@ -147,11 +147,10 @@ fn figure(sample: &SampleRef, thumbnail: Option<&String>) -> Markup {
 }
 
 /// The thumbnails for the page, JPEGs in Base64, by index of the sample: of the images in the first items of
-/// all findings, at most [`MAX_THUMBNAILS`]. Images that cannot be read, or have more than `max_pixels`, have
-/// none.
+/// all findings, at most [`MAX_THUMBNAILS`]. Images that cannot be read have none.
 fn make_thumbnails(
     diagnosis: &Diagnosis,
-    max_pixels: u64,
+    decode_options: DecodeOptions,
     progress: &dyn Progress,
 ) -> BTreeMap<usize, String> {
     // The first items of all findings come before later ones.
@@ -168,7 +167,7 @@ fn make_thumbnails(
     let shown: Vec<usize> = shown.into_iter().collect();
     let thumbnails = shown.into_par_iter().filter_map(|number| {
         let image = &diagnosis.listing.images[number];
-        let pixels = image.read().ok().and_then(|bytes| decode(&bytes, max_pixels).ok());
+        let pixels = image.read().ok().and_then(|bytes| decode(&bytes, decode_options).ok());
         progress.step(1);
         Some((number, STANDARD.encode(thumbnail(&pixels?, THUMBNAIL_SIDE))))
     });

@@ -131,6 +131,40 @@ fn images_of_more_pixels_than_the_limit_are_unreadable_and_those_of_as_many_are_
     assert_eq!(diagnosis.findings.len(), 1, "{:?}", diagnosis.findings);
 }
 
+// effect: data.truncated
+#[test]
+fn truncated_images_are_errors_or_incomplete() {
+    let (folder, mut settings) = project(&[("cat", 14), ("dog", 14)], "");
+    let whole = png(&random_squares(100, 64));
+    write_image(folder.path(), "cat/cut.png", &whole[..whole.len() - 12]);
+    assert_eq!(finding_paths(&examine_quick(&settings), "truncated"), [["cat/cut.png"]]);
+    settings.decode.truncated = headstock_loader::TruncatedFiles::Accept;
+    let diagnosis = examine_quick(&settings);
+    assert_eq!(finding_paths(&diagnosis, "incomplete"), [["cat/cut.png"]]);
+    assert_eq!(diagnosis.findings.len(), 1, "{:?}", diagnosis.findings);
+    // It is compared with other photos by what is there.
+    write_image(folder.path(), "dog/whole.png", &whole);
+    assert_eq!(
+        finding_paths(&examine_quick(&settings), "near-duplicate across classes"),
+        [["cat/cut.png", "dog/whole.png"]]
+    );
+}
+
+#[test]
+fn images_with_other_colors_than_srgb_are_noted() {
+    let (folder, settings) = project(&[("cat", 14), ("dog", 14)], "");
+    for name in ["p3.jpg", "gray.png", "srgb.jpg", "no_profile.jpg"] {
+        let file = headstock_testing::reference_path("color/files").join(name);
+        write_image(folder.path(), &format!("cat/{name}"), &fs::read(file).unwrap());
+    }
+    let diagnosis = examine_quick(&settings);
+    assert_eq!(finding_paths(&diagnosis, "color-profile"), [["cat/gray.png"], ["cat/p3.jpg"]]);
+    assert_eq!(
+        finding_details(&diagnosis, FindingKind::ColorProfile),
+        [(Severity::Note, "Gray Gamma 1.8".to_owned()), (Severity::Note, "Display P3".to_owned())]
+    );
+}
+
 // effect: doctor --write-clean
 #[test]
 fn the_clean_table_keeps_one_of_each_duplicate_and_no_unreadable_file() {

@@ -13,7 +13,7 @@ use headstock_loader::{Augment, DecodeError, EvalTransform, ImageRef, LazyImage,
 use image::RgbImage;
 use sha2::{Digest, Sha256};
 
-use super::{MissingView, ViewIndex};
+use super::{ImageHash, MissingView, ViewIndex};
 use crate::config::OnError;
 use crate::error::{TrainError, UnreadableImages};
 
@@ -39,7 +39,7 @@ impl Renderer {
         hash: &[u8; 32],
         views: impl Iterator<Item = ViewId>,
     ) -> Result<Vec<Vec<u8>>, DecodeError> {
-        let image = LazyImage::open(bytes, self.decode.max_pixels)?;
+        let image = LazyImage::open(bytes, self.decode)?;
         let (size, eval, augment) = (image.size(), &self.transform, &self.augment);
         let specs = views.map(|view| match view {
             ViewId::Numbered(EVAL_VIEW) => eval.render_spec(),
@@ -96,7 +96,7 @@ const EVAL_VIEW: ViewIndex = 0;
 pub(super) fn find_undecodable(
     images: &[ImageRef],
     indices: &[usize],
-    max_pixels: u64,
+    decode: DecodeOptions,
     progress: &dyn Progress,
 ) -> Vec<(usize, DecodeError)> {
     if indices.is_empty() {
@@ -104,7 +104,7 @@ pub(super) fn find_undecodable(
     }
     progress.begin("checking photos", indices.len() as u64, "photos");
     let checked: Vec<&ImageRef> = indices.iter().map(|&index| &images[index]).collect();
-    let failed = find_unreadable(&checked, max_pixels, || progress.step(1));
+    let failed = find_unreadable(&checked, decode, || progress.step(1));
     progress.end();
     failed.into_iter().map(|(position, error)| (indices[position], error)).collect()
 }
@@ -114,8 +114,8 @@ pub(crate) struct ExtractJob<'a> {
     /// What is computed, for the progress bar: a noun in the plural.
     pub(crate) output_name: &'a str,
     pub(crate) images: &'a [ImageRef],
-    /// SHA-256 that each image's bytes had when the data set was read; `None` for an unreadable image.
-    pub(crate) hashes: &'a [Option<[u8; 32]>],
+    /// The hash that each image had when the data set was read; `None` for an unreadable image.
+    pub(crate) hashes: &'a [Option<ImageHash>],
     /// The views to compute, image by image.
     pub(crate) views: &'a [MissingView],
     pub(crate) on_error: OnError,
@@ -192,7 +192,7 @@ impl ExtractJob<'_> {
         };
         let render = |job: usize, bytes: &[u8]| {
             let image = image_of(job);
-            let hash = self.hashes[image].ok_or(ReadFailure::Changed)?;
+            let hash = self.hashes[image].ok_or(ReadFailure::Changed)?.bytes;
             // Bytes that were read again may differ from those that were hashed.
             if !self.loaded.images.contains(&image) && Sha256::digest(bytes)[..] != hash[..] {
                 return Err(ReadFailure::Changed);

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use headstock_backbone::{Backbone, FeatureLayer};
 use headstock_inference::pipeline::BatchInference;
 use headstock_inference::{DecodeOptions, PretrainedBackbone, Progress};
-use headstock_loader::{Augment, DecodeError, ImageRef, probe};
+use headstock_loader::{Augment, DecodeError, ImageRef, LazyImage, probe};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
@@ -64,7 +64,7 @@ impl Settings {
 pub struct ExtractedFeatures {
     cache: FeatureCache,
     keys: CacheKeyBuilder,
-    /// SHA-256 of each image's bytes; `None` for an image that cannot be read.
+    /// The hash of each image; `None` for an image that cannot be read.
     pub(crate) hashes: ImageHashes,
     width: usize,
     /// Number of vectors computed by this call; the others were in the cache.
@@ -106,7 +106,6 @@ impl ExtractedFeatures {
         let layer = pretrained.options.layer;
         let keys = CacheKeyBuilder::new(&[CACHE_FORMAT], pretrained, layer, options);
         let ExtractOptions { decode, on_error, augment, cache, .. } = options;
-        let max_pixels = decode.max_pixels;
         let width = pretrained.width();
         let cache = FeatureCache::open(cache)?;
 
@@ -148,7 +147,7 @@ impl ExtractedFeatures {
                 });
             }
             if !unreadable.is_empty() {
-                unreadable.extend(compute::find_undecodable(images, &undecoded, max_pixels, progress));
+                unreadable.extend(compute::find_undecodable(images, &undecoded, decode, progress));
             }
         }
         unreadable.sort_unstable_by_key(|(image, _)| *image);
@@ -238,6 +237,16 @@ fn report_unreadable(
     Ok(())
 }
 
+/// Logs how many images end too early and are used all the same.
+fn report_truncated(hashes: &[Option<ImageHash>]) {
+    let is_truncated = |hash: &&ImageHash| hash.pixel_changes.contains(LazyImage::TRUNCATED);
+    match hashes.iter().flatten().filter(is_truncated).count() {
+        0 => {}
+        1 => tracing::info!("1 photo ends too early: what is there of it is used"),
+        n => tracing::info!("{n} photos end too early: what is there of them is used"),
+    }
+}
+
 /// Computes the keys of cached features and activations. A key is the SHA-256 of everything that the values
 /// depend on, so that values computed with other settings, weights or image bytes are never used.
 pub(crate) struct CacheKeyBuilder {
@@ -278,12 +287,13 @@ impl CacheKeyBuilder {
         self.shared_hasher.clone().finalize().into()
     }
 
-    /// The key under which a view's features or activations are cached, for the image whose bytes have the
-    /// SHA-256 `image_hash`. The augmentation is part of the key of augmented views only (`view` above 0), so
+    /// The key under which a view's features or activations are cached, for the image with the hash
+    /// `image_hash`. The augmentation is part of the key of augmented views only (`view` above 0), so
     /// that the evaluation view (0) stays cached when `[augment]` changes.
-    pub(crate) fn key(&self, image_hash: &[u8; 32], view: ViewIndex) -> CacheKey {
+    pub(crate) fn key(&self, image_hash: &ImageHash, view: ViewIndex) -> CacheKey {
         let mut hasher = self.shared_hasher.clone();
-        hasher.update(image_hash);
+        hasher.update(image_hash.bytes);
+        hasher.update(image_hash.pixel_changes);
         if view > 0 {
             hasher.update(view.to_le_bytes());
             hasher.update(&self.augment_json);
@@ -292,8 +302,29 @@ impl CacheKeyBuilder {
     }
 }
 
-/// SHA-256 of each image's bytes; `None` where it cannot be read.
-type ImageHashes = Vec<Option<[u8; 32]>>;
+/// Identifies the pixels of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct ImageHash {
+    /// SHA-256 of the bytes of its file.
+    pub(crate) bytes: [u8; 32],
+    /// Names what the options change in its pixels, see [`LazyImage::pixel_changes`].
+    pub(crate) pixel_changes: &'static str,
+}
+
+impl ImageHash {
+    /// The hash of the image encoded in `bytes`, when it is decoded with these options.
+    pub(crate) fn new(bytes: &[u8], options: DecodeOptions) -> Self {
+        let pixel_changes = if options.may_change_pixels() {
+            LazyImage::open(bytes, options).map_or("", |image| image.pixel_changes())
+        } else {
+            ""
+        };
+        Self { bytes: Sha256::digest(bytes).into(), pixel_changes }
+    }
+}
+
+/// The hash of each image; `None` where it cannot be read.
+type ImageHashes = Vec<Option<ImageHash>>;
 
 /// What reading all images once has found.
 struct HashedImages {
@@ -326,18 +357,18 @@ fn hash_and_probe(
         fits
     };
     // The outer error is a failure of the cache; the inner one says why the image cannot be read.
-    type Hashed = ([u8; 32], Option<Vec<u8>>);
+    type Hashed = (ImageHash, Option<Vec<u8>>);
     let hash_one = |image: &ImageRef| -> Result<Result<Hashed, DecodeError>, TrainError> {
         let bytes = match image.read() {
             Ok(bytes) => bytes,
             Err(error) => return Ok(Err(error.into())),
         };
-        let hash = Sha256::digest(&bytes).into();
+        let hash = ImageHash::new(&bytes, options.decode);
         // View 0 is the evaluation view.
         if snapshot.contains(&keys.key(&hash, 0), width)? {
             return Ok(Ok((hash, None)));
         }
-        Ok(probe(&bytes, options.decode.max_pixels).map(|()| (hash, fits(&bytes).then_some(bytes))))
+        Ok(probe(&bytes, options.decode).map(|()| (hash, fits(&bytes).then_some(bytes))))
     };
     progress.begin("reading photos", images.len() as u64, "photos");
     let results: Result<Vec<_>, TrainError> =
@@ -357,6 +388,7 @@ fn hash_and_probe(
             }
         });
     }
+    report_truncated(&hashes);
     Ok(HashedImages { hashes, unreadable, loaded: LoadedImages::new(loaded) })
 }
 
@@ -379,12 +411,12 @@ pub(crate) struct MissingViews {
 }
 
 /// Finds the views that have to be computed: those of `views` (the range of wanted view indices of each
-/// image) whose key is not cached, as `is_cached` tells. `hashes` are the SHA-256 of the images' bytes;
+/// image) whose key is not cached, as `is_cached` tells. `hashes` are those of the images;
 /// images without a hash are unreadable and skipped. Of images with the same bytes only the first gets its
 /// views computed. Also returns all images that lack a view.
 pub(crate) fn find_missing_views(
     keys: &CacheKeyBuilder,
-    hashes: &[Option<[u8; 32]>],
+    hashes: &[Option<ImageHash>],
     views: impl Iterator<Item = Range<ViewIndex>>,
     is_cached: impl Fn(&CacheKey) -> Result<bool, TrainError>,
 ) -> Result<MissingViews, TrainError> {

@@ -386,7 +386,9 @@ fn fingerprint(config: &str, prepared: &PreparedData, pretrained: &PretrainedBac
     let groups: Vec<u8> =
         rows.clone().flat_map(|&row| group_bytes(prepared.samples.rows[row].group)).collect();
     let images: Vec<u8> = match &prepared.features {
-        SampleFeatures::Cached(features) => rows.flat_map(|&row| features.hashes[row]).flatten().collect(),
+        SampleFeatures::Cached(features) => {
+            rows.flat_map(|&row| features.hashes[row]).flat_map(|hash| hash.bytes).collect()
+        }
         SampleFeatures::InMemory(_) => Vec::new(),
     };
     let mut hash = Sha256::new();

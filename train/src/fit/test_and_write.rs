@@ -94,7 +94,7 @@ impl PreparedData {
                 test: self.test.len(),
                 views: self.n_augmented,
                 skipped: self.samples.rows.len() - self.readable.len(),
-                passed_over: self.samples.passed_over_with(self.samples.rows.len() - self.readable.len()),
+                passed_over: self.passed_over(),
                 computed: trained.n_computed,
             },
             chosen: trained.chosen_params.into_iter().collect(),

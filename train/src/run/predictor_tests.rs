@@ -82,9 +82,19 @@ fn files_bytes_and_pixels_are_predicted_alike_from_any_thread() {
     let limited = config.replace("max_pixels = 200000000", "max_pixels = 4095");
     assert_ne!(config, limited);
     fs::write(run.join("headstock.toml"), limited).unwrap();
-    let predictor = Predictor::open(&run, &Registries::builtin().heads).unwrap();
+    let open = || Predictor::open(&run, &Registries::builtin().heads).unwrap();
+    let predictor = open();
     let too_large = predictor.predict_file(&paths[0]).unwrap_err().to_string();
     assert!(too_large.contains("64 x 64 pixels"), "{too_large}");
+    // So do its other options.
+    let whole = fs::read(&paths[0]).unwrap();
+    let truncated = &whole[..whole.len() - 12];
+    let accepting =
+        config.replace("max_pixels = 200000000", "max_pixels = 200000000\ntruncated = \"accept\"");
+    fs::write(run.join("headstock.toml"), &config).unwrap();
+    open().predict_bytes(truncated).unwrap_err();
+    fs::write(run.join("headstock.toml"), accepting).unwrap();
+    assert_eq!(open().predict_bytes(truncated).unwrap(), open().predict_bytes(&whole).unwrap());
 }
 
 #[test]

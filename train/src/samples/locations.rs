@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 
 use headstock_hub::DatasetFiles;
 use headstock_inference::Progress;
-use headstock_loader::source::{ConfiguredSource, DownloadedDataset, OpenDataSource, SourceContext};
+use headstock_loader::Split;
+use headstock_loader::source::{
+    ConfiguredSource, DownloadedDataset, DownloadedFile, OpenDataSource, SourceContext,
+};
 
 use crate::config::{DataSourceConfig, fetch_hub_dataset};
 use crate::error::TrainError;
@@ -25,6 +28,10 @@ pub fn open_source(
     let mut downloads = BTreeMap::new();
     for name in source.boxed_clone().hub_datasets() {
         let DatasetFiles { files, root, .. } = fetch_hub_dataset(name, progress)?;
+        let split = |name: Option<String>| name.and_then(|name| Split::from_name(&name));
+        let files =
+            files.into_iter().map(|file| DownloadedFile { path: file.path, split: split(file.split) });
+        let files = files.collect();
         downloads.insert(name.clone(), DownloadedDataset { files, root });
     }
     let split_column = split_column.map(str::to_owned);
@@ -51,7 +58,7 @@ pub(crate) fn image_files_root(source: &DataSourceConfig) -> Option<PathBuf> {
 /// `test_source` is the source that `test` was opened from.
 ///
 /// # Errors
-/// [`TrainError::Data`] if one folder of image files is inside the other.
+/// [`TrainError::Data`] if one folder of which all photos are used is inside the other.
 pub(crate) fn id_prefixes(
     main: &OpenDataSource,
     test: &OpenDataSource,
@@ -59,7 +66,8 @@ pub(crate) fn id_prefixes(
 ) -> Result<(String, String), TrainError> {
     let canonical = |path: &Path| path.canonicalize().map_err(TrainError::io("read", path));
     let (main_prefix, test_prefix) = strip_common_ancestor(&canonical(&main.root)?, &canonical(&test.root)?);
-    if test_source.image_root().is_some() && (main_prefix.is_empty() || test_prefix.is_empty()) {
+    // Tables may list different photos of the same folder.
+    if test_source.listed_folder().is_some() && (main_prefix.is_empty() || test_prefix.is_empty()) {
         return Err(TrainError::Data(format!(
             "of the folders {} for training and {} for testing, one is inside the other: photos would be \
              both trained on and tested on; choose two separate folders",

@@ -404,7 +404,7 @@ impl SampleInputs {
 /// Compares all `images` and returns the pairs of near-duplicates, each as two indices, so that the split can
 /// keep them together. Unreadable images are in no pair.
 fn find_duplicates(settings: &Settings, images: &[ImageRef], progress: &dyn Progress) -> Vec<(usize, usize)> {
-    let cache = SignatureCache::open(&settings.features.cache, settings.decode.max_pixels);
+    let cache = SignatureCache::open(&settings.features.cache, settings.decode);
     progress.begin("looking for near-duplicates", images.len() as u64, "photos");
     let image_signature = |image: &ImageRef| {
         let signature = image.read().ok().and_then(|bytes| cache.signature(&bytes).ok());

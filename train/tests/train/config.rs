@@ -1,5 +1,7 @@
 //! Valid configs resolve; invalid ones are refused with the key and the file.
 
+mod overrides;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -66,55 +68,6 @@ fn paths_are_relative_to_the_config() {
 }
 
 #[test]
-fn overrides_are_toml_values_or_strings() {
-    let head_table = |overrides: &[&str]| resolve(MINIMAL, overrides).unwrap().head.table();
-    assert_eq!(head_table(&["head.C=0.25"])["C"].as_float(), Some(0.25));
-    assert_eq!(head_table(&["head.C = 3"])["C"].as_float(), Some(3.0));
-    assert_eq!(head_table(&["head.solver=adam"])["solver"].as_str(), Some("adam"));
-    assert_eq!(head_table(&["head.solver=\"adam\""])["solver"].as_str(), Some("adam"));
-    assert_eq!(head_table(&["head.kind=mlp", "head.hidden=[8, 4]"])["hidden"].as_array().unwrap().len(), 2);
-    assert_eq!(head_table(&["head.C=0.25", "head.C=0.5"])["C"].as_float(), Some(0.5));
-}
-
-#[test]
-fn invalid_overrides_are_refused_with_the_reason() {
-    for (text, reason) in [
-        ("head.C", "the override `head.C` of the config is invalid: write KEY=VALUE"),
-        ("head..C=1", "the name of a section or key is empty"),
-        ("version.minor=1", "`version` is a value, not a section"),
-        ("version=2", "cannot be overridden"),
-        ("data.folder=", "`data.folder` is empty"),
-        ("split.test_size=1.0", "`split.test_size` is 1"),
-        ("split.test_size=nan", "`split.test_size` is NaN"),
-        ("split.test_size=0", "`split.test_size` is 0"),
-        ("features.views=1001", "`features.views` is 1001"),
-        ("split.sede=1", "unknown key `split.sede`; did you mean `split.seed`?"),
-        ("data.folder=3", "[data]: the table is not valid for the source `folder`"),
-    ] {
-        let found = error_of(resolve(MINIMAL, &[text]));
-        assert!(found.contains(reason), "{text}: {found}");
-    }
-}
-
-#[test]
-fn another_head_drops_the_keys_of_the_one_in_the_file() {
-    let text = format!("{MINIMAL}[head]\nkind = \"linear\"\nsolver = \"adam\"\nC = 3.0\n");
-    // The order of overrides does not matter.
-    for overrides in [["head.kind=svm", "head.tol=0.5"], ["head.tol=0.5", "head.kind=svm"]] {
-        let settings = resolve(&text, &overrides).unwrap();
-        assert_eq!(settings.head.kind(), "svm");
-        assert_eq!(settings.head.table()["tol"].as_float(), Some(0.5));
-        assert_ne!(settings.head.table()["C"].as_float(), Some(3.0));
-    }
-    // A file without `head.kind` has the default head.
-    let unnamed = format!("{MINIMAL}[head]\nC = 3.0\n");
-    let unchanged = resolve(&unnamed, &["head.kind=linear"]).unwrap();
-    assert_eq!(unchanged.head.table()["C"].as_float(), Some(3.0));
-    let unchanged = resolve(&text, &["head.kind=linear"]).unwrap();
-    assert_eq!(unchanged.head.table()["C"].as_float(), Some(3.0));
-}
-
-#[test]
 fn a_missing_config_is_an_error_of_its_own() {
     let error = Config::read(Path::new("/nowhere/headstock.toml")).unwrap_err();
     assert!(matches!(error, ConfigError::Missing(_)), "{error}");
@@ -122,6 +75,8 @@ fn a_missing_config_is_an_error_of_its_own() {
 
 const CSV: &str =
     "version = 1\n[data]\ncsv = \"x.csv\"\nimages = \"photos\"\n[backbone]\nweights = \"backbone\"\n";
+const COCO: &str =
+    "version = 1\n[data]\ncoco = \"x.json\"\nimages = \"photos\"\n[backbone]\nweights = \"backbone\"\n";
 const PARQUET: &str = "version = 1\n[data]\nparquet = \"x.parquet\"\n[backbone]\nweights = \"backbone\"\n";
 const TAR: &str = "version = 1\n[data]\nwebdataset = \"x.tar\"\n[backbone]\nweights = \"backbone\"\n";
 const FEATURES: &str = "version = 1\n[data]\nfeatures = \"x.npz\"\n";
@@ -133,6 +88,11 @@ const DEFAULTS: &[(&str, &str, &[&str], &str)] = &[
     ("calibration", MINIMAL, &[], "temperature"),
     ("data.folder", CSV, &[], ""),
     ("data.csv", MINIMAL, &[], ""),
+    ("data.metadata", MINIMAL, &[], ""),
+    ("data.coco", MINIMAL, &[], ""),
+    ("data.test_coco", MINIMAL, &[], ""),
+    ("data.split_folders", MINIMAL, &[], ""),
+    ("data.label_pattern", MINIMAL, &[], ""),
     ("data.parquet", MINIMAL, &[], ""),
     ("data.webdataset", MINIMAL, &[], ""),
     ("data.images", MINIMAL, &[], ""),
@@ -141,6 +101,7 @@ const DEFAULTS: &[(&str, &str, &[&str], &str)] = &[
     ("data.label", CSV, &[], "label"),
     ("data.label", PARQUET, &[], "label"),
     ("data.label", TAR, &[], "label"),
+    ("data.label", COCO, &[], "name"),
     ("data.group", CSV, &[], ""),
     ("data.extension", CSV, &[], "\"\""),
     ("data.features", MINIMAL, &[], ""),
@@ -149,8 +110,12 @@ const DEFAULTS: &[(&str, &str, &[&str], &str)] = &[
     ("data.test_webdataset", TAR, &[], ""),
     ("data.class_order", MINIMAL, &[], "sorted"),
     ("data.on_error", MINIMAL, &[], "stop"),
+    ("data.min_samples", MINIMAL, &[], "0"),
+    ("data.follow_links", MINIMAL, &[], "false"),
     ("data.max_pixels", MINIMAL, &[], "200_000_000"),
     ("data.decode", MINIMAL, &[], "exact"),
+    ("data.truncated", MINIMAL, &[], "error"),
+    ("data.color", MINIMAL, &[], "ignore"),
     ("split.method", MINIMAL, &[], "stratified-shuffle"),
     ("data.kind", MINIMAL, &[], ""),
     ("split.test_size", MINIMAL, &[], "0.1"),
@@ -297,7 +262,7 @@ fn a_config_that_names_no_head_means_linear_and_every_head_can_be_named() {
 fn every_value_name_parses_to_its_variant() {
     use headstock_backbone::{DeviceChoice, FeatureLayer, Precision};
     use headstock_heads::CalibrationMethod;
-    use headstock_loader::{ClassOrder, DecodeMode};
+    use headstock_loader::{ClassOrder, ColorProfiles, DecodeMode, TruncatedFiles};
     use headstock_split::TestSize;
     use headstock_train::config::{OnError, SplitMethod};
     let options = |set: &str| resolve(CSV, &["data.group=dog", set]).unwrap().to_options();
@@ -346,22 +311,27 @@ fn every_value_name_parses_to_its_variant() {
     assert_eq!(options("data.on_error=skip").data.on_error, OnError::Skip);
     assert_eq!(options("data.decode=exact").data.decode, DecodeMode::Exact);
     assert_eq!(options("data.decode=scaled").data.decode, DecodeMode::Scaled);
+    assert_eq!(options("data.truncated=error").data.truncated, TruncatedFiles::Error);
+    assert_eq!(options("data.truncated=accept").data.truncated, TruncatedFiles::Accept);
+    assert_eq!(options("data.color=ignore").data.color, ColorProfiles::Ignore);
+    assert_eq!(options("data.color=srgb").data.color, ColorProfiles::Srgb);
 }
 
 #[test]
 fn keys_of_another_kind_of_data_and_values_out_of_range_are_refused() {
     let csv_only = "needs `data.csv`: set it, or remove this key";
-    let tables_only = "needs `data.csv`, `data.parquet` or `data.webdataset`: set one of them, or remove";
+    let tables_only = "needs `data.csv`, `data.metadata`, `data.coco`, `data.parquet` or `data.webdataset`: set one of them, or remove";
     for (config, set, reason) in [
-        (MINIMAL, "data.images=x", csv_only),
+        (MINIMAL, "data.images=x", "needs `data.csv` or `data.coco`: set one of them"),
         (MINIMAL, "data.id=x", csv_only),
         (PARQUET, "data.extension=x", csv_only),
         (TAR, "data.id=x", csv_only),
-        (FEATURES, "data.images=x", csv_only),
+        (FEATURES, "data.id=x", csv_only),
+        (CSV, "data.test_coco=x", "`data.test_coco` needs `data.coco`"),
         (MINIMAL, "data.label=x", tables_only),
         (FEATURES, "data.label=x", tables_only),
         (FEATURES, "data.group=x", tables_only),
-        (TAR, "data.image=x", "`data.image` needs `data.parquet`"),
+        (CSV, "data.image=x", "`data.image` needs `data.parquet` or `data.webdataset`"),
         (PARQUET, "data.test_folder=x", "`data.test_folder` needs `data.folder`"),
         (FEATURES, "data.test_folder=x", "`data.test_folder` needs `data.folder`"),
         (TAR, "data.test_parquet=x", "`data.test_parquet` needs `data.parquet`"),
@@ -427,9 +397,9 @@ fn a_kind_names_the_data_source() {
     };
     assert_eq!(source(resolve(CSV, &["data.kind=csv"]).unwrap()), "csv");
     for (config, set, reason) in [
-        (MINIMAL, "data.kind=csv", "`data` must have exactly one of `folder`, `csv`, `parquet`"),
+        (MINIMAL, "data.kind=csv", "`data` must have exactly one of `folder`, `csv`, `metadata`"),
         (FEATURES, "data.kind=csv", "`data` must have exactly one of"),
-        (MINIMAL, "data.kind=cvs", "there is no data source `cvs`: choose one of folder, csv, parquet"),
+        (MINIMAL, "data.kind=cvs", "there is no data source `cvs`: choose one of folder, csv, metadata"),
     ] {
         let found = error_of(resolve(config, &[set]));
         assert!(found.contains(reason), "{set}: {found}");

@@ -45,7 +45,8 @@ pub(super) fn detect_folder(path: &Path, args: &InitArgs) -> Result<DetectedData
     let table = TABLES.iter().map(|name| path.join(name)).find(|table| table.is_file());
     // Photos in `train` itself are those of the table.
     let has_table = table.is_some() && !tree.folder(TRAIN_FOLDER).images.is_empty();
-    if tree.has_class_folders() && !has_table {
+    let has_classes_in_names = tree.has_flat_training_folder() && tree.label_pattern().is_some();
+    if tree.has_class_folders() && !has_table && !has_classes_in_names {
         let classes_in_train = tree.folder(TRAIN_FOLDER).class_names();
         let inner = tree.only_folder().filter(|(_, inner)| inner.has_class_folders());
         return Ok(match inner {
@@ -146,21 +147,31 @@ fn find_archive(path: &Path) -> Option<PathBuf> {
         .find(|path| path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("zip")))
 }
 
-/// The error for a folder of object detection data, which has boxes in place of one class per photo: the
-/// layouts of Ultralytics (a text file with boxes beside each photo) and Pascal VOC.
+/// The error for a folder of object detection data, which has boxes in place of one class per photo: the layouts
+/// of Ultralytics (a text file with boxes for each photo), Pascal VOC and COCO as Roboflow exports it, also in
+/// the folders of splits.
 fn detect_detection_data(path: &Path) -> Option<TrainError> {
-    let is_ultralytics =
-        path.join("labels").is_dir() && path.join("images").is_dir() && has_file_with(path, "labels", "txt");
-    let is_voc = path.join("Annotations").is_dir() && path.join("JPEGImages").is_dir();
-    let layout = if is_ultralytics { "Ultralytics (YOLO)" } else { "Pascal VOC" };
-    (is_ultralytics || is_voc).then(|| {
-        TrainError::Usage(format!(
-            "{} looks like data for object detection in the layout of {layout}: the labels are boxes, but a \
-             classifier needs one class for each photo; crop the boxes and put the crops into a folder for \
-             each class",
-            path.display()
-        ))
-    })
+    let inner = fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut folders: Vec<PathBuf> = inner.filter(|path| path.is_dir()).collect();
+    folders.sort_unstable();
+    folders.insert(0, path.into());
+    let (folder, layout) = folders.iter().find_map(|folder| {
+        let has_folder = |name| folder.join(name).is_dir();
+        if has_folder("labels") && has_folder("images") && has_file_with(folder, "labels", "txt") {
+            Some((folder, "Ultralytics (YOLO)"))
+        } else if has_folder("Annotations") && has_folder("JPEGImages") {
+            Some((folder, "Pascal VOC"))
+        } else if folder.join("_annotations.coco.json").is_file() {
+            Some((folder, "COCO"))
+        } else {
+            None
+        }
+    })?;
+    Some(TrainError::Usage(format!(
+        "{} looks like data for object detection in the layout of {layout}: the labels are boxes, but a classifier \
+         needs one class for each photo; crop the boxes and put the crops into a folder for each class",
+        folder.display()
+    )))
 }
 
 /// Whether a file with `extension` is in the folder `name` of `path`, at any depth.
@@ -224,6 +235,15 @@ impl FolderIds {
                 self.folders.len() > 1 && !(self.are_splits() && self.folder(TRAIN_FOLDER).folders.is_empty())
             }
         }
+    }
+
+    /// Whether the folder for training has no folders of classes, perhaps in a folder of its own.
+    fn has_flat_training_folder(&self) -> bool {
+        let mut folder = self.folder(TRAIN_FOLDER);
+        while let Some((_, inner)) = folder.only_folder() {
+            folder = inner;
+        }
+        !folder.images.is_empty() && folder.folders.is_empty()
     }
 
     /// Whether all folders have the names of splits, and one is for training.

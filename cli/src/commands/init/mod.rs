@@ -1,5 +1,6 @@
 //! `headstock init`: writes a config file, with comments that explain the settings, for a data set.
 
+mod annotations;
 mod folder;
 mod table;
 
@@ -9,7 +10,7 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use headstock_loader::source::{
-    ConfiguredSource, ParquetConfig, WebDatasetConfig, find_image_files, is_image_folder,
+    ConfiguredSource, ParquetColumns, ParquetConfig, WebDatasetConfig, find_image_files, is_image_folder,
     read_parquet_columns,
 };
 use headstock_loader::{ClassOrder, Dataset, DatasetError, RawDataset, Split, find_shards};
@@ -19,6 +20,7 @@ use headstock_train::TrainError;
 use headstock_train::samples::open_source;
 use serde_json::json;
 
+use self::annotations::detect_annotations;
 use self::folder::detect_folder;
 use self::table::detect_table;
 use super::{CommandContext, pluralize, shell_quote};
@@ -260,6 +262,9 @@ fn detect(args: &InitArgs) -> Result<DetectedData, TrainError> {
         refuse_table_options("a data set on the Hugging Face hub")?;
         return Ok(DetectedData::new(parquet_config(name.to_owned(), args, None)));
     }
+    if let Some(detected) = detect_annotations(path, args)? {
+        return Ok(detected);
+    }
     if let Some((kind, shards)) = detect_shards(path) {
         refuse_table_options("a set of Parquet files or tar archives")?;
         return match kind {
@@ -269,6 +274,7 @@ fn detect(args: &InitArgs) -> Result<DetectedData, TrainError> {
             }
             ShardKind::Tar => Ok(DetectedData::new(WebDatasetConfig {
                 webdataset: path.display().to_string(),
+                image: None,
                 label: args.label.clone().unwrap_or_else(|| "label".into()),
                 group: None,
                 test_webdataset: None,
@@ -313,21 +319,21 @@ fn detect_shards(path: &Path) -> Option<(ShardKind, Vec<PathBuf>)> {
 }
 
 /// The keys of Parquet shards, with a guess which columns hold the image and the class; `--label` names
-/// the latter. `columns` are the names of (columns that can hold images, all others); it is `None` for a data
-/// set on the hub, whose columns are assumed to be `image` and `label`.
-fn parquet_config(
-    shards: String,
-    args: &InitArgs,
-    columns: Option<&(Vec<String>, Vec<String>)>,
-) -> ParquetConfig {
+/// the latter. `columns` is `None` for a data set on the hub, whose columns are assumed to be `image` and
+/// `label`.
+fn parquet_config(shards: String, args: &InitArgs, columns: Option<&ParquetColumns>) -> ParquetConfig {
     let find_column = |names: &[String], usual_names: &[&str]| {
         usual_names
             .iter()
             .find_map(|name| names.iter().find(|column| column.eq_ignore_ascii_case(name)).cloned())
     };
-    let (images, other_columns) = columns.map_or((&[][..], &[][..]), |(images, others)| (images, others));
-    let image = find_column(images, &IMAGE_COLUMNS).or_else(|| images.first().cloned());
-    let label = args.label.clone().or_else(|| find_column(other_columns, &table::LABEL_COLUMNS));
+    let ParquetColumns { images, class_labels, others } = columns.cloned().unwrap_or_default();
+    let image = find_column(&images, &IMAGE_COLUMNS)
+        .or_else(|| images.first().cloned())
+        .or_else(|| find_column(&others, &IMAGE_COLUMNS));
+    let only_class_label = || class_labels.first().filter(|_| class_labels.len() == 1).cloned();
+    let label = args.label.clone().or_else(only_class_label);
+    let label = label.or_else(|| find_column(&others, &table::LABEL_COLUMNS));
     ParquetConfig {
         parquet: shards,
         image: image.unwrap_or_else(|| "image".into()),
@@ -391,13 +397,17 @@ fn render_config(
 
 /// The line of a key of a data source with its meaning as a comment.
 fn render_key(kind: &str, key: &str, value: &toml::Value, base: &Path) -> String {
-    let is_path = [kind, "images", "test_folder"].contains(&key);
+    let is_path = [kind, "images", "test_folder", "test_coco"].contains(&key);
     let value = match value.as_str().filter(|path| is_path && !path.starts_with("hf://")) {
         Some(path) => &toml::Value::String(relative_path(Path::new(path), base)),
         None => value,
     };
     let comment = match (kind, key) {
         (_, "csv") => return format!("{key} = {value}"),
+        (_, "coco") => "images, annotations and categories in COCO's format",
+        (_, "test_coco") => "only used for testing",
+        (_, "metadata") => "the folder of metadata.csv, .jsonl or .parquet",
+        ("coco", "label") => "field of the categories with the name of the class",
         (_, "folder") => "a folder per class",
         (_, "test_folder") => "only used for testing",
         (_, "label_pattern") => "the class in the name of each file",
@@ -405,6 +415,7 @@ fn render_key(kind: &str, key: &str, value: &toml::Value, base: &Path) -> String
         (_, "id") => "column with the file name",
         (_, "extension") => "appended to each file name",
         (_, "parquet") => "a file, a folder, a pattern, or hf://datasets/owner/name",
+        ("webdataset", "image") => "what follows the first dot in the names of the photos",
         (_, "image") => "column with the photo",
         ("webdataset", "label") => "field with the class in .json members",
         (_, "label") => "column with the class",

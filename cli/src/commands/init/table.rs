@@ -49,6 +49,10 @@ const SPLIT_COLUMNS: [&str; 6] = ["split", "subset", "set", "partition", "usage"
 const GROUP_COLUMNS: [&str; 8] =
     ["group", "group_id", "patient", "patient_id", "subject", "subject_id", "lesion_id", "animal_id"];
 
+/// Usual names of a column of boxes, in three notations.
+const BOX_COLUMNS: [&[&str]; 3] =
+    [&["xmin", "x_min", "x1"], &["bbox", "box", "bounding_box"], &["bbox_x", "bbox_xmin"]];
+
 /// Usual folders of images next to their table.
 const IMAGE_FOLDERS: [&str; 8] = ["train", "images", "photos", "img", "imgs", "image", "data", "."];
 
@@ -89,7 +93,8 @@ pub(super) fn detect_table(csv: &Path, args: &InitArgs) -> Result<DetectedData, 
         None => IMAGE_FOLDERS.iter().map(|name| parent.join(name)).collect(),
     };
     let ids: Vec<&str> = rows.iter().map(|row| row[id].as_str()).filter(|id| !id.is_empty()).collect();
-    let Some((images, extension)) = find_images(&folders, &ids) else {
+    refuse_boxes(csv, &columns, &ids)?;
+    let Some((images, extension)) = find_images(&folders, &EXTENSIONS, &ids) else {
         let searched: Vec<String> = folders.iter().map(|folder| folder.display().to_string()).collect();
         let first = ids.first().copied().unwrap_or_default();
         return Err(usage_error(format!(
@@ -100,9 +105,8 @@ pub(super) fn detect_table(csv: &Path, args: &InitArgs) -> Result<DetectedData, 
     };
     let split_column = position_of(&columns, &SPLIT_COLUMNS)
         .filter(|&column| column != label && is_split_column(csv, &columns[column], &rows, column));
-    let group_column =
-        position_of(&columns, &GROUP_COLUMNS).filter(|&column| column != id && column != label);
     let name_of = |column: usize| columns[column].clone();
+    let group_column = find_group_column(&columns, &[&columns[id], &columns[label]]);
     let config = CsvConfig {
         csv: csv.into(),
         images: Some(images),
@@ -111,20 +115,40 @@ pub(super) fn detect_table(csv: &Path, args: &InitArgs) -> Result<DetectedData, 
         group: None,
         extension,
     };
-    Ok(DetectedData {
-        source: Box::new(config),
-        split_column: split_column.map(name_of),
-        group_column: group_column.map(name_of),
-    })
+    Ok(DetectedData { source: Box::new(config), split_column: split_column.map(name_of), group_column })
 }
 
 /// The position of the first of `usual_names` among `columns`, ignoring case.
-fn position_of(columns: &[String], usual_names: &[&str]) -> Option<usize> {
+pub(super) fn position_of(columns: &[String], usual_names: &[&str]) -> Option<usize> {
     usual_names.iter().find_map(|name| columns.iter().position(|column| column.eq_ignore_ascii_case(name)))
 }
 
+/// The column that says which photos belong together, by its name; none of `others`, which have other meanings.
+pub(super) fn find_group_column(columns: &[String], others: &[&str]) -> Option<String> {
+    let column = &columns[position_of(columns, &GROUP_COLUMNS)?];
+    (!others.contains(&column.as_str())).then(|| column.clone())
+}
+
+/// Refuses a table of boxes for object detection: it has columns of their corners, and photos on several rows.
+fn refuse_boxes(csv: &Path, columns: &[String], ids: &[&str]) -> Result<(), TrainError> {
+    let has_boxes = BOX_COLUMNS.iter().any(|names| position_of(columns, names).is_some());
+    let n_different = ids.iter().collect::<BTreeSet<_>>().len();
+    if !has_boxes || n_different == ids.len() {
+        return Ok(());
+    }
+    Err(TrainError::Usage(format!(
+        "{} looks like data for object detection: it has columns of boxes, and photos are on several rows, but a \
+         classifier needs one class for each photo; crop the boxes and put the crops into a folder for each class",
+        csv.display()
+    )))
+}
+
 /// The folder and the extension with which most of the first photos exist; of several, the first.
-fn find_images(folders: &[PathBuf], ids: &[&str]) -> Option<(PathBuf, String)> {
+pub(super) fn find_images(
+    folders: &[PathBuf],
+    extensions: &[&str],
+    ids: &[&str],
+) -> Option<(PathBuf, String)> {
     let probed = &ids[..ids.len().min(MAX_PROBED_ROWS)];
     let file_name = |id: &str, extension: &str| {
         if extension.is_empty() { id.to_owned() } else { format!("{id}.{extension}") }
@@ -134,7 +158,7 @@ fn find_images(folders: &[PathBuf], ids: &[&str]) -> Option<(PathBuf, String)> {
     };
     let mut best: Option<(usize, PathBuf, String)> = None;
     for folder in folders {
-        for extension in EXTENSIONS {
+        for &extension in extensions {
             let n_found = n_found(folder, extension);
             if n_found > best.as_ref().map_or(0, |(most, ..)| *most) {
                 best = Some((n_found, folder.clone(), extension.to_owned()));

@@ -18,9 +18,10 @@ use super::*;
 use crate::geometry::Crop;
 use crate::golden::{self, pixel_difference, synthetic_image};
 use crate::render::{EvalTransform, RenderSpec, contact_sheet};
-use crate::transform::{ImageOp, Resampling};
+use crate::transform::{ImageOp, Resampling, Resize};
 
-const EVAL: EvalTransform = EvalTransform { resize: 28, crop: (26, 24), interpolation: Resampling::Bilinear };
+const EVAL: EvalTransform =
+    EvalTransform { resize: Resize::ShortSide(28), crop: (26, 24), interpolation: Resampling::Bilinear };
 
 /// Width and height of the views of [`EVAL`].
 const VIEW_SIZE: (u32, u32) = (24, 26);

@@ -200,7 +200,8 @@ fn views_and_epoch_views_use_their_arguments() {
     let augment = Augment { seed: 3, ..all_steps() };
     let (size, hash) = ((61, 47), test_hash(9));
     let (width, height) = VIEW_SIZE;
-    let eval = EvalTransform { resize: 64, crop: (height, width), interpolation: Resampling::Bilinear };
+    let eval =
+        EvalTransform { resize: 64.into(), crop: (height, width), interpolation: Resampling::Bilinear };
     let draw = |view_index| {
         let DrawnParameters { crop, ops } = augment.draw(size, VIEW_SIZE, view_index, &hash);
         format!("{:?}", RenderSpec { eval, crop, ops })

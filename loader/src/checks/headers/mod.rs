@@ -27,6 +27,7 @@ pub fn inspect(bytes: &[u8]) -> Option<Inspection> {
         [b'G', b'I', b'F', b'8', ..] => read_gif(bytes),
         [b'B', b'M', ..] => read_bmp(bytes),
         [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => read_webp(bytes),
+        [b'P', kind @ b'1'..=b'6', header @ ..] => read_pnm(*kind, header),
         [b'I', b'I', ..] | [b'M', b'M', ..] => tiff::read(bytes),
         _ => None,
     }
@@ -252,4 +253,30 @@ fn read_webp(bytes: &[u8]) -> Option<Inspection> {
     }
     let mode = color_mode(ColorSpace::Rgb, transparent, 8);
     Some(Inspection { format: "WebP", size: size?, mode, frames: frames.max(1), orientation })
+}
+
+/// How a PNM is stored, by the digit of its signature and the `header` after it: width, height and, unless it
+/// is a bitmap, the largest value, as text. `None` if the header is incomplete.
+fn read_pnm(kind: u8, header: &[u8]) -> Option<Inspection> {
+    // A comment lasts from `#` to the end of the line.
+    let mut in_comment = false;
+    let text = header.iter().map(|&byte| {
+        in_comment = if byte == b'\n' || byte == b'\r' { false } else { in_comment || byte == b'#' };
+        if in_comment { b' ' } else { byte }
+    });
+    let mut text = text.peekable();
+    let mut next_number = || {
+        while text.next_if(u8::is_ascii_whitespace).is_some() {}
+        let digits: String =
+            std::iter::from_fn(|| text.next_if(u8::is_ascii_digit)).take(10).map(char::from).collect();
+        digits.parse::<u32>().ok()
+    };
+    let size = (next_number()?, next_number()?);
+    let (color_space, bits) = match kind {
+        b'1' | b'4' => (ColorSpace::Gray, 1),
+        b'2' | b'5' => (ColorSpace::Gray, if next_number()? > 255 { 16 } else { 8 }),
+        _ => (ColorSpace::Rgb, if next_number()? > 255 { 16 } else { 8 }),
+    };
+    let mode = color_mode(color_space, /* transparent */ false, bits);
+    Some(Inspection { format: "PNM", size, mode, frames: 1, orientation: 1 })
 }

@@ -3,10 +3,10 @@
 use image::RgbImage;
 use pulp::Arch;
 
-use super::JpegError;
 use super::frame::{Frame, JpegHeaders, NO_FRAME, ScanComponent, ScanHeader};
 use super::planes::{ComponentPlane, NeededBlocks, PixelArea, UpsampleAndConvert};
 use super::scan::{self, BlockGrid, RestartIntervals};
+use super::{JpegError, TRUNCATED};
 
 /// More scans than any encoder writes. A scan of a few dozen bytes covers all blocks of a large image, so a
 /// file of 10 MB could take a quarter of an hour. Chrome and `zune-jpeg` have the same limit.
@@ -14,21 +14,29 @@ const MAX_SCANS: usize = 100;
 
 /// Decodes `area` of the stored image as RGB. `size` (width, height) is the full size that the header
 /// declares. The image is reduced to `eighths` / 8 of that size (`eighths` is 8, 4, 2 or 1), and `area` is in
-/// pixels of the reduced image. [`JpegError::Unsupported`] for a kind of JPEG that is left to the fallback
-/// decoder.
+/// pixels of the reduced image. Of a file that `is_truncated` what is there is decoded, as libjpeg does: blocks
+/// without data are gray. [`JpegError::Unsupported`] for a kind of JPEG that is left to the fallback decoder.
 pub(super) fn decode(
     bytes: &[u8],
     size: (usize, usize),
     eighths: usize,
     area: &PixelArea,
+    is_truncated: bool,
 ) -> Result<RgbImage, JpegError> {
     let arch = Arch::new();
     let mut headers = JpegHeaders::default();
-    let mut intervals = RestartIntervals::default();
+    let mut intervals = RestartIntervals::new(is_truncated);
     let mut state: Option<DecodeState> = None;
     // The first two bytes are the start-of-image marker.
     let (mut offset, mut n_scans) = (2, 0);
-    while let Some((header, start)) = headers.read_until_scan(bytes, offset)? {
+    loop {
+        let (header, start) = match headers.read_until_scan(bytes, offset) {
+            Ok(Some(scan)) => scan,
+            Ok(None) => break,
+            // The file ends among the segments between two scans.
+            Err(JpegError::Damaged(TRUNCATED)) if is_truncated && state.is_some() => break,
+            Err(error) => return Err(error),
+        };
         n_scans += 1;
         if n_scans > MAX_SCANS {
             return Err(JpegError::Damaged("the file has more than 100 scans"));
@@ -47,7 +55,7 @@ pub(super) fn decode(
         }
     }
     let (Some(mut state), Some(frame)) = (state, &headers.frame) else { return Err(NO_FRAME) };
-    if state.has_dc_scan.contains(&false) {
+    if state.has_dc_scan.contains(&false) && !is_truncated {
         return Err(JpegError::Damaged("a color component has no scan"));
     }
     if !state.is_streamed {

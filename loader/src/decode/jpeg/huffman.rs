@@ -223,10 +223,21 @@ impl<'a> BitReader<'a> {
         value
     }
 
+    /// The number of bits of the interval that were not read yet; negative if more bits were read than the
+    /// interval has, because zeros follow its last bits.
+    fn n_bits_left(&self) -> isize {
+        let n_data_bits = self.bytes.len().saturating_sub(PADDING) * 8;
+        (n_data_bits + self.n_bits as usize) as isize - (self.position * 8) as isize
+    }
+
+    /// Whether more bits were read than the interval has.
+    pub(super) fn is_past_end(&self) -> bool {
+        self.n_bits_left() < 0
+    }
+
     /// An error if more bits were read than the interval has: the scan is truncated.
     pub(super) fn check_not_past_end(&self) -> Result<(), JpegError> {
-        let n_read = self.position * 8 - self.n_bits as usize;
-        if n_read > self.bytes.len().saturating_sub(PADDING) * 8 { Err(truncated()) } else { Ok(()) }
+        if self.is_past_end() { Err(truncated()) } else { Ok(()) }
     }
 
     /// Decodes the next Huffman code with `table` to its symbol: the number of zero coefficients before a
@@ -240,8 +251,12 @@ impl<'a> BitReader<'a> {
             self.consume(u32::from(entry.bits));
             return Ok(entry);
         }
-        let (length, symbol) =
-            table.decode_code(self.peek(16)).ok_or(JpegError::Damaged("an undefined Huffman code"))?;
+        let (length, symbol) = match table.decode_code(self.peek(16)) {
+            Some(code) => code,
+            // The interval ends within a code, which libjpeg then reads as the symbol 0.
+            None if self.n_bits_left() < MAX_CODE_LENGTH as isize => (MAX_CODE_LENGTH as u32, 0),
+            None => return Err(JpegError::Damaged("an undefined Huffman code")),
+        };
         self.consume(length);
         Ok(LookupEntry { symbol, ..LookupEntry::default() })
     }

@@ -58,7 +58,7 @@ impl NeededBlocks {
 }
 
 impl ComponentPlane {
-    /// Allocates the plane (samples of 0) of the color component with this index, for a JPEG that is decoded
+    /// Allocates the plane (gray samples) of the color component with this index, for a JPEG that is decoded
     /// to `eighths` / 8 of its size. It has only the blocks that `area`, in pixels of the reduced image,
     /// needs. The number of samples per block follows libjpeg, whose pixels this decoder reproduces.
     pub(super) fn new(frame: &Frame, component: usize, eighths: usize, area: &PixelArea) -> Self {
@@ -87,7 +87,7 @@ impl ComponentPlane {
         };
         let columns = needed_blocks(&area.x, ratio.0, size.0);
         let rows = needed_blocks(&area.y, ratio.1, size.1);
-        let samples = vec![0; columns.len() * rows.len() * side * side];
+        let samples = vec![128; columns.len() * rows.len() * side * side];
         let needed = NeededBlocks { columns, rows, dc_only: side == 1 };
         Self { side, size, ratio, fancy_upsampling: eighths > 1, needed, samples }
     }

@@ -32,8 +32,9 @@ impl BlockGrid {
 
 /// The compressed bytes of one scan, without markers and escapes. A restart marker starts a new interval,
 /// which is decoded independently of the others; a scan without such markers is one interval.
-#[derive(Default)]
 pub(super) struct RestartIntervals {
+    /// Whether the file may end within a scan.
+    may_be_truncated: bool,
     /// The intervals one after the other, each followed by [`PADDING`] zeros.
     bytes: Vec<u8>,
     /// The end of each interval in `bytes`.
@@ -41,19 +42,27 @@ pub(super) struct RestartIntervals {
 }
 
 impl RestartIntervals {
+    /// No intervals yet, of a file that ends too early if `may_be_truncated`.
+    pub(super) fn new(may_be_truncated: bool) -> Self {
+        Self { may_be_truncated, bytes: Vec::new(), ends: Vec::new() }
+    }
+
     /// Replaces the restart intervals by those of the scan whose compressed data starts at `offset` of the
     /// file `bytes`: removes the 0 after each data byte 0xFF and cuts the data at the restart markers.
-    /// Returns the offset of the next segment.
+    /// Returns the offset of the next segment, or of the end of the file if it may be truncated.
     pub(super) fn load_scan(&mut self, bytes: &[u8], mut offset: usize) -> Result<usize, JpegError> {
         self.bytes.clear();
         self.ends.clear();
         loop {
             let rest = bytes.get(offset..).unwrap_or_default();
-            let n_data = memchr(0xFF, rest).ok_or_else(truncated)?;
+            let n_data = memchr(0xFF, rest).unwrap_or(rest.len());
             self.bytes.extend_from_slice(&rest[..n_data]);
             offset += n_data;
             // A marker may start with several bytes 0xFF.
-            let n_fill = rest[n_data..].iter().position(|&byte| byte != 0xFF).ok_or_else(truncated)?;
+            let Some(n_fill) = rest[n_data..].iter().position(|&byte| byte != 0xFF) else {
+                self.end_interval();
+                return if self.may_be_truncated { Ok(bytes.len()) } else { Err(truncated()) };
+            };
             match rest[n_data + n_fill] {
                 // An escaped data byte 0xFF.
                 0x00 => self.bytes.push(0xFF),
@@ -79,9 +88,12 @@ impl RestartIntervals {
         self.ends.push(self.bytes.len());
     }
 
-    /// A bit reader at the start of the restart interval `index`; an error if the scan has fewer intervals.
+    /// A bit reader at the start of the restart interval `index`. If the scan has fewer intervals, it is an
+    /// error, or a reader without data if the file may be truncated.
     fn interval_reader(&self, index: usize) -> Result<BitReader<'_>, JpegError> {
-        let end = *self.ends.get(index).ok_or_else(truncated)?;
+        let Some(&end) = self.ends.get(index) else {
+            return if self.may_be_truncated { Ok(BitReader::new(&[])) } else { Err(truncated()) };
+        };
         let start = if index == 0 { 0 } else { self.ends[index - 1] };
         Ok(BitReader::new(&self.bytes[start..end]))
     }
@@ -102,6 +114,9 @@ const NO_HUFFMAN_TABLE: JpegError = JpegError::Damaged("a scan uses an undefined
 /// per component. If a grid has fewer rows than the image, later rows overwrite earlier ones. `needs_ac` says
 /// whether the AC coefficients of a block are needed, by component, column and row. `on_mcu_row` is called with the number
 /// of a row of MCUs (groups of blocks of all components) and `blocks` after this row is decoded.
+///
+/// Where a truncated file ends, the rest of the unit (an MCU or a block) is decoded from zeros, and later units
+/// get no coefficients: as in libjpeg, whose `insufficient_data` this is.
 pub(super) fn read_scan(
     headers: &JpegHeaders,
     frame: &Frame,
@@ -132,10 +147,13 @@ pub(super) fn read_scan(
     let mut eob_run = 0; // blocks without further coefficients in this band
     let mut units_left = units_per_interval;
     let mut next_interval = 1;
+    let mut data_ended = false;
     for row in 0..unit_rows {
         for column in 0..unit_columns {
             if units_left == 0 {
-                bits.check_not_past_end()?;
+                if !data_ended {
+                    bits.check_not_past_end()?;
+                }
                 bits = intervals.interval_reader(next_interval)?;
                 next_interval += 1;
                 units_left = units_per_interval;
@@ -145,6 +163,7 @@ pub(super) fn read_scan(
                 }
             }
             units_left -= 1;
+            let may_end = intervals.may_be_truncated && next_interval >= intervals.ends.len();
             for decoder in &mut decoders {
                 let component = decoder.component.index;
                 let (h, v) = if is_single { (1, 1) } else { frame.components[component].sampling };
@@ -154,16 +173,29 @@ pub(super) fn read_scan(
                     let start = (y % rows) * grid.columns;
                     for x in column * h..(column + 1) * h {
                         let block = &mut grid.blocks[start + x];
-                        if frame.progressive {
-                            decoder.read_progressive_block(&mut bits, header, block, &mut eob_run)?;
-                        } else {
-                            decoder.read_baseline_block(&mut bits, block, needs_ac(component, x, y))?;
-                        }
+                        let decoded = match frame.progressive {
+                            _ if data_ended => {
+                                // Coefficients of earlier scans stay.
+                                if !frame.progressive {
+                                    *block = [0; 64];
+                                }
+                                Ok(())
+                            }
+                            true => decoder.read_progressive_block(&mut bits, header, block, &mut eob_run),
+                            false => decoder.read_baseline_block(&mut bits, block, needs_ac(component, x, y)),
+                        };
+                        // Zeros in place of missing data need not make sense.
+                        decoded.or_else(
+                            |error| if may_end && bits.is_past_end() { Ok(()) } else { Err(error) },
+                        )?;
                     }
                 }
             }
+            data_ended |= may_end && bits.is_past_end();
         }
-        bits.check_not_past_end()?;
+        if !data_ended {
+            bits.check_not_past_end()?;
+        }
         on_mcu_row(row, blocks);
     }
     // One restart marker at the end is harmless.
@@ -196,15 +228,17 @@ impl ComponentDecoder<'_> {
         // A local copy stays in registers.
         let mut reader = *bits;
         *block = [0; 64];
-        block[0] = self.read_dc(&mut reader)? as i16;
-        if needs_ac {
-            // After an early end the coefficients stay 0.
-            read_ac(&mut reader, ac_table, 1..=63, 0, block)?;
-        } else {
-            reader.skip_ac(ac_table)?;
-        }
+        let decoded = self.read_dc(&mut reader).and_then(|dc| {
+            block[0] = dc as i16;
+            if needs_ac {
+                // After an early end the coefficients stay 0.
+                read_ac(&mut reader, ac_table, 1..=63, 0, block).map(|_| ())
+            } else {
+                reader.skip_ac(ac_table)
+            }
+        });
         *bits = reader;
-        Ok(())
+        decoded
     }
 
     /// Decodes what a progressive scan adds to `block`: the first bits of its coefficients, or one more bit

@@ -128,6 +128,63 @@ proptest! {
     }
 
     #[test]
+    fn each_line_of_metadata_is_accounted_for(rows in table_rows(), blank in 0..3usize) {
+        let root = tempfile::tempdir().unwrap();
+        create_files(root.path(), &["1.jpg", "2.jpg", "3.jpg", "4.jpg", "5.jpg"]);
+        let mut lines: Vec<String> = rows
+            .iter()
+            .map(|(id, class)| match id.as_str() {
+                "lost" => "{\"file_name\": ".to_owned(),
+                _ => serde_json::json!({ "file_name": format!("{id}.jpg"), "label": class }).to_string(),
+            })
+            .collect();
+        lines.resize(rows.len() + blank, String::new());
+        fs::write(root.path().join("metadata.jsonl"), lines.join("\n") + "\n").unwrap();
+        let fields = FieldNames { label: "label".into(), group: None, split: None };
+        match (MetadataSource { root: root.path().into(), fields, follow_links: false }).list() {
+            Ok(raw) => {
+                prop_assert_eq!(n_accounted(&raw), rows.len() + blank);
+                prop_assert_eq!(raw.passed_over.count(PassedOverReason::EmptyRow), blank);
+                check_skipped(raw);
+            }
+            Err(error) => prop_assert!(false, "{}", error),
+        }
+    }
+
+    #[test]
+    fn each_image_of_a_coco_file_is_accounted_for(
+        rows in table_rows(),
+        annotations in prop::collection::vec((0..14usize, 0..3usize), 0..14),
+    ) {
+        let root = tempfile::tempdir().unwrap();
+        create_files(root.path(), &["1.jpg", "2.jpg", "3.jpg", "4.jpg", "5.jpg"]);
+        let image = |(index, (id, _)): (usize, &(String, String))| match id.as_str() {
+            "lost" => serde_json::json!({ "id": index }),
+            _ => serde_json::json!({ "id": index, "file_name": format!("{id}.jpg") }),
+        };
+        let images: Vec<_> = rows.iter().enumerate().map(image).collect();
+        let annotated: BTreeSet<usize> = annotations.iter().map(|(image, _)| *image).collect();
+        let annotations: Vec<_> = annotations
+            .iter()
+            .map(|(image, category)| serde_json::json!({ "image_id": image, "category_id": category }))
+            .collect();
+        let categories = serde_json::json!([{ "id": 0, "name": "cat" }, { "id": 1, "name": "dog" }]);
+        let json = serde_json::json!({ "images": images, "annotations": annotations, "categories": categories });
+        fs::write(root.path().join("x.json"), json.to_string()).unwrap();
+        let source = CocoSource {
+            file: root.path().join("x.json"),
+            images: root.path().into(),
+            fields: FieldNames { label: "name".into(), group: None, split: None },
+            follow_links: false,
+        };
+        let raw = source.list().unwrap();
+        let n_orphans = annotated.iter().filter(|&&image| image >= rows.len()).count();
+        prop_assert_eq!(raw.passed_over.count(PassedOverReason::MissingImage), n_orphans);
+        prop_assert_eq!(n_accounted(&raw), rows.len() + n_orphans);
+        check_skipped(raw);
+    }
+
+    #[test]
     fn each_member_of_a_tar_archive_is_accounted_for(members in tar_members()) {
         let root = tempfile::tempdir().unwrap();
         let mut archive = tar::Builder::new(fs::File::create(root.path().join("a.tar")).unwrap());
@@ -142,7 +199,7 @@ proptest! {
         }
         archive.finish().unwrap();
         let fields = FieldNames { label: "label".into(), group: None, split: None };
-        let source = WebDatasetSource { shards: vec![root.path().join("a.tar")], fields };
+        let source = WebDatasetSource { shards: vec![root.path().join("a.tar")], image: None, fields };
         let raw = source.list().unwrap();
         // Labels of samples, and of photos that are errors, belong to their photos.
         let is_label = |member: &&String| [".cls", ".txt", ".json"].iter().any(|ending| member.ends_with(ending));

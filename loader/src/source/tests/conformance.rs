@@ -1,5 +1,6 @@
 //! The built-in sources pass the conformance suite, and sources with a fault do not.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -50,6 +51,44 @@ fn csv_tables_pass_the_conformance_suite() {
         fs::create_dir_all(folder.join("photos")).unwrap();
         fs::write(folder.join("labels.csv"), table).unwrap();
         config::<CsvConfig>("csv = 'labels.csv'\nimages = 'photos'")
+    });
+}
+
+#[test]
+fn metadata_pass_the_conformance_suite() {
+    check(|folder, samples| {
+        let mut lines = String::new();
+        for sample in samples {
+            write_file(folder.join("photos").join(&sample.name), &sample.bytes);
+            if let Some(class) = &sample.class {
+                lines += &format!("{}\n", serde_json::json!({ "file_name": sample.name, "label": class }));
+            }
+        }
+        write_file(folder.join("photos/metadata.jsonl"), lines.as_bytes());
+        config::<MetadataConfig>("metadata = 'photos'")
+    });
+}
+
+#[test]
+fn coco_files_pass_the_conformance_suite() {
+    check(|folder, samples| {
+        let classes: BTreeSet<&String> = samples.iter().filter_map(|sample| sample.class.as_ref()).collect();
+        let number = |class: &String| classes.iter().position(|&other| other == class).unwrap();
+        let (mut images, mut annotations) = (Vec::new(), Vec::new());
+        for (id, sample) in samples.iter().enumerate() {
+            write_file(folder.join("photos").join(&sample.name), &sample.bytes);
+            images.push(serde_json::json!({ "id": id, "file_name": sample.name }));
+            if let Some(class) = &sample.class {
+                annotations.push(serde_json::json!({ "image_id": id, "category_id": number(class) }));
+            }
+        }
+        let categories: Vec<_> =
+            classes.iter().map(|class| serde_json::json!({ "id": number(class), "name": class })).collect();
+        let json =
+            serde_json::json!({ "images": images, "annotations": annotations, "categories": categories });
+        fs::create_dir_all(folder.join("photos")).unwrap();
+        fs::write(folder.join("x.json"), json.to_string()).unwrap();
+        config::<CocoConfig>("coco = 'x.json'\nimages = 'photos'")
     });
 }
 

@@ -1,13 +1,18 @@
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::decode::decode;
 use crate::golden;
+use crate::source::{DownloadedDataset, DownloadedFile, ParquetConfig, SourceConfig, SourceContext};
 use headstock_testing::capture_log;
 
 fn parquet_source(shards: &[&str]) -> ParquetSource {
     ParquetSource {
         shards: shards.iter().map(|name| golden::reference_path("source").join(name)).collect(),
+        splits: BTreeMap::new(),
         image: "image".into(),
         fields: FieldNames { label: "label".into(), group: None, split: None },
+        follow_links: false,
     }
 }
 
@@ -50,6 +55,37 @@ fn data_sets_of_the_hub_are_read_with_class_names() {
     assert_eq!(source.unlabeled().unwrap(), ["train-00000-of-00002.parquet/25"]);
 }
 
+#[test]
+fn the_split_that_a_downloaded_data_set_states_has_precedence_over_the_name() {
+    let root = golden::reference_path("source");
+    let file = |name: &str, split| DownloadedFile { path: root.join(name), split };
+    let files = vec![
+        file("test-00000-of-00001.parquet", Some(Split::Validation)),
+        file("train-00000-of-00002.parquet", Some(Split::Test)),
+        file("train-00001-of-00002.parquet", None),
+    ];
+    let name = "hf://datasets/owner/name".to_owned();
+    let downloads = BTreeMap::from([(name.clone(), DownloadedDataset { files, root: root.clone() })]);
+    let config: ParquetConfig = toml::from_str(&format!("parquet = \"{name}\"")).unwrap();
+    let open = |split_column| {
+        let context = SourceContext { split_column, downloads: downloads.clone(), follow_links: false };
+        let opened = SourceConfig::open(&config, &context).unwrap();
+        assert_eq!(opened.root, root);
+        opened.source.list()
+    };
+    for sample in open(None).unwrap().samples {
+        let expected = match sample.id.split('/').next().unwrap() {
+            "test-00000-of-00001.parquet" => Split::Validation,
+            "train-00000-of-00002.parquet" => Split::Test,
+            _ => Split::Train,
+        };
+        assert_eq!(sample.split, Some(expected), "{}", sample.id);
+    }
+    // A column that is asked for is read.
+    let error = open(Some("part".into())).unwrap_err().to_string();
+    assert!(error.contains("`part`"), "{error}");
+}
+
 // effect: data.image, data.label, split.column
 #[test]
 fn flat_columns_of_any_encoding_are_read_in_any_order_on_any_number_of_threads() {
@@ -85,8 +121,8 @@ fn columns_that_are_missing_or_have_another_type_are_errors() {
     assert_eq!(
         refusal(&other),
         format!(
-            "ROOT/{file}: the column `label` does not hold image files (the bytes of each file): set `image` to \
-             the column that does"
+            "ROOT/{file}: the column `label` holds numbers, neither image files (the bytes of each file) nor their \
+             paths; set `image` to a column that does: image"
         )
     );
     let other = ParquetSource {
@@ -107,6 +143,96 @@ fn columns_that_are_missing_or_have_another_type_are_errors() {
     create_files(root.path(), &["x.parquet"]);
     let empty = ParquetSource { shards: vec![root.path().join("x.parquet")], ..flat_source("plain.parquet") };
     assert!(error_message(read_sorted(&empty), root.path()).starts_with("ROOT/x.parquet: "));
+}
+
+#[test]
+fn codecs_of_other_programs_are_read() {
+    for shard in ["brotli.parquet", "lz4.parquet"] {
+        let dataset = read_sorted(&flat_source(shard)).unwrap();
+        let images = dataset.samples.iter().map(|sample| &sample.image);
+        assert_eq!(gray_values(images), [100, 101, 102, 103, 104, 105], "{shard}");
+    }
+}
+
+#[test]
+fn the_only_columns_of_their_types_take_the_place_of_the_defaults() {
+    let source = parquet_source(&["labels.parquet"]);
+    let mut samples = Vec::new();
+    let log = capture_log(|| samples = source.list().unwrap().samples);
+    assert_eq!(gray_values(samples.iter().map(|sample| &sample.image)), [100, 101, 102, 103, 104, 105]);
+    let classes: Vec<&str> = samples.iter().map(|sample| sample.class.as_str()).collect();
+    assert_eq!(classes, ["akita", "boxer", "pug", "akita", "boxer", "pug"]);
+    for part in [
+        "there is no column `image`: the column `photo` takes its place as `image`, because it is the only one of \
+         the type Image",
+        "there is no column `label`: the column `labels` takes its place",
+    ] {
+        assert!(log.contains(part), "{log}");
+    }
+    // Names that are given are meant.
+    let fields = FieldNames { label: "breed".into(), group: None, split: None };
+    let error = ParquetSource { fields, ..source }.list().unwrap_err().to_string();
+    assert!(
+        error.contains("there is no column `breed`: set `label` to one of the columns labels, note, photo"),
+        "{error}"
+    );
+
+    let columns = read_parquet_columns(&golden::reference_path("source/labels.parquet")).unwrap();
+    assert_eq!((columns.images, columns.class_labels), (vec!["photo".to_owned()], vec!["labels".to_owned()]));
+    assert!(columns.others.contains(&"note".to_owned()), "{:?}", columns.others);
+}
+
+#[test]
+fn images_may_be_files_beside_the_table() {
+    for shard in ["paths/paths.parquet", "paths/mixed.parquet", "paths/text.parquet"] {
+        let samples = parquet_source(&[shard]).list().unwrap().samples;
+        assert_eq!(
+            gray_values(samples.iter().map(|sample| &sample.image)),
+            [100, 101, 102, 103, 104, 105],
+            "{shard}"
+        );
+        assert_eq!(samples[1].class, "boxer");
+        let is_in_table = |sample: &RawSample| sample.image.file_path().is_none();
+        let expected = if shard.contains("mixed") {
+            vec![false, false, false, false, true, false]
+        } else {
+            vec![false; 6]
+        };
+        assert_eq!(samples.iter().map(is_in_table).collect::<Vec<_>>(), expected, "{shard}");
+    }
+    // The same table where some of the photos are missing, and one is outside the folder.
+    let root = tempfile::tempdir().unwrap();
+    let folder = golden::reference_path("source/paths");
+    fs::create_dir_all(root.path().join("t/photos")).unwrap();
+    fs::copy(folder.join("text.parquet"), root.path().join("t/x.parquet")).unwrap();
+    create_files(root.path(), &["outside.png", "t/photos/101.png", "t/photos/102.PNG", "t/photos/103.PNG"]);
+    #[cfg(unix)]
+    std::os::unix::fs::symlink(root.path().join("outside.png"), root.path().join("t/photos/100.png"))
+        .unwrap();
+    let source = ParquetSource { shards: vec![root.path().join("t/x.parquet")], ..parquet_source(&[]) };
+    let raw = source.list().unwrap();
+    assert_eq!(raw.samples.len(), 1);
+    let errors: Vec<String> = raw.errors.iter().map(ToString::to_string).collect();
+    assert!(errors[0].contains("row 0 (counted from 0): the path `photos/100.png`"), "{errors:?}");
+    assert!(errors[1].contains("lists photos that are not in the folder"), "{errors:?}");
+    let followed = ParquetSource { follow_links: true, ..source }.list().unwrap();
+    assert_eq!((followed.samples.len(), followed.errors.len()), (2, 1));
+}
+
+#[test]
+fn a_column_without_images_is_refused_with_what_it_holds() {
+    let refusal = |image: &str, shard: &str| {
+        let source = ParquetSource { image: image.into(), ..flat_source(shard) };
+        error_message(read_sorted(&source), &golden::reference_path("source"))
+    };
+    assert_eq!(
+        refusal("class", "plain.parquet"),
+        "ROOT/plain.parquet: the column `class` holds text such as `akita`, neither image files (the bytes of each \
+         file) nor their paths; set `image` to a column that does: picture"
+    );
+    assert!(
+        refusal("boxes", "plain.parquet").contains("the column `boxes` holds a list in each row, neither")
+    );
 }
 
 #[test]
@@ -137,8 +263,59 @@ fn several_data_sets_beside_each_other_are_refused() {
 #[test]
 fn a_pointer_of_git_lfs_is_named() {
     let root = tempfile::tempdir().unwrap();
-    let path = root.path().join("x.parquet");
-    fs::write(&path, "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n").unwrap();
-    let source = ParquetSource { shards: vec![path], ..flat_source("plain.parquet") };
-    assert!(source.list().unwrap_err().to_string().contains("run `git lfs pull`"));
+    let pointer = |name: &str| {
+        let path = root.path().join(name);
+        fs::write(&path, "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n").unwrap();
+        path
+    };
+    let fields = FieldNames { label: "label".into(), group: None, split: None };
+    let sources: [Box<dyn DataSource>; 4] = [
+        Box::new(ParquetSource { shards: vec![pointer("x.parquet")], ..flat_source("plain.parquet") }),
+        Box::new(WebDatasetSource { shards: vec![pointer("x.tar")], image: None, fields: fields.clone() }),
+        Box::new(FolderSource::new(pointer("x.zip"))),
+        Box::new(CsvSource {
+            csv: pointer("x.csv"),
+            images: root.path().into(),
+            id: "id".into(),
+            extension: String::new(),
+            fields,
+            follow_links: false,
+        }),
+    ];
+    for source in sources {
+        let error = source.list().unwrap_err().to_string();
+        assert!(error.contains("run `git lfs pull`"), "{error}");
+    }
+}
+
+#[test]
+fn the_error_for_a_hub_name_without_hf_says_how_to_write_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let configured = |shards: &str| {
+        let mut config: ParquetConfig = toml::from_str(&format!("parquet = \"{shards}\"")).unwrap();
+        SourceConfig::resolve(&mut config, folder.path()).map(|()| config)
+    };
+    for shards in
+        ["https://huggingface.co/datasets/acme/dogs", "hf:acme/dogs", "hf.co/datasets/acme/dogs/tree/main"]
+    {
+        let error = configured(shards).unwrap_err().to_string();
+        let expected = format!("`parquet` is \"{shards}\": did you mean \"hf://datasets/acme/dogs\"?");
+        assert_eq!(error, expected);
+    }
+    let open = |shards: &str| {
+        let config = configured(shards).unwrap();
+        SourceConfig::open(&config, &SourceContext::default()).unwrap_err().to_string()
+    };
+    let path = folder.path().join("acme/dogs");
+    let expected = format!(
+        "{}: there is no such file or folder: did you mean \"hf://datasets/acme/dogs\" on the Hugging Face hub? If \
+         not, check the path",
+        path.display()
+    );
+    assert_eq!(open("acme/dogs"), expected);
+    for shards in ["acme", "acme/dogs/*.parquet", "acme/dogs.parquet"] {
+        assert!(!open(shards).contains("hub"), "{shards}");
+    }
+    fs::create_dir_all(&path).unwrap();
+    assert!(open("acme/dogs").contains("no file matches"));
 }

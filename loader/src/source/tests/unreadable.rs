@@ -34,7 +34,7 @@ fn every_unreadable_image_is_found_with_its_error() {
             "a/empty.png: the file is empty: copy or download the photo again",
             "b/large.png: the photo has 100 x 101 pixels, more than `max_pixels` = 10000 allows: make the photo \
              smaller or raise `max_pixels`",
-            "b/text.jpg: not a photo in a supported format (JPEG, PNG, WebP, GIF, BMP or TIFF): convert the file \
+            "b/text.jpg: not a photo in a supported format (JPEG, PNG, WebP, GIF, BMP, TIFF or PNM): convert the file \
              or leave it out",
         ]
     );

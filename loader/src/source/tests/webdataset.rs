@@ -1,5 +1,5 @@
 use super::*;
-use crate::dataset::Sample;
+use crate::dataset::{PassedOverReason, Sample};
 use crate::decode::decode;
 use crate::golden;
 use headstock_testing::capture_log;
@@ -7,13 +7,18 @@ use headstock_testing::capture_log;
 fn webdataset_source(shards: &[&str]) -> WebDatasetSource {
     WebDatasetSource {
         shards: shards.iter().map(|name| golden::reference_path("source").join(name)).collect(),
+        image: None,
         fields: FieldNames { label: "label".into(), group: None, split: None },
     }
 }
 
+/// The approximate gray value of an image of one color.
+pub(super) fn gray_value(image: &ImageRef) -> u8 {
+    decode(&image.read().unwrap(), 100).unwrap().get_pixel(2, 1).0[0]
+}
+
 /// Id, class name and approximate gray value of each sample.
 fn sample_rows(dataset: &Dataset) -> Vec<(&str, &str, u8)> {
-    let gray_value = |image: &ImageRef| decode(&image.read().unwrap(), 100).unwrap().get_pixel(2, 1).0[0];
     let row = |sample| {
         let Sample { id, image, label, .. }: &Sample = sample;
         (id.as_str(), dataset.classes.name(*label), gray_value(image))
@@ -152,7 +157,7 @@ fn inconsistent_samples_are_reported() {
     let json = archive(&[&good[..], &[("b.json", b"{\"label\": [1]}")]].concat());
     assert_eq!(
         error_message_for(&json),
-        "ROOT/x.tar: sample `b`: `label` in the .json file is [1]: write text or a whole number"
+        "ROOT/x.tar: sample `b`: `label` is [1]: write text or a whole number"
     );
     let whole = archive(&good);
     for cut in [100, 600, 1600] {
@@ -163,4 +168,82 @@ fn inconsistent_samples_are_reported() {
         "ROOT/x.tar: the archive cannot be read: failed to read entire block; check that the file is a \
          complete .tar archive"
     );
+}
+
+/// The samples of an archive with these files.
+fn raw_of(files: &[(&str, &[u8])], image: Option<&str>) -> Result<RawDataset, DatasetError> {
+    let root = tempfile::tempdir().unwrap();
+    fs::write(root.path().join("x.tar"), archive(files)).unwrap();
+    let (shards, image) = (vec![root.path().join("x.tar")], image.map(str::to_owned));
+    WebDatasetSource { shards, image, ..webdataset_source(&[]) }.list()
+}
+
+fn errors_of(raw: &RawDataset) -> Vec<String> {
+    raw.errors.iter().map(|error| error.to_string().split_once("x.tar: ").unwrap().1.to_owned()).collect()
+}
+
+// effect: data.image
+#[test]
+fn a_key_names_the_image_among_the_files_of_a_sample() {
+    let files: [(&str, &[u8]); 6] = [
+        ("1.input.png", b"x"),
+        ("1.mask.png", b"x"),
+        ("1.cls", b"cat"),
+        ("2.input.jpg", b"x"),
+        ("2.mask.png", b"x"),
+        ("2.cls", b"dog"),
+    ];
+    let raw = raw_of(&files, Some("input.png;input.JPG")).unwrap();
+    assert_eq!(errors_of(&raw), [""; 0]);
+    let ids: Vec<&str> = raw.samples.iter().map(|sample| sample.id.as_str()).collect();
+    assert_eq!(ids, ["x.tar/1.input.png", "x.tar/2.input.jpg"]);
+    assert_eq!(raw.passed_over.total(), 2);
+    let raw = raw_of(&files, None).unwrap();
+    assert_eq!(raw.errors.len(), 4);
+    assert_eq!(
+        errors_of(&raw)[0],
+        "`1.input.png`: the name of a photo has one dot, before its extension: set `image` to \"input.png\" if that \
+         is what follows the first dot in the names of all photos"
+    );
+    assert_eq!(raw.passed_over.total(), 0);
+}
+
+#[test]
+fn dots_in_names_and_labels_elsewhere_are_explained() {
+    let raw = raw_of(&[("a.v1.jpg", b"x"), ("a.v1.cls", b"cat"), ("b.jpg", b"x"), ("b.cls", b"dog")], None)
+        .unwrap();
+    assert_eq!(
+        errors_of(&raw),
+        [
+            "`a.v1.jpg`: the name of a sample ends at the first dot, so this is a file of the sample `a`, which has no \
+          label: name the files without other dots"
+        ]
+    );
+    let raw =
+        raw_of(&[("1.jpg", b"x"), ("2.jpg", b"x"), ("1.cls", b"cat"), ("3.cls", b"dog")], None).unwrap();
+    assert_eq!(
+        errors_of(&raw),
+        [
+            "`1.jpg`: its label is elsewhere in the archive, but the files of a photo must follow each other: create the \
+          archive again with its files sorted by name"
+        ]
+    );
+    assert_eq!(raw.passed_over.count(PassedOverReason::Unlabeled), 1);
+    assert_eq!(raw.passed_over.count(PassedOverReason::MissingImage), 1);
+}
+
+#[test]
+fn an_archive_of_class_folders_is_refused_by_name() {
+    let error = raw_of(&[("p/cat/1.jpg", b"x"), ("p/dog/2.jpg", b"x")], None).unwrap_err().to_string();
+    let expected = "no photo has a label, but the photos are in folders (cat, dog), which are probably their classes: \
+                    unpack the archive, and use the unpacked folder";
+    assert!(error.ends_with(expected), "{error}");
+    // Photos of one folder have no classes, and with labels folders mean nothing.
+    assert_eq!(raw_of(&[("p/1.jpg", b"x"), ("p/2.jpg", b"x")], None).unwrap().passed_over.total(), 2);
+    raw_of(&[("p/cat/1.jpg", b"x"), ("p/dog/2.jpg", b"x"), ("p/dog/2.cls", b"x")], None).unwrap();
+    // Shards are no folders.
+    let root = tempfile::tempdir().unwrap();
+    let shards = ["1.tar", "2.tar"].map(|name| root.path().join(name)).to_vec();
+    shards.iter().for_each(|shard| fs::write(shard, archive(&[("1.jpg", b"x")])).unwrap());
+    assert_eq!(WebDatasetSource { shards, ..webdataset_source(&[]) }.list().unwrap().passed_over.total(), 2);
 }

@@ -9,8 +9,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 pub(super) use self::split_folders::{FolderRoles, FolderSplit, split_of_folder};
-use super::paths::{is_image_file, lowercase_extension, unsupported_image_format};
+use super::paths::{is_image_file, lowercase_extension};
 use crate::dataset::{DatasetError, PassedOver, PassedOverReason};
+use crate::decode::unsupported_image_format;
 use crate::image_ref::ImageRef;
 use crate::shard::zip::split_archive_path;
 

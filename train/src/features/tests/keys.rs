@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use headstock_backbone::{Preprocessing, Resampling, WeightsSource};
+use headstock_backbone::{Preprocessing, Resampling, Resize, WeightsSource};
 use headstock_heads::{Registry, Tensors};
 use headstock_inference::BackboneOptions;
 
@@ -24,6 +24,8 @@ use CacheEffect::{All, Same, Views};
 
 const FOLDER: &str = "[data]\nfolder = \"photos\"\n[backbone]\nweights = \"backbone\"\n";
 const CSV: &str = "[data]\ncsv = \"x.csv\"\nimages = \"photos\"\n[backbone]\nweights = \"backbone\"\n";
+const METADATA: &str = "[data]\nmetadata = \"x\"\n[backbone]\nweights = \"backbone\"\n";
+const COCO: &str = "[data]\ncoco = \"x.json\"\nimages = \"photos\"\n[backbone]\nweights = \"backbone\"\n";
 const PARQUET: &str = "[data]\nparquet = \"x\"\n[backbone]\nweights = \"backbone\"\n";
 const TAR: &str = "[data]\nwebdataset = \"x\"\n[backbone]\nweights = \"backbone\"\n";
 const FEATURES: &str = "[data]\nfeatures = \"x.npz\"\n";
@@ -36,6 +38,9 @@ const KEY_EFFECTS: &[(&str, &str, &[&str], &str, CacheEffect)] = &[
     ("data.kind", FOLDER, &[], "folder", Same),
     ("data.folder", FOLDER, &[], "others", Same),
     ("data.csv", CSV, &[], "y.csv", Same),
+    ("data.metadata", METADATA, &[], "y", Same),
+    ("data.coco", COCO, &[], "y.json", Same),
+    ("data.test_coco", COCO, &[], "test.json", Same),
     ("data.parquet", PARQUET, &[], "y", Same),
     ("data.webdataset", TAR, &[], "y", Same),
     ("data.images", CSV, &[], "others", Same),
@@ -57,6 +62,9 @@ const KEY_EFFECTS: &[(&str, &str, &[&str], &str, CacheEffect)] = &[
     // It only rejects images.
     ("data.max_pixels", FOLDER, &[], "1000", Same),
     ("data.decode", FOLDER, &[], "scaled", All),
+    // They change the keys of the images whose pixels they change.
+    ("data.truncated", FOLDER, &[], "accept", Same),
+    ("data.color", FOLDER, &[], "srgb", Same),
     ("split.method", FOLDER, &[], "hash", Same),
     ("split.test_size", FOLDER, &[], "0.3", Same),
     ("split.seed", FOLDER, &[], "1", Same),
@@ -160,7 +168,7 @@ fn cache_keys(pretrained: &PretrainedBackbone, options: &Settings) -> ([CacheKey
         pretrained.options.layer,
         options.extract_options(),
     );
-    let key = |image: u8, view| keys.key(&[image; 32], view);
+    let key = |image: u8, view| keys.key(&ImageHash { bytes: [image; 32], pixel_changes: "" }, view);
     ([key(1, 0), key(2, 0)], [key(1, 1), key(2, 1), key(1, 2), key(2, 2)])
 }
 
@@ -259,7 +267,9 @@ fn each_field_of_the_preprocessing_changes_the_keys() {
     let backbone = options.backbone.clone().unwrap();
     let variants = [
         small_preprocessing(),
-        Preprocessing { resize: 37, ..small_preprocessing() },
+        Preprocessing { resize: 37.into(), ..small_preprocessing() },
+        Preprocessing { resize: Resize::BothSides([36, 36]), ..small_preprocessing() },
+        Preprocessing { resize: Resize::BothSides([36, 37]), ..small_preprocessing() },
         Preprocessing { crop: [33, 32], ..small_preprocessing() },
         Preprocessing { crop: [32, 33], ..small_preprocessing() },
         Preprocessing { interpolation: Resampling::Bicubic, ..small_preprocessing() },
@@ -272,7 +282,7 @@ fn each_field_of_the_preprocessing_changes_the_keys() {
     });
     let eval: BTreeSet<CacheKey> = keys.iter().map(|(eval, _)| eval[0]).collect();
     let augmented: BTreeSet<CacheKey> = keys.iter().map(|(_, augmented)| augmented[0]).collect();
-    assert_eq!((eval.len(), augmented.len()), (7, 7));
+    assert_eq!((eval.len(), augmented.len()), (9, 9));
 }
 
 // effect: backbone.weights

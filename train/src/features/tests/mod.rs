@@ -77,7 +77,7 @@ impl Project {
 
 /// The evaluation transform of the small images.
 fn eval_transform() -> EvalTransform {
-    EvalTransform { resize: 36, crop: (32, 32), interpolation: headstock_loader::Resampling::Bilinear }
+    EvalTransform { resize: 36.into(), crop: (32, 32), interpolation: headstock_loader::Resampling::Bilinear }
 }
 
 /// The features of these pixels.

@@ -1,6 +1,7 @@
 //! Images that cannot be read.
 
 use super::*;
+use crate::compare::log_capture;
 
 /// Four images, of which the second (text) and the fourth (a PNG with corrupt data) cannot be read.
 fn project_with_unreadable() -> Project {
@@ -67,7 +68,7 @@ fn images_above_max_pixels_are_not_decoded() {
         let decode = options.decode;
         let renderer = Renderer::new(eval_transform(), options.augment, decode);
         [
-            decode.eval_view(eval_transform(), &bytes).is_ok(),
+            eval_transform().render_file(&bytes, decode).is_ok(),
             renderer.render_view(&project.images[0], &hash, ViewId::Numbered(1)).is_ok(),
         ]
     };
@@ -75,4 +76,39 @@ fn images_above_max_pixels_are_not_decoded() {
     assert_eq!(rendered("data.max_pixels=1920"), [true; 2]);
     // The default limit.
     assert_eq!(Project::new(&[]).settings(&[]).decode.max_pixels, 200_000_000);
+}
+
+// effect: data.truncated
+#[test]
+fn truncated_images_are_used_if_they_are_accepted() {
+    let mut project = Project::new(&[1, 2]);
+    let whole = project.bytes(0);
+    project.images[0] = project.folder.write("photos/cut.png", &whole[..whole.len() - 12]).into();
+    let is_refused = |set: &[&str]| match project.prepare(set, 0) {
+        Err(TrainError::Unreadable(unreadable)) => file_names(&unreadable) == [PathBuf::from("cut.png")],
+        _ => false,
+    };
+    assert!(is_refused(&[]) && is_refused(&["data.truncated=error"]));
+    assert_eq!(project.computed(&["data.on_error=skip"], 0), 1);
+    // The other image is not computed again.
+    let (features, messages) = log_capture::capture_events(tracing::Level::INFO, || {
+        project.prepare(&["data.truncated=accept"], 0).unwrap()
+    });
+    assert_eq!(features.computed(), 1);
+    assert_eq!(messages, ["1 photo ends too early: what is there of it is used"]);
+    let mut found = Vec::new();
+    features.append(&[0], 0, &mut found).unwrap();
+    let pixels = eval_transform().apply(&decode(&whole, 10_000).unwrap());
+    assert_eq!(found, expected_features(pixels.as_raw(), FeatureLayer::Stem));
+    // What is cached for an accepted image is not used where it is refused.
+    assert!(is_refused(&[]));
+    assert_eq!(project.computed(&["data.truncated=accept"], 0), 0);
+    let renders = |set: &[&str]| {
+        let options = project.settings(set);
+        let bytes = project.bytes(0);
+        let renderer = Renderer::new(eval_transform(), options.augment, options.decode);
+        let hash = Sha256::digest(&bytes).into();
+        renderer.render_view(&project.images[0], &hash, ViewId::Numbered(0)).is_ok()
+    };
+    assert!(renders(&["data.truncated=accept"]) && !renders(&[]));
 }

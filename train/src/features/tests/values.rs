@@ -4,7 +4,7 @@ use std::fs;
 
 use headstock_backbone::{Preprocessing, Resampling};
 use headstock_loader::encode::thumbnail;
-use headstock_loader::{DecodeMode, LazyImage, RenderSpec, render_views};
+use headstock_loader::{ColorProfiles, DecodeMode, LazyImage, RenderSpec, render_views};
 use sha2::{Digest, Sha256};
 
 use super::*;
@@ -175,8 +175,33 @@ fn exact_and_scaled_decoding_are_never_mixed() {
     let image = LazyImage::open(&jpeg, 200_000).unwrap();
     let expected = render_views(image, DecodeMode::Scaled, &[view]).unwrap().swap_remove(0).into_raw();
     assert!(found == expected);
-    let eval_view = options.decode.eval_view(eval_transform(), &jpeg).unwrap();
+    let eval_view = eval_transform().render_file(&jpeg, options.decode).unwrap();
     assert_eq!(expected_features(eval_view.as_raw(), FeatureLayer::Stem), scaled);
+}
+
+// effect: data.color
+#[test]
+fn features_are_those_of_the_converted_colors() {
+    let mut project = Project::new(&[1, 2]);
+    let file = fs::read(headstock_testing::reference_path("color/files/p3.png")).unwrap();
+    project.images[0] = project.folder.write("photos/p3.png", &file).into();
+    let features_of = |set: &[&str]| {
+        let features = project.prepare(set, 0).unwrap();
+        let mut found = Vec::new();
+        features.append(&[0], 0, &mut found).unwrap();
+        (features.computed(), found)
+    };
+    let expected = |options: DecodeOptions| {
+        let pixels = eval_transform().apply(&decode(&file, options).unwrap());
+        expected_features(pixels.as_raw(), FeatureLayer::Stem)
+    };
+    let stored = expected(DecodeOptions::default());
+    let converted = expected(DecodeOptions { color: ColorProfiles::Srgb, ..DecodeOptions::default() });
+    assert_ne!(stored, converted);
+    assert_eq!(features_of(&[]), (2, stored.clone()));
+    // The image without a profile is not computed again.
+    assert_eq!(features_of(&["data.color=srgb"]), (1, converted));
+    assert_eq!(features_of(&["data.color=ignore"]), (0, stored));
 }
 
 // effect: backbone.layer
@@ -222,10 +247,10 @@ fn images_are_rendered_with_the_preprocessing_of_the_weights() {
     let options = Project::new(&[]).settings(&[]);
     for interpolation in Resampling::ALL {
         let preprocessing =
-            Preprocessing { resize: 50, crop: [33, 44], interpolation, ..small_preprocessing() };
+            Preprocessing { resize: 50.into(), crop: [33, 44], interpolation, ..small_preprocessing() };
         let checkpoint = Checkpoint::open_with(&bundled_weights(), Some(&preprocessing)).unwrap();
         let pretrained = PretrainedBackbone::from_checkpoint(checkpoint, options.backbone.clone().unwrap());
-        let expected = EvalTransform { resize: 50, crop: (33, 44), interpolation };
+        let expected = EvalTransform { resize: 50.into(), crop: (33, 44), interpolation };
         assert_eq!(pretrained.transform(), expected);
     }
 }
