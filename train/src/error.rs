@@ -1,5 +1,6 @@
 //! The error type of this crate.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -183,6 +184,9 @@ impl From<HeadError> for TrainError {
     }
 }
 
+/// Number of images that are named if all cannot be read for the same reason.
+const MAX_EXAMPLES: usize = 3;
+
 /// Images that cannot be read, each with the reason.
 #[derive(Debug)]
 pub struct UnreadableImages(pub Vec<(ImageRef, DecodeError)>);
@@ -192,6 +196,18 @@ impl fmt::Display for UnreadableImages {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let noun = if self.0.len() == 1 { "photo" } else { "photos" };
         write!(f, "{} {noun} cannot be read", self.0.len())?;
+        let reasons: BTreeSet<String> = self.0.iter().map(|(_, error)| error.to_string()).collect();
+        // One sentence for photos that all fail alike.
+        if let (Some(reason), true) = (reasons.first(), reasons.len() == 1 && self.0.len() > MAX_EXAMPLES) {
+            let names: Vec<String> =
+                self.0.iter().take(MAX_EXAMPLES).map(|(image, _)| image.to_string()).collect();
+            let n_more = self.0.len() - MAX_EXAMPLES;
+            return write!(
+                f,
+                ", all for the same reason: {reason}\n  {} and {n_more} more",
+                names.join(", ")
+            );
+        }
         for (image, error) in &self.0 {
             write!(f, "\n  {image}: {error}")?;
         }

@@ -203,7 +203,7 @@ fn init_writes_a_config_for_every_kind_of_data() {
         ("data", (29, 6)),
         ("data/train-00000-of-00002.parquet", (22, 3)),
         ("shards", (14, 2)),
-        ("labels.tsv", (21, 3)),
+        ("labels.tsv", (18, 6)),
         ("parts", (18, 6)),
     ] {
         let config = format!("{}.toml", location.replace('/', "-"));

@@ -87,6 +87,11 @@ fn links_to_images_elsewhere_need_a_key_which_the_error_names() {
     project.run(&["train"]).fails(3, &["points outside the folder", "hint: `data.follow_links = true`"]);
     let done = project.run(&["train", "--set", "data.follow_links=true", "--run", "runs/x", "--json"]).ok();
     assert_eq!(done.json()["counts"]["classes"], 3);
+    // `init` follows the links and writes the key.
+    let init = project.run(&["init", "photos", "--config", "new.toml"]).ok();
+    assert!(init.stderr.contains("the data has links to photos elsewhere"), "{}", init.stderr);
+    assert!(project.read("new.toml").contains("\nfollow_links = true "));
+    project.run(&["train", "--config", "new.toml", "--set", "backbone.weights=backbone"]).ok();
     // The run keeps the key.
     let predicted = project.run(&["predict", "runs/x", "photos", "--json"]).ok();
     assert_eq!(predicted.json()["predicted"], 18);
@@ -173,6 +178,11 @@ fn a_class_that_is_only_tested_is_refused_before_the_work_and_reported_by_doctor
     assert!(doctor.stdout.contains("unknown-class"), "{}", doctor.stdout);
     let done = project.run(&["train", "--set", "data.on_error=skip", "--json"]).ok();
     assert_eq!(passed_over(&done), json!({ "unknown-class": 1 }));
+    // `init` says so and writes the config.
+    let init = project.run(&["init", "pets", "--config", "new.toml", "--json"]).ok();
+    assert_eq!((&init.json()["test"], &init.json()["unusable"]), (&json!(2), &json!(1)));
+    assert!(init.stderr.contains("`hat` differs from the training class `Hat`"), "{}", init.stderr);
+    project.run(&["train", "--config", "new.toml", "--set", "backbone.weights=backbone"]).fails(3, &["Hat"]);
 }
 
 #[test]
@@ -223,8 +233,9 @@ fn annotations_of_other_programs_are_recognized_by_init() {
     let mut rows = String::new();
     for class in CLASSES {
         for number in 0..4 {
-            let row =
-                json!({ "file_name": format!("{class}/{number:02}.jpg"), "caption": "x", "breed": class });
+            let (name, split) =
+                (format!("{class}/{number:02}.jpg"), if number == 0 { "test" } else { "train" });
+            let row = json!({ "file_name": name, "caption": "x", "split": split, "breed": class });
             rows += &format!("{row}\n");
         }
     }
@@ -232,7 +243,8 @@ fn annotations_of_other_programs_are_recognized_by_init() {
     for path in ["photos", "photos/metadata.jsonl"] {
         fs::remove_file(project.path("headstock.toml")).unwrap();
         let init = project.run(&["init", path, "--json"]).ok();
-        assert_eq!(init.json()["classes"], 3);
+        assert_eq!((&init.json()["classes"], &init.json()["test"]), (&json!(3), &json!(3)));
+        assert!(project.read("headstock.toml").contains("method = \"predefined\"\ncolumn = \"split\""));
         assert!(init.stderr.contains("the classes are taken from the column `breed`"), "{}", init.stderr);
         assert!(project.read("headstock.toml").contains("metadata = \"photos\""));
         project.run(&["train", "--set", "backbone.weights=backbone"]).ok();
@@ -245,7 +257,7 @@ fn annotations_of_other_programs_are_recognized_by_init() {
     let unclear = ["init", "photos", "--config", "new.toml"];
     project
         .run(&unclear)
-        .fails(2, &["name the column with --label; the columns are file_name, caption, bred"]);
+        .fails(2, &["name the column with --label; the columns are file_name, caption, split, bred"]);
 }
 
 #[test]
@@ -322,4 +334,104 @@ fn an_archive_whose_files_are_not_sorted_names_the_command_that_sorts_them() {
         "hint: `tar --sort=name -cf NEW.tar FOLDER`",
     ];
     project.run(&["train"]).fails(3, &parts);
+}
+
+#[test]
+fn init_explains_names_of_tables_and_finds_absolute_paths() {
+    let (project, table) = table_project(4);
+    let root = project.path("photos");
+    let mut absolute = "id,label\n".to_owned();
+    for line in table.lines().skip(1) {
+        absolute += &format!("{}/{line}\n", root.display());
+    }
+    project.write("labels.csv", &absolute);
+    let init = project.run(&["init", "labels.csv", "--config", "new.toml", "--json"]).ok();
+    assert_eq!(init.json()["classes"], 3);
+    assert!(project.read("new.toml").contains("images = \"photos\""), "{}", project.read("new.toml"));
+    project.run(&["train", "--config", "new.toml", "--set", "backbone.weights=backbone"]).ok();
+    // Elsewhere, it is the folder that all paths have in common.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let outside = elsewhere.path().join("shop");
+    fs::rename(&root, &outside).unwrap();
+    project.write("labels.csv", &absolute.replace(root.to_str().unwrap(), outside.to_str().unwrap()));
+    project.run(&["init", "labels.csv", "--config", "other.toml"]).ok();
+    assert!(
+        project.read("other.toml").contains(&format!("images = {outside:?}")),
+        "{}",
+        project.read("other.toml")
+    );
+    fs::rename(&outside, &root).unwrap();
+    project.write("labels.csv", &table.replace("/0", "\\0"));
+    let parts = [
+        "(12): dress\\00.jpg, dress\\01.jpg, dress\\02.jpg and 9 more; all of them exist",
+        "the names have backslashes",
+    ];
+    project.run(&["init", "labels.csv", "--config", "no.toml"]).fails(3, &parts);
+}
+
+// effect: split.column
+#[test]
+fn a_column_with_the_split_is_found_by_its_values() {
+    let (project, table) = table_project(4);
+    for (name, test, train) in
+        [("is_valid", "True", "False"), ("purpose", "val", "train"), ("is_train", "0", "1")]
+    {
+        let mut lines = vec![format!("id,label,age,{name}")];
+        for (number, line) in table.lines().skip(1).enumerate() {
+            lines.push(format!("{line},{number},{}", if number % 4 == 0 { test } else { train }));
+        }
+        project.write("labels.csv", &(lines.join("\n") + "\n"));
+        let config = format!("{name}.toml");
+        let init = project.run(&["init", "labels.csv", "--config", &config, "--json"]).ok();
+        assert_eq!((&init.json()["train"], &init.json()["test"]), (&json!(9), &json!(3)), "{name}");
+        assert!(project.read(&config).contains(&format!("column = \"{name}\"")));
+        let train = ["train", "--config", &config, "--set", "backbone.weights=backbone", "--json"];
+        assert_eq!(project.run(&train).ok().json()["counts"]["test"], 3, "{name}");
+    }
+}
+
+#[test]
+fn the_class_in_the_names_of_files_is_found_in_usual_places() {
+    type NameOf = fn(&str, usize) -> String;
+    let names: [NameOf; 4] = [
+        |class, number| format!("{class}.{number}.jpg"),
+        |class, number| format!("great_{class}_{number}.jpg"),
+        |class, number| format!("{class} ({number}).jpg"),
+        |class, number| format!("{number}_{class}.jpg"),
+    ];
+    for name_of in names {
+        let project = Project::empty();
+        fs::create_dir(project.path("flat")).unwrap();
+        for class in CLASSES {
+            for number in 0..3 {
+                fs::copy(
+                    demo_image(class, number),
+                    project.path(&format!("flat/{}", name_of(class, number))),
+                )
+                .unwrap();
+            }
+        }
+        let init = project.run(&["init", "flat", "--json"]).ok();
+        assert_eq!(init.json()["classes"], 3, "{}", project.read("headstock.toml"));
+    }
+    // Numbers alone are no classes.
+    let names: [NameOf; 3] = [
+        |class, number| format!("IMG_{}.jpg", 10 * class.len() + number),
+        |class, number| format!("{}{number}.jpg", class.len()),
+        |class, number| format!("2020-05-{}{number}.jpg", class.len()),
+    ];
+    for name_of in names {
+        let project = Project::empty();
+        fs::create_dir(project.path("flat")).unwrap();
+        for class in CLASSES {
+            for number in 0..3 {
+                fs::copy(
+                    demo_image(class, number),
+                    project.path(&format!("flat/{}", name_of(class, number))),
+                )
+                .unwrap();
+            }
+        }
+        project.run(&["init", "flat"]).fails(3, &["no class folders"]);
+    }
 }

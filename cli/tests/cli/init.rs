@@ -309,6 +309,8 @@ fn columns_of_a_parquet_are_found_by_their_usual_names() {
         ["parquet", "image", "label"].map(|key| config["data"][key].as_str().unwrap().to_owned())
     };
     assert_eq!(data("usual.toml", &[]), ["p.parquet", "picture", "class"]);
+    // The column `use` is not called like a split.
+    assert!(!project.read("usual.toml").contains("predefined"));
     assert_eq!(data("named.toml", &["--label", "use"]), ["p.parquet", "picture", "use"]);
     let id = ["init", "p.parquet", "--config", "no.toml", "--id", "x"];
     project.run(&id).fails(

@@ -165,10 +165,11 @@ pub enum DatasetError {
     },
     /// Listed images do not exist.
     #[error(
-        "{} lists photos that are not in the folder {} ({}): {missing}; {}",
+        "{} lists photos that are not in the folder {} ({}): {}; {}",
         table.display(),
         images.display(),
         missing.0.len(),
+        first_names(&missing.0),
         cause.as_deref().unwrap_or(
             "add these photos or remove their rows; if the photos are there, check `images` (the folder of \
              the photos), `id` (the column of file names) and `extension` (the extension that is added to \

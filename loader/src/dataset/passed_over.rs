@@ -58,13 +58,14 @@ impl PassedOverReason {
     /// Why such entries are not used and what the user can do, to follow the number of them in a message.
     fn explanation(self) -> &'static str {
         match self {
-            Self::SystemFile => " that belong to the system or to another program",
+            Self::SystemFile => " of the system or of another program",
             Self::FileType => " because of the file type",
             Self::UnsupportedFormat => {
                 " in formats that cannot be read: convert them to JPEG or PNG to use them"
             }
             Self::Unlabeled => ": no class is given",
             Self::MissingImage => ": the photo does not exist",
+            Self::SmallClass => " of classes with too few photos",
             _ => "",
         }
     }

@@ -32,13 +32,41 @@ impl Split {
         }
     }
 
-    /// The split called `name` in the field or column `field` of the data.
+    /// The split with the value `name` in the field or column `field` of the data: the name of a split, or, in a
+    /// column called `is_test`, `is_valid` or `is_train` (as for fastai), whether the sample is in that split.
+    /// What is not in it is for training, or for testing if it is not for training.
+    ///
+    /// ```
+    /// use headstock_loader::Split;
+    ///
+    /// assert_eq!(Split::parse("part", "val"), Ok(Split::Validation));
+    /// assert_eq!(Split::parse("is_valid", "True"), Ok(Split::Validation));
+    /// assert_eq!(Split::parse("is_valid", "False"), Ok(Split::Train));
+    /// ```
     ///
     /// # Errors
-    /// A message for a name that is not known, which names the field.
-    pub(crate) fn parse(field: &str, name: &str) -> Result<Self, String> {
-        Self::from_name(name)
-            .ok_or_else(|| format!("`{field}` is `{}`: write train, validation or test", name.escape_debug()))
+    /// A message for a value that is not known, which names the field.
+    pub fn parse(field: &str, name: &str) -> Result<Self, String> {
+        if let Some(split) = Self::from_name(name) {
+            return Ok(split);
+        }
+        let Some(split) = Self::of_condition(field) else {
+            return Err(format!("`{field}` is `{}`: write train, validation or test", name.escape_debug()));
+        };
+        match name.to_ascii_lowercase().as_str() {
+            "true" | "1" | "yes" | "t" | "y" => Ok(split),
+            "false" | "0" | "no" | "f" | "n" if split == Self::Train => Ok(Self::Test),
+            "false" | "0" | "no" | "f" | "n" => Ok(Self::Train),
+            _ => Err(format!("`{field}` is `{}`: write true or false", name.escape_debug())),
+        }
+    }
+
+    /// The split in the name of a column that says whether a sample is in it, such as `is_test`.
+    fn of_condition(field: &str) -> Option<Self> {
+        let field = field.to_ascii_lowercase();
+        let name = field.strip_prefix("is_").or_else(|| field.strip_prefix("is "))?;
+        let first = name.split(['_', ' ']).next().unwrap_or_default();
+        Self::from_name(first)
     }
 
     /// The split that the last matching word of a shard's path names: `train-00000-of-00002.parquet`,
@@ -89,6 +117,26 @@ mod tests {
             [Split::Train, Split::Validation, Split::Test].map(|split| split.to_string()),
             ["train", "validation", "test"]
         );
+    }
+
+    #[test]
+    fn a_column_may_say_whether_a_sample_is_in_a_split() {
+        for (field, value, split) in [
+            ("is_test", "1", Split::Test),
+            ("is_test", "0", Split::Train),
+            ("IS_VALID", "True", Split::Validation),
+            ("is_valid", "False", Split::Train),
+            ("is_train", "yes", Split::Train),
+            ("is_training_image", "0", Split::Test),
+            ("is_test", "train", Split::Train),
+        ] {
+            assert_eq!(Split::parse(field, value), Ok(split), "{field} {value}");
+        }
+        let message = |field, value| Split::parse(field, value).unwrap_err();
+        assert_eq!(message("is_test", "2"), "`is_test` is `2`: write true or false");
+        for field in ["test", "is_tested", "is", "istest", "is_ripe", "this_test"] {
+            assert_eq!(message(field, "1"), format!("`{field}` is `1`: write train, validation or test"));
+        }
     }
 
     #[test]

@@ -4,11 +4,11 @@ mod hub_features;
 mod image_column;
 mod text_rows;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use headstock_split::hub_names::{HubKind, name_in_missing_path};
-use headstock_split::words::{NameList, counted};
+use headstock_split::words::counted;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +17,7 @@ use self::image_column::{ImageColumn, image_columns};
 pub(super) use self::text_rows::ParquetRows;
 use super::config::{DownloadedDataset, OpenDataSource, SourceConfig, SourceConfigError, SourceContext};
 use super::paths::common_folder;
-use super::shard_contents::{HUB, ShardContents, resolve_shards};
+use super::shard_contents::{HUB, ShardContents, refuse_several_configurations, resolve_shards};
 use super::{DataSource, FieldNames, default_label};
 use crate::dataset::{DatasetError, PassedOverReason, RawDataset, RawSample, Split};
 use crate::shard::find_shards;
@@ -87,35 +87,6 @@ impl SourceConfig for ParquetConfig {
         let source = ParquetSource { shards, splits, image, fields, follow_links };
         Ok(OpenDataSource { source: Box::new(source), root })
     }
-}
-
-/// Refuses the `shards` of the folder `path` if they are several data sets in folders beside each other, the
-/// configurations of a data set on the hub: two or more folders have files for training.
-fn refuse_several_configurations(path: &Path, shards: &[PathBuf]) -> Result<(), DatasetError> {
-    if !path.is_dir() {
-        return Ok(());
-    }
-    let mut with_training = BTreeSet::new();
-    for shard in shards {
-        let relative = shard.strip_prefix(path).unwrap_or(shard);
-        let mut names = relative.components().map(|name| name.as_os_str().to_string_lossy());
-        let (Some(folder), Some(_)) = (names.next(), names.next()) else { continue };
-        let inside = relative.strip_prefix(folder.as_ref()).unwrap_or(relative);
-        let is_split_folder = Split::from_shard_path(&folder).is_some();
-        if !is_split_folder && Split::from_shard_path(&inside.to_string_lossy()) == Some(Split::Train) {
-            with_training.insert(folder.into_owned());
-        }
-    }
-    if with_training.len() < 2 {
-        return Ok(());
-    }
-    let names = NameList(with_training.into_iter().collect());
-    Err(DatasetError::invalid(
-        path,
-        format!(
-            "the folder has several data sets, each with files for training: {names}; give the path of one of them"
-        ),
-    ))
 }
 
 /// The local shards that `pattern` matches. If nothing is there, the error says which data set of the Hugging

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::config::{SourceConfigError, absolute_path};
 use super::paths::{common_folder, slash_path};
-use crate::dataset::{DatasetError, PassedOver, PassedOverReason, RawDataset, RawSample};
+use crate::dataset::{DatasetError, PassedOver, PassedOverReason, RawDataset, RawSample, Split};
 
 /// Prefix of the names of data sets on the Hugging Face hub.
 const HUB_DATASETS: &str = "hf://datasets/";
@@ -41,6 +41,35 @@ pub(super) fn resolve_shards(
     *shards =
         absolute_path(Path::new(shards), base).map_err(|problem| SourceConfigError::key(key, problem))?;
     Ok(())
+}
+
+/// Refuses the `shards` of the folder `path` if they are several data sets in folders beside each other, the
+/// configurations of a data set on the hub: two or more folders have files for training.
+pub(super) fn refuse_several_configurations(path: &Path, shards: &[PathBuf]) -> Result<(), DatasetError> {
+    if !path.is_dir() {
+        return Ok(());
+    }
+    let mut with_training = BTreeSet::new();
+    for shard in shards {
+        let relative = shard.strip_prefix(path).unwrap_or(shard);
+        let mut names = relative.components().map(|name| name.as_os_str().to_string_lossy());
+        let (Some(folder), Some(_)) = (names.next(), names.next()) else { continue };
+        let inside = relative.strip_prefix(folder.as_ref()).unwrap_or(relative);
+        let is_split_folder = Split::from_shard_path(&folder).is_some();
+        if !is_split_folder && Split::from_shard_path(&inside.to_string_lossy()) == Some(Split::Train) {
+            with_training.insert(folder.into_owned());
+        }
+    }
+    if with_training.len() < 2 {
+        return Ok(());
+    }
+    let names = NameList(with_training.into_iter().collect());
+    Err(DatasetError::invalid(
+        path,
+        format!(
+            "the folder has several data sets, each with files for training: {names}; give the path of one of them"
+        ),
+    ))
 }
 
 /// The samples of one shard, or of all shards.

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::config::{OpenDataSource, SourceConfig, SourceConfigError, SourceContext};
 use super::json_field::text_field;
 use super::paths::{common_folder, is_image_file, relative_path};
-use super::shard_contents::{ShardContents, resolve_shards};
+use super::shard_contents::{ShardContents, refuse_several_configurations, resolve_shards};
 use super::tree::other_file_kind;
 use super::{DataSource, FieldNames, default_label};
 use crate::dataset::{DatasetError, PassedOver, PassedOverReason, RawDataset, RawSample, Split};
@@ -62,6 +62,7 @@ impl SourceConfig for WebDatasetConfig {
 
     fn open(&self, context: &SourceContext) -> Result<OpenDataSource, DatasetError> {
         let shards = find_shards(Path::new(&self.webdataset), &["tar", "tar.gz", "tgz"])?;
+        refuse_several_configurations(Path::new(&self.webdataset), &shards)?;
         let root = common_folder(&shards);
         let fields = context.fields(&self.label, self.group.as_ref());
         let source = WebDatasetSource { shards, image: self.image.clone(), fields };

@@ -10,7 +10,7 @@ use headstock_loader::source::{
 use headstock_train::TrainError;
 
 use super::DetectedData;
-use super::table::{LABEL_COLUMNS, find_group_column, find_images, position_of};
+use super::table::{LABEL_COLUMNS, find_group_column, find_images, find_listed_split, position_of};
 use crate::args::InitArgs;
 
 /// The column of metadata with the file name.
@@ -93,8 +93,9 @@ fn detect_metadata(folder: &Path, args: &InitArgs) -> Result<DetectedData, Train
     };
     tracing::info!("the classes are taken from the column `{label}` of {file}");
     let group_column = find_group_column(&columns, &[FILE_NAME, &label]);
-    let source = Box::new(MetadataConfig { metadata: folder.into(), label, group: None });
-    Ok(DetectedData { source, split_column: None, group_column })
+    let config = MetadataConfig { metadata: folder.into(), label, group: None };
+    let split_column = find_listed_split(&config, &columns, &());
+    Ok(DetectedData { source: Box::new(config), split_column, group_column })
 }
 
 /// The configuration of the JSON file `file`, whose first photos are called `names`, with the file for testing

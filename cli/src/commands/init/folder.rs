@@ -30,9 +30,13 @@ const TABLES: [&str; 8] = [
     "classes.csv",
 ];
 
-/// Patterns of the class in file names such as `cat.0.jpg` and `great_pyrenees_12.jpg`, the strictest first.
-const LABEL_PATTERNS: [&str; 2] =
-    [r"^([^.]*[^.0-9])\.[0-9]+\.[^.]+$", r"^(.*[^-_ 0-9(])[-_ ]*\(?[0-9]+\)?\.[^.]+$"];
+/// Patterns of the class in file names such as `cat.0.jpg`, `great_pyrenees_12.jpg` and `17_frog.png`, the
+/// strictest first.
+const LABEL_PATTERNS: [&str; 3] = [
+    r"^([^.]*[^.0-9])\.[0-9]+\.[^.]+$",
+    r"^(.*[^-_ 0-9(])[-_ ]*\(?[0-9]+\)?\.[^.]+$",
+    r"^[0-9]+[-_ ]+([^.]*[^-_ .0-9])\.[^.]+$",
+];
 
 /// Finds out how the photos in the folder `path` are stored: in a folder per class, perhaps inside `train/`
 /// with test images beside it; with a table beside them; or with the class in their names.

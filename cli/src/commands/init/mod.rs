@@ -9,6 +9,7 @@ use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
+use headstock_loader::dataset::PassedOverReason;
 use headstock_loader::source::{
     ConfiguredSource, ParquetColumns, ParquetConfig, WebDatasetConfig, find_image_files, is_image_folder,
     read_parquet_columns,
@@ -22,7 +23,7 @@ use serde_json::json;
 
 use self::annotations::detect_annotations;
 use self::folder::detect_folder;
-use self::table::detect_table;
+use self::table::{detect_table, find_listed_split};
 use super::{CommandContext, pluralize, shell_quote};
 use crate::args::InitArgs;
 
@@ -129,20 +130,43 @@ struct ListedData {
     test: Option<RawDataset>,
     /// The smallest `min_samples` with which the data can be used, and the classes that it leaves out.
     min_samples: Option<(usize, Vec<String>)>,
+    /// Whether links lead out of the folder of the photos.
+    follow_links: bool,
     /// Number of rows and files that cannot be used.
     n_unusable: usize,
 }
 
 impl ListedData {
-    /// Lists the `detected` data, and logs what is not used.
+    /// Lists the `detected` data, and logs what is not used. Links to photos elsewhere are followed, and the
+    /// config says so.
     fn read(detected: &DetectedData, context: &CommandContext<'_>) -> Result<Self, TrainError> {
         let split_column = detected.split_column.as_deref();
-        let list = |source: &dyn ConfiguredSource| -> Result<RawDataset, TrainError> {
-            Ok(open_source(source, split_column, false, context.bars)?.source.list()?)
+        let list_all = |follow_links: bool| -> Result<(RawDataset, Option<RawDataset>), TrainError> {
+            let list = |source: &dyn ConfiguredSource| -> Result<RawDataset, TrainError> {
+                Ok(open_source(source, split_column, follow_links, context.bars)?.source.list()?)
+            };
+            let test_source = detected.source.test_data();
+            let test = test_source.map(|source| list(source.as_ref())).transpose()?;
+            Ok((list(detected.source.as_ref())?, test))
         };
-        let mut train = list(detected.source.as_ref())?;
-        let test_source = detected.source.test_data();
-        let mut test = test_source.map(|source| list(source.as_ref())).transpose()?;
+        let n_outside = |(train, test): &(RawDataset, Option<RawDataset>)| {
+            let errors = std::iter::once(train).chain(test).flat_map(|listing| &listing.errors);
+            errors.filter(|error| matches!(error, DatasetError::LeavesRoot { .. })).count()
+        };
+        let mut listings = list_all(false)?;
+        let n_links = n_outside(&listings);
+        let mut follow_links = false;
+        if n_links > 0 {
+            let followed = list_all(true)?;
+            follow_links = n_outside(&followed) < n_links;
+            if follow_links {
+                tracing::info!(
+                    "the data has links to photos elsewhere: `follow_links = true` in the config follows them"
+                );
+                listings = followed;
+            }
+        }
+        let (mut train, mut test) = listings;
         let mut empty = Vec::new();
         let mut n_unusable = 0;
         for listing in std::iter::once(&mut train).chain(&mut test) {
@@ -156,7 +180,7 @@ impl ListedData {
             listing.passed_over.log(&listing.origin);
         }
         let min_samples = smallest_min_samples(&mut train, empty);
-        Ok(Self { train, test, min_samples, n_unusable })
+        Ok(Self { train, test, min_samples, follow_links, n_unusable })
     }
 
     fn train_dataset(&mut self) -> Result<Dataset, TrainError> {
@@ -164,9 +188,21 @@ impl ListedData {
         Ok(Dataset::from_raw(listing, ClassOrder::Sorted)?)
     }
 
-    /// The separate test set, whose classes must be those of `train`.
+    /// The separate test set, without photos of classes that `train` does not have.
     fn test_dataset(&mut self, train: &Dataset) -> Result<Option<Dataset>, TrainError> {
-        let listing = self.test.take();
+        let mut listing = self.test.take();
+        if let Some(listing) = &mut listing {
+            let unknown = listing.classes_not_in(&train.classes);
+            if !unknown.is_empty() {
+                let n_before = listing.samples.len();
+                listing.leave_out_classes(&unknown, PassedOverReason::UnknownClass);
+                self.n_unusable += n_before - listing.samples.len();
+                tracing::warn!(
+                    "{}",
+                    DatasetError::unknown_class(&listing.origin, unknown, train.classes.names())
+                );
+            }
+        }
         let dataset = listing.map(|listing| Dataset::from_raw_with_classes(listing, &train.classes));
         Ok(dataset.transpose()?)
     }
@@ -270,7 +306,10 @@ fn detect(args: &InitArgs) -> Result<DetectedData, TrainError> {
         return match kind {
             ShardKind::Parquet => {
                 let columns = read_parquet_columns(&shards[0])?;
-                Ok(DetectedData::new(parquet_config(path.display().to_string(), args, Some(&columns))))
+                let config = parquet_config(path.display().to_string(), args, Some(&columns));
+                let split_column = find_listed_split(&config, &columns.others, &());
+                let group_column = table::find_group_column(&columns.others, &[&config.label]);
+                Ok(DetectedData { source: Box::new(config), split_column, group_column })
             }
             ShardKind::Tar => Ok(DetectedData::new(WebDatasetConfig {
                 webdataset: path.display().to_string(),
@@ -379,6 +418,9 @@ fn render_config(
         data.push(format!(
             "# group = {value}   # column with what belongs together; keep it together with method = \"group\" in [split]"
         ));
+    }
+    if listed.follow_links {
+        data.push("follow_links = true               # links lead to photos outside the folder".into());
     }
     if let Some((min_samples, classes)) = &listed.min_samples {
         let classes = NameList(classes.clone()).to_string();

@@ -3,9 +3,13 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use headstock_loader::Split;
-use headstock_loader::source::{CsvConfig, TableContents, read_table};
+use headstock_inference::Progress;
+use headstock_loader::source::{
+    ConfiguredSource, CsvConfig, TableContents, common_folder, find_image_files, read_table,
+};
+use headstock_loader::{DatasetError, Split};
 use headstock_train::TrainError;
+use headstock_train::samples::open_source;
 
 use super::DetectedData;
 use crate::args::InitArgs;
@@ -92,9 +96,30 @@ pub(super) fn detect_table(csv: &Path, args: &InitArgs) -> Result<DetectedData, 
         Some(folder) => vec![folder.clone()],
         None => IMAGE_FOLDERS.iter().map(|name| parent.join(name)).collect(),
     };
+    let name_of = |column: usize| columns[column].clone();
+    let config_with = |images: PathBuf, extension: String| CsvConfig {
+        csv: csv.into(),
+        images: Some(images),
+        id: name_of(id),
+        label: name_of(label),
+        group: None,
+        extension,
+    };
     let ids: Vec<&str> = rows.iter().map(|row| row[id].as_str()).filter(|id| !id.is_empty()).collect();
     refuse_boxes(csv, &columns, &ids)?;
+    let common = args.images.is_none().then(|| common_folder_of_absolute(&ids)).flatten();
+    let folders: Vec<PathBuf> = folders.into_iter().chain(common).collect();
     let Some((images, extension)) = find_images(&folders, &EXTENSIONS, &ids) else {
+        // The listing says what the names have in common.
+        if let Some(folder) = folders.iter().find(|folder| has_images(folder)) {
+            let config = config_with(folder.clone(), String::new());
+            let listing = open_source(&config, None, false, &())?.source.list()?;
+            let is_explained =
+                |error: &DatasetError| matches!(error, DatasetError::MissingImages { cause: Some(_), .. });
+            if let Some(error) = listing.errors.into_iter().find(is_explained) {
+                return Err(error.into());
+            }
+        }
         let searched: Vec<String> = folders.iter().map(|folder| folder.display().to_string()).collect();
         let first = ids.first().copied().unwrap_or_default();
         return Err(usage_error(format!(
@@ -103,24 +128,30 @@ pub(super) fn detect_table(csv: &Path, args: &InitArgs) -> Result<DetectedData, 
             searched.join(", ")
         )));
     };
-    let split_column = position_of(&columns, &SPLIT_COLUMNS)
-        .filter(|&column| column != label && is_split_column(csv, &columns[column], &rows, column));
-    let name_of = |column: usize| columns[column].clone();
+    let others: Vec<usize> = (0..columns.len()).filter(|&column| column != id && column != label).collect();
+    let split_column = find_split_column(csv, &columns, &rows, &others);
     let group_column = find_group_column(&columns, &[&columns[id], &columns[label]]);
-    let config = CsvConfig {
-        csv: csv.into(),
-        images: Some(images),
-        id: name_of(id),
-        label: name_of(label),
-        group: None,
-        extension,
-    };
-    Ok(DetectedData { source: Box::new(config), split_column: split_column.map(name_of), group_column })
+    Ok(DetectedData {
+        source: Box::new(config_with(images, extension)),
+        split_column: split_column.map(name_of),
+        group_column,
+    })
 }
 
 /// The position of the first of `usual_names` among `columns`, ignoring case.
 pub(super) fn position_of(columns: &[String], usual_names: &[&str]) -> Option<usize> {
     usual_names.iter().find_map(|name| columns.iter().position(|column| column.eq_ignore_ascii_case(name)))
+}
+
+/// The folder that all `ids` are in, if they are absolute paths.
+fn common_folder_of_absolute(ids: &[&str]) -> Option<PathBuf> {
+    let paths: Vec<PathBuf> = ids.iter().map(PathBuf::from).collect();
+    (!paths.is_empty() && paths.iter().all(|path| path.is_absolute())).then(|| common_folder(&paths))
+}
+
+/// Whether there is a photo in `folder`, at any depth.
+fn has_images(folder: &Path) -> bool {
+    find_image_files(folder, true).is_ok_and(|found| !found.images.is_empty())
 }
 
 /// The column that says which photos belong together, by its name; none of `others`, which have other meanings.
@@ -143,6 +174,11 @@ fn refuse_boxes(csv: &Path, columns: &[String], ids: &[&str]) -> Result<(), Trai
     )))
 }
 
+/// `path` as an absolute path.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.into())
+}
+
 /// The folder and the extension with which most of the first photos exist; of several, the first.
 pub(super) fn find_images(
     folders: &[PathBuf],
@@ -154,7 +190,10 @@ pub(super) fn find_images(
         if extension.is_empty() { id.to_owned() } else { format!("{id}.{extension}") }
     };
     let n_found = |folder: &Path, extension| {
-        probed.iter().filter(|id| folder.join(file_name(id, extension)).is_file()).count()
+        // A path that is absolute is found from every folder, but only one of them has the photo.
+        let is_inside = |id: &str| Path::new(id).is_relative() || Path::new(id).starts_with(absolute(folder));
+        let is_found = |id: &&&str| is_inside(id) && folder.join(file_name(id, extension)).is_file();
+        probed.iter().filter(is_found).count()
     };
     let mut best: Option<(usize, PathBuf, String)> = None;
     for folder in folders {
@@ -168,20 +207,52 @@ pub(super) fn find_images(
     best.map(|(_, folder, extension)| (folder, extension))
 }
 
-/// Whether all values of the column are names of splits, some of them `train` and some not. A column that is
-/// called like a split and has other values is not used, with a message.
-fn is_split_column(csv: &Path, name: &str, rows: &[Vec<String>], column: usize) -> bool {
-    let values: BTreeSet<&str> = rows.iter().map(|row| row[column].as_str()).collect();
-    let splits: Option<BTreeSet<Split>> = values.iter().map(|value| Split::from_name(value)).collect();
-    let is_split = splits.is_some_and(|splits| splits.contains(&Split::Train) && splits.len() > 1);
-    if !is_split {
-        let shown: Vec<&str> = values.into_iter().take(5).collect();
-        tracing::info!(
-            "{}: the column `{name}` is not used as the split of the data, because its values are not train, \
-             validation and test: {}",
-            csv.display(),
-            shown.join(", ").escape_debug()
-        );
+/// The first of `columns` that is called like a split and that says so for each of the listed photos of `source`.
+pub(super) fn find_listed_split(
+    source: &dyn ConfiguredSource,
+    columns: &[String],
+    progress: &dyn Progress,
+) -> Option<String> {
+    let is_named = |column: &&String| {
+        let name = column.to_ascii_lowercase();
+        SPLIT_COLUMNS.contains(&name.as_str()) || name.starts_with("is_")
+    };
+    let is_split = |column: &&String| {
+        let opened = open_source(source, Some(column), true, progress).ok()?;
+        let listing = opened.source.list().ok()?;
+        let splits: BTreeSet<Split> = listing.samples.iter().filter_map(|sample| sample.split).collect();
+        (splits.contains(&Split::Train) && splits.len() > 1).then_some(())
+    };
+    columns.iter().filter(is_named).find(|column| is_split(column).is_some()).cloned()
+}
+
+/// The column among `others` that says which photos are for training and which for testing: all of its values are
+/// splits, some for training and some not. Logs if the values of a column that is called like a split are something
+/// else.
+fn find_split_column(
+    csv: &Path,
+    columns: &[String],
+    rows: &[Vec<String>],
+    others: &[usize],
+) -> Option<usize> {
+    let is_split = |column: usize| {
+        let values = rows.iter().map(|row| row[column].as_str()).filter(|value| !value.is_empty());
+        let splits: Result<BTreeSet<Split>, String> =
+            values.map(|value| Split::parse(&columns[column], value)).collect();
+        splits.is_ok_and(|splits| splits.contains(&Split::Train) && splits.len() > 1)
+    };
+    if let Some(&column) = others.iter().find(|&&column| is_split(column)) {
+        return Some(column);
     }
-    is_split
+    let column = position_of(columns, &SPLIT_COLUMNS).filter(|column| others.contains(column))?;
+    let values: BTreeSet<&str> = rows.iter().map(|row| row[column].as_str()).collect();
+    let shown: Vec<&str> = values.into_iter().take(5).collect();
+    tracing::info!(
+        "{}: the column `{}` is not used as the split of the data, because its values are not train, validation and \
+         test: {}",
+        csv.display(),
+        columns[column],
+        shown.join(", ").escape_debug()
+    );
+    None
 }

@@ -118,7 +118,7 @@ fn other_files_are_skipped_with_a_log_line() {
     let lines = capture_log(|| raw.passed_over.log(Path::new("ROOT")));
     for line in [
         "skipped 3 files in ROOT because of the file type: .txt (2), no extension (1)",
-        "skipped 1 file in ROOT that belong to the system or to another program (a/Thumbs.DB)",
+        "skipped 1 file in ROOT of the system or of another program (a/Thumbs.DB)",
         "skipped 1 photo in ROOT outside the class folders: move the photos into the folders of their \
          classes (c.jpg)",
     ] {

@@ -252,6 +252,11 @@ fn several_data_sets_beside_each_other_are_refused() {
     let refused = open("").unwrap_err();
     assert!(refused.contains("several data sets, each with files for training: a, b"), "{refused}");
     open("a").unwrap();
+    create_files(root.path(), &["t/a/train/0.tar", "t/b/train/0.tar"]);
+    let config: WebDatasetConfig =
+        toml::from_str(&format!("webdataset = {:?}", root.path().join("t"))).unwrap();
+    let refused = SourceConfig::open(&config, &SourceContext::default()).unwrap_err().to_string();
+    assert!(refused.contains("several data sets, each with files for training: a, b"), "{refused}");
     // Folders of splits, and of shards without a split, are one data set.
     create_files(
         root.path(),
