@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
+use headstock_loader::source::parent_folder;
 use tempfile::NamedTempFile;
 
 use crate::error::TrainError;
@@ -32,11 +33,6 @@ pub(crate) fn temp_builder(permissions: u32) -> tempfile::Builder<'static, 'stat
 /// Creates a temporary file in the folder of `path`, which [`persist`] renames to `path`.
 pub(crate) fn temp_file_beside(path: &Path) -> Result<NamedTempFile, TrainError> {
     temp_file_in(parent_folder(path)).map_err(TrainError::io("write", path))
-}
-
-/// The folder that `path` is in, also for a bare file name.
-pub(crate) fn parent_folder(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Renames the temporary `file`, which has all its contents, to `path`.

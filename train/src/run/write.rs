@@ -4,9 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use headstock_inference::{CONFIG_FILE, MODEL_FILE, Model};
+use headstock_loader::source::parent_folder;
 
 use super::{HISTORY, METRICS, PREDICTIONS, REPORT, SPLIT, TRAINED_ON, is_in_progress, unfinished_error};
-use crate::atomic_write::{parent_folder, write_atomically};
+use crate::atomic_write::write_atomically;
 use crate::config::DataSourceConfig;
 use crate::error::{Remedy, TrainError};
 use crate::temp_folder::TempFolder;
