@@ -11,6 +11,7 @@ use headstock_hub::HubError;
 use headstock_inference::{FailureKind, FileError, InferenceError};
 use headstock_loader::{DatasetError, DecodeError, ImageRef};
 use headstock_split::SplitError;
+use headstock_split::words::first_names;
 use thiserror::Error;
 
 use crate::config::ConfigError;
@@ -184,28 +185,23 @@ impl From<HeadError> for TrainError {
     }
 }
 
-/// Number of images that are named if all cannot be read for the same reason.
-const MAX_EXAMPLES: usize = 3;
-
 /// Images that cannot be read, each with the reason.
 #[derive(Debug)]
 pub struct UnreadableImages(pub Vec<(ImageRef, DecodeError)>);
 
 impl fmt::Display for UnreadableImages {
-    /// Writes the error message that the user sees: each image with its reason, and what to do.
+    /// Writes the error message that the user sees: each image with its reason, or one sentence for many that have
+    /// the same, and what to do.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let noun = if self.0.len() == 1 { "photo" } else { "photos" };
         write!(f, "{} {noun} cannot be read", self.0.len())?;
         let reasons: BTreeSet<String> = self.0.iter().map(|(_, error)| error.to_string()).collect();
-        // One sentence for photos that all fail alike.
-        if let (Some(reason), true) = (reasons.first(), reasons.len() == 1 && self.0.len() > MAX_EXAMPLES) {
-            let names: Vec<String> =
-                self.0.iter().take(MAX_EXAMPLES).map(|(image, _)| image.to_string()).collect();
-            let n_more = self.0.len() - MAX_EXAMPLES;
+        if let (Some(reason), 1, 4..) = (reasons.first(), reasons.len(), self.0.len()) {
+            let names: Vec<String> = self.0.iter().map(|(image, _)| image.to_string()).collect();
             return write!(
                 f,
-                ", all for the same reason: {reason}\n  {} and {n_more} more",
-                names.join(", ")
+                ", all for the same reason: {reason}\n  {}\nfix or remove these photos, or skip unreadable photos",
+                first_names(&names)
             );
         }
         for (image, error) in &self.0 {

@@ -315,6 +315,27 @@ fn data_for_object_detection_are_refused_by_name() {
 }
 
 #[test]
+fn many_images_that_fail_alike_are_one_sentence() {
+    let project = Project::new(3);
+    for number in 10..15 {
+        project.write(
+            &format!("photos/hat/{number}.jpg"),
+            "version https://git-lfs.github.com/spec/v1\nsize 5\n",
+        );
+    }
+    let failed = project
+        .run(&["train"])
+        .fails(3, &["5 photos cannot be read, all for the same reason: the file is a Git LFS"]);
+    assert!(failed.stderr.contains("hat/12.jpg and 2 more\nfix or remove these photos"), "{}", failed.stderr);
+    assert_eq!(failed.stderr.matches("git lfs pull").count(), 1);
+    // Another reason is named with each.
+    project.write("photos/hat/15.jpg", "");
+    let failed =
+        project.run(&["train"]).fails(3, &["6 photos cannot be read\n", "15.jpg: the file is empty"]);
+    assert_eq!(failed.stderr.matches("git lfs pull").count(), 5);
+}
+
+#[test]
 fn an_archive_whose_files_are_not_sorted_names_the_command_that_sorts_them() {
     let project = Project::new(3);
     let mut archive = tar::Builder::new(fs::File::create(project.path("x.tar")).unwrap());
@@ -399,18 +420,19 @@ fn the_class_in_the_names_of_files_is_found_in_usual_places() {
         |class, number| format!("{class} ({number}).jpg"),
         |class, number| format!("{number}_{class}.jpg"),
     ];
-    for name_of in names {
+    let flat_project = |name_of: NameOf| {
         let project = Project::empty();
         fs::create_dir(project.path("flat")).unwrap();
         for class in CLASSES {
             for number in 0..3 {
-                fs::copy(
-                    demo_image(class, number),
-                    project.path(&format!("flat/{}", name_of(class, number))),
-                )
-                .unwrap();
+                let path = project.path(&format!("flat/{}", name_of(class, number)));
+                fs::copy(demo_image(class, number), path).unwrap();
             }
         }
+        project
+    };
+    for name_of in names {
+        let project = flat_project(name_of);
         let init = project.run(&["init", "flat", "--json"]).ok();
         assert_eq!(init.json()["classes"], 3, "{}", project.read("headstock.toml"));
     }
@@ -421,17 +443,7 @@ fn the_class_in_the_names_of_files_is_found_in_usual_places() {
         |class, number| format!("2020-05-{}{number}.jpg", class.len()),
     ];
     for name_of in names {
-        let project = Project::empty();
-        fs::create_dir(project.path("flat")).unwrap();
-        for class in CLASSES {
-            for number in 0..3 {
-                fs::copy(
-                    demo_image(class, number),
-                    project.path(&format!("flat/{}", name_of(class, number))),
-                )
-                .unwrap();
-            }
-        }
+        let project = flat_project(name_of);
         project.run(&["init", "flat"]).fails(3, &["no class folders"]);
     }
 }

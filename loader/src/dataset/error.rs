@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use headstock_split::words::NameList;
+use headstock_split::words::{NameList, and_more, first_names};
 use thiserror::Error;
 
 use super::PassedOverReason;
@@ -287,18 +287,6 @@ impl DatasetError {
     pub(crate) fn invalid(path: &Path, problem: impl Into<String>) -> Self {
         Self::Invalid { path: path.into(), problem: problem.into() }
     }
-}
-
-/// The first three of `names` for a message, and the number of the others.
-fn first_names(names: &[String]) -> String {
-    const MAX_SHOWN: usize = 3;
-    let shown = names.len().min(MAX_SHOWN);
-    format!("{}{}", names[..shown].join(", "), and_more(names.len() - shown))
-}
-
-/// ` and 5 more`, or nothing for none, to append to a message.
-fn and_more(count: usize) -> String {
-    if count == 0 { String::new() } else { format!(" and {count} more") }
 }
 
 /// A suggestion for a misspelled column, to append to an error message; empty if no column is similar: less
