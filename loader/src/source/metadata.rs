@@ -315,11 +315,15 @@ fn add_metadata_files(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) -> 
         [] if depth == 0 => return Ok(()),
         [] => {}
     }
-    let entries = fs::read_dir(folder).map_err(DatasetError::io(folder))?;
-    let entries: Result<Vec<_>, _> = entries.collect();
-    let mut folders: Vec<PathBuf> =
-        entries.map_err(DatasetError::io(folder))?.into_iter().map(|entry| entry.path()).collect();
-    folders.retain(|path| path.is_dir());
+    // The type of an entry is known without opening it, except for links: a folder may have many photos.
+    let mut folders = Vec::new();
+    for entry in fs::read_dir(folder).map_err(DatasetError::io(folder))? {
+        let entry = entry.map_err(DatasetError::io(folder))?;
+        let kind = entry.file_type().map_err(DatasetError::io(folder))?;
+        if kind.is_dir() || kind.is_symlink() && entry.path().is_dir() {
+            folders.push(entry.path());
+        }
+    }
     folders.sort_unstable();
     folders.iter().try_for_each(|folder| add_metadata_files(folder, depth - 1, found))
 }
