@@ -94,7 +94,7 @@ fn detect_metadata(folder: &Path, args: &InitArgs) -> Result<DetectedData, Train
     tracing::info!("the classes are taken from the column `{label}` of {file}");
     let group_column = find_group_column(&columns, &[FILE_NAME, &label]);
     let config = MetadataConfig { metadata: folder.into(), label, group: None };
-    let split_column = find_listed_split(&config, &columns, &());
+    let split_column = find_listed_split(&config, &columns);
     Ok(DetectedData { source: Box::new(config), split_column, group_column })
 }
 

@@ -307,7 +307,7 @@ fn detect(args: &InitArgs) -> Result<DetectedData, TrainError> {
             ShardKind::Parquet => {
                 let columns = read_parquet_columns(&shards[0])?;
                 let config = parquet_config(path.display().to_string(), args, Some(&columns));
-                let split_column = find_listed_split(&config, &columns.others, &());
+                let split_column = find_listed_split(&config, &columns.others);
                 let group_column = table::find_group_column(&columns.others, &[&config.label]);
                 Ok(DetectedData { source: Box::new(config), split_column, group_column })
             }

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use headstock_inference::Progress;
 use headstock_loader::source::{
     ConfiguredSource, CsvConfig, TableContents, common_folder, find_image_files, read_table,
 };
@@ -208,17 +207,13 @@ pub(super) fn find_images(
 }
 
 /// The first of `columns` that is called like a split and that says so for each of the listed photos of `source`.
-pub(super) fn find_listed_split(
-    source: &dyn ConfiguredSource,
-    columns: &[String],
-    progress: &dyn Progress,
-) -> Option<String> {
+pub(super) fn find_listed_split(source: &dyn ConfiguredSource, columns: &[String]) -> Option<String> {
     let is_named = |column: &&String| {
         let name = column.to_ascii_lowercase();
         SPLIT_COLUMNS.contains(&name.as_str()) || name.starts_with("is_")
     };
     let is_split = |column: &&String| {
-        let opened = open_source(source, Some(column), true, progress).ok()?;
+        let opened = open_source(source, Some(column), true, &()).ok()?;
         let listing = opened.source.list().ok()?;
         let splits: BTreeSet<Split> = listing.samples.iter().filter_map(|sample| sample.split).collect();
         (splits.contains(&Split::Train) && splits.len() > 1).then_some(())
