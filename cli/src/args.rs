@@ -102,13 +102,17 @@ pub(crate) enum Command {
 Examples:
   headstock init photos                        one folder per class; also inside train/ and test/
   headstock init labels.csv --images train     a table with a photo and its class in each row
-  headstock init data                          Parquet files or tar archives (WebDataset)
+  headstock init photos.zip                    an archive, read without unpacking it
+  headstock init data                          Parquet files or tar archives (WebDataset), or photos with metadata.csv,
+                                               .jsonl or .parquet
+  headstock init train2019.json                JSON in COCO's format with one class per photo
   headstock init hf://datasets/ethz/food101    an image data set on the Hugging Face hub
 
 The config is written to headstock.toml or to the file named by --config, which must not exist yet.")]
 pub(crate) struct InitArgs {
-    /// The data: a folder with one folder per class, a table (CSV or TSV), a Parquet file or tar archive or a
-    /// folder of these, or a data set on the Hugging Face hub: hf://datasets/owner/name
+    /// The data: a folder or zip archive with one folder per class, a table (CSV or TSV), a Parquet file or tar
+    /// archive or a folder of these, a folder with metadata, JSON in COCO's format, or a data set on the Hugging
+    /// Face hub: hf://datasets/owner/name
     #[arg(value_parser = path_parser())]
     pub(crate) path: PathBuf,
     /// The folder of the photos; the file names in the table are relative to it [default: the folder of the

@@ -30,12 +30,19 @@ fn read_folder(root: &Path) -> Result<Dataset, DatasetError> {
 }
 
 #[test]
-fn images_are_recognized_by_ten_extensions() {
-    for ending in ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "JPG", "Png"] {
+fn images_are_recognized_by_their_extensions() {
+    let extensions = [
+        "jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "pbm", "pnm",
+        "JPG", "Png",
+    ];
+    for ending in extensions {
         assert!(is_image_file(Path::new(&format!("a.{ending}"))), "{ending}");
     }
-    for name in ["a", "jpg", ".jpg", "a.jp", "a.jpg2", "a.jpg.txt", "a.heic", "a.svg", "a.avif"] {
+    for name in ["a", "jpg", ".jpg", "a.jp", "a.jpg2", "a.jpg.txt", "a.jxl", "a.svg", "a.pam"] {
         assert!(!is_image_file(Path::new(name)), "{name}");
+    }
+    for name in ["a.heic", "a.HIF", "a.heif", "a.avif"] {
+        assert_eq!(is_image_file(Path::new(name)), cfg!(feature = "heif"), "{name}");
     }
 }
 

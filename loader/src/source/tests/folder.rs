@@ -148,9 +148,9 @@ fn a_folder_without_classes_is_an_error() {
 #[test]
 fn classes_without_images_are_reported_with_other_extensions() {
     assert_eq!(
-        error_message_for(&["a/1.jpg", "b/1.heic", "c/1.AVIF", "a/x.txt"]),
+        error_message_for(&["a/1.jpg", "b/1.jxl", "c/1.CR2", "a/x.txt"]),
         "ROOT has class folders without photos: b, c; add photos to these folders, or remove the folders \
-         (file types found there: AVIF, HEIC; convert photos to JPEG or PNG)"
+         (file types found there: JPEG XL, camera RAW (CR2); convert photos to JPEG or PNG)"
     );
     let root = tempfile::tempdir().unwrap();
     create_files(root.path(), &["a/1.jpg"]);

@@ -189,7 +189,7 @@ pub struct FoundImages {
 /// # let folder = tempfile::tempdir()?;
 /// # let folder = folder.path();
 /// # std::fs::create_dir(folder.join("march"))?;
-/// for file in ["b.jpg", "march/a.png", "._b.jpg", "notes.txt", "c.heic"] {
+/// for file in ["b.jpg", "march/a.png", "._b.jpg", "notes.txt", "c.jxl"] {
 ///     std::fs::write(folder.join(file), [])?;
 /// }
 /// let found = find_image_files(folder, false)?;
