@@ -43,6 +43,7 @@ use self::color::ColorConversion;
 pub use self::lazy_image::LazyImage;
 pub use self::options::{ColorProfiles, DecodeMode, DecodeOptions, TruncatedFiles};
 use self::unsupported::UnsupportedFormat;
+pub(crate) use self::unsupported::is_heif_extension;
 pub use self::unsupported::unsupported_image_format;
 use crate::image_ref::ReadError;
 

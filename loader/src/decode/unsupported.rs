@@ -219,6 +219,11 @@ pub fn unsupported_image_format(extension: &str) -> Option<&'static str> {
     formats.find(|(extensions, _)| extensions.contains(&&*extension)).map(|&(_, name)| name)
 }
 
+/// Whether files with this `extension` (in lower case, without the dot) are HEIC or AVIF.
+pub(crate) fn is_heif_extension(extension: &str) -> bool {
+    HEIF_EXTENSIONS.iter().any(|(extensions, _)| extensions.contains(&extension))
+}
+
 /// The kind of the file with the contents `bytes`, if it is one of those that are recognized but not decoded.
 pub(super) fn unsupported_format(bytes: &[u8]) -> Option<&'static UnsupportedFormat> {
     let tiff_kind = detect_tiff_kind(bytes);

@@ -2,20 +2,18 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use crate::decode::is_heif_extension;
+
 /// File extensions of images, in lower case.
 const IMAGE_EXTENSIONS: [&str; 14] =
     ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "pbm", "pnm"];
-
-/// Those of the formats that are read with the feature `heif`.
-const HEIF_EXTENSIONS: [&str; 4] = ["heic", "heif", "hif", "avif"];
 
 /// Whether a path has the extension of an image file, ignoring case.
 #[must_use]
 pub fn is_image_file(path: &Path) -> bool {
     lowercase_extension(path).is_some_and(|extension| {
         let extension = extension.as_str();
-        IMAGE_EXTENSIONS.contains(&extension)
-            || cfg!(feature = "heif") && HEIF_EXTENSIONS.contains(&extension)
+        IMAGE_EXTENSIONS.contains(&extension) || cfg!(feature = "heif") && is_heif_extension(extension)
     })
 }
 
