@@ -152,6 +152,10 @@ fn decode_hint(error: &DecodeError) -> Option<&'static str> {
         DecodeError::Damaged { format: "JPEG" | "PNG", .. } if error.is_truncated() => {
             Some("`data.truncated = \"accept\"` in the config takes what is there")
         }
+        DecodeError::Gray16 => Some(
+            "in the config, `data.gray16 = \"scale\"` divides its values by 257, and `\"clip\"` makes those above 255 \
+             white, as Pillow does",
+        ),
         DecodeError::UnsupportedFormat { description, .. }
             if description.contains("HEIC") || description.contains("AVIF") =>
         {
@@ -388,6 +392,16 @@ mod tests {
             "`data.truncated = \"accept\"` in the config takes what is there; `data.on_error = \"skip\"` in the \
              config skips unreadable photos"
         );
+    }
+
+    #[test]
+    fn gray_of_16_bits_names_the_key_that_converts_it() {
+        let mut file = std::io::Cursor::new(Vec::new());
+        let image = image::DynamicImage::ImageLuma16(image::ImageBuffer::new(4, 3));
+        image.write_to(&mut file, image::ImageFormat::Png).unwrap();
+        let error = decode(file.get_ref(), 10_000).unwrap_err();
+        let hint = hint(&InferenceError::from(error).into()).unwrap();
+        assert!(hint.starts_with("in the config, `data.gray16 = \"scale\"` divides"), "{hint}");
     }
 
     #[cfg(not(feature = "heif"))]

@@ -7,7 +7,9 @@
 //! - Only the first frame of an animation and the first page of a multi-page file are decoded.
 //! - Gray becomes RGB. CMYK is converted without a color profile, as in Pillow.
 //! - Transparent pixels are blended over white: `(v a + 255 (255 - a)) / 255`, rounded.
-//! - 16-bit values become 8-bit by rounding `v / 257`; floating-point values are clamped to `[0, 1]`.
+//! - Of 16-bit RGB the upper 8 bits of a value count (in a PNM, `v / 257` is rounded), as in Pillow. 16-bit gray is an
+//!   error, unless [`Gray16`] asks for a conversion.
+//! - Floating-point values are clamped to `[0, 1]`.
 //! - A truncated or damaged file is an error, never a half-gray image, unless [`TruncatedFiles::Accept`] asks
 //!   for what is there. Bytes after a complete image are ignored.
 //! - Color profiles are ignored, unless [`ColorProfiles::Srgb`] asks for sRGB.
@@ -36,12 +38,12 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use image::error::UnsupportedErrorKind;
-use image::{DynamicImage, ImageError, ImageFormat, RgbImage};
+use image::{DynamicImage, GrayImage, ImageError, ImageFormat, RgbImage};
 use thiserror::Error;
 
 use self::color::ColorConversion;
 pub use self::lazy_image::LazyImage;
-pub use self::options::{ColorProfiles, DecodeMode, DecodeOptions, TruncatedFiles};
+pub use self::options::{ColorProfiles, DecodeMode, DecodeOptions, Gray16, PixelChanges, TruncatedFiles};
 use self::unsupported::UnsupportedFormat;
 pub(crate) use self::unsupported::is_heif_extension;
 pub use self::unsupported::unsupported_image_format;
@@ -81,6 +83,12 @@ pub enum DecodeError {
         /// The maximum number of pixels.
         max_pixels: u64,
     },
+    /// The image is 16-bit gray, and [`Gray16`] does not say how it becomes 8-bit.
+    #[error(
+        "the photo is 16-bit gray, and it is not clear how its values become 8-bit: choose to scale or to clip them, \
+         or convert the photo to 8 bits"
+    )]
+    Gray16,
     /// The file is damaged or truncated, or uses a feature that the decoder does not support.
     #[error(
         "damaged or unsupported {format} file: {message}; copy or download the photo again, or convert it \
@@ -249,7 +257,38 @@ fn decoder_message(error: &ImageError) -> String {
     }
 }
 
-/// Divides the colors of an image by their alpha, in Pillow's way; 16 bits become 8.
+/// Converts 16-bit values to 8-bit in Pillow's way. The values of gray without alpha become as `gray16` says.
+fn to_eight_bits(image: DynamicImage, format: ImageFormat, gray16: Gray16) -> DynamicImage {
+    match image {
+        DynamicImage::ImageLuma16(gray) if gray16 == Gray16::Clip => {
+            let clipped = gray.iter().map(|&value| value.min(255) as u8).collect();
+            GrayImage::from_raw(gray.width(), gray.height(), clipped).expect("a value for each pixel").into()
+        }
+        // `image` rounds `v / 257`, and so does Pillow in a PNM.
+        image @ DynamicImage::ImageLuma16(_) => image.into_luma8().into(),
+        image if format == ImageFormat::Pnm => image,
+        DynamicImage::ImageLumaA16(mut image) => {
+            keep_upper_bits(&mut image);
+            DynamicImage::ImageLumaA16(image).into_luma_alpha8().into()
+        }
+        DynamicImage::ImageRgb16(mut image) => {
+            keep_upper_bits(&mut image);
+            DynamicImage::ImageRgb16(image).into_rgb8().into()
+        }
+        DynamicImage::ImageRgba16(mut image) => {
+            keep_upper_bits(&mut image);
+            DynamicImage::ImageRgba16(image).into_rgba8().into()
+        }
+        image => image,
+    }
+}
+
+/// Replaces each 16-bit value by the one that `v / 257` makes its upper 8 bits of.
+fn keep_upper_bits(values: &mut [u16]) {
+    values.iter_mut().for_each(|value| *value = (*value >> 8) * 257);
+}
+
+/// Divides the colors of an image by their alpha, in Pillow's way.
 fn without_premultiplication(image: DynamicImage) -> DynamicImage {
     let mut rgba = image.into_rgba8();
     for pixel in rgba.pixels_mut() {

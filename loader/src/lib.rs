@@ -52,8 +52,8 @@ mod transform;
 pub use augment::{Augment, AugmentError, RandomResizedCrop};
 pub use dataset::{ClassMap, ClassOrder, Dataset, DatasetError, RawDataset, RawSample, Sample, Split};
 pub use decode::{
-    ColorProfiles, DecodeError, DecodeMode, DecodeOptions, LazyImage, TruncatedFiles, decode, probe,
-    unsupported_image_format,
+    ColorProfiles, DecodeError, DecodeMode, DecodeOptions, Gray16, LazyImage, PixelChanges, TruncatedFiles,
+    decode, probe, unsupported_image_format,
 };
 pub use geometry::Crop;
 pub use image_ref::{ImageRef, ReadError, RecordReader};

@@ -1,4 +1,4 @@
-"""How Pillow says that each photo of reference/decode/photos is stored: reference/checks/stored.json."""
+"""How Pillow says that each photo of reference/decode/{photos,gray16} is stored: reference/checks/stored.json."""
 
 import json
 import warnings
@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 HERE = Path(__file__).parent
-PHOTOS = HERE.parent / "decode" / "photos"
+FILES = HERE.parent / "decode"
 
 
 def stored(path):
@@ -26,7 +26,8 @@ def stored(path):
 
 def main():
     warnings.simplefilter("ignore")
-    lines = [f"{json.dumps(path.name)}: {json.dumps(stored(path))}" for path in sorted(PHOTOS.iterdir())]
+    paths = sorted([*(FILES / "photos").iterdir(), *(FILES / "gray16").iterdir()])
+    lines = [f"{json.dumps(path.relative_to(FILES).as_posix())}: {json.dumps(stored(path))}" for path in paths]
     (HERE / "stored.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
     print(f"reference/checks/stored.json: {len(lines)} photos")
 

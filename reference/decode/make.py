@@ -1,10 +1,11 @@
 """Photos in every format that is read, written by Pillow (or by hand where it cannot), and the pixels that it reads.
 
 Expected pixels: `ImageOps.exif_transpose`, RGB; where there is transparency, over white, a value as
-(v * a + 255 * (255 - a) + 127) // 255; of 16 bits, v / 257 rounded. `photos/` holds the files, `expected.safetensors`
+(v * a + 255 * (255 - a) + 127) // 255. `photos/` holds the files, `expected.safetensors`
 the pixels `[H, W, 3]` by file name, `reduced.safetensors` those of `Image.draft` at a half, a quarter and an eighth of the size,
 by file name and factor. `larger/` holds JPEGs of which renderings are made from drafts: `rendered.json` says which, and
-`rendered.safetensors` has what `Image.resize` makes of the part of a draft. `refused/` holds files that are no photos, or claim to be too large ones.
+`rendered.safetensors` has what `Image.resize` makes of the part of a draft. `gray16/` holds 16-bit gray files, and
+`gray16.safetensors` their pixels by `clip/NAME`, as Pillow converts them to RGB, and by `scale/NAME`, v / 257 rounded. `refused/` holds files that are no photos, or claim to be too large ones.
 """
 
 import itertools
@@ -25,9 +26,11 @@ HERE = pathlib.Path(__file__).parent
 PHOTOS = HERE / "photos"
 LARGER = HERE / "larger"
 REFUSED = HERE / "refused"
+GRAY16 = HERE / "gray16"
 SIZE = (37, 29)
 expected = {}
 reduced = {}
+gray16 = {}
 
 
 def scene(width, height, bands=3):
@@ -66,15 +69,8 @@ def over_white(rgba):
     return ((pixels[:, :, :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
-def rounded(deep_pixels):
-    eight = ((deep_pixels.astype(np.int64) + 128) // 257).astype(np.uint8)
-    return np.repeat(eight, 3, axis=2) if eight.shape[2] == 1 else eight
-
-
 def pillows_pixels(path):
     with Image.open(path) as image:
-        if image.mode.startswith("I;16"):
-            return rounded(np.asarray(image)[:, :, None])
         image = ImageOps.exif_transpose(image)
         if image.has_transparency_data:
             return over_white(image.convert("RGBA"))
@@ -204,11 +200,10 @@ def pngs():
     write("interlaced_1x1.png", png(np.asarray(picture(1, 1)), 8, 2, interlaced=True))
     write("interlaced_grey_2_bits.png", png(np.asarray(picture(bands=1))[:, :, None] >> 6, 2, 0, interlaced=True))
     write("grey_4_bits.png", png(np.asarray(picture(bands=1))[:, :, None] >> 4, 4, 0))
-    write("grey_16_bits.png", png(deep(1), 16, 0))
-    write("rgb_16_bits.png", png(deep(3), 16, 2), rounded(deep(3)))
-    write("rgb_16_bits_interlaced.png", png(deep(3), 16, 2, interlaced=True), rounded(deep(3)))
-    alpha = deep(4)
-    write("rgba_16_bits.png", png(alpha, 16, 6), over_white(rounded(alpha)))
+    write("rgb_16_bits.png", png(deep(3), 16, 2))
+    write("rgb_16_bits_interlaced.png", png(deep(3), 16, 2, interlaced=True))
+    write("rgba_16_bits.png", png(deep(4), 16, 6))
+    write("grey_alpha_16_bits.png", png(deep(2), 16, 4))
     frames = [picture(), picture().rotate(180)]
     save("animated.png", frames[0], save_all=True, append_images=frames[1:], duration=100)
 
@@ -267,9 +262,8 @@ def tiffs():
     save("one_bit.tif", picture(bands=1).convert("1"))
     save("rgba.tif", picture(bands=4), compression="tiff_lzw")
     save("cmyk.tif", ink())
-    save("grey_16_bits.tif", Image.fromarray(deep(1)[:, :, 0]))
-    write("rgb_16_bits.tif", tiff(deep(3), "<"), rounded(deep(3)))
-    write("rgb_16_bits_big_endian.tif", tiff(deep(3), ">"), rounded(deep(3)))
+    write("rgb_16_bits.tif", tiff(deep(3), "<"))
+    write("rgb_16_bits_big_endian.tif", tiff(deep(3), ">"))
     save("big.tif", picture(), big_tiff=True)
     save("two_pages.tif", picture(), save_all=True, append_images=[picture().rotate(180)])
 
@@ -293,11 +287,29 @@ def pnms():
     write("values_to_100.ppm", f"P6\n{size}\n100\n".encode() + (np.asarray(picture()).astype(np.int64) * 100 // 255).astype(np.uint8).tobytes())
     write("values_to_15.pgm", f"P5\n# made by hand\n{size}\n15\n".encode() + (np.asarray(picture(bands=1)) >> 4).tobytes())
     write("rgb_16_bits.ppm", f"P6 {size} 65535\n".encode() + deep(3).astype(">u2").tobytes())
-    write("grey_16_bits.pgm", f"P5 {size} 65535\n".encode() + deep(1).astype(">u2").tobytes(), rounded(deep(1)))
     ten_bits = (deep(3) >> 6).astype(">u2")
     write("rgb_16_bits_to_1023.ppm", f"P6 {size} 1023\n".encode() + ten_bits.tobytes())
     header, words = ascii_pnm("P3", deep(3))
     write("ascii_16_bits.ppm", header + b"65535\n" + words)
+
+
+def gray16_files():
+    pixels = deep(1)
+    pixels[3, :, 0] = np.arange(SIZE[0]) * 8  # around 255
+    image = Image.fromarray(pixels[:, :, 0])
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(GRAY16 / "rotated.png", exif=exif)
+    (GRAY16 / "interlaced.png").write_bytes(png(pixels, 16, 0, interlaced=True))
+    image.save(GRAY16 / "plain.tif")
+    image.save(GRAY16 / "lzw.tif", compression="tiff_lzw")
+    (GRAY16 / "plain.pgm").write_bytes(f"P5 {SIZE[0]} {SIZE[1]} 65535\n".encode() + pixels.astype(">u2").tobytes())
+    for path in sorted(GRAY16.iterdir()):
+        with Image.open(path) as image:
+            upright = ImageOps.exif_transpose(image)
+            gray16[f"clip/{path.name}"] = np.ascontiguousarray(np.asarray(upright.convert("RGB")))
+            eight = ((np.asarray(upright).astype(np.int64) + 128) // 257).astype(np.uint8)
+            gray16[f"scale/{path.name}"] = np.repeat(eight[:, :, None], 3, axis=2)
 
 
 def orientations():
@@ -436,18 +448,19 @@ def two_components(data):
 
 def main():
     warnings.simplefilter("ignore")
-    for folder in [PHOTOS, LARGER, REFUSED]:
+    for folder in [PHOTOS, LARGER, REFUSED, GRAY16]:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-    for make in [jpegs, pngs, webps, gifs, bmps, tiffs, pnms, orientations, drafts, renderings, refused]:
+    for make in [jpegs, pngs, webps, gifs, bmps, tiffs, pnms, gray16_files, orientations, drafts, renderings, refused]:
         make()
     metadata = {"made_by": f"Pillow {PIL.__version__}"}
     save_file(dict(sorted(expected.items())), HERE / "expected.safetensors", metadata)
     save_file(dict(sorted(reduced.items())), HERE / "reduced.safetensors", metadata)
-    for folder in [PHOTOS, LARGER, REFUSED]:
+    save_file(dict(sorted(gray16.items())), HERE / "gray16.safetensors", metadata)
+    for folder in [PHOTOS, LARGER, REFUSED, GRAY16]:
         sizes = [path.stat().st_size for path in folder.iterdir()]
         print(f"reference/decode/{folder.name}: {len(sizes)} files, {sum(sizes)} bytes")
-    for name in ["expected", "reduced", "rendered"]:
+    for name in ["expected", "reduced", "rendered", "gray16"]:
         print(f"reference/decode/{name}.safetensors: {(HERE / f'{name}.safetensors').stat().st_size} bytes")
 
 

@@ -1,8 +1,8 @@
 """Small images in the color modes and compressions that Pillow writes beside those of `reference/decode`, and what it reads.
 
 `files/` has the images, `expected.safetensors` the pixels `[H, W, 3]` by file name: `convert("RGB")`, over white where there
-is transparency. Of 16 bits and of floating point, which Pillow clips, the pixels are by the rules of the module `decode`:
-`v / 257` rounded, and values clamped to 0 to 1. Deliberately small: 11 x 9.
+is transparency. Of floating point, which Pillow clips, the pixels are by the rule of the module `decode`: values clamped to 0
+to 1. Of 16-bit gray, `v / 257` rounded, as with `gray16 = "scale"`. Deliberately small: 11 x 9.
 """
 
 import pathlib

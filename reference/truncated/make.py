@@ -2,7 +2,7 @@
 
 The files are those of `reference/decode/photos`, cut after some bytes and possibly padded with zeros.
 `expected.safetensors` has the pixels `[H, W, 3]` by file name, number of bytes and number of zeros, such as
-`baseline_420.jpg/700/0`; transparency over white, 16 bits rounded, as in `reference/decode/make.py`. Where a progressive
+`baseline_420.jpg/700/0`; transparency over white, as in `reference/decode/make.py`. Where a progressive
 JPEG is cut between two scans, Pillow gives black pixels, and the file is left out.
 """
 
@@ -20,15 +20,12 @@ JPEGS = ["baseline_420", "baseline_422", "baseline_444", "low_quality", "optimis
          "grey", "as_rgb", "sampled_440", "orientation_6", "progressive_420", "progressive_444", "progressive_restart",
          "grey_progressive"]
 PNGS = ["rgb", "rgba", "grey", "grey_alpha", "one_bit", "palette_4_bits", "palette_alpha", "interlaced_rgb",
-        "interlaced_grey_2_bits", "grey_16_bits", "animated", "orientation_6"]
+        "interlaced_grey_2_bits", "rgb_16_bits", "animated", "orientation_6"]
 
 
 def pixels(data):
     """The pixels, or nothing if Pillow cannot open the file."""
     with Image.open(io.BytesIO(data)) as image:
-        if image.mode.startswith("I;16"):
-            eight = ((np.asarray(image).astype(np.int64) + 128) // 257).astype(np.uint8)
-            return np.repeat(eight[:, :, None], 3, axis=2)
         image = ImageOps.exif_transpose(image)
         if not image.has_transparency_data:
             return np.asarray(image.convert("RGB"))

@@ -14,7 +14,7 @@ use crate::features::ImageHash;
 use crate::features::cache::{CacheDatabase, CacheKey};
 
 /// Cache format version, a part of each key; bump when signatures change.
-const CACHE_FORMAT: &str = "headstock signatures 2";
+const CACHE_FORMAT: &str = "headstock signatures 3";
 /// The file of the store in the folder of the feature cache.
 const FILE_NAME: &str = "signatures.redb";
 /// The table of the database: the bytes of each signature, by the hash of the image's file.
@@ -77,7 +77,7 @@ impl SignatureCache {
         let hash = ImageHash::new(bytes, self.decode);
         let format =
             Sha256::new().chain_update(CACHE_FORMAT).chain_update(self.decode.max_pixels.to_le_bytes());
-        format.chain_update(hash.bytes).chain_update(hash.pixel_changes).finalize().into()
+        format.chain_update(hash.bytes).chain_update(hash.pixel_changes.key()).finalize().into()
     }
 }
 

@@ -1,7 +1,10 @@
 //! HEIC and AVIF, by the library libheif.
 //!
 //! The container's properties rotate and mirror the image; an EXIF orientation beside them is not applied again.
-//! Of a sequence the primary image is decoded.
+//! Of a sequence the primary image is decoded. libheif repeats the subsampled chroma of HEIC, as `pillow-heif` does; that of AVIF
+//! is interpolated, as Pillow does.
+
+mod ycbcr;
 
 use std::sync::Arc;
 
@@ -19,6 +22,7 @@ pub(super) struct OpenedHeif<'a> {
     handle: ImageHandle,
     /// Keeps the bytes of the file, which `handle` reads.
     _context: HeifContext<'a>,
+    is_avif: bool,
     /// Width and height of the upright image.
     pub(super) size: (u32, u32),
     pub(super) conversion: Option<Arc<ColorConversion>>,
@@ -44,12 +48,29 @@ pub(super) fn open(bytes: &[u8], options: DecodeOptions) -> Result<OpenedHeif<'_
         ColorProfiles::Ignore => None,
     };
     let conversion = profile.and_then(|profile| conversion_from(profile.data, /* is_gray */ false));
-    Ok(OpenedHeif { handle, _context: context, size, conversion })
+    Ok(OpenedHeif { handle, _context: context, is_avif: is_avif(bytes), size, conversion })
 }
 
 impl OpenedHeif<'_> {
     /// Decodes the image, upright. 10 and 12 bits become 8.
     pub(super) fn decode(self) -> Result<DynamicImage, DecodeError> {
+        let image = match self.is_avif.then(|| self.decode_interpolated()).transpose()?.flatten() {
+            Some(image) => image,
+            None => self.decode_repeated()?,
+        };
+        let is_premultiplied = image.color().has_alpha() && self.handle.is_premultiplied_alpha();
+        Ok(if is_premultiplied { without_premultiplication(image) } else { image })
+    }
+
+    /// Decodes the planes of the image and converts them with interpolated chroma. `None` for planes of other color
+    /// spaces.
+    fn decode_interpolated(&self) -> Result<Option<DynamicImage>, DecodeError> {
+        let decoded = LibHeif::new().decode(&self.handle, ColorSpace::Undefined, None).map_err(damaged)?;
+        Ok(ycbcr::to_rgb(&decoded).filter(|image| (image.width(), image.height()) == self.size))
+    }
+
+    /// Decodes the image with libheif's own conversion, which repeats subsampled chroma.
+    fn decode_repeated(&self) -> Result<DynamicImage, DecodeError> {
         let has_alpha = self.handle.has_alpha_channel();
         let (chroma, n_channels) = if has_alpha { (RgbChroma::Rgba, 4) } else { (RgbChroma::Rgb, 3) };
         // No options: this version of libheif-rs frees them before libheif reads them. The defaults transform the
@@ -67,10 +88,15 @@ impl OpenedHeif<'_> {
         } else {
             RgbImage::from_raw(width, height, pixels).map(DynamicImage::from)
         };
-        let image = image.ok_or_else(|| other("the file has fewer pixels than its header declares"))?;
-        let is_premultiplied = has_alpha && self.handle.is_premultiplied_alpha();
-        Ok(if is_premultiplied { without_premultiplication(image) } else { image })
+        image.ok_or_else(|| other("the file has fewer pixels than its header declares"))
     }
+}
+
+/// Whether one of the brands in the first box, `ftyp`, is of AVIF.
+fn is_avif(bytes: &[u8]) -> bool {
+    let box_length = bytes.first_chunk().map_or(0, |length| u32::from_be_bytes(*length) as usize);
+    let brands = bytes.get(8..box_length.min(bytes.len())).unwrap_or_default();
+    brands.chunks_exact(4).any(|brand| matches!(brand, b"avif" | b"avis"))
 }
 
 /// The error for a file that libheif cannot decode.

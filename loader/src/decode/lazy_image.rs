@@ -5,14 +5,15 @@ use std::io::Cursor;
 use std::sync::Arc;
 
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage, imageops};
+use image::{ColorType, DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage, imageops};
 
 use super::color::{ColorConversion, conversion_from};
 #[cfg(feature = "heif")]
 use super::heif;
 use super::{
-    ColorProfiles, DecodeError, DecodeOptions, TRUNCATED, TruncatedFiles, check_size, chunks, damaged,
-    detect_format, format_name, into_rgb, jpeg, png_completion, without_panic, without_premultiplication,
+    ColorProfiles, DecodeError, DecodeOptions, Gray16, PixelChanges, TRUNCATED, TruncatedFiles, check_size,
+    chunks, damaged, detect_format, format_name, into_rgb, jpeg, png_completion, to_eight_bits,
+    without_panic, without_premultiplication,
 };
 use crate::geometry::{Crop, DecodedRegion};
 use crate::tiff_tags::TiffTags;
@@ -41,6 +42,7 @@ pub struct LazyImage<'a> {
     size: (u32, u32),
     is_truncated: bool,
     is_premultiplied: bool,
+    is_gray16: bool,
     conversion: Option<Arc<ColorConversion>>,
 }
 
@@ -53,6 +55,8 @@ struct ImageHeader {
     is_truncated: bool,
     /// Whether colors are multiplied by their alpha.
     is_premultiplied: bool,
+    /// Whether pixels are 16-bit gray without alpha.
+    is_gray16: bool,
     /// The conversion of the colors to sRGB, if it is wanted and they differ.
     conversion: Option<Arc<ColorConversion>>,
 }
@@ -77,8 +81,14 @@ impl<'a> FormatDecoder<'a> {
             let opened = jpeg::open(bytes, options)?;
             let (stored_size, orientation) = (opened.size, opened.orientation);
             let (is_truncated, conversion) = (opened.is_truncated, opened.conversion.clone());
-            let header =
-                ImageHeader { stored_size, orientation, is_truncated, is_premultiplied: false, conversion };
+            let header = ImageHeader {
+                stored_size,
+                orientation,
+                is_truncated,
+                is_premultiplied: false,
+                is_gray16: false,
+                conversion,
+            };
             return Ok((Self::Jpeg(Box::new(opened)), header));
         }
         #[cfg(feature = "heif")]
@@ -89,6 +99,7 @@ impl<'a> FormatDecoder<'a> {
                 orientation: Orientation::NoTransforms,
                 is_truncated: false,
                 is_premultiplied: false,
+                is_gray16: false,
                 conversion: opened.conversion.clone(),
             };
             return Ok((Self::Heif(Box::new(opened)), header));
@@ -112,7 +123,7 @@ impl<'a> LazyImage<'a> {
             let (decoder, header) = FormatDecoder::open(bytes, format, options)?;
             let orientation = ExifOrientation(header.orientation);
             let size = orientation.upright_size(header.stored_size);
-            let ImageHeader { is_truncated, is_premultiplied, conversion, .. } = header;
+            let ImageHeader { is_truncated, is_premultiplied, is_gray16, conversion, .. } = header;
             let decoder = Some(decoder);
             Ok(Self {
                 bytes,
@@ -123,23 +134,19 @@ impl<'a> LazyImage<'a> {
                 size,
                 is_truncated,
                 is_premultiplied,
+                is_gray16,
                 conversion,
             })
         })
     }
 
-    /// The name of what [`TruncatedFiles::Accept`] changes.
-    pub const TRUNCATED: &'static str = "truncated";
-
-    /// Names what the options `truncated` and `color` change in the pixels of this image, for keys of caches:
-    /// empty if it has the same pixels with their defaults.
+    /// What the options `truncated`, `color` and `gray16` change in the pixels of this image.
     #[must_use]
-    pub fn pixel_changes(&self) -> &'static str {
-        match (self.is_truncated, self.conversion.is_some()) {
-            (false, false) => "",
-            (true, false) => Self::TRUNCATED,
-            (false, true) => "sRGB",
-            (true, true) => "truncated sRGB",
+    pub fn pixel_changes(&self) -> PixelChanges {
+        PixelChanges {
+            truncated: self.is_truncated,
+            srgb: self.conversion.is_some(),
+            gray16: if self.is_gray16 { self.options.gray16 } else { Gray16::Error },
         }
     }
 
@@ -239,6 +246,7 @@ impl<'a> LazyImage<'a> {
                     (DynamicImage::from_decoder(decoder).map_err(|error| damaged(format, &error))?, false)
                 }
             };
+            image = to_eight_bits(image, format, options.gray16);
             image.apply_orientation(orientation.0);
             if is_premultiplied {
                 image = without_premultiplication(image);
@@ -335,6 +343,10 @@ fn open_other<'a>(
     let is_premultiplied = tiff
         .as_ref()
         .is_some_and(|(tiff, page)| tiff.tag_values(page, EXTRA_SAMPLES).next() == Some(PREMULTIPLIED_ALPHA));
+    let is_gray16 = decoder.color_type() == ColorType::L16;
+    if is_gray16 && options.gray16 == Gray16::Error {
+        return Err(DecodeError::Gray16);
+    }
     let conversion = if options.color == ColorProfiles::Srgb {
         let profile = match &tiff {
             Some((tiff, page)) => Some(tiff.tag_values(page, ICC_PROFILE).map(|byte| byte as u8).collect()),
@@ -350,7 +362,13 @@ fn open_other<'a>(
         ImageFormat::Png => png_orientation.ok_or_else(truncated)?,
         _ => decoder.orientation().unwrap_or(Orientation::NoTransforms),
     };
-    let header =
-        ImageHeader { stored_size: (width, height), orientation, is_truncated, is_premultiplied, conversion };
+    let header = ImageHeader {
+        stored_size: (width, height),
+        orientation,
+        is_truncated,
+        is_premultiplied,
+        is_gray16,
+        conversion,
+    };
     Ok((decoder, header))
 }

@@ -18,6 +18,8 @@ pub struct DecodeOptions {
     pub truncated: TruncatedFiles,
     /// What happens to colors of another color space than sRGB.
     pub color: ColorProfiles,
+    /// How 16-bit gray images become 8-bit.
+    pub gray16: Gray16,
 }
 
 impl Default for DecodeOptions {
@@ -28,6 +30,7 @@ impl Default for DecodeOptions {
             decode: DecodeMode::default(),
             truncated: TruncatedFiles::default(),
             color: ColorProfiles::default(),
+            gray16: Gray16::default(),
         }
     }
 }
@@ -38,7 +41,7 @@ impl DecodeOptions {
     /// which changes the pixels of any image.
     #[must_use]
     pub fn may_change_pixels(&self) -> bool {
-        !self.truncated.is_error() || !self.color.is_ignore()
+        !self.truncated.is_error() || !self.color.is_ignore() || !self.gray16.is_error()
     }
 }
 
@@ -110,5 +113,55 @@ impl ColorProfiles {
     #[must_use]
     pub fn is_ignore(&self) -> bool {
         *self == Self::Ignore
+    }
+}
+
+/// How 16-bit gray photos become 8-bit: X-rays, microscopy, depth maps. Their values have no common meaning: Pillow and
+/// torchvision make all values above 255 white, which leaves nothing of most such photos, and others scale.
+///
+/// 16-bit RGB is not affected: as in Pillow, the upper 8 bits of a value count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Gray16 {
+    /// They cannot be read.
+    #[default]
+    Error,
+    /// Value `v` becomes `v / 257`, rounded.
+    Scale,
+    /// Values above 255 become 255, as in Pillow's `convert("RGB")`.
+    Clip,
+}
+
+impl Gray16 {
+    /// Whether this is the default, which written configs leave out.
+    #[must_use]
+    pub fn is_error(&self) -> bool {
+        *self == Self::Error
+    }
+}
+
+/// What [`DecodeOptions`] change in the pixels of an image, for keys of caches. With its default, the image has the pixels
+/// that the default options give.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PixelChanges {
+    /// The file ends too early, and what is there is decoded.
+    pub truncated: bool,
+    /// Colors are converted to sRGB.
+    pub srgb: bool,
+    /// How 16-bit gray becomes 8-bit; [`Gray16::Error`] for other images.
+    pub gray16: Gray16,
+}
+
+impl PixelChanges {
+    /// The changes as text, empty if there are none.
+    #[must_use]
+    pub fn key(self) -> String {
+        let gray16 = match self.gray16 {
+            Gray16::Error => None,
+            Gray16::Scale => Some("scaled"),
+            Gray16::Clip => Some("clipped"),
+        };
+        let names = [self.truncated.then_some("truncated"), self.srgb.then_some("sRGB"), gray16];
+        names.into_iter().flatten().collect::<Vec<_>>().join(" ")
     }
 }

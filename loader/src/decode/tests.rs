@@ -122,17 +122,54 @@ fn a_window_is_clipped_to_the_image() {
     assert_eq!(part(u32::MAX, u32::MAX, 4, 4), (0, 0));
 }
 
+/// The options with this conversion of 16-bit gray.
+fn with_gray16(gray16: Gray16) -> DecodeOptions {
+    DecodeOptions { gray16, ..MAX_PIXELS.into() }
+}
+
+// effect: data.gray16
 #[test]
-fn sixteen_bits_become_eight_by_rounding() {
-    let deep: Vec<u16> = (0..=u16::MAX).collect();
-    let deep = image::ImageBuffer::<image::Luma<u16>, _>::from_raw(256, 256, deep).unwrap();
-    let mut file = Cursor::new(Vec::new());
-    DynamicImage::ImageLuma16(deep).write_to(&mut file, ImageFormat::Png).unwrap();
-    let image = decode(file.get_ref(), 1 << 16).unwrap();
-    for (value, pixel) in (0..=u16::MAX).zip(image.pixels()) {
-        let exact = (f64::from(value) / 257.0).round() as u8;
-        assert_eq!(pixel.0, [exact; 3], "{value}");
+fn gray_of_16_bits_is_scaled_or_clipped_as_by_pillow_or_refused() {
+    let expected = golden::images("decode/gray16.safetensors");
+    assert_eq!(expected.len(), 10);
+    for (key, expected) in expected {
+        let (conversion, name) = key.split_once('/').unwrap();
+        let bytes = std::fs::read(golden::reference_path("decode/gray16").join(name)).unwrap();
+        let (gray16, change) = match conversion {
+            "clip" => (Gray16::Clip, "clipped"),
+            _ => (Gray16::Scale, "scaled"),
+        };
+        let image = LazyImage::open(&bytes, with_gray16(gray16)).unwrap();
+        assert_eq!(image.pixel_changes().key(), change, "{key}");
+        assert!(image.decode().unwrap() == expected, "{key}");
+        for error in [probe(&bytes, MAX_PIXELS).unwrap_err(), decode(&bytes, MAX_PIXELS).unwrap_err()] {
+            assert!(
+                error.to_string().starts_with("the photo is 16-bit gray, and it is not clear"),
+                "{error}"
+            );
+        }
     }
+}
+
+#[test]
+fn options_for_gray_of_16_bits_do_not_change_other_images() {
+    for (name, bytes) in decode_files("photos") {
+        let image = LazyImage::open(&bytes, with_gray16(Gray16::Clip)).unwrap();
+        assert_eq!(image.pixel_changes().key(), "", "{name}");
+        assert!(image.decode().unwrap() == decode(&bytes, MAX_PIXELS).unwrap(), "{name}");
+    }
+}
+
+#[test]
+fn changes_of_pixels_have_different_keys() {
+    let mut keys = std::collections::BTreeSet::new();
+    for (truncated, srgb) in [(false, false), (true, false), (false, true), (true, true)] {
+        for gray16 in [Gray16::Error, Gray16::Scale, Gray16::Clip] {
+            keys.insert(PixelChanges { truncated, srgb, gray16 }.key());
+        }
+    }
+    assert_eq!(keys.len(), 12);
+    assert!(PixelChanges::default().key().is_empty());
 }
 
 #[test]

@@ -34,7 +34,7 @@ pub(crate) use prefetch::OnBatch;
 use record_store::RecordStore;
 
 /// Cache format version; bump when cached activations change.
-const CACHE_FORMAT: &str = "headstock activations 2";
+const CACHE_FORMAT: &str = "headstock activations 3";
 
 /// Subfolder of the feature cache.
 const CACHE_FOLDER: &str = "activations";

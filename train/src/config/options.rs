@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use headstock_heads::CalibrationMethod;
 use headstock_inference::{BackboneOptions, DecodeOptions};
-use headstock_loader::{Augment, ClassOrder, ColorProfiles, DecodeMode, TruncatedFiles};
+use headstock_loader::{Augment, ClassOrder, ColorProfiles, DecodeMode, Gray16, TruncatedFiles};
 use headstock_split::TestSize;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -81,7 +81,7 @@ impl Options {
 /// Exactly one of `folder`, `csv`, `metadata`, `coco`, `parquet`, `webdataset` and `features` must be given.
 /// Photos are JPEG, PNG, WebP, GIF (the first frame), BMP, TIFF or PNM, recognized by their content, and HEIC or AVIF if the
 /// program is built with the feature `heif`. Their EXIF orientation is applied; gray becomes RGB, transparency
-/// is composited over white, CMYK is converted as Pillow does, and 16 bits become 8.
+/// is composited over white, CMYK and 16-bit RGB are converted as Pillow does; 16-bit gray needs the key `gray16`.
 ///
 /// Inconsistent data is an error that names the file and the line: an id or a link that leads out of the
 /// folder of the photos, a class without photos, a single class, a missing column, a photo that is listed
@@ -132,6 +132,10 @@ pub struct DataOptions {
     #[serde(skip_serializing_if = "ColorProfiles::is_ignore")]
     #[schemars(!skip_serializing_if)]
     pub color: ColorProfiles,
+    /// How 16-bit gray photos become 8-bit.
+    #[serde(skip_serializing_if = "Gray16::is_error")]
+    #[schemars(!skip_serializing_if)]
+    pub gray16: Gray16,
 }
 
 impl Default for DataOptions {
@@ -151,6 +155,7 @@ impl Default for DataOptions {
             decode: decode_options.decode,
             truncated: decode_options.truncated,
             color: decode_options.color,
+            gray16: decode_options.gray16,
         }
     }
 }

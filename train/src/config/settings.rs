@@ -133,6 +133,7 @@ impl Settings {
                 decode: data.decode,
                 truncated: data.truncated,
                 color: data.color,
+                gray16: data.gray16,
             },
             split,
             backbone,
@@ -160,7 +161,7 @@ impl Settings {
         }
         let mut head = Table::from_iter([("kind".to_owned(), self.head.kind().into())]);
         head.extend(self.head.table());
-        let DecodeOptions { max_pixels, decode, truncated, color } = self.decode;
+        let DecodeOptions { max_pixels, decode, truncated, color, gray16 } = self.decode;
         let (class_order, on_error) = (self.class_order, self.on_error);
         let (min_samples, follow_links) = (self.min_samples, self.follow_links);
         Options {
@@ -178,6 +179,7 @@ impl Settings {
                 decode,
                 truncated,
                 color,
+                gray16,
             },
             split: self.split.clone(),
             backbone: self.backbone.clone(),

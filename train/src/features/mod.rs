@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use headstock_backbone::{Backbone, FeatureLayer};
 use headstock_inference::pipeline::BatchInference;
 use headstock_inference::{DecodeOptions, PretrainedBackbone, Progress};
-use headstock_loader::{Augment, DecodeError, ImageRef, LazyImage, probe};
+use headstock_loader::{Augment, DecodeError, ImageRef, LazyImage, PixelChanges, probe};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
@@ -22,7 +22,7 @@ use cache::{CacheKey, FeatureCache};
 pub(crate) use compute::{ExtractJob, LoadedImages, Renderer, ViewId};
 
 /// Cache format version; bump when feature values change.
-const CACHE_FORMAT: &str = "headstock features 2";
+const CACHE_FORMAT: &str = "headstock features 3";
 
 /// Bytes of images that stay in memory between hashing and decoding.
 const READ_BUDGET: u64 = 256 << 20;
@@ -239,7 +239,7 @@ fn report_unreadable(
 
 /// Logs how many images end too early and are used all the same.
 fn report_truncated(hashes: &[Option<ImageHash>]) {
-    let is_truncated = |hash: &&ImageHash| hash.pixel_changes.contains(LazyImage::TRUNCATED);
+    let is_truncated = |hash: &&ImageHash| hash.pixel_changes.truncated;
     match hashes.iter().flatten().filter(is_truncated).count() {
         0 => {}
         1 => tracing::info!("1 photo ends too early: what is there of it is used"),
@@ -293,7 +293,7 @@ impl CacheKeyBuilder {
     pub(crate) fn key(&self, image_hash: &ImageHash, view: ViewIndex) -> CacheKey {
         let mut hasher = self.shared_hasher.clone();
         hasher.update(image_hash.bytes);
-        hasher.update(image_hash.pixel_changes);
+        hasher.update(image_hash.pixel_changes.key());
         if view > 0 {
             hasher.update(view.to_le_bytes());
             hasher.update(&self.augment_json);
@@ -307,17 +307,17 @@ impl CacheKeyBuilder {
 pub(crate) struct ImageHash {
     /// SHA-256 of the bytes of its file.
     pub(crate) bytes: [u8; 32],
-    /// Names what the options change in its pixels, see [`LazyImage::pixel_changes`].
-    pub(crate) pixel_changes: &'static str,
+    /// What the options change in its pixels.
+    pub(crate) pixel_changes: PixelChanges,
 }
 
 impl ImageHash {
     /// The hash of the image encoded in `bytes`, when it is decoded with these options.
     pub(crate) fn new(bytes: &[u8], options: DecodeOptions) -> Self {
         let pixel_changes = if options.may_change_pixels() {
-            LazyImage::open(bytes, options).map_or("", |image| image.pixel_changes())
+            LazyImage::open(bytes, options).map(|image| image.pixel_changes()).unwrap_or_default()
         } else {
-            ""
+            PixelChanges::default()
         };
         Self { bytes: Sha256::digest(bytes).into(), pixel_changes }
     }

@@ -116,6 +116,7 @@ const DEFAULTS: &[(&str, &str, &[&str], &str)] = &[
     ("data.decode", MINIMAL, &[], "exact"),
     ("data.truncated", MINIMAL, &[], "error"),
     ("data.color", MINIMAL, &[], "ignore"),
+    ("data.gray16", MINIMAL, &[], "error"),
     ("split.method", MINIMAL, &[], "stratified-shuffle"),
     ("data.kind", MINIMAL, &[], ""),
     ("split.test_size", MINIMAL, &[], "0.1"),
@@ -262,7 +263,7 @@ fn a_config_that_names_no_head_means_linear_and_every_head_can_be_named() {
 fn every_value_name_parses_to_its_variant() {
     use headstock_backbone::{DeviceChoice, FeatureLayer, Precision};
     use headstock_heads::CalibrationMethod;
-    use headstock_loader::{ClassOrder, ColorProfiles, DecodeMode, TruncatedFiles};
+    use headstock_loader::{ClassOrder, ColorProfiles, DecodeMode, Gray16, TruncatedFiles};
     use headstock_split::TestSize;
     use headstock_train::config::{OnError, SplitMethod};
     let options = |set: &str| resolve(CSV, &["data.group=dog", set]).unwrap().to_options();
@@ -315,6 +316,9 @@ fn every_value_name_parses_to_its_variant() {
     assert_eq!(options("data.truncated=accept").data.truncated, TruncatedFiles::Accept);
     assert_eq!(options("data.color=ignore").data.color, ColorProfiles::Ignore);
     assert_eq!(options("data.color=srgb").data.color, ColorProfiles::Srgb);
+    assert_eq!(options("data.gray16=error").data.gray16, Gray16::Error);
+    assert_eq!(options("data.gray16=scale").data.gray16, Gray16::Scale);
+    assert_eq!(options("data.gray16=clip").data.gray16, Gray16::Clip);
 }
 
 #[test]

@@ -21,7 +21,7 @@ fn accepted_truncated_files_match_pillow() {
         assert!(decode(&bytes, MAX_PIXELS).unwrap_err().is_truncated(), "{key}");
         let image =
             LazyImage::open(&bytes, accept_truncated()).unwrap_or_else(|error| panic!("{key}: {error}"));
-        assert!(image.is_truncated() && image.pixel_changes() == LazyImage::TRUNCATED, "{key}");
+        assert!(image.is_truncated() && image.pixel_changes().key() == "truncated", "{key}");
         let ours = image.decode().unwrap_or_else(|error| panic!("{key}: {error}"));
         let difference = pixel_difference(&ours, &expected);
         // Where scans of a progressive JPEG are missing, libjpeg also smooths the blocks.
@@ -34,7 +34,7 @@ fn accepted_truncated_files_match_pillow() {
 fn options_for_truncated_files_do_not_change_complete_ones() {
     for (name, bytes) in decode_files("photos") {
         let image = LazyImage::open(&bytes, accept_truncated()).unwrap();
-        assert!(!image.is_truncated() && image.pixel_changes().is_empty(), "{name}");
+        assert!(!image.is_truncated() && image.pixel_changes() == PixelChanges::default(), "{name}");
         assert!(image.decode().unwrap() == decode(&bytes, MAX_PIXELS).unwrap(), "{name}");
     }
 }

@@ -6,6 +6,7 @@ use std::fs;
 use headstock_backbone::{Preprocessing, Resampling, Resize, WeightsSource};
 use headstock_heads::{Registry, Tensors};
 use headstock_inference::BackboneOptions;
+use headstock_loader::PixelChanges;
 
 use super::*;
 use crate::config;
@@ -65,6 +66,7 @@ const KEY_EFFECTS: &[(&str, &str, &[&str], &str, CacheEffect)] = &[
     // They change the keys of the images whose pixels they change.
     ("data.truncated", FOLDER, &[], "accept", Same),
     ("data.color", FOLDER, &[], "srgb", Same),
+    ("data.gray16", FOLDER, &[], "scale", Same),
     ("split.method", FOLDER, &[], "hash", Same),
     ("split.test_size", FOLDER, &[], "0.3", Same),
     ("split.seed", FOLDER, &[], "1", Same),
@@ -168,7 +170,9 @@ fn cache_keys(pretrained: &PretrainedBackbone, options: &Settings) -> ([CacheKey
         pretrained.options.layer,
         options.extract_options(),
     );
-    let key = |image: u8, view| keys.key(&ImageHash { bytes: [image; 32], pixel_changes: "" }, view);
+    let key = |image: u8, view| {
+        keys.key(&ImageHash { bytes: [image; 32], pixel_changes: PixelChanges::default() }, view)
+    };
     ([key(1, 0), key(2, 0)], [key(1, 1), key(2, 1), key(1, 2), key(2, 2)])
 }
 
