@@ -103,6 +103,7 @@ impl App {
             Command::Compare(args) => commands::compare::run(&args, &mut context),
             Command::Predict(args) => commands::predict::run(&args, &mut context),
             Command::Evaluate(args) => commands::evaluate::run(&args, &mut context),
+            Command::Pack(args) => commands::pack::run(&args, &mut context),
             Command::Extract(args) => commands::extract::run(&args, &mut context),
             Command::Split(args) => commands::split::run(&args, &mut context),
             Command::Doctor(args) => commands::doctor::run(&args, &mut context),

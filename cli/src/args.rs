@@ -71,6 +71,16 @@ pub(crate) struct GlobalArgs {
     pub(crate) json: bool,
 }
 
+/// Where the weights of a run are.
+#[derive(Debug, Args)]
+pub(crate) struct WeightsArg {
+    /// The weights of the run's backbone: a folder, a .safetensors file, or hf://owner/name [default: those that
+    /// the run names or, if they are not there, a file with the same hash in the run, beside it, beside the config
+    /// or in the cache of the Hugging Face hub]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) weights: Option<String>,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Write a config file for a data set, with comments that explain the settings
@@ -84,6 +94,8 @@ pub(crate) enum Command {
     Predict(PredictArgs),
     /// Measure the accuracy of a run again, on its own test photos or on different ones
     Evaluate(EvaluateArgs),
+    /// Write a run with the weights of its backbone to one folder, to use it on another machine
+    Pack(PackArgs),
     /// Write the features of all photos to a file for other tools
     Extract(ExtractArgs),
     /// Write a table of which photos are for training and which for testing
@@ -147,17 +159,21 @@ pub(crate) struct TrainArgs {
     /// The kind of head, as listed by `headstock heads`; short for --set head.kind=NAME
     #[arg(long, value_name = "NAME")]
     pub(crate) head: Option<String>,
+    /// Train on all photos, without a test set: the figures of the run are those of a cross-validation in this many
+    /// folds. Short for --set split.test_size=0 --set split.folds=K
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(2..))]
+    pub(crate) folds: Option<u32>,
     /// Start from the head of an earlier run. That head must be of the same kind as the new one; its classes
     /// keep their order, and new classes are appended
     #[arg(long, value_name = "RUN", value_parser = path_parser())]
     pub(crate) warm: Option<PathBuf>,
     /// Continue a run whose fine-tuning was interrupted, with its settings; the result is the same as without
     /// interruption
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["run", "head", "warm", "find_lr", "overrides", "config"], value_parser = path_parser())]
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["run", "head", "folds", "warm", "find_lr", "overrides", "config"], value_parser = path_parser())]
     pub(crate) resume: Option<PathBuf>,
     /// Instead of training, raise the learning rate over a few batches and plot the loss, to choose tune.lr
     /// (learning rate range test)
-    #[arg(long, conflicts_with_all = ["run", "warm"])]
+    #[arg(long, conflicts_with_all = ["run", "folds", "warm"])]
     pub(crate) find_lr: bool,
 }
 
@@ -168,6 +184,7 @@ Examples:
   headstock compare --heads linear,svm --all --metric log-loss
   headstock compare --budget 60 --out comparison.csv
   headstock compare --take-best --run runs/best
+  headstock compare runs/linear-1 runs/linear-2     on the photos that neither was trained on
 
 A candidate is a head with its hyperparameters. Each head is tried with a small grid of them; for
 the head in the config, the grid is around its values there. Only the training set is used: it is
@@ -177,8 +194,14 @@ Log-loss and calibration error are computed after temperature scaling, fitted on
 `~` marks candidates that are not significantly worse than the best: the confidence interval of the
 difference, from a paired bootstrap, includes 0.
 
+--set head.KEY=VALUE sets the key for each compared head that has it, and names those that do not.
+
 A candidate that is being fitted when the budget ends is finished; others are listed as not tried.")]
 pub(crate) struct CompareArgs {
+    /// Runs to compare, two or more, in place of heads: on the photos that none of them was trained on. The
+    /// photos are those of --config, or of the config saved in the last run
+    #[arg(value_name = "RUN", num_args = 2.., conflicts_with_all = ["heads", "folds", "metric", "all", "out", "budget", "take_best", "run"], value_parser = path_parser())]
+    pub(crate) runs: Vec<PathBuf>,
     /// The heads to compare, separated by commas [default: all]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub(crate) heads: Option<Vec<String>>,
@@ -235,7 +258,8 @@ Examples:
   headstock predict runs/linear-1 cat.jpg dog.png
   headstock predict runs/linear-1 new_photos --format csv > predictions.csv
   headstock predict runs/linear-1 cat.jpg --coverage 0.9     sets of likely classes (90 % coverage)
-  headstock predict runs/linear-1 cat.jpg --set backbone.weights=/elsewhere/backbone
+  headstock predict runs/linear-1 test --like sample_submission.csv > submission.csv
+  headstock predict runs/linear-1 cat.jpg --weights /elsewhere/backbone
 
 Photos that cannot be read are reported and the others predicted; the exit status is then 3.")]
 pub(crate) struct PredictArgs {
@@ -245,9 +269,21 @@ pub(crate) struct PredictArgs {
     /// Photos, or folders of photos
     #[arg(required = true, value_name = "PHOTO", value_parser = path_parser())]
     pub(crate) images: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) weights: WeightsArg,
     /// Output format
     #[arg(long, value_enum, default_value_t = PredictionFormat::Table)]
     pub(crate) format: PredictionFormat,
+    /// Print a table (CSV) with the ids, the columns and the row order of this one, such as the sample
+    /// submission of a Kaggle competition. Its first column names the photos, with or without folder and
+    /// extension. Either each class has a column, which gets its probability, or one column gets the class.
+    /// The row of a photo that cannot be read keeps the values that it has in this file
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["format", "coverage", "sets"], value_parser = path_parser())]
+    pub(crate) like: Option<PathBuf>,
+    /// The class whose probability the single column of the table of --like gets, for example the one that
+    /// the competition calls 1
+    #[arg(long, value_name = "CLASS", requires = "like")]
+    pub(crate) positive: Option<String>,
     /// Print for each photo a set of classes (a conformal set) that contains the true class with this
     /// probability, such as 0.9. A set may be empty
     #[arg(long, value_name = "SHARE")]
@@ -300,6 +336,28 @@ pub(crate) struct EvaluateArgs {
     /// The folder of the run, as written by train
     #[arg(value_parser = path_parser())]
     pub(crate) run: PathBuf,
+    #[command(flatten)]
+    pub(crate) weights: WeightsArg,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  headstock pack runs/linear-1 --out pets
+  headstock predict pets cat.jpg                on any machine, wherever the folder is moved to
+
+The new folder is a run, which needs nothing outside it to predict: beside the files of the run it has
+the weights of the backbone and the files that say how photos are preprocessed. The paths of this
+machine are taken out of the config, so that `evaluate` needs --set data.folder=FOLDER or the like.")]
+pub(crate) struct PackArgs {
+    /// The folder of the run, as written by train
+    #[arg(value_parser = path_parser())]
+    pub(crate) run: PathBuf,
+    /// The folder to create; it must not exist yet
+    #[arg(long, value_name = "FOLDER", value_parser = path_parser())]
+    pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) weights: WeightsArg,
 }
 
 #[derive(Debug, Args)]
@@ -309,7 +367,8 @@ Examples:
   headstock extract --out layer3.parquet --layer layer3
   headstock extract --out tuned.npz --run runs/linear-2     with the backbone of a run
 
-Rows are sorted by path. Next to .npy and .npz, a .csv with row,path,class,label is written.
+Rows are sorted by path. All formats have the paths, the class names and, if the data can be split,
+which photos are for training and which for testing; next to .npy and .npz, a .csv has them, too.
 The outputs of layers before avgpool are averaged over height and width.")]
 pub(crate) struct ExtractArgs {
     /// The file to write, in the format of its extension: .npy, .npz (features and labels), .safetensors or
@@ -324,6 +383,9 @@ pub(crate) struct ExtractArgs {
     /// given
     #[arg(long, value_name = "RUN", value_parser = path_parser())]
     pub(crate) run: Option<PathBuf>,
+    /// The weights of the backbone of --run, as for `predict`
+    #[arg(long, value_name = "PATH", requires = "run")]
+    pub(crate) weights: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -352,10 +414,14 @@ pub(crate) struct DoctorArgs {
     /// Write a web page (HTML) with thumbnails of the photos that have problems
     #[arg(long, value_name = "FILE", value_parser = path_parser())]
     pub(crate) html: Option<PathBuf>,
-    /// Write a table (CSV) of the photos without problems, and print the config keys with which to train on
-    /// it
+    /// Write a table (CSV) of the photos without problems; beside it a config that trains on the table (.toml)
+    /// and a table of what was left out or renamed, with reasons, which you can edit (.review.csv)
     #[arg(long, value_name = "FILE", value_parser = path_parser())]
     pub(crate) write_clean: Option<PathBuf>,
+    /// With --write-clean: an edited table of what was left out; its column `action` (keep, drop, or relabel
+    /// to the class in `suggestion`) decides
+    #[arg(long, value_name = "FILE", requires = "write_clean", value_parser = path_parser())]
+    pub(crate) review: Option<PathBuf>,
     /// Exit with status 3 if there is an error or a warning, for scripts
     #[arg(long)]
     pub(crate) strict: bool,

@@ -99,6 +99,9 @@ fn remedy_hint(remedy: &Remedy) -> String {
         Remedy::NameFeatures => "`data.features` in the config names a file of features",
         Remedy::NoFinetuning => "leave `--warm` out, or set `tune.from = \"head\"` in the config",
         Remedy::NoCleanTable => "leave `--write-clean` out",
+        Remedy::GiveReview(file) => {
+            return format!("`--review {}` gives the review back", shell_quote(file.display()));
+        }
         Remedy::NoWarmStart => "leave `--warm` out",
         Remedy::WarmStartHead(head) => {
             return format!("train with `--head {head}`, or leave `--warm` out");
@@ -106,6 +109,7 @@ fn remedy_hint(remedy: &Remedy) -> String {
         Remedy::OtherFeatures => "`--set data.features=FILE` names a different file",
         Remedy::OtherTestImages => "`--set data.test_folder=FOLDER` names other test photos",
         Remedy::OtherRunFolder => other_folder,
+        Remedy::OtherPackFolder => "`--out` names a different folder",
         Remedy::Resume(folder) => return format!("{} continues it", resume_command(folder)),
         Remedy::ResumeOrOtherRunFolder(folder) => {
             return format!("{} continues it; {other_folder}", resume_command(folder));
@@ -135,7 +139,9 @@ fn inference_hint(error: &(dyn Error + 'static)) -> Option<String> {
              config"
         }
         InferenceError::NoBackbone => "`data.folder` in the config names a folder of photos",
-        InferenceError::OtherWeights { .. } => "--set backbone.weights=PATH names the weights",
+        InferenceError::OtherWeights { .. } | InferenceError::WeightsNotFound { .. } => {
+            "`--weights PATH` names the weights"
+        }
         InferenceError::OtherFeatures { .. } => {
             "leave `backbone.layer` and `backbone.precision` as they are in the run"
         }

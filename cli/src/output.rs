@@ -52,7 +52,16 @@ impl Output {
 
     /// Writes the fields as a row of a CSV, quoted where necessary, for `predict --format csv`.
     pub(crate) fn print_csv(&mut self, fields: impl IntoIterator<Item = String>) -> Result<(), StdoutError> {
-        let mut writer = csv::Writer::from_writer(Vec::new());
+        self.print_delimited(b',', fields)
+    }
+
+    /// As [`print_csv`](Self::print_csv), with `delimiter` between the fields.
+    pub(crate) fn print_delimited(
+        &mut self,
+        delimiter: u8,
+        fields: impl IntoIterator<Item = String>,
+    ) -> Result<(), StdoutError> {
+        let mut writer = csv::WriterBuilder::new().delimiter(delimiter).from_writer(Vec::new());
         writer.write_record(fields).expect("writing to a vector cannot fail");
         Ok(self.out.write_all(&writer.into_inner().expect("writing to a vector cannot fail"))?)
     }

@@ -20,6 +20,7 @@ use tempfile::{Builder, TempPath};
 
 use crate::error::HubError;
 use crate::name::{RepoRef, is_commit};
+use crate::repo_kind::RepoKind;
 use crate::verify::{find_mismatch, hash_sha256};
 
 /// The suffix of a blob that is being written.
@@ -33,6 +34,21 @@ pub(crate) struct RepoCache {
     folder: PathBuf,
     /// The folder with the lock files.
     locks: PathBuf,
+}
+
+/// The file of any repository of `kind` in the cache at `root` whose contents have the hash `name`; `None` if there is
+/// none, or its contents have another hash. Folders that cannot be read count as empty.
+pub(crate) fn find_blob(root: &Path, kind: RepoKind, name: &str) -> Option<PathBuf> {
+    let prefix = format!("{}--", kind.plural());
+    let mut blobs: Vec<PathBuf> = fs::read_dir(root)
+        .ok()?
+        .filter_map(Result::ok)
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
+        .map(|entry| entry.path().join("blobs").join(name))
+        .filter(|blob| blob.is_file())
+        .collect();
+    blobs.sort_unstable();
+    blobs.into_iter().find(|blob| matches!(find_mismatch(blob, name), Ok(None)))
 }
 
 /// What the cache knows about a file of a commit.

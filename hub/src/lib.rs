@@ -43,4 +43,5 @@ pub use name::{HubDataset, HubSource};
 pub use pickle::{conversion_hint, is_pickled};
 pub use progress::DownloadProgress;
 pub use settings::HubSettings;
-pub use weights::{WeightFiles, fetch_weights, fetch_weights_with};
+pub use verify::hash_sha256;
+pub use weights::{WeightFiles, fetch_weights, fetch_weights_with, find_cached_weights};

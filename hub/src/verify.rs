@@ -32,7 +32,10 @@ pub(crate) fn find_mismatch(blob: &Path, name: &str) -> io::Result<Option<String
 }
 
 /// The SHA-256 of the contents of a file, in hexadecimal.
-pub(crate) fn hash_sha256(path: &Path) -> io::Result<String> {
+///
+/// # Errors
+/// If the file cannot be read.
+pub fn hash_sha256(path: &Path) -> io::Result<String> {
     hash_file(Sha256::new(), File::open(path)?)
 }
 

@@ -2,12 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::cache::find_blob;
 use crate::client::RequestedFile;
 use crate::error::HubError;
 use crate::files::{CommitContents, Selection, fetch};
 use crate::name::HubSource;
 use crate::pickle::is_pickled;
 use crate::progress::DownloadProgress;
+use crate::repo_kind::RepoKind;
 use crate::settings::HubSettings;
 
 /// The file that names the architecture and holds timm's preprocessing.
@@ -61,6 +63,13 @@ pub fn fetch_weights_with(
     Ok(WeightFiles { weights, config, preprocessor, origin: resolved.origin })
 }
 
+/// The file of weights with this SHA-256, in hexadecimal, of any repository in the cache of `settings`; `None` if there
+/// is none. Nothing is downloaded.
+#[must_use]
+pub fn find_cached_weights(sha256: &str, settings: &HubSettings) -> Option<PathBuf> {
+    find_blob(&settings.cache, RepoKind::Weights, sha256)
+}
+
 /// The files to download for `source`: both config files, which may be missing, and the weights. The small
 /// files come first, so that problems show before the weights are downloaded. If the paths of all files of
 /// the repository are known (`listed`) and the weights are not among them, the error says what is.
@@ -86,4 +95,33 @@ fn weights_not_found(source: &HubSource, listed: &[String]) -> HubError {
         return HubError::Pickled { name, pickled: pickled.clone() };
     }
     HubError::FileNotFound { name, file: source.weights_path().into(), found }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::verify::hash_sha256;
+
+    #[test]
+    fn weights_in_the_cache_are_found_by_their_hash() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("file");
+        fs::write(&file, "weights").unwrap();
+        let sha256 = hash_sha256(&file).unwrap();
+        let settings = HubSettings { cache: root.path().into(), ..HubSettings::from_environment() };
+        let blobs = |name: &str| root.path().join(name).join("blobs");
+        let find = || find_cached_weights(&sha256, &settings);
+        for (name, contents) in [("datasets--a--b", "weights"), ("models--a--b", "damaged")] {
+            fs::create_dir_all(blobs(name)).unwrap();
+            fs::write(blobs(name).join(&sha256), contents).unwrap();
+            assert_eq!(find(), None, "{name}");
+        }
+        fs::create_dir_all(blobs("models--c--d")).unwrap();
+        fs::rename(&file, blobs("models--c--d").join(&sha256)).unwrap();
+        assert_eq!(find(), Some(blobs("models--c--d").join(&sha256)));
+        let elsewhere = HubSettings { cache: root.path().join("absent"), ..settings.clone() };
+        assert_eq!(find_cached_weights(&sha256, &elsewhere), None);
+    }
 }

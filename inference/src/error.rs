@@ -76,6 +76,16 @@ pub enum InferenceError {
         /// SHA-256 of the original weights, in hexadecimal.
         expected: String,
     },
+    /// The weights of the model are not in their place, and were not found by their hash either.
+    #[error("{error}; no file with the sha256 of the run's weights ({sha256}) is in {}", places.join(", "))]
+    WeightsNotFound {
+        /// Why the weights in their place cannot be used.
+        error: Box<InferenceError>,
+        /// SHA-256 of the weights, in hexadecimal.
+        sha256: String,
+        /// Where they were looked for.
+        places: Vec<String>,
+    },
     /// The model has no scores for conformal sets.
     #[error(
         "this run cannot give conformal sets, because it has not saved the scores that they need: it was \
@@ -117,6 +127,7 @@ impl InferenceError {
     #[must_use]
     pub fn kind(&self) -> FailureKind {
         match self {
+            Self::WeightsNotFound { error, .. } => error.kind(),
             Self::Backbone(error) => match error.kind() {
                 ErrorKind::Config => FailureKind::Usage,
                 ErrorKind::Hub => FailureKind::Hub,

@@ -18,6 +18,22 @@ use crate::progress::Progress;
 /// Receives a batch of images and, for each, its features `[F]` or the reason why it cannot be read.
 pub type OnFeatures<'a, E> = dyn FnMut(&[ImageRef], Vec<Result<Vec<f32>, DecodeError>>) -> Result<(), E> + 'a;
 
+/// Looks up the features `[F]` of an image by the bytes of its file, so that they need not be computed; `None` if
+/// they are not known.
+pub type FindFeatures<'a> = dyn Fn(&[u8]) -> Option<Vec<f32>> + Sync + 'a;
+
+/// Why the pipeline need not or cannot compute the features of an image.
+enum NotComputed {
+    Known(Vec<f32>),
+    Unreadable(DecodeError),
+}
+
+impl From<DecodeError> for NotComputed {
+    fn from(error: DecodeError) -> Self {
+        Self::Unreadable(error)
+    }
+}
+
 /// Computes features of images: a backbone on its device, with the transform that belongs to its weights.
 ///
 /// Threads may share it. Its workers keep their buffers between calls. The features of an image are the same
@@ -120,14 +136,16 @@ impl FeatureExtractor {
         progress: &dyn Progress,
         on_features: &mut OnFeatures<'_, E>,
     ) -> Result<(), E> {
-        self.run_on_images("computing features", images, progress, on_features)
+        self.run_on_images("computing features", images, &|_| None, progress, on_features)
     }
 
-    /// As [`features_of_images`](Self::features_of_images); `phase` is the name of the work for the progress.
+    /// As [`features_of_images`](Self::features_of_images), but features that `find_known` gives are not computed;
+    /// `phase` is the name of the work for the progress.
     pub(crate) fn run_on_images<E: From<InferenceError>>(
         &self,
         phase: &str,
         images: &[ImageRef],
+        find_known: &FindFeatures<'_>,
         progress: &dyn Progress,
         on_features: &mut OnFeatures<'_, E>,
     ) -> Result<(), E> {
@@ -135,19 +153,25 @@ impl FeatureExtractor {
         // One view per image: the index of a view, and of a job, is that of its image.
         let jobs: Vec<Range<usize>> = (0..images.len()).map(|index| index..index + 1).collect();
         let read = |job: usize| images[job].read();
-        let render = |_, bytes: &[u8]| Ok(vec![self.transform.render_file(bytes, self.decode)?.into_raw()]);
+        let render = |_, bytes: &[u8]| match find_known(bytes) {
+            Some(features) => Err(NotComputed::Known(features)),
+            None => Ok(vec![self.transform.render_file(bytes, self.decode)?.into_raw()]),
+        };
         // Features or errors of images that are not reported yet, by index, and the index to report next.
         let (mut waiting, mut next) = (BTreeMap::new(), 0);
         let mut workers = self.take_workers(self.backbone.n_workers()).map_err(InferenceError::from)?;
         progress.begin(phase, images.len() as u64, "photos");
-        let on_results = &mut |results: Vec<JobResult<f32, DecodeError>>| {
+        let on_results = &mut |results: Vec<JobResult<f32, NotComputed>>| {
             for result in results {
                 match result {
                     JobResult::Outputs { views, values } => {
                         let features = values.chunks_exact(self.width()).map(|row| Ok(row.to_vec()));
                         waiting.extend(views.into_iter().zip(features));
                     }
-                    JobResult::Failed { job, error } => {
+                    JobResult::Failed { job, error: NotComputed::Known(features) } => {
+                        waiting.insert(job, Ok(features));
+                    }
+                    JobResult::Failed { job, error: NotComputed::Unreadable(error) } => {
                         waiting.insert(job, Err(error));
                     }
                 }
@@ -165,7 +189,7 @@ impl FeatureExtractor {
             Ok(ControlFlow::Continue(()))
         };
         let outcome =
-            run_pipeline::<_, _, DecodeError, E>(&inference, &mut workers, &jobs, &read, &render, on_results);
+            run_pipeline::<_, _, NotComputed, E>(&inference, &mut workers, &jobs, &read, &render, on_results);
         progress.end();
         self.give_back(workers);
         outcome

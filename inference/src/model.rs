@@ -17,6 +17,7 @@ use crate::predictions::Predictions;
 use crate::pretrained::{BackboneOptions, PretrainedBackbone};
 use crate::progress::Progress;
 use crate::tensors::{self, StoredTensors};
+use crate::weights_search::WeightsSearch;
 
 /// The only key of the metadata. safetensors stores its metadata in a hash map, whose order varies: with a
 /// single key equal models are equal bytes.
@@ -232,12 +233,14 @@ impl Model {
     }
 
     /// Opens the backbone that the head was fitted on: the fine-tuned tensors of the run, and the other
-    /// weights from the file that `options` name, which must be those of the run. The layer and the precision
+    /// weights from the file that `options` name, which must be those of the run. If they are not, the weights
+    /// are looked for by their hash in the folders that `options` name for it. The layer and the precision
     /// must be those of the run, because the head understands no other features.
     ///
     /// # Errors
     /// [`InferenceError::NoBackbone`] if the head was fitted on precomputed features,
-    /// [`InferenceError::OtherFeatures`], [`InferenceError::OtherWeights`], [`InferenceError::Backbone`].
+    /// [`InferenceError::OtherFeatures`], [`InferenceError::OtherWeights`], [`InferenceError::Backbone`],
+    /// [`InferenceError::WeightsNotFound`] after a search.
     pub fn open_backbone(
         &self,
         options: &BackboneOptions,
@@ -262,6 +265,34 @@ impl Model {
         progress: &dyn Progress,
     ) -> Result<PretrainedBackbone, InferenceError> {
         let record = self.record.backbone.as_ref().ok_or(InferenceError::NoBackbone)?;
+        let pretrained = match self.open_weights(record, options, progress) {
+            Err(error) if !options.search.is_empty() => {
+                let WeightsSearch { found, places } =
+                    WeightsSearch::run(&record.sha256, &record.source, &options.search);
+                let Some(found) = found else {
+                    let (error, sha256) = (Box::new(error), record.sha256.clone());
+                    return Err(InferenceError::WeightsNotFound { error, sha256, places });
+                };
+                tracing::info!(
+                    "the weights of the run are not at {}; {} has them, by its sha256",
+                    options.weights,
+                    found.display()
+                );
+                let options = BackboneOptions { weights: found.display().to_string(), ..options.clone() };
+                self.open_weights(record, &options, progress)?
+            }
+            opened => opened?,
+        };
+        pretrained.with_tensors(&self.tuned_weights)
+    }
+
+    /// Opens the weights that `options` name, which must be those of `record`.
+    fn open_weights(
+        &self,
+        record: &BackboneRecord,
+        options: &BackboneOptions,
+        progress: &dyn Progress,
+    ) -> Result<PretrainedBackbone, InferenceError> {
         // The preprocessing is that of the run, not that of the config beside the weights.
         let preprocessing = self.record.preprocessing.as_ref();
         let pretrained = PretrainedBackbone::open_with_preprocessing(options, preprocessing, progress)?;
@@ -274,7 +305,7 @@ impl Model {
                 expected: record.sha256.clone(),
             });
         }
-        pretrained.with_tensors(&self.tuned_weights)
+        Ok(pretrained)
     }
 }
 

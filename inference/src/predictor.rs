@@ -7,10 +7,10 @@ use headstock_loader::{DecodeError, DecodeOptions, ImageRef};
 use image::RgbImage;
 
 use crate::error::InferenceError;
-use crate::extractor::FeatureExtractor;
+use crate::extractor::{FeatureExtractor, FindFeatures};
 use crate::model::Model;
 use crate::predictions::Predictions;
-use crate::pretrained::BackboneOptions;
+use crate::pretrained::{BackboneOptions, PretrainedBackbone};
 use crate::progress::Progress;
 use crate::stored_run::StoredRun;
 
@@ -58,7 +58,20 @@ impl Predictor {
         decode: DecodeOptions,
         progress: &dyn Progress,
     ) -> Result<Self, InferenceError> {
-        let extractor = FeatureExtractor::new(&model.open_backbone(options, progress)?, decode)?;
+        let pretrained = model.open_backbone(options, progress)?;
+        Self::with_backbone(model, &pretrained, decode)
+    }
+
+    /// Loads `pretrained`, the backbone that [`Model::open_backbone`] has opened for `model`.
+    ///
+    /// # Errors
+    /// [`InferenceError::Backbone`].
+    pub fn with_backbone(
+        model: Model,
+        pretrained: &PretrainedBackbone,
+        decode: DecodeOptions,
+    ) -> Result<Self, InferenceError> {
+        let extractor = FeatureExtractor::new(pretrained, decode)?;
         Ok(Self { model, extractor })
     }
 
@@ -118,19 +131,40 @@ impl Predictor {
         progress: &dyn Progress,
         on_predictions: &mut OnPredictions<'_, E>,
     ) -> Result<(), E> {
-        self.extractor.run_on_images::<E>("predicting", images, progress, &mut |batch, features| {
-            let values: Vec<f32> = features.iter().flatten().flatten().copied().collect();
-            let predictions = if values.is_empty() { None } else { Some(self.predictions(&values)?) };
-            // The predictions of the readable images, in order.
-            let mut rows = predictions
-                .iter()
-                .flat_map(|predictions| predictions.rows().zip(&predictions.predicted))
-                .map(|(row, &predicted)| Prediction { probabilities: row.to_vec(), predicted });
-            let results = features
-                .into_iter()
-                .map(|outcome| outcome.map(|_| rows.next().expect("a row for each readable image")));
-            on_predictions(batch, results.collect())
-        })
+        self.predict_images_with(images, &|_| None, progress, on_predictions)
+    }
+
+    /// As [`predict_images`](Self::predict_images), but features that `find_known` gives are not computed.
+    ///
+    /// # Errors
+    /// The errors of [`predict_images`](Self::predict_images), and [`InferenceError::Head`] for known features of
+    /// another length.
+    pub fn predict_images_with<E: From<InferenceError>>(
+        &self,
+        images: &[ImageRef],
+        find_known: &FindFeatures<'_>,
+        progress: &dyn Progress,
+        on_predictions: &mut OnPredictions<'_, E>,
+    ) -> Result<(), E> {
+        self.extractor.run_on_images::<E>(
+            "predicting",
+            images,
+            find_known,
+            progress,
+            &mut |batch, features| {
+                let values: Vec<f32> = features.iter().flatten().flatten().copied().collect();
+                let predictions = if values.is_empty() { None } else { Some(self.predictions(&values)?) };
+                // The predictions of the readable images, in order.
+                let mut rows = predictions
+                    .iter()
+                    .flat_map(|predictions| predictions.rows().zip(&predictions.predicted))
+                    .map(|(row, &predicted)| Prediction { probabilities: row.to_vec(), predicted });
+                let results = features
+                    .into_iter()
+                    .map(|outcome| outcome.map(|_| rows.next().expect("a row for each readable image")));
+                on_predictions(batch, results.collect())
+            },
+        )
     }
 
     /// The model's calibrated predictions for the `features` `[N, F]` of `N` images.

@@ -1,6 +1,6 @@
 //! A pretrained backbone before it is loaded onto a device.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use headstock_backbone::{
     Backbone, BackboneError, Checkpoint, DeviceChoice, FeatureLayer, Precision, Preprocessing, WeightsSource,
@@ -41,14 +41,18 @@ pub struct BackboneOptions {
     /// in `f32`. Features are `f32` numbers with both formats; they are cached separately.
     #[serde(default)]
     pub precision: Precision,
+    /// Folders in which the weights of a model are looked for by their hash if `weights` are not there or are not
+    /// those of the model; the cache of the Hugging Face hub is searched as well. If empty, nothing is searched.
+    #[serde(skip)]
+    pub search: Vec<PathBuf>,
 }
 
 impl BackboneOptions {
     /// The weights `weights` with the defaults of the other options.
     #[must_use]
     pub fn new(weights: String) -> Self {
-        let (layer, device, precision) = Default::default();
-        Self { weights, layer, device, precision }
+        let (layer, device, precision, search) = Default::default();
+        Self { weights, layer, device, precision, search }
     }
 }
 

@@ -1,7 +1,7 @@
 //! A run on disk, as far as inference needs it.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use headstock_heads::Registry;
 use headstock_loader::DecodeOptions;
@@ -10,12 +10,7 @@ use serde::Deserialize;
 use crate::error::{FileError, InferenceError};
 use crate::model::Model;
 use crate::pretrained::BackboneOptions;
-
-/// The config of a run.
-pub const CONFIG_FILE: &str = "headstock.toml";
-
-/// The model of a run.
-pub const MODEL_FILE: &str = "model.safetensors";
+use crate::run_files::{CONFIG_FILE, MODEL_FILE};
 
 /// What inference needs of a run: its model, and the options of its backbone. A program may change the
 /// options, for example if the weights have moved, before it makes a [`Predictor`](crate::Predictor) of them.
@@ -26,6 +21,14 @@ pub struct StoredRun {
     pub backbone: Option<BackboneOptions>,
     /// How images are decoded.
     pub decode: DecodeOptions,
+}
+
+/// The folders in which the weights of the run in `folder` are looked for: its own and the one around it.
+#[must_use]
+pub fn search_folders(folder: &Path) -> Vec<PathBuf> {
+    let absolute = std::path::absolute(folder).unwrap_or_else(|_| folder.into());
+    let around = absolute.parent().map(Path::to_path_buf);
+    std::iter::once(folder.to_path_buf()).chain(around).collect()
 }
 
 /// The sections of the run's config that inference needs.
@@ -50,10 +53,11 @@ impl StoredRun {
         let path = folder.join(CONFIG_FILE);
         let text = fs::read_to_string(&path).map_err(FileError::io("read", &path))?;
         let RunConfig { mut backbone, data } = toml::from_str(&text).map_err(FileError::format(&path))?;
-        if let Some(BackboneOptions { weights, .. }) = &mut backbone
-            && !weights.starts_with("hf://")
-        {
-            *weights = folder.join(&*weights).display().to_string();
+        if let Some(BackboneOptions { weights, search, .. }) = &mut backbone {
+            if !weights.starts_with("hf://") {
+                *weights = folder.join(&*weights).display().to_string();
+            }
+            *search = search_folders(folder);
         }
         Ok(Self { model: Model::read(&folder.join(MODEL_FILE), heads)?, backbone, decode: data })
     }

@@ -18,6 +18,14 @@ pub enum TestSize {
     Fraction(f64),
 }
 
+impl TestSize {
+    /// Whether there is no test set: `0` or `0.0`.
+    #[must_use]
+    pub fn is_zero(self) -> bool {
+        matches!(self, Self::Count(0)) || self == Self::Fraction(0.0)
+    }
+}
+
 impl fmt::Display for TestSize {
     /// Writes a fraction as `1.0` and a count as `1`, so that the two can be told apart.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

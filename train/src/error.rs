@@ -79,6 +79,8 @@ pub enum Remedy {
     NoFinetuning,
     /// Not to write a clean table.
     NoCleanTable,
+    /// To give back this edited review of a clean table.
+    GiveReview(PathBuf),
     /// Not to start from an earlier run.
     NoWarmStart,
     /// The head of this name, or not to start from an earlier run.
@@ -89,6 +91,8 @@ pub enum Remedy {
     OtherTestImages,
     /// A different folder for the run.
     OtherRunFolder,
+    /// A different folder for a packed run.
+    OtherPackFolder,
     /// To resume the training of the run in this folder.
     Resume(PathBuf),
     /// To resume the training of the run in this folder, or a different folder for the run.

@@ -1,6 +1,6 @@
 //! Evaluation of a run on its own test set or on other data.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -32,7 +32,7 @@ pub struct Evaluation {
     pub skipped: usize,
     /// The files and rows of the data that are not used, by reason; with those of `skipped`.
     pub passed_over: BTreeMap<PassedOverReason, usize>,
-    /// Whether these are the samples that the run was tested on when it was trained.
+    /// Whether these are the samples that the run was tested on when it was trained, told by their content.
     pub same_samples: bool,
     /// The overlap with the samples that the run was trained on; `None` if those are unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -55,6 +55,15 @@ pub fn evaluate(
     let split = run.split()?;
     let run_settings = run.settings(&[], registries)?;
     let is_run_data = run_settings.source == settings.source && run_settings.split == settings.split;
+    let has_test_data = match &settings.source {
+        DataSourceConfig::Images(source) => source.test_data().is_some(),
+        DataSourceConfig::Features(_) => false,
+    };
+    if settings.split.has_no_test_set() && (is_run_data || !has_test_data) {
+        let problem = "the run has no test set: all photos were trained on, and its figures are those of a \
+                       cross-validation; give other photos to test on";
+        return Err(TrainError::Data(problem.into()).with_remedy(Remedy::OtherTestImages));
+    }
     let (samples, inputs) = if is_run_data {
         SampleSet::read_run_test_set(settings, &model.record.classes, &split, progress)?
     } else {
@@ -90,7 +99,9 @@ pub fn evaluate(
     let content_hash = |row: usize| features.content_hash(present[row]);
     let overlap =
         |hashes| TrainTestOverlap::from_predictions(&hashes, model, &predictions, &labels, content_hash);
-    let trained_on = run.trained_on_hashes(progress)?.map(overlap).transpose()?;
+    let trained_hashes =
+        if run.has_other_contents(settings) { None } else { run.trained_on_hashes(progress)? };
+    let trained_on = trained_hashes.map(overlap).transpose()?;
     if let Some(overlap) = trained_on.as_ref().filter(|overlap| overlap.samples > 0) {
         tracing::warn!(
             "the run was trained on {} of the {} photos that are tested here, so the results look better \
@@ -99,6 +110,16 @@ pub fn evaluate(
             labels.len()
         );
     }
+    // By content, so that it does not matter where the data is; by the settings in a run of an earlier version.
+    let same_samples = match run.tested_on_hashes()? {
+        Some(tested_on) => {
+            let n_tested = split.iter().filter(|row| row.split == Subset::Test.as_str()).count();
+            present.len() == n_tested
+                && present.iter().filter_map(|&row| features.content_hash(row)).collect::<BTreeSet<_>>()
+                    == tested_on
+        }
+        None => is_run_data && present.len() == n_samples,
+    };
     // The cache is closed before its temporary folder is removed.
     drop(features);
     Ok(Evaluation {
@@ -107,7 +128,7 @@ pub fn evaluate(
         samples: present.len(),
         skipped: n_samples - present.len(),
         passed_over: samples.passed_over_with(n_samples - present.len()),
-        same_samples: is_run_data && present.len() == n_samples,
+        same_samples,
         trained_on,
     })
 }

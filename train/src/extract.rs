@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use headstock_inference::{PretrainedBackbone, Progress};
+use headstock_inference::{FailureKind, PretrainedBackbone, Progress};
+use headstock_loader::Split;
 use headstock_loader::dataset::PassedOverReason;
 
 use crate::config::Settings;
@@ -11,7 +12,7 @@ use crate::error::TrainError;
 use crate::feature_file::{FeatureFileWriter, SampleInfo};
 use crate::features::ExtractedFeatures;
 use crate::run::Run;
-use crate::samples::{SampleInputs, SampleRow, SampleSet};
+use crate::samples::{SampleInputs, SampleRow, SampleSet, Subset};
 
 /// Summary of a written feature file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,7 +42,7 @@ pub fn extract(
     progress: &dyn Progress,
 ) -> Result<ExtractSummary, TrainError> {
     let writer = FeatureFileWriter::create(out)?;
-    let (samples, inputs) = SampleSet::read_unsplit(settings, progress)?;
+    let (samples, inputs, is_split) = read_split_if_possible(settings, progress)?;
     let (SampleInputs::Images(images), Some(options)) = (inputs, &settings.backbone) else {
         return Err(TrainError::NeedsImages);
     };
@@ -62,8 +63,13 @@ pub fn extract(
     }
     order.sort_unstable_by(|&a, &b| samples.rows[a].id.cmp(&samples.rows[b].id));
     let sample_info = |&image: &usize| {
-        let SampleRow { id, label, .. } = &samples.rows[image];
-        SampleInfo { path: id.clone(), class: samples.classes.name(*label).into(), label: *label }
+        let SampleRow { id, label, subset, .. } = &samples.rows[image];
+        let (path, class) = (id.clone(), samples.classes.name(*label).into());
+        let split = match subset {
+            Subset::Train => Split::Train,
+            Subset::Test => Split::Test,
+        };
+        SampleInfo { path, class, label: *label, split: is_split.then_some(split) }
     };
     let sample_infos: Vec<SampleInfo> = order.iter().map(sample_info).collect();
     writer.write(&sample_infos, features.width(), &mut |range| {
@@ -78,6 +84,23 @@ pub fn extract(
         skipped: images.len() - order.len(),
         passed_over: samples.passed_over_with(images.len() - order.len()),
     })
+}
+
+/// Reads the data set of `settings` with its split, or, with a message, without one if it cannot be split: for
+/// features that does not matter. Also returns whether it is split.
+fn read_split_if_possible(
+    settings: &Settings,
+    progress: &dyn Progress,
+) -> Result<(SampleSet, SampleInputs, bool), TrainError> {
+    match SampleSet::read(settings, progress) {
+        Ok((samples, inputs)) => Ok((samples, inputs, true)),
+        Err(error) if error.kind() == FailureKind::Data => {
+            let (samples, inputs) = SampleSet::read_unsplit(settings, progress)?;
+            tracing::info!("the file does not say which photos are for testing: {error}");
+            Ok((samples, inputs, false))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(test)]

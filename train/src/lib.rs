@@ -23,6 +23,7 @@
 mod activations;
 mod atomic_write;
 mod benchmark;
+mod bootstrap;
 pub mod compare;
 pub mod config;
 mod csv_table;

@@ -83,13 +83,13 @@ impl PreparedData {
         let seconds = 0.0;
         let prepared =
             Self { samples, images, pretrained, features, n_augmented, readable, train, test, seconds };
-        prepared.check_not_empty()?;
+        prepared.check_not_empty(settings.split.has_no_test_set())?;
         Ok(Self { seconds: started.elapsed().as_secs_f64(), ..prepared })
     }
 
     /// Refuses data that cannot be trained on or tested on: every class must have a readable training sample,
-    /// and the test set a readable sample.
-    fn check_not_empty(&self) -> Result<(), TrainError> {
+    /// and the test set a readable sample, unless there is to be none (`has_no_test_set`).
+    fn check_not_empty(&self, has_no_test_set: bool) -> Result<(), TrainError> {
         let labels: BTreeSet<u32> = self.samples.labels(&self.train).into_iter().collect();
         let mut classes = (0..).zip(self.samples.classes.names());
         if let Some((_, class)) = classes.find(|(label, _)| !labels.contains(label)) {
@@ -98,7 +98,7 @@ impl PreparedData {
                  replace the photos of this class that the warnings name, or remove the class"
             )));
         }
-        if self.test.is_empty() {
+        if self.test.is_empty() && !has_no_test_set {
             return Err(TrainError::Data(
                 "no test photo can be read, so the accuracy cannot be measured: repair or replace the photos \
                  that the warnings name, or choose different test photos"

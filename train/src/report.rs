@@ -6,9 +6,10 @@ use headstock_heads::ConformalMethod;
 use headstock_inference::{ModelRecord, Predictions};
 use maud::{Markup, html};
 
+use crate::bootstrap::Interval;
 use crate::html_page::page;
 use crate::metrics::confusion_matrix;
-use crate::run::{CalibrationMetrics, ConformalMetrics, RunMetrics};
+use crate::run::{CalibrationMetrics, ConformalMetrics, CrossValidation, RunMetrics};
 use crate::samples::SampleRow;
 
 /// Maximum number of mistakes, and of pairs of confused classes, that the report lists.
@@ -55,14 +56,34 @@ fn test_section(metrics: &RunMetrics) -> Markup {
         ("skipped", metrics.counts.skipped),
     ];
     html! {
-        h2 { "Test set" }
+        @match &metrics.cross_validation {
+            Some(CrossValidation { folds, .. }) => {
+                h2 { "Cross-validation" }
+                p {
+                    "The run has no test set: each of the " (metrics.counts.train) " training photos is predicted by a head \
+                     that was fitted without its fold, in " (folds) " folds. The tables below are of these predictions."
+                }
+            },
+            None => h2 { "Test set" },
+        }
         table.numbers {
             @for (name, count) in counts { tr { td { (name) } td { (count) } } }
             @for (metric, value) in metrics.test.iter() {
-                tr title=(metric.about()) { td { (metric.name()) } td { (format!("{value:.4}")) } }
+                tr title=(metric.about()) {
+                    td { (metric.name()) }
+                    td { (format!("{value:.4}")) }
+                    @if let Some(interval) = interval_of_metric(metrics, metric.run_key()) {
+                        td { (format!("{:.4} to {:.4}", interval.low, interval.high)) }
+                    }
+                }
             }
         }
     }
+}
+
+/// The confidence interval of the metric with this key, if there is one.
+fn interval_of_metric<'a>(metrics: &'a RunMetrics, key: &str) -> Option<&'a Interval> {
+    metrics.cross_validation.as_ref()?.intervals.get(key)
 }
 
 /// The metrics of the probabilities before and after calibration.

@@ -1,4 +1,5 @@
-//! `trained_on.csv`: content hashes of the samples that a run was trained on, independent of their paths.
+//! `trained_on.csv` and `tested_on.csv`: content hashes of the samples that a run was trained and tested on,
+//! independent of their paths.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,12 +14,12 @@ use crate::config::{DataSourceConfig, Settings};
 use crate::csv_table;
 use crate::error::TrainError;
 use crate::feature_file::read_features;
-use crate::samples::{SplitRow, Subset, find_images};
+use crate::samples::{SplitRow, Subset, find_feature_rows, find_images};
 
 /// The SHA-256 of an image's bytes, or of a row of precomputed features as little-endian `f32`.
 pub(crate) type ContentHash = [u8; 32];
 
-/// The only column of `trained_on.csv`.
+/// The only column of these files.
 const HEADER: &str = "sha256";
 
 /// The advice for a damaged `trained_on.csv`.
@@ -32,16 +33,14 @@ pub(crate) fn hash_features(row: &[f32]) -> ContentHash {
     hash.finalize().into()
 }
 
-/// The contents of `trained_on.csv` for the content hashes of a run's training samples, by which a later
-/// evaluation recognizes samples that the run has seen: one hash per line, in hexadecimal and in ascending
-/// order.
+/// The contents of such a file for the content hashes of a run's training or test samples, by which a later
+/// evaluation recognizes them: one hash per line, in hexadecimal and in ascending order.
 pub(crate) fn to_csv(hashes: &BTreeSet<ContentHash>) -> Vec<u8> {
     csv_table::to_csv(&[HEADER], hashes.iter().map(|hash| [hex::encode(hash)]))
 }
 
-/// Reads a run's `trained_on.csv` at `path`: the content hashes of the samples that the run was trained on,
-/// by which test samples that it has already seen are recognized. `None` if the file does not exist, as in
-/// runs of earlier versions.
+/// Reads such a file of a run at `path`: the content hashes of the samples that the run was trained or tested on.
+/// `None` if the file does not exist, as in runs of earlier versions.
 pub(crate) fn read(path: &Path) -> Result<Option<BTreeSet<ContentHash>>, TrainError> {
     if !path.is_file() {
         return Ok(None);
@@ -75,10 +74,10 @@ pub(crate) fn hashes_of_split(
         split.iter().filter(|row| row.split == Subset::Train.as_str()).map(|row| row.path.as_str()).collect();
     let hashes: Vec<Option<ContentHash>> = match &run_settings.source {
         DataSourceConfig::Features(path) => {
-            let table = read_features(path)?.table;
-            let rows: Vec<&[f32]> = table.values.chunks_exact(table.width).collect();
-            let hash_row = |id: &&str| rows.get(id.parse::<usize>().ok()?).map(|row| hash_features(row));
-            train_ids.iter().map(hash_row).collect()
+            let archive = read_features(path)?;
+            let rows: Vec<&[f32]> = archive.table.values.chunks_exact(archive.table.width).collect();
+            let found = find_feature_rows(&archive, train_ids.iter().copied());
+            found.into_iter().map(|row| Some(hash_features(rows[row?]))).collect()
         }
         DataSourceConfig::Images(_) => {
             let images = find_images(run_settings, train_ids.iter().copied(), progress)?;

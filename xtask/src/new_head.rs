@@ -24,6 +24,13 @@ const PACKAGE: &str = "external-head";
 const KIND: &str = "nearest-mean-example";
 const TYPE: &str = "NearestMean";
 
+/// The beginning of `.cargo/config.toml`; the path of the target folder follows.
+const CARGO_CONFIG: &str = "\
+# The builds of headstock: with the same [profile.release] and Cargo.lock, a release build compiles only the
+# crates that headstock's did not.
+[build]
+";
+
 /// Leaves out what cargo and headstock write: builds, runs and the feature cache.
 const GITIGNORE: &str = "/target\n/runs\n.headstock/\n";
 
@@ -80,13 +87,14 @@ fn is_non_empty(folder: &Path) -> Result<bool> {
 
 /// The files of the new crate as pairs of path and text: those of the example with the names replaced by
 /// those of the head. The new crate depends on the crates of headstock in `workspace` by their paths.
-fn template_files(name: &HeadName, workspace: &Path) -> Result<[(&'static str, String); 5]> {
-    let path_entry = |package: &str| -> Result<String> {
-        let path = workspace.join(package);
+fn template_files(name: &HeadName, workspace: &Path) -> Result<[(&'static str, String); 6]> {
+    let quote_path = |name: &str| -> Result<String> {
+        let path = workspace.join(name);
         let path = path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))?;
         // A JSON string is a TOML string, too.
-        Ok(format!("path = {}", serde_json::to_string(path)?))
+        Ok(serde_json::to_string(path)?)
     };
+    let path_entry = |package: &str| -> Result<String> { Ok(format!("path = {}", quote_path(package)?)) };
     // The text to replace, and its replacement.
     let package = (format!("name = \"{PACKAGE}\""), format!("name = \"{name}\""));
     let manifest = replace_all(
@@ -106,6 +114,7 @@ fn template_files(name: &HeadName, workspace: &Path) -> Result<[(&'static str, S
         // The dependency versions that headstock is tested with.
         ("Cargo.lock", replace_all(LOCK, &[package])?),
         ("rustfmt.toml", RUSTFMT.into()),
+        (".cargo/config.toml", format!("{CARGO_CONFIG}target-dir = {}\n", quote_path("target")?)),
         (".gitignore", GITIGNORE.into()),
         ("src/main.rs", main),
     ])
@@ -134,10 +143,11 @@ fn next_steps(name: &str, folder: &Path) -> String {
 
 next:
   cd {folder}
-  cargo test                        # the conformance tests of heads
+  cargo test --release              # the conformance tests of heads
   cargo run --release -- heads {name}
   cargo run --release -- train --head {name} --config {demo}
 
+A release build uses the crates that headstock's own has compiled (.cargo/config.toml names its target folder).
 Edit src/main.rs; see {chapter}.",
         folder = folder.display(),
         demo = demo.display(),
@@ -158,7 +168,11 @@ mod tests {
                 assert!(!text.contains(example), "{path} has {example}");
             }
         }
-        let [(_, manifest), (_, lock), .., (_, main)] = &files;
+        let [(_, manifest), (_, lock), _, (_, cargo_config), .., (_, main)] = &files;
+        assert!(
+            cargo_config.ends_with("\n[build]\ntarget-dir = \"/home/a \\\"b\\\"/headstock/target\"\n"),
+            "the builds of headstock are shared: {cargo_config}"
+        );
         assert!(manifest.contains("name = \"wide-5\"") && lock.contains("name = \"wide-5\""));
         assert!(
             manifest.contains(r#"headstock-cli = { path = "/home/a \"b\"/headstock/cli" }"#),

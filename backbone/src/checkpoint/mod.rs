@@ -171,6 +171,12 @@ impl Checkpoint {
         &self.preprocessing
     }
 
+    /// The file of the weights.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The path or `hf://` name of the weights, for messages and run records.
     #[must_use]
     pub fn origin(&self) -> &str {

@@ -77,6 +77,7 @@ fn omitted_arguments_are_none_or_the_documented_default() {
 
     let doctor = args!("headstock doctor", Doctor);
     assert!(doctor.html.is_none() && doctor.write_clean.is_none() && doctor.show_augment.is_none());
+    assert!(doctor.review.is_none());
     assert!(!doctor.strict && !doctor.quick);
 
     assert_eq!(args!("headstock heads", Heads).name, None);
@@ -203,6 +204,7 @@ fn flags_that_contradict_each_other_are_refused_in_either_order() {
     args!("headstock train --resume r --threads 1 --json", Train);
     args!("headstock train --find-lr --head linear --set a=1 --config c", Train);
     args!("headstock doctor --html h --write-clean w --strict --quick", Doctor);
+    assert_eq!(args!("headstock doctor --write-clean w --review r", Doctor).review, Some("r".into()));
     args!("headstock bench --data --precision f32 --weights w", Bench);
     args!("headstock bench --tune layer4 --weights w --batch 2", Bench);
 }

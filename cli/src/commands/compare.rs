@@ -1,16 +1,16 @@
 //! `headstock compare`
 
 use headstock_train::compare::{
-    CandidateResult, CandidateScores, CandidateStatus, CompareOptions, Comparison, ComparisonFile,
-    candidates, compare,
+    CandidateResult, CandidateScores, CandidateStatus, CompareOptions, Comparison, ComparisonFile, SharedKey,
+    candidates_with_keys, compare,
 };
-use headstock_train::config::Settings;
+use headstock_train::config::{Config, Settings};
 use headstock_train::metrics::{METRICS, Metric};
 use headstock_train::{PreparedData, RunDir, TrainError};
 use indicatif::HumanBytes;
 use serde::Serialize;
 
-use super::{CommandContext, pluralize, program_path, shell_quote, train};
+use super::{CommandContext, compare_runs, pluralize, program_path, shell_quote, train};
 use crate::args::CompareArgs;
 use crate::output::{Escaped, align_columns};
 
@@ -28,8 +28,17 @@ struct CompareJson<'a> {
 /// table, and trains the best one on the whole training set (`--take-best`) or prints the command that does.
 /// That the output file and the run can be written is checked before the long work.
 pub(crate) fn run(args: &CompareArgs, context: &mut CommandContext<'_>) -> anyhow::Result<()> {
+    if !args.runs.is_empty() {
+        return compare_runs::run(&args.runs, args.seed, context);
+    }
+    let (head_keys, overrides) =
+        Config::separate_head_keys(&context.global.overrides).map_err(TrainError::from)?;
+    context.global.overrides = overrides;
     let settings = context.resolve_settings(&[])?.with_frozen_backbone();
-    let to_compare = candidates(&settings, &context.registries.heads, args.heads.as_deref())?;
+    let heads = &context.registries.heads;
+    let (to_compare, shared_keys) =
+        candidates_with_keys(&settings, heads, args.heads.as_deref(), &head_keys)?;
+    log_shared_keys(&shared_keys);
     let file = args.out.as_deref().map(ComparisonFile::new).transpose()?;
     let run_dir = args.run.clone().map_or(RunDir::Numbered, RunDir::Named);
     let reservation = if args.take_best { Some(run_dir.reserve(&settings.source)?) } else { None };
@@ -60,6 +69,12 @@ pub(crate) fn run(args: &CompareArgs, context: &mut CommandContext<'_>) -> anyho
     let Some(reservation) = reservation else {
         let command = train_command(best, &settings, context)?;
         context.output.print(format!("\nnext:\n  {command}"))?;
+        if !settings.split.has_no_test_set() {
+            context.output.print(format!(
+                "  {command} --set {}   # the same on all photos, without a test set",
+                train::NO_TEST_SET
+            ))?;
+        }
         context.output.print_json(&CompareJson { comparison: &comparison, trained: None })?;
         return Ok(());
     };
@@ -76,6 +91,17 @@ pub(crate) fn run(args: &CompareArgs, context: &mut CommandContext<'_>) -> anyho
         out.print_json(&CompareJson { comparison: &comparison, trained })
     });
     Ok(train::log_run_on_error(&outcome, printed)?)
+}
+
+/// Logs a line for each key of `--set` that not all of the compared heads have.
+fn log_shared_keys(keys: &[SharedKey]) {
+    for SharedKey { key, heads, heads_without } in keys.iter().filter(|key| !key.heads_without.is_empty()) {
+        tracing::info!(
+            "--set head.{key} is set for {}; these heads do not have the key: {}",
+            heads.join(", "),
+            heads_without.join(", ")
+        );
+    }
 }
 
 /// Logs a line for each shown candidate whose fits gave warnings, such as missing convergence: the first
@@ -207,6 +233,7 @@ fn train_command(
         words.extend(["--head".to_owned(), best.head.clone()]);
         kind.configure(toml::Table::new())?.table()
     };
+    // Of the keys of `[head]` only the kind is among the overrides; the others are in `best.parameters`.
     for assignment in
         context.global.overrides.iter().filter(|set| is_same_head || !set.trim_start().starts_with("head."))
     {

@@ -10,7 +10,7 @@ use headstock_train::doctor::{
 use serde::Serialize;
 use serde_json::json;
 
-use super::{CommandContext, pluralize};
+use super::{CommandContext, pluralize, program_path, shell_quote};
 use crate::args::DoctorArgs;
 use crate::output::{Escaped, Output, StdoutError};
 
@@ -31,10 +31,14 @@ struct DoctorJson<'a> {
 }
 
 /// Examines the data set for problems and prints the findings; also writes a web page (`--html`) and a table
-/// of the images without problems (`--write-clean`), whose files are checked before the long work. With
-/// `--show-augment`, only writes an image that shows what `[augment]` does.
+/// of the images without problems with its config and review (`--write-clean`), whose files are checked before the
+/// long work. With `--show-augment`, only writes an image that shows what `[augment]` does.
 pub(crate) fn run(args: &DoctorArgs, context: &mut CommandContext<'_>) -> anyhow::Result<()> {
-    let settings = context.resolve_data_settings()?.with_frozen_backbone();
+    let settings = context.resolve_data_settings()?;
+    // Its config keeps the section [tune].
+    let write_clean = |file: &Path| CleanTable::new(file, args.review.as_deref(), &settings);
+    let clean_table = args.write_clean.as_deref().map(write_clean).transpose()?;
+    let settings = settings.with_frozen_backbone();
     if let Some(file) = &args.show_augment {
         let sheet = write_augment_sheet(&settings, file, context.bars)?;
         context.output.print(format!(
@@ -47,7 +51,6 @@ pub(crate) fn run(args: &DoctorArgs, context: &mut CommandContext<'_>) -> anyhow
         context.output.print_json(&json)?;
         return Ok(());
     }
-    let clean_table = args.write_clean.as_deref().map(|file| CleanTable::new(file, &settings)).transpose()?;
     let page = args.html.as_deref().map(ReportPage::new).transpose()?;
     let checks = if args.quick { DoctorChecks::Quick } else { DoctorChecks::All };
     let diagnosis = examine(&settings, checks, context.bars)?;
@@ -64,7 +67,12 @@ pub(crate) fn run(args: &DoctorArgs, context: &mut CommandContext<'_>) -> anyhow
         ))?;
     }
     if let Some(cleaned) = &cleaned {
-        print_clean_table(cleaned, out)?;
+        let global = &context.global;
+        let config =
+            global.config.iter().map(|config| format!(" --config {}", shell_quote(config.display())));
+        let overrides = global.overrides.iter().map(|keys| format!(" --set {}", shell_quote(keys)));
+        let arguments: Vec<String> = config.chain(overrides).collect();
+        print_clean_table(cleaned, args.quick, &arguments.concat(), out)?;
     }
     out.print_json(&DoctorJson {
         diagnosis: &diagnosis,
@@ -110,6 +118,12 @@ fn print_diagnosis(diagnosis: &Diagnosis, out: &mut Output) -> Result<(), Stdout
     if diagnosis.findings.is_empty() {
         out.print("no problems found")?;
     }
+    if diagnosis.decided > 0 {
+        out.print(format!(
+            "{} decided in the review beside the table",
+            pluralize(diagnosis.decided, "problem")
+        ))?;
+    }
     for reason in &diagnosis.left_out {
         out.print(format!("\nnot checked: {}", Escaped(reason)))?;
     }
@@ -129,21 +143,30 @@ fn format_example(item: &FindingItem) -> String {
     }
 }
 
-/// Prints what `--write-clean` wrote, a CSV of the images without problems, and the lines of a config that
-/// trains on it. If the table has a column with the split, the config must use that.
-fn print_clean_table(cleaned: &CleanSummary, out: &mut Output) -> Result<(), StdoutError> {
-    let CleanSummary { csv, images, n_rows, left_out, split } = cleaned;
-    let (csv_path, n_rows) = (csv.display(), pluralize(*n_rows, "photo"));
+/// Prints what `--write-clean` wrote, and how to go on; `quick` and the arguments `same_settings` are those of this
+/// command.
+fn print_clean_table(
+    cleaned: &CleanSummary,
+    quick: bool,
+    same_settings: &str,
+    out: &mut Output,
+) -> Result<(), StdoutError> {
+    let CleanSummary { csv, config, review, n_rows, left_out, relabeled, .. } = cleaned;
     out.print(format!(
-        "\n{csv_path}: table of {n_rows} without problems ({left_out} left out); to train on this table, set \
-         these keys in the config file, and remove the other keys in [data] that name photos (`folder`, \
-         `parquet`, `webdataset`, `test_...`):"
+        "\n{}: table of {} without problems ({left_out} left out, {relabeled} with another class)",
+        Escaped(csv.display()),
+        pluralize(*n_rows, "photo"),
     ))?;
-    out.print("  [data]")?;
-    out.print(format!("  csv = {:?}", csv.display().to_string()))?;
-    out.print(format!("  images = {:?}", images.display().to_string()))?;
-    if *split {
-        out.print("  [split]\n  method = \"predefined\"")?;
-    }
-    Ok(())
+    out.print(format!("{}: what was left out or renamed, with reasons", Escaped(review.display())))?;
+    let (csv, config, review) =
+        (shell_quote(csv.display()), shell_quote(config.display()), shell_quote(review.display()));
+    let program = shell_quote(program_path().display());
+    let doctor = if quick { "doctor --quick" } else { "doctor" };
+    out.print("\nnext:")?;
+    out.print(format!(
+        "  {program} {doctor}{same_settings} --write-clean {csv} --review {review}   # after you changed its column \
+         action"
+    ))?;
+    out.print(format!("  {program} {doctor} --strict --config {config}"))?;
+    out.print(format!("  {program} train --config {config}"))
 }

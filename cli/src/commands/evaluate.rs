@@ -8,7 +8,7 @@ use crate::args::EvaluateArgs;
 /// Tests a trained run again, on the test images of the run's own settings or of `--config`, and prints the
 /// metrics.
 pub(crate) fn run(args: &EvaluateArgs, context: &mut CommandContext<'_>) -> anyhow::Result<()> {
-    let (run, settings) = context.open_run(&args.run)?;
+    let (run, settings) = context.open_run(&args.run, args.weights.weights.as_deref(), &[])?;
     let evaluation = evaluate(&run, &settings, &context.registries, context.bars)?;
     if !evaluation.same_samples {
         tracing::info!(
@@ -26,8 +26,13 @@ pub(crate) fn run(args: &EvaluateArgs, context: &mut CommandContext<'_>) -> anyh
     if let Some(conformal) = &evaluation.conformal {
         out.print(format_conformal(conformal))?;
     }
-    for line in evaluation.trained_on.iter().flat_map(format_unseen) {
-        out.print(line)?;
+    match &evaluation.trained_on {
+        Some(overlap) => {
+            for line in format_unseen(overlap) {
+                out.print(line)?;
+            }
+        }
+        None => out.print("test photos that were in the training data: unknown")?,
     }
     out.print_json(&evaluation)?;
     Ok(())

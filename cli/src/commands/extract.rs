@@ -1,6 +1,6 @@
 //! `headstock extract`
 
-use headstock_train::{Run, extract};
+use headstock_train::extract;
 use serde_json::json;
 
 use super::{CommandContext, pluralize};
@@ -13,12 +13,12 @@ pub(crate) fn run(args: &ExtractArgs, context: &mut CommandContext<'_>) -> anyho
         args.layer.iter().map(|layer| format!("backbone.layer={layer}")).collect();
     // Turns [tune] off: nothing is fine-tuned here, and without [tune] any layer is allowed.
     overrides.push("tune.from=head".into());
-    let run = args.run.as_deref().map(|folder| Run::open(folder, &context.registries)).transpose()?;
-    let settings = match &run {
-        Some(run) if context.global.config.is_none() => {
-            run.settings(&[overrides, context.global.overrides.clone()].concat(), &context.registries)?
+    let (run, settings) = match &args.run {
+        Some(folder) => {
+            let (run, settings) = context.open_run(folder, args.weights.as_deref(), &overrides)?;
+            (Some(run), settings)
         }
-        _ => context.resolve_settings(&overrides)?,
+        None => (None, context.resolve_settings(&overrides)?),
     };
     let extracted = extract(&settings, run.as_ref(), &args.out, context.bars)?;
     let out = &mut *context.output;

@@ -2,12 +2,14 @@
 
 pub(crate) mod bench;
 pub(crate) mod compare;
+mod compare_runs;
 pub(crate) mod doctor;
 pub(crate) mod evaluate;
 pub(crate) mod extract;
 mod find_lr;
 pub(crate) mod heads;
 pub(crate) mod init;
+pub(crate) mod pack;
 pub(crate) mod predict;
 pub(crate) mod split;
 pub(crate) mod train;
@@ -17,6 +19,8 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use headstock_inference::search_folders;
+use headstock_loader::source::parent_folder;
 use headstock_train::config::{Config, Registries, Settings};
 use headstock_train::run::{ConformalMetrics, SetMetrics, TrainTestOverlap, UnseenMetrics};
 use headstock_train::{Run, TrainError};
@@ -73,13 +77,32 @@ impl CommandContext<'_> {
     }
 
     /// Opens the trained run in `folder`. Also returns the settings for its use: those of `--config` if it is
-    /// given, else those saved in the run, both overridden by `--set`.
-    fn open_run(&self, folder: &Path) -> Result<(Run, Settings), TrainError> {
+    /// given, else those saved in the run, both overridden by `extra` (`KEY=VALUE`) and `--set`. `weights`
+    /// (`--weights`) are those of the backbone; if neither they nor `--set` name them, they are looked for by their
+    /// hash beside the run and the config.
+    fn open_run(
+        &self,
+        folder: &Path,
+        weights: Option<&str>,
+        extra: &[String],
+    ) -> Result<(Run, Settings), TrainError> {
         let run = Run::open(folder, &self.registries)?;
-        let settings = match &self.global.config {
-            Some(_) => self.resolve_settings(&[])?,
-            None => run.settings(&self.global.overrides, &self.registries)?,
+        let mut settings = match &self.global.config {
+            Some(_) => self.resolve_settings(extra)?,
+            None => run.settings(&[extra, &self.global.overrides].concat(), &self.registries)?,
         };
+        let is_set =
+            |text: &String| text.split_once('=').is_some_and(|(key, _)| key.trim() == "backbone.weights");
+        if let Some(backbone) = &mut settings.backbone {
+            if let Some(weights) = weights {
+                backbone.weights = weights.to_owned();
+            } else if !self.global.overrides.iter().any(is_set) {
+                backbone.search = search_folders(folder);
+                backbone
+                    .search
+                    .extend(self.global.config.as_deref().map(|file| parent_folder(file).to_path_buf()));
+            }
+        }
         Ok((run, settings))
     }
 }

@@ -3,7 +3,9 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
-use headstock_train::run::{CalibrationEffect, CalibrationMetrics};
+use headstock_train::compare::Interval;
+use headstock_train::metrics::METRICS;
+use headstock_train::run::{CalibrationEffect, CalibrationMetrics, CrossValidation, StartMetrics};
 use headstock_train::{Run, RunDir, TrainOutcome, resume, train};
 use serde::Serialize;
 
@@ -13,6 +15,9 @@ use super::{
 };
 use crate::args::TrainArgs;
 use crate::output::{Escaped, Output, StdoutError};
+
+/// The setting that trains on all photos.
+pub(super) const NO_TEST_SET: &str = "split.test_size=0";
 
 /// The output of `train --json`, also the field `trained` of `compare --json`.
 #[derive(Serialize)]
@@ -38,7 +43,8 @@ pub(crate) fn run(args: &TrainArgs, context: &mut CommandContext<'_>) -> anyhow:
         return Ok(print_result(&outcome, settings.head.kind(), context.output)?);
     }
     let head: Vec<String> = args.head.iter().map(|name| format!("head.kind={name}")).collect();
-    let settings = context.resolve_settings(&head)?;
+    let folds = args.folds.iter().flat_map(|folds| [NO_TEST_SET.to_owned(), format!("split.folds={folds}")]);
+    let settings = context.resolve_settings(&head.into_iter().chain(folds).collect::<Vec<_>>())?;
     if args.find_lr {
         return find_lr::run(&settings, context);
     }
@@ -76,18 +82,25 @@ pub(super) fn print_summary(outcome: &TrainOutcome, kind: &str, out: &mut Output
     let TrainOutcome { folder, metrics, example } = outcome;
     let counts = &metrics.counts;
     let seconds = &metrics.seconds;
-    out.print(format!(
-        "{kind}: {} classes, trained on {}, tested on {}",
-        counts.classes,
-        pluralize(counts.train, "photo"),
-        counts.test
-    ))?;
+    let tested = match &metrics.cross_validation {
+        Some(CrossValidation { folds, groups, .. }) => {
+            let groups =
+                groups.map_or(String::new(), |n_groups| format!(" of {}", pluralize(n_groups, "group")));
+            format!("no test set: the figures are those of {folds}-fold cross-validation{groups}")
+        }
+        None => format!("tested on {}", counts.test),
+    };
+    let trained = pluralize(counts.train, "photo");
+    out.print(format!("{kind}: {} classes, trained on {trained}, {tested}", counts.classes))?;
     if !metrics.chosen.is_empty() {
         let chosen: Vec<String> =
             metrics.chosen.iter().map(|(key, value)| format!("{key} = {value}")).collect();
         out.print(format!("chosen hyperparameters: {}", chosen.join(", ")))?;
     }
     out.print(metrics.test.to_string())?;
+    if let Some(cross_validation) = &metrics.cross_validation {
+        out.print(format_intervals(cross_validation))?;
+    }
     // A dropped calibration was already reported by a note.
     if let Some(calibration) =
         metrics.calibration.as_ref().filter(|calibration| calibration.dropped.is_none())
@@ -98,6 +111,9 @@ pub(super) fn print_summary(outcome: &TrainOutcome, kind: &str, out: &mut Output
         out.print(format_conformal(conformal))?;
     }
     for line in metrics.trained_on.iter().flat_map(format_unseen) {
+        out.print(line)?;
+    }
+    for line in metrics.starts.iter().flat_map(format_starts) {
         out.print(line)?;
     }
     let tuning = seconds.tune.map_or(String::new(), |seconds| format!(", fine-tuning {seconds:.1} s"));
@@ -122,6 +138,26 @@ pub(super) fn print_summary(outcome: &TrainOutcome, kind: &str, out: &mut Output
         "  {program} train --config {config} --head {other_head}{frozen_flag}   # takes seconds: features are cached"
     ))?;
     out.print(format!("  {} shows the errors of each class", Escaped(folder.join("report.html").display())))
+}
+
+/// Formats the metrics of a warm start beside those of a fit from scratch.
+fn format_starts(StartMetrics { samples, warm, cold }: &StartMetrics) -> Vec<String> {
+    let n_samples = pluralize(*samples, "test photo");
+    vec![
+        format!("both starts, on the {n_samples} that the earlier run was not trained on:"),
+        format!("  from the earlier run: {warm}"),
+        format!("  from scratch:         {cold}"),
+    ]
+}
+
+/// Formats the confidence intervals of a cross-validation as a line.
+fn format_intervals(cross_validation: &CrossValidation) -> String {
+    let named = METRICS.iter().filter_map(|metric| {
+        let Interval { low, high } = cross_validation.intervals.get(metric.run_key())?;
+        Some(format!("{} {low:.3} to {high:.3}", metric.name()))
+    });
+    let coverage = cross_validation.coverage * 100.0;
+    format!("{coverage:.0} % confidence intervals: {}", named.collect::<Vec<_>>().join(", "))
 }
 
 /// Formats the effect of calibrating the probabilities as a line: the method, and the metrics of the

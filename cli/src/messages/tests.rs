@@ -79,7 +79,7 @@ fn an_error_lists_its_causes_and_repeats_nothing() {
 
 #[test]
 fn a_hint_names_the_flag_that_helps_whichever_crate_reports_the_error() {
-    let hint = "\n  hint: --set backbone.weights=PATH names the weights";
+    let hint = "\n  hint: `--weights PATH` names the weights";
     let error = || InferenceError::OtherWeights {
         weights: "here".into(),
         original: "there".into(),

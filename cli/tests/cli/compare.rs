@@ -85,14 +85,47 @@ fn the_suggested_command_has_the_overrides_and_the_changes_of_the_best() {
     let done = project.run(&compare).ok();
     let next = done.stdout.lines().last().unwrap();
     // The best candidate has the default value, which differs from the config.
-    let expected = " train --config 'my config.toml' --set 'head.max_iter=500' --set 'head.C=1.0'";
+    let expected = " train --config 'my config.toml' --set 'head.C=1.0' --set 'head.max_iter=500'";
     assert!(next.ends_with(expected), "{next}");
-    // Overrides of [head] are dropped for another head than the config's.
+    // Another head than the config's gets the overrides that it has.
     let other = ["compare", "--heads", "svm", "--set", "head.max_iter=500", "--set", "split.seed=1"];
     let done = project.run(&other).ok();
     let next = done.stdout.lines().last().unwrap();
-    let expected = " train --head svm --set 'split.seed=1'";
+    let expected = " train --head svm --set 'split.seed=1' --set 'head.max_iter=500'";
     assert!(next.ends_with(expected), "{next}");
+}
+
+#[test]
+fn a_key_of_heads_reaches_each_compared_head_that_has_it() {
+    let project = Project::with_features("compare/overlapping");
+    let compare = |more: &[&str]| project.run(&[&["compare", "--folds", "2", "--json"], more].concat());
+    let weighted = ["--heads", "knn,linear,svm", "--set", "head.class_weight=balanced"];
+    let done = compare(&weighted).ok();
+    let values: BTreeMap<String, BTreeSet<String>> = done.json()["candidates"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .fold(BTreeMap::new(), |mut values, candidate| {
+            let head = candidate["head"].as_str().unwrap().to_owned();
+            let value = candidate["parameters"]["class_weight"].to_string();
+            values.entry(head).or_insert_with(BTreeSet::new).insert(value);
+            values
+        });
+    let balanced = BTreeSet::from(["\"balanced\"".to_owned()]);
+    assert_eq!((&values["linear"], &values["svm"]), (&balanced, &balanced));
+    assert_eq!(values["knn"], BTreeSet::from(["null".to_owned()]));
+    let note = "--set head.class_weight is set for linear, svm; these heads do not have the key: knn";
+    assert!(done.stderr.contains(note), "{}", done.stderr);
+    // A key that the head of the config does not have, and that all compared heads have.
+    let done = compare(&["--heads", "knn", "--set", "head.metric=cosine"]).ok();
+    assert!(!done.stderr.contains("do not have"), "{}", done.stderr);
+    assert!(done.json()["candidates"][0]["parameters"]["metric"] == "cosine", "{}", done.stdout);
+
+    compare(&["--heads", "knn,svm", "--set", "head.class_wieght=balanced"])
+        .fails(2, &["none of the compared heads (knn, svm) has the key `class_wieght`"]);
+    compare(&["--heads", "linear,ridge", "--set", "head.C=-1"])
+        .fails(2, &["the head `linear` cannot be compared: `C` is -1"]);
+    compare(&["--heads", "linear", "--set", "head.class_weight=7"]).fails(2, &["head `linear`"]);
 }
 
 #[test]

@@ -195,6 +195,9 @@ fn wrong_labels_are_found_and_removed_from_the_clean_table() {
     let n_images = figures["photos"].as_u64().unwrap();
     let clean = serde_json::json!({
         "csv": "clean.csv",
+        "config": "clean.toml",
+        "review": "clean.review.csv",
+        "relabeled": 1,
         "images": project.path("photos").canonicalize().unwrap().to_str().unwrap(),
         "kept": rows.len() - 1,
         "left_out": n_images as usize - (rows.len() - 1),
@@ -207,26 +210,34 @@ fn wrong_labels_are_found_and_removed_from_the_clean_table() {
         "{}",
         done.stdout
     );
-    let keys = format!(
-        "\nclean.csv: table of {} photos without problems ({} left out); to train on this table, set these \
-         keys in the config file, and remove the other keys in [data] that name photos (`folder`, `parquet`, \
-         `webdataset`, `test_...`):\n  [data]\n  csv = \"clean.csv\"\n  images = {:?}\n",
-        clean["kept"],
-        clean["left_out"],
-        clean["images"].as_str().unwrap()
+    let lines = format!(
+        "\nclean.csv: table of {} without problems ({} left out, 1 with another class)\n",
+        format_args!("{} photos", clean["kept"]),
+        clean["left_out"]
     );
-    assert!(done.stdout.contains(&keys), "{keys} is not in {}", done.stdout);
+    assert!(done.stdout.contains(&lines), "{lines} is not in {}", done.stdout);
+    assert!(done.stdout.contains(" train --config clean.toml\n"), "{}", done.stdout);
+    // `Shoes` has become one class with `shoes`.
+    assert!(rows.contains(&"Shoes/00.jpg,shoes"));
+
+    // Each photo that is not in the table, or has another class, has a row in the review, and no other has.
+    let review = crate::support::parse_csv(&project.read("clean.review.csv"));
+    let reviewed: BTreeSet<&str> = review.iter().map(|row| row["path"].as_str()).collect();
+    let is_unchanged = |id: &str| rows.contains(&format!("{id},{}", id.split('/').next().unwrap()).as_str());
+    let listed = find_image_files(&project.path("photos"), false).unwrap().images;
+    let changed: BTreeSet<&str> =
+        listed.iter().map(|(id, _)| id.as_str()).filter(|id| !is_unchanged(id)).collect();
+    assert_eq!(reviewed, changed);
+    let wrong = review.iter().find(|row| row["path"] == "hat/mislabelled.jpg").unwrap();
+    let suggested = suspicious["items"].as_array().unwrap().iter();
+    let mut suggested = suggested.filter(|item| item["photos"][0]["path"] == "hat/mislabelled.jpg");
+    let suggested = &suggested.next().unwrap()["doubt"];
+    assert_eq!(wrong["suggestion"], suggested["suggested"]);
+    assert_eq!(wrong["probability"], format!("{:.2}", suggested["suggested_probability"].as_f64().unwrap()));
 
     // It can be trained on and overwritten; tables of the user are not overwritten.
-    let data = Project::config("csv = \"clean.csv\"\nimages = \"photos\"");
-    project.write("clean.toml", &data.replace("test_size = 0.25", "test_size = 6"));
-    let split = ["split", "--config", "clean.toml", "--out", "split.csv"];
-    // `Shoes` has one good photo, which is too few to split.
-    project.run(&split).fails(3, &["class Shoes has only one photo"]);
-    fs::write(project.path("clean.csv"), project.read("clean.csv").replace("Shoes/00.jpg,Shoes\n", ""))
-        .unwrap();
-    project.run(&split).ok();
-    assert_eq!(project.read("split.csv").lines().count(), rows.len() - 1);
+    project.run(&["split", "--config", "clean.toml", "--out", "split.csv"]).ok();
+    assert_eq!(project.read("split.csv").lines().count(), rows.len());
     project.run(&["doctor", "--quick", "--write-clean", "clean.csv"]).ok();
     project
         .run(&["doctor", "--quick", "--config", "clean.toml", "--write-clean", "clean.csv"])
@@ -429,6 +440,7 @@ fn the_json_of_doctor_has_these_fields() {
         "labels": [],
         "passed_over": {},
         "left_out": figures["left_out"],
+        "decided": 0,
     });
     assert_eq!(figures, expected);
     let left_out = figures["left_out"].as_array().unwrap();
@@ -484,13 +496,16 @@ fn a_clean_table_of_two_folders_has_a_split_column() {
     project.write("headstock.toml", "version = 1\n[data]\nfolder = \"photos\"\ntest_folder = \"later\"\n");
     let done = project.run(&["doctor", "--quick", "--write-clean", "c.csv", "--json"]).ok();
     assert_eq!(done.json()["clean"]["split"], true);
-    assert!(done.stdout.contains("\n  [split]\n  method = \"predefined\"\n"), "{}", done.stdout);
+    let config = |name: &str| project.read(name).parse::<toml::Table>().unwrap();
+    assert_eq!(config("c.toml")["split"]["method"].as_str(), Some("predefined"));
+    assert_eq!(config("c.toml")["split"]["column"].as_str(), Some("split"));
     let rows = crate::support::parse_csv(&project.read("c.csv"));
     let tested = rows.iter().filter(|row| row["split"] == "test").map(|row| row["id"].as_str());
     assert_eq!(tested.collect::<Vec<_>>(), ["later/a/x.png", "later/b/x.png"]);
     assert_eq!(rows.iter().filter(|row| row["split"] == "train").count(), 24);
     // Without a test folder there is no split column.
     project.write("headstock.toml", "version = 1\n[data]\nfolder = \"photos\"\n");
-    let done = project.run(&["doctor", "--quick", "--write-clean", "d.csv"]).ok();
-    assert!(!done.stdout.contains("[split]") && project.read("d.csv").starts_with("id,label\n"));
+    project.run(&["doctor", "--quick", "--write-clean", "d.csv"]).ok();
+    assert!(project.read("d.csv").starts_with("id,label\n"));
+    assert_eq!(config("d.toml")["split"]["method"].as_str(), Some("stratified-shuffle"));
 }

@@ -1,22 +1,31 @@
 //! Tests of the command line program. They are one binary, to link only once.
 
 mod calibration;
+mod clean;
 mod commands;
 mod compare;
+mod compare_runs;
 mod data;
 mod data_as_it_comes;
 mod demo;
 mod doctor;
 mod errors;
+mod feature_files;
 mod flags;
+mod hand_over;
 mod help;
 mod init;
 mod interrupted;
+mod job_runs;
+mod jobs;
 mod json;
 mod keys;
+mod known_features;
 mod layouts;
+mod no_test_set;
 mod precision;
 mod runs;
+mod submission;
 mod support;
 mod train;
 mod tune;

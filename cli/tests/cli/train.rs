@@ -28,6 +28,7 @@ fn a_run_has_its_files_and_they_agree_with_each_other() {
         "predictions.csv",
         "report.html",
         "split.csv",
+        "tested_on.csv",
         "trained_on.csv",
     ];
     assert_eq!(files, expected);

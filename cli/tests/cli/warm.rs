@@ -88,6 +88,25 @@ fn a_warm_start_on_another_split_reports_metrics_on_unseen_images() {
     assert_eq!(trained_on["unseen"]["samples"].as_u64().unwrap_or(0), unseen as u64);
     let written: serde_json::Value = serde_json::from_str(&project.read("warm/metrics.json")).unwrap();
     assert_eq!(written["trained_on"], trained_on);
+    // Both starts are tested on the photos that the earlier run was not trained on.
+    if unseen > 0 {
+        let starts = done.json()["starts"].clone();
+        assert_eq!(starts["samples"], unseen);
+        assert_eq!(starts["warm"]["log_loss"], trained_on["unseen"]["log_loss"]);
+        let cold = ["train", "--set", "split.seed=1", "--run", "cold"];
+        project.run(&cold).ok();
+        let rows = crate::support::parse_csv(&project.read("cold/predictions.csv"));
+        let is_unseen = |path: &str| first.iter().any(|line| line.starts_with(&format!("{path},")));
+        let losses: Vec<f64> = rows
+            .iter()
+            .filter(|row| is_unseen(&row["path"]))
+            .map(|row| -row[&row["label"]].parse::<f64>().unwrap().ln())
+            .collect();
+        let expected = losses.iter().sum::<f64>() / losses.len() as f64;
+        let found = starts["cold"]["log_loss"].as_f64().unwrap();
+        assert!((found - expected).abs() < 1e-4 * expected.max(1.0), "{found}, not {expected}");
+        assert!(done.stdout.contains("  from scratch:         accuracy "), "{}", done.stdout);
+    }
     let warning = format!(
         "the run that the training started from was trained on {seen} of the {} test photos",
         seen + unseen

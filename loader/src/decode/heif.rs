@@ -9,7 +9,9 @@ mod ycbcr;
 use std::sync::Arc;
 
 use image::{DynamicImage, RgbImage, RgbaImage};
-use libheif_rs::{ColorSpace, HeifContext, HeifError, HeifErrorSubCode, ImageHandle, LibHeif, RgbChroma};
+use libheif_rs::{
+    Chroma, ColorSpace, HeifContext, HeifError, HeifErrorSubCode, ImageHandle, LibHeif, RgbChroma,
+};
 
 use super::color::{ColorConversion, conversion_from};
 use super::{ColorProfiles, DecodeError, DecodeOptions, TRUNCATED, check_size, without_premultiplication};
@@ -22,7 +24,8 @@ pub(super) struct OpenedHeif<'a> {
     handle: ImageHandle,
     /// Keeps the bytes of the file, which `handle` reads.
     _context: HeifContext<'a>,
-    is_avif: bool,
+    /// The subsampling of an AVIF's chroma; `None` of other images.
+    avif_subsampling: Option<Chroma>,
     /// Width and height of the upright image.
     pub(super) size: (u32, u32),
     pub(super) conversion: Option<Arc<ColorConversion>>,
@@ -48,13 +51,15 @@ pub(super) fn open(bytes: &[u8], options: DecodeOptions) -> Result<OpenedHeif<'_
         ColorProfiles::Ignore => None,
     };
     let conversion = profile.and_then(|profile| conversion_from(profile.data, /* is_gray */ false));
-    Ok(OpenedHeif { handle, _context: context, is_avif: is_avif(bytes), size, conversion })
+    Ok(OpenedHeif { handle, _context: context, avif_subsampling: avif_subsampling(bytes), size, conversion })
 }
 
 impl OpenedHeif<'_> {
     /// Decodes the image, upright. 10 and 12 bits become 8.
     pub(super) fn decode(self) -> Result<DynamicImage, DecodeError> {
-        let image = match self.is_avif.then(|| self.decode_interpolated()).transpose()?.flatten() {
+        let interpolated =
+            self.avif_subsampling.map(|chroma| self.decode_interpolated(chroma)).transpose()?;
+        let image = match interpolated.flatten() {
             Some(image) => image,
             None => self.decode_repeated()?,
         };
@@ -62,11 +67,13 @@ impl OpenedHeif<'_> {
         Ok(if is_premultiplied { without_premultiplication(image) } else { image })
     }
 
-    /// Decodes the planes of the image and converts them with interpolated chroma. `None` for planes of other color
-    /// spaces.
-    fn decode_interpolated(&self) -> Result<Option<DynamicImage>, DecodeError> {
-        let decoded = LibHeif::new().decode(&self.handle, ColorSpace::Undefined, None).map_err(damaged)?;
-        Ok(ycbcr::to_rgb(&decoded).filter(|image| (image.width(), image.height()) == self.size))
+    /// Decodes the planes of the image, whose chroma is subsampled, and interpolates it. `None` for colors that are not
+    /// described in the file, or in a way that is not known here.
+    fn decode_interpolated(&self, chroma: Chroma) -> Result<Option<DynamicImage>, DecodeError> {
+        let Some(profile) = self.handle.color_profile_nclx() else { return Ok(None) };
+        let planes = LibHeif::new().decode(&self.handle, ColorSpace::YCbCr(chroma), None).map_err(damaged)?;
+        let image = ycbcr::to_rgb(&planes, chroma, &profile);
+        Ok(image.filter(|image| (image.width(), image.height()) == self.size))
     }
 
     /// Decodes the image with libheif's own conversion, which repeats subsampled chroma.
@@ -92,11 +99,18 @@ impl OpenedHeif<'_> {
     }
 }
 
-/// Whether one of the brands in the first box, `ftyp`, is of AVIF.
-fn is_avif(bytes: &[u8]) -> bool {
-    let box_length = bytes.first_chunk().map_or(0, |length| u32::from_be_bytes(*length) as usize);
-    let brands = bytes.get(8..box_length.min(bytes.len())).unwrap_or_default();
-    brands.chunks_exact(4).any(|brand| matches!(brand, b"avif" | b"avis"))
+/// The subsampling of the chroma of an AVIF by its first configuration of AV1 (the box `av1C`) with colors; `None` if nothing is
+/// subsampled, and for other files.
+fn avif_subsampling(bytes: &[u8]) -> Option<Chroma> {
+    // After the name of the box: marker and version, profile and level, flags.
+    let flags = bytes.windows(7).filter(|window| window.starts_with(b"av1C")).map(|window| window[6]);
+    let is_monochrome = |flags: &u8| flags & 0x10 != 0;
+    let flags = flags.filter(|flags| !is_monochrome(flags)).next()?;
+    match (flags & 0x08 != 0, flags & 0x04 != 0) {
+        (true, true) => Some(Chroma::C420),
+        (true, false) => Some(Chroma::C422),
+        (false, _) => None,
+    }
 }
 
 /// The error for a file that libheif cannot decode.

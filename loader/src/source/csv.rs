@@ -144,8 +144,8 @@ impl DataSource for CsvSource {
         Some(&self.csv)
     }
 
-    /// Of several rows with the same image only the first remains; rows that cannot be read are left out. Columns and
-    /// delimiter are unchanged.
+    /// Of several rows with the same image only the first remains; rows that cannot be read are left out. Only
+    /// the column of the class changes; the delimiter stays.
     ///
     /// ```
     /// use headstock_loader::source::{CsvSource, DataSource, FieldNames};
@@ -162,15 +162,19 @@ impl DataSource for CsvSource {
     ///     fields: FieldNames { label: "breed".into(), group: None, split: None },
     ///     follow_links: false,
     /// };
-    /// let table = source.filter_table(&|path| path != "1.jpg")?;
-    /// assert_eq!(table.ok_or("no table")?, b"id;breed;age\n2;akita;4\n");
+    /// let table = source.filter_table(&|path| (path != "1.jpg").then(|| "shiba".to_owned()))?;
+    /// assert_eq!(table.ok_or("no table")?, b"id;breed;age\n2;shiba;4\n");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    fn filter_table(&self, keep: &dyn Fn(&str) -> bool) -> Result<Option<Vec<u8>>, DatasetError> {
+    fn filter_table(
+        &self,
+        class_of: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Option<Vec<u8>>, DatasetError> {
         let table = CsvFile::open(&self.csv)?;
         let mut reader = table.reader();
         let header = table.header(&mut reader)?;
         let id = find_column(&header, self, "id", &self.id)?;
+        let label = find_column(&header, self, "label", &self.fields.label)?;
         let mut writer = csv::WriterBuilder::new().delimiter(table.delimiter()).from_writer(Vec::new());
         writer.write_record(&header).map_err(|e| table.csv_error(&e))?;
         let mut seen = HashSet::new();
@@ -181,10 +185,13 @@ impl DataSource for CsvSource {
             };
             let path = record.get(id).and_then(|id| root.relative_id(&with_extension(id, &self.extension)));
             if let Some(path) = path
-                && keep(&path)
+                && let Some(class) = class_of(&path)
                 && seen.insert(path)
             {
-                writer.write_record(&record).map_err(|e| table.csv_error(&e))?;
+                let fields = record.iter().enumerate();
+                let fields =
+                    fields.map(|(column, field)| if column == label { class.as_str() } else { field });
+                writer.write_record(fields).map_err(|e| table.csv_error(&e))?;
             }
         }
         Ok(Some(writer.into_inner().expect("writing to a vector cannot fail")))
@@ -281,6 +288,10 @@ pub struct TableContents {
     pub columns: Vec<String>,
     /// The fields of each row, one per column. Empty rows, and rows that cannot be read, are left out.
     pub rows: Vec<Vec<String>>,
+    /// The rows that cannot be read: the line, such as `line 5`, and what is wrong with it.
+    pub unreadable: Vec<String>,
+    /// The character between fields.
+    pub delimiter: u8,
 }
 
 /// Reads a CSV in the same way as [`CsvSource`], for example to guess which column is which.
@@ -291,24 +302,27 @@ pub fn read_table(csv: &Path) -> Result<TableContents, DatasetError> {
     let table = CsvFile::open(csv)?;
     let mut reader = table.reader();
     let header = table.header(&mut reader)?;
-    let (mut rows, mut first_error) = (Vec::new(), None);
+    let mut lines = table.line_counter();
+    let (mut rows, mut unreadable) = (Vec::new(), Vec::new());
     for record in reader.byte_records() {
         let record = record.map_err(|e| table.csv_error(&e))?;
+        let line = lines.line_at(record.position());
         if record.iter().all(<[u8]>::is_empty) {
             continue;
         }
         match check_record(record, &header) {
             Ok(record) => rows.push(record.iter().map(str::to_owned).collect()),
-            Err(problem) => first_error = first_error.or(Some(problem)),
+            Err(problem) => unreadable.push(format!("line {line}: {problem}")),
         }
     }
     if rows.is_empty() {
-        return Err(match first_error {
+        return Err(match unreadable.first() {
             Some(problem) => DatasetError::invalid(csv, format!("no row can be read: {problem}")),
             None => table.no_rows_error(),
         });
     }
-    Ok(TableContents { columns: header.iter().map(str::to_owned).collect(), rows })
+    let columns = header.iter().map(str::to_owned).collect();
+    Ok(TableContents { columns, rows, unreadable, delimiter: table.delimiter() })
 }
 
 /// A CSV file in memory.

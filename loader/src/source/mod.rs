@@ -59,13 +59,17 @@ pub trait DataSource: fmt::Debug {
         None
     }
 
-    /// The table that lists the samples, with only those rows whose id satisfies `keep`, so that `doctor` can
-    /// write it without the photos that have a problem; `None` if there is no table.
+    /// The table that lists the samples, with only those rows for whose id `class_of` has a class, which becomes
+    /// that of the row, so that `doctor` can write it without the photos that have a problem; `None` if there is
+    /// no table.
     ///
     /// # Errors
     /// [`DatasetError`] for a table that cannot be read or parsed.
-    fn filter_table(&self, keep: &dyn Fn(&str) -> bool) -> Result<Option<Vec<u8>>, DatasetError> {
-        let _ = keep;
+    fn filter_table(
+        &self,
+        class_of: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Option<Vec<u8>>, DatasetError> {
+        let _ = class_of;
         Ok(None)
     }
 }

@@ -25,6 +25,7 @@ fn demo_backbone() -> &'static (PretrainedBackbone, Backbone) {
             layer: FeatureLayer::Avgpool,
             device: DeviceChoice::Cpu,
             precision: Precision::F32,
+            search: Vec::new(),
         };
         let original = PretrainedBackbone::open(&options, &()).unwrap();
         let preprocessing = original.checkpoint().preprocessing().clone();

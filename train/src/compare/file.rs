@@ -111,8 +111,9 @@ mod tests {
 
     use crate::metrics::{Accuracy, CalibrationError, LogLoss, MacroF1, Metric};
 
-    use super::super::results::{CandidateScores, ChosenParameter, Interval};
+    use super::super::results::{CandidateScores, ChosenParameter};
     use super::*;
+    use crate::bootstrap::Interval;
 
     fn comparison_fixture() -> Comparison {
         let estimate =

@@ -37,25 +37,30 @@ mod fold_data;
 pub(crate) mod log_capture;
 mod parallel;
 mod results;
+mod runs;
 mod trial;
 
 use std::time::{Duration, Instant};
 
 use headstock_heads::HeadShape;
 use headstock_inference::Progress;
-use headstock_split::{SplitIndices, stratified_group_k_fold, stratified_k_fold};
+use headstock_split::SplitIndices;
 use rayon::prelude::*;
 
-pub use candidates::{Candidate, candidates};
+pub use candidates::{Candidate, SharedKey, candidates, candidates_with_keys};
 pub use file::ComparisonFile;
 pub use results::{
-    CandidateResult, CandidateScores, CandidateStatus, ChosenParameter, Comparison, Interval, MetricEstimate,
+    CandidateResult, CandidateScores, CandidateStatus, ChosenParameter, Comparison, MetricEstimate,
 };
+pub use runs::{ComparedRun, LeftOutSamples, RunComparison, RunMetric, compare_runs};
 
+pub use crate::bootstrap::Interval;
+use crate::bootstrap::{BootstrapUnits, COVERAGE, N_RESAMPLES};
 use crate::error::{Remedy, TrainError};
+use crate::fit::cross_validation_folds;
 use crate::metrics::{Accuracy, Metric};
 use crate::prepared_data::PreparedData;
-use bootstrap::{BootstrapUnits, COVERAGE, N_RESAMPLES, compare_to_best};
+use bootstrap::compare_to_best;
 use fold_data::TrainingFeatures;
 use parallel::run_parallel;
 use trial::{CvScores, TrialOutcome};
@@ -133,7 +138,8 @@ fn compare_while(
 ) -> Result<Comparison, TrainError> {
     let started = Instant::now();
     let groups = prepared.samples.groups(&prepared.train);
-    let splits = make_folds(prepared, groups.as_deref(), options)?;
+    let labels = prepared.samples.labels(&prepared.train);
+    let splits = cross_validation_folds(&labels, groups.as_deref(), options.folds, options.seed)?;
     let features = TrainingFeatures::read(prepared)?;
     progress.begin("comparing heads", (candidates.len() * options.folds) as u64, "fits");
     let rounds = if options.budget.is_some() { Rounds::Separate } else { Rounds::Together };
@@ -170,28 +176,6 @@ fn compare_while(
         seconds: started.elapsed().as_secs_f64(),
         candidates: results,
     })
-}
-
-/// Splits the training set into folds for the cross-validation. Each fold has the indices (in the training
-/// set) of the samples to fit on and of those to test on. If `groups` has the group of each sample, samples
-/// of a group are in the same fold. [`TrainError::Data`] if there are too few samples or groups for the
-/// folds.
-fn make_folds(
-    prepared: &PreparedData,
-    groups: Option<&[u32]>,
-    options: &CompareOptions,
-) -> Result<Vec<SplitIndices>, TrainError> {
-    let labels = prepared.samples.labels(&prepared.train);
-    let splits = match groups {
-        Some(groups) => stratified_group_k_fold(&labels, groups, options.folds, options.seed),
-        None => stratified_k_fold(&labels, options.folds, options.seed),
-    };
-    let data_error = |problem: String| TrainError::Data(problem).with_remedy(Remedy::FewerFolds);
-    let splits = splits.map_err(|error| data_error(error.to_string()))?;
-    if splits.iter().any(|split| split.test.is_empty() || split.train.is_empty()) {
-        return Err(data_error(format!("there are too few groups to fill {} folds", options.folds)));
-    }
-    Ok(splits)
 }
 
 /// Whether candidates of different rounds can be in the same pass over the folds. Round `i` has the `i`-th

@@ -3,6 +3,7 @@
 use headstock_heads::{
     FeatureMatrix, FitContext, Fitted, Head, HeadConfig, HeadError, Logits, Registry, Tensors, TrainingSet,
 };
+use headstock_split::stratified_k_fold;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

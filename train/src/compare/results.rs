@@ -6,6 +6,7 @@ use headstock_loader::dataset::PassedOverReason;
 use serde::{Serialize, Serializer};
 use toml::Table;
 
+use crate::bootstrap::Interval;
 use crate::metrics::{Metric, MetricMap};
 
 /// The results of a comparison.
@@ -80,15 +81,6 @@ pub struct MetricEstimate {
     pub value: f64,
     /// The interval of the difference, this candidate minus the best.
     pub to_best: Interval,
-}
-
-/// A confidence interval of a difference.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Interval {
-    /// The lower bound.
-    pub low: f64,
-    /// The upper bound.
-    pub high: f64,
 }
 
 /// The scores of a candidate. Log-loss and calibration error are calibrated by temperatures fitted on the

@@ -115,9 +115,34 @@ impl Config {
     }
 
     /// Makes relative paths in overrides relative to the current folder, for the config of a run, whose own
-    /// paths are absolute.
-    pub(crate) fn with_overrides_from_cwd(self) -> Self {
+    /// paths are absolute. Those of the weights and the cache in a packed run are relative to its folder.
+    pub(crate) fn with_overrides_from_cwd(mut self) -> Self {
+        for (section, key) in [("backbone", "weights"), ("features", "cache")] {
+            if let Some(Value::String(path)) =
+                self.table.get_mut(section).and_then(|table| table.get_mut(key))
+                && !path.starts_with("hf://")
+            {
+                *path = self.base.join(&*path).display().to_string();
+            }
+        }
         Self { base: PathBuf::new(), ..self }
+    }
+
+    /// The text of the config for a folder that has the weights in its subfolder `weights`: without the absolute
+    /// paths of this machine. The paths of the data become their last parts, which say what belongs there.
+    pub(crate) fn packed_text(&self, weights: &str) -> String {
+        let mut table = self.table.clone();
+        for (section, key, value) in [("backbone", "weights", weights), ("features", "cache", ".headstock")] {
+            if let Some(Value::Table(section)) = table.get_mut(section) {
+                section.insert(key.to_owned(), value.into());
+            }
+        }
+        if let Some(Value::Table(data)) = table.get_mut("data") {
+            // A pattern of file names may begin with `/`, too.
+            let paths = data.iter_mut().filter(|(key, _)| *key != "label_pattern");
+            paths.for_each(|(_, value)| keep_last_part(value));
+        }
+        table.to_string()
     }
 
     /// Overrides keys of the config file, for example from the command line. Each of the `assignments` is a
@@ -159,6 +184,27 @@ impl Config {
             assignment.apply(&mut self.table)?;
         }
         Ok(())
+    }
+
+    /// Separates the overrides of the keys of `[head]`, except for its kind, from the other `assignments`:
+    /// returns these keys with their values, and the others as they are. A comparison applies them to each
+    /// head that has the key.
+    ///
+    /// # Errors
+    /// Those of [`set`](Self::set).
+    pub fn separate_head_keys(assignments: &[String]) -> Result<(Table, Vec<String>), ConfigError> {
+        let (mut keys, mut others) = (Table::new(), Vec::new());
+        for text in assignments {
+            let assignment = Assignment::parse(text)?;
+            match assignment.path[..] {
+                ["head", ref path @ ..] if !path.is_empty() && path != ["kind"] => {
+                    let path = path.to_vec();
+                    Assignment { path, ..assignment }.apply(&mut keys)?;
+                }
+                _ => others.push(text.clone()),
+            }
+        }
+        Ok((keys, others))
     }
 
     /// Checks all keys and values, fills in the defaults and makes paths absolute.
@@ -255,6 +301,18 @@ impl<'a> Assignment<'a> {
         }
         table.insert((*leaf).to_owned(), self.value);
         Ok(())
+    }
+}
+
+/// Replaces absolute paths in `value`, a path or a list of them, by their last parts.
+fn keep_last_part(value: &mut Value) {
+    match value {
+        Value::String(text) if Path::new(text).is_absolute() => {
+            let last = Path::new(text).file_name().unwrap_or_default();
+            *text = last.to_string_lossy().into_owned();
+        }
+        Value::Array(values) => values.iter_mut().for_each(keep_last_part),
+        _ => {}
     }
 }
 

@@ -186,10 +186,15 @@ pub struct SplitOptions {
     pub method: SplitMethod,
     /// Size of the test set: a fraction between 0 and 1 of the samples, or a whole number of them. With
     /// `method = "group"` it is a fraction or number of groups. The default is 0.1.
+    ///
+    /// With 0, all photos are trained on, also those of a test set that the data defines. The figures of the run
+    /// are then those of a cross-validation on all photos, in `folds` folds: each photo is predicted by a head
+    /// that was fitted without its fold. Groups of `data.group` stay together. Not possible with `[tune]`.
     pub test_size: TestSize,
     /// Random seed of the split: scikit-learn's `random_state`.
     pub seed: u32,
-    /// Number of folds, at least 2, of `method = "stratified-k-fold"` (default 5) and `"group"`.
+    /// Number of folds, at least 2, of `method = "stratified-k-fold"` (default 5) and `"group"`, and of the
+    /// cross-validation with `test_size = 0` (default 5).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub folds: Option<u32>,
     /// With folds: the index of the fold that is the test set, from 0.
@@ -216,6 +221,14 @@ pub(crate) const DEFAULT_FOLDS: u32 = 5;
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_zero(value: &u32) -> bool {
     *value == 0
+}
+
+impl SplitOptions {
+    /// Whether all samples are trained on.
+    #[must_use]
+    pub fn has_no_test_set(&self) -> bool {
+        self.test_size.is_zero()
+    }
 }
 
 impl Default for SplitOptions {

@@ -237,10 +237,10 @@ impl Validator<'_> {
     fn check_split(&self, split: &SplitOptions, source: &DataSourceConfig) -> Result<(), ConfigError> {
         let SplitOptions { method, test_size, folds, fold, group_duplicates, .. } = *split;
         let test_size_problem = match test_size {
+            _ if split.has_no_test_set() => String::new(),
             TestSize::Fraction(fraction) if !(fraction > 0.0 && fraction < 1.0) => {
                 format!("is {fraction}: a fraction must be between 0 and 1; or give a whole number of photos")
             }
-            TestSize::Count(0) => "is 0: the test set would be empty; make it larger".to_owned(),
             TestSize::Count(count) if method == SplitMethod::Hash => {
                 format!("is {count}: with `split.method = \"hash\"` it must be a fraction, such as 0.1")
             }
@@ -249,9 +249,10 @@ impl Validator<'_> {
         self.check(test_size_problem.is_empty(), "split.test_size", test_size_problem)?;
         let uses_folds =
             method == SplitMethod::StratifiedKFold || method == SplitMethod::Group && folds.is_some();
-        let problem = "needs `split.method = \"stratified-k-fold\"` or \"group\": set it, or remove \
-                       `split.folds`";
-        self.check(folds.is_none() || uses_folds, "split.folds", problem)?;
+        let problem = "needs `split.method = \"stratified-k-fold\"` or \"group\", or `split.test_size = 0`: set one \
+                       of them, or remove `split.folds`";
+        let has_folds = uses_folds || split.has_no_test_set();
+        self.check(folds.is_none() || has_folds, "split.folds", problem)?;
         let n_folds = folds.unwrap_or(DEFAULT_FOLDS);
         self.check(n_folds >= 2, "split.folds", format!("is {n_folds}: at least 2 folds are needed"))?;
         let problem =
@@ -292,6 +293,9 @@ impl Validator<'_> {
             let problem = "needs photos and a backbone, but `data.features` has neither: remove [tune]";
             return Err(self.key_error("tune.from", problem));
         };
+        let problem = "cannot be used with `split.test_size = 0`: the figures of a run without a test set need a \
+                       training for each fold; choose a small test set, or remove [tune]";
+        self.check(!settings.split.has_no_test_set(), "tune.from", problem)?;
         let problem =
             "needs `backbone.layer = \"avgpool\"`: fine-tuning trains all stages up to the last one";
         self.check(backbone.layer == FeatureLayer::Avgpool, "tune.from", problem)?;

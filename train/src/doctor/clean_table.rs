@@ -1,22 +1,32 @@
-//! Writes a table of the data set without the samples that findings concern.
+//! Writes a table of the data set without the samples that findings concern, the review of these samples, and a
+//! config that trains on the table.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use headstock_loader::DataSource;
+use headstock_split::words::counted;
 use serde::Serialize;
+use toml::{Table, Value};
 
-use super::{Diagnosis, DuplicateScope, Finding, FindingKind};
-use crate::atomic_write::{refuse_to_overwrite_unless, write_atomically};
-use crate::config::{DataSourceConfig, Settings};
+use super::Diagnosis;
+use super::cleaning::Cleaning;
+use super::review::{COLUMNS as REVIEW_COLUMNS, Review, ReviewRow, review_csv};
+use crate::atomic_write::{refuse_to_overwrite, refuse_to_overwrite_unless, write_atomically};
+use crate::config::{DataSourceConfig, Options, Settings, SplitMethod};
 use crate::csv_table::to_csv;
 use crate::error::{Remedy, TrainError};
-use crate::samples::{SampleRow, image_files_root, open_source};
+use crate::samples::{image_files_root, open_source};
 
-/// The columns of the table of a folder data set; `split` only if the data defines its split.
-const COLUMNS: [&str; 3] = ["id", "label", "split"];
+/// The columns of the table of a data set that has no table of its own; `group` and `split` only if the data has
+/// groups, and defines its split.
+const COLUMNS: [&str; 4] = ["id", "label", "group", "split"];
 
-/// The output file of a clean table: a CSV file that lists the data set without its problematic samples.
+/// The first line of the config of a clean table.
+const CONFIG_HEADER: &str = "# Trains on a table that headstock has cleaned; doctor may write it again.\n";
+
+/// The output files of a clean table: a CSV file that lists the data set without its problematic samples, and
+/// beside it the review of what was left out, and the config.
 #[derive(Debug)]
 pub struct CleanTable {
     path: PathBuf,
@@ -24,36 +34,48 @@ pub struct CleanTable {
     source: Option<Box<dyn DataSource>>,
     /// The folder of the image files, which the ids in the table are relative to.
     images: PathBuf,
+    /// The options that the data set is read with.
+    options: Options,
+    /// The review whose decisions are applied.
+    given: Option<Review>,
 }
 
 /// Summary of a written table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct CleanSummary {
-    /// The path of the table, as the key `csv` of the data.
+    /// The path of the table.
     pub csv: PathBuf,
-    /// The folder that the ids are relative to, as the key `images` of the data.
+    /// The path of the config that trains on the table.
+    pub config: PathBuf,
+    /// The path of the review.
+    pub review: PathBuf,
+    /// The folder that the ids are relative to.
     pub images: PathBuf,
     /// The number of rows.
     #[serde(rename = "kept")]
     pub n_rows: usize,
     /// The number of samples that were removed, and of rows and files that are no samples because of an error.
     pub left_out: usize,
+    /// The number of rows with another class than in the data.
+    pub relabeled: usize,
     /// Whether the table has the column `split`.
     pub split: bool,
 }
 
 impl CleanTable {
     /// Chooses `path` as the output file for the clean table, a CSV list of the data set of `settings`
-    /// without its problematic samples, which [`write`](Self::write) writes later. Checks now, before the
+    /// without its problematic samples, which [`write`](Self::write) writes later, with a config and a review
+    /// beside it. `review` is the file of an edited review, whose decisions are applied. Checks now, before the
     /// long work starts, that this will be possible.
     ///
     /// # Errors
-    /// [`TrainError::Usage`] for images that are not files, and for an existing file that is not such a table
-    /// or that is the data set's own table.
-    pub fn new(path: &Path, settings: &Settings) -> Result<Self, TrainError> {
+    /// [`TrainError::Usage`] for images that are not files, and for an existing file that is not such a table,
+    /// config or review, or that is the data set's own table; [`TrainError::Data`] for a review that cannot be
+    /// used.
+    pub fn new(path: &Path, review: Option<&Path>, settings: &Settings) -> Result<Self, TrainError> {
         let Some(images) = image_files_root(&settings.source) else {
-            let problem = "a clean table lists files, but photos in Parquet files and WebDataset archives \
-                           are not separate files";
+            let problem = "a clean table lists files, but photos in Parquet files, WebDataset archives and zip \
+                           archives are not separate files";
             return Err(TrainError::Usage(problem.into()).with_remedy(Remedy::NoCleanTable));
         };
         let source = match &settings.source {
@@ -65,7 +87,11 @@ impl CleanTable {
         };
         let source = source.filter(|source| source.table_path().is_some());
         // The first bytes of an earlier clean table, which may be overwritten.
-        let mut own_prefixes = vec![b"id,label\n".to_vec(), b"id,label,split\n".to_vec()];
+        let mut own_prefixes: Vec<Vec<u8>> = [(false, false), (false, true), (true, false), (true, true)]
+            .map(|(has_group, has_split)| {
+                format!("{}\n", columns(has_group, has_split).join(",")).into_bytes()
+            })
+            .into();
         if let Some(source) = &source {
             let canonical = |path: &Path| path.canonicalize().ok();
             if canonical(path).is_some() && canonical(path) == source.table_path().and_then(canonical) {
@@ -76,137 +102,129 @@ impl CleanTable {
                 )));
             }
             // Without any row, only the header is left.
-            own_prefixes = source.filter_table(&|_| false)?.into_iter().collect();
+            own_prefixes = source.filter_table(&|_| None)?.into_iter().collect();
         }
         refuse_to_overwrite_unless(path, &own_prefixes)?;
-        Ok(Self { path: path.into(), source, images })
+        refuse_to_overwrite_unless(&config_path(path), &[CONFIG_HEADER.as_bytes().to_vec()])?;
+        let review_path = Review::path_beside(path);
+        let given = review.map(Review::read).transpose()?;
+        // A given review has been read, and a spreadsheet may have changed the order of its columns.
+        let is_given =
+            review.is_some_and(|given| given.canonicalize().ok() == review_path.canonicalize().ok());
+        if !is_given {
+            refuse_to_overwrite(&review_path, &REVIEW_COLUMNS)?;
+        }
+        Ok(Self { path: path.into(), source, images, options: settings.to_options(), given })
     }
 
     /// Writes a CSV table of the data set, to train on, without the samples that have a finding in
     /// `diagnosis`: unreadable images, suspicious labels, outliers and duplicates across classes. Of
-    /// duplicates within a class one stays, the first that has no other finding. If the data set is a CSV
-    /// table itself, its rows keep all their columns.
+    /// duplicates within a class one stays, the first that has no other finding. Classes whose names differ only
+    /// in case, punctuation or encoding become one, and classes with a single sample are left out. The given
+    /// review decides otherwise. If the data set is a CSV table itself, its rows keep all their other columns.
+    /// Also writes the review of all of this and the config.
     ///
     /// # Errors
-    /// [`TrainError::Inference`], [`TrainError::Dataset`] if the data set's own table cannot be read.
+    /// [`TrainError::Inference`], [`TrainError::Dataset`] if the data set's own table cannot be read,
+    /// [`TrainError::Data`] for a review of other data, and [`TrainError::Usage`] if an existing review has
+    /// decisions that would be lost.
     pub fn write(&self, diagnosis: &Diagnosis) -> Result<CleanSummary, TrainError> {
-        let removed = samples_to_remove(&diagnosis.findings);
-        let samples = &diagnosis.listing.samples;
-        let remaining = || samples.rows.iter().enumerate().filter(|(index, _)| !removed.contains(index));
-        let has_split = self.source.is_none() && diagnosis.listing.has_given_splits;
-        let ids: BTreeSet<&str> = remaining().map(|(_, sample)| sample.id.as_str()).collect();
-        let own_table = self.source.as_ref().map(|source| source.filter_table(&|id| ids.contains(id)));
-        let table = own_table.transpose()?.flatten().unwrap_or_else(|| {
-            let columns = if has_split { &COLUMNS[..] } else { &COLUMNS[..2] };
-            let row = |(_, row): (usize, &SampleRow)| {
-                let fields = [&row.id, samples.classes.name(row.label), row.subset.as_str()];
-                fields.map(str::to_owned).into_iter().take(columns.len())
+        let Diagnosis { listing, findings, earlier_review, .. } = diagnosis;
+        let given = self.given.clone().unwrap_or_default();
+        let Cleaning { classes, review } = Cleaning::new(findings, listing, &given, earlier_review)?;
+        let review_path = Review::path_beside(&self.path);
+        if self.given.is_none() {
+            let written: BTreeMap<&str, &ReviewRow> =
+                review.iter().map(|row| (row.path.as_str(), row)).collect();
+            let would_be_lost = |row: &&ReviewRow| match written.get(row.path.as_str()) {
+                Some(new) => (new.action, &new.suggestion) != (row.action, &row.suggestion),
+                None => row.is_decision(),
             };
-            to_csv(columns, remaining().map(row))
+            let edited = Review::read_beside(&self.path)?.rows().filter(would_be_lost).count();
+            if edited > 0 {
+                return Err(TrainError::Usage(format!(
+                    "{} has {} that would be lost: give the review back, or remove the file",
+                    review_path.display(),
+                    counted(edited, "decision", "decisions")
+                ))
+                .with_remedy(Remedy::GiveReview(review_path)));
+            }
+        }
+        let samples = &listing.samples;
+        let remaining = || {
+            let rows = samples.rows.iter().zip(&classes).enumerate();
+            rows.filter_map(|(index, (row, class))| Some((index, row, class.as_deref()?)))
+        };
+        let has_split = self.source.is_none() && listing.has_given_splits;
+        let has_group = self.source.is_none() && listing.has_groups();
+        let class_by_id: BTreeMap<&str, &str> =
+            remaining().map(|(_, row, class)| (row.id.as_str(), class)).collect();
+        let own_table = self
+            .source
+            .as_ref()
+            .map(|source| source.filter_table(&|id| class_by_id.get(id).map(|class| (*class).to_owned())));
+        let table = own_table.transpose()?.flatten().unwrap_or_else(|| {
+            let rows = remaining().map(|(index, row, class)| {
+                let group = listing.group_name(index).filter(|_| has_group);
+                let split = has_split.then(|| row.subset.as_str());
+                [Some(row.id.as_str()), Some(class), group, split].into_iter().flatten().map(str::to_owned)
+            });
+            to_csv(&columns(has_group, has_split), rows)
         });
         write_atomically(&self.path, &table)?;
+        write_atomically(&review_path, &review_csv(review.iter()))?;
+        let config = config_path(&self.path);
+        let text = format!("{CONFIG_HEADER}{}", self.clean_options(has_group, has_split)?.to_toml());
+        write_atomically(&config, text.as_bytes())?;
         let n_rows = remaining().count();
         Ok(CleanSummary {
             csv: self.path.clone(),
+            config,
+            review: review_path,
             images: self.images.clone(),
             n_rows,
-            left_out: samples.rows.len() - n_rows + diagnosis.listing.n_error_entries(),
+            left_out: samples.rows.len() - n_rows + listing.n_error_entries(),
+            relabeled: remaining()
+                .filter(|(_, row, class)| samples.classes.name(row.label) != *class)
+                .count(),
             split: has_split,
         })
     }
+
+    /// The options that train on the written table.
+    fn clean_options(&self, has_group: bool, has_split: bool) -> Result<Options, TrainError> {
+        let csv = std::path::absolute(&self.path).map_err(TrainError::io("find", &self.path))?;
+        let text = |path: &Path| Value::String(path.to_string_lossy().into_owned());
+        let mut options = self.options.clone();
+        if self.source.is_some() {
+            options.data.source.insert("csv".into(), text(&csv));
+            return Ok(options);
+        }
+        let keys = [("csv", text(&csv)), ("images", text(&self.images)), ("id", "id".into())];
+        let keys = keys.into_iter().chain([("label", "label".into())]);
+        let keys = keys.chain(has_group.then(|| ("group", "group".into())));
+        options.data.kind = None;
+        options.data.source = Table::from_iter(keys.map(|(key, value)| (key.to_owned(), value)));
+        if has_split {
+            options.split.method = SplitMethod::Predefined;
+            options.split.column = Some("split".into());
+            (options.split.folds, options.split.fold) = (None, 0);
+        }
+        Ok(options)
+    }
 }
 
-/// The indices of the samples that the clean table (the data set without its problematic samples) leaves out
-/// because of `findings`. Of a group of duplicates in one class, the first sample that no other finding
-/// removes stays.
-fn samples_to_remove(findings: &[Finding]) -> BTreeSet<usize> {
-    use FindingKind::{Outlier, SuspiciousLabel, Truncated, Unreadable};
-    let mut removed = BTreeSet::new();
-    let mut duplicates = Vec::new();
-    for finding in findings {
-        let samples = finding.items.iter().map(|item| item.images.iter().map(|image| image.index));
-        match (finding.kind, finding.scope) {
-            (Unreadable | Truncated | SuspiciousLabel | Outlier, _)
-            | (_, Some(DuplicateScope::AcrossClasses)) => removed.extend(samples.flatten()),
-            (_, Some(_)) => duplicates.extend(samples.map(Iterator::collect::<Vec<_>>)),
-            _ => {}
-        }
-    }
-    for samples in duplicates {
-        // All but the first one are removed.
-        let mut remaining =
-            samples.into_iter().filter(|sample| !removed.contains(sample)).collect::<Vec<_>>().into_iter();
-        remaining.next();
-        removed.extend(remaining);
-    }
-    removed
+/// The file of the config of the clean table `table`: `clean.toml` for `clean.csv`.
+fn config_path(table: &Path) -> PathBuf {
+    table.with_extension("toml")
 }
 
-#[cfg(test)]
-mod tests {
-    use super::super::{FindingItem, SampleRef};
-    use super::*;
-    use crate::samples::Subset;
-
-    fn finding(kind: FindingKind, scope: Option<DuplicateScope>, items: &[&[usize]]) -> Finding {
-        let sample_ref = |&sample: &usize| SampleRef {
-            path: sample.to_string(),
-            label: "a".into(),
-            subset: Subset::Train,
-            index: sample,
-        };
-        let item = |samples: &&[usize]| FindingItem {
-            images: samples.iter().map(sample_ref).collect(),
-            detail: String::new(),
-            suggestion: None,
-        };
-        Finding::from_items(kind, scope, items.iter().map(item).collect()).unwrap()
-    }
-
-    fn removed_samples(findings: &[Finding]) -> Vec<usize> {
-        samples_to_remove(findings).into_iter().collect()
-    }
-
-    // effect: doctor --write-clean
-    #[test]
-    fn errors_and_outliers_are_removed_and_notes_stay() {
-        let removed = [
-            FindingKind::Unreadable,
-            FindingKind::Truncated,
-            FindingKind::SuspiciousLabel,
-            FindingKind::Outlier,
-        ];
-        let accepted = [
-            FindingKind::Incomplete,
-            FindingKind::ColorProfile,
-            FindingKind::Animated,
-            FindingKind::Rotated,
-            FindingKind::OddMode,
-            FindingKind::ExtremeSize,
-            FindingKind::ExtremeAspect,
-        ];
-        for kind in removed {
-            assert_eq!(removed_samples(&[finding(kind, None, &[&[3], &[5]])]), [3, 5], "{kind:?}");
-        }
-        for kind in accepted {
-            assert!(removed_samples(&[finding(kind, None, &[&[3], &[5]])]).is_empty(), "{kind:?}");
-        }
-    }
-
-    // effect: doctor --write-clean
-    #[test]
-    fn one_of_the_duplicates_stays_unless_their_labels_differ() {
-        for kind in [FindingKind::ExactDuplicate, FindingKind::NearDuplicate] {
-            for scope in [DuplicateScope::WithinClass, DuplicateScope::AcrossSubsets] {
-                let duplicates = finding(kind, Some(scope), &[&[1, 4, 6], &[2, 3]]);
-                assert_eq!(removed_samples(std::slice::from_ref(&duplicates)), [3, 4, 6]);
-                // The first one without another finding stays, independently of the order of findings.
-                let mislabeled = finding(FindingKind::SuspiciousLabel, None, &[&[1], &[2]]);
-                assert_eq!(removed_samples(&[duplicates.clone(), mislabeled.clone()]), [1, 2, 6]);
-                assert_eq!(removed_samples(&[mislabeled, duplicates]), [1, 2, 6]);
-            }
-            let across = finding(kind, Some(DuplicateScope::AcrossClasses), &[&[1, 4], &[7, 8]]);
-            assert_eq!(removed_samples(&[across]), [1, 4, 7, 8]);
-        }
-    }
+/// The columns of the table of a data set that has none.
+fn columns(has_group: bool, has_split: bool) -> Vec<&'static str> {
+    let is_used = |column: &&str| match *column {
+        "group" => has_group,
+        "split" => has_split,
+        _ => true,
+    };
+    COLUMNS.into_iter().filter(is_used).collect()
 }

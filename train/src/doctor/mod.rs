@@ -12,6 +12,7 @@
 
 mod augment_sheet;
 mod clean_table;
+mod cleaning;
 mod confident_learning;
 mod duplicates;
 mod findings;
@@ -20,6 +21,7 @@ mod listing;
 mod out_of_fold;
 mod outliers;
 mod report_page;
+mod review;
 #[cfg(test)]
 mod tests;
 
@@ -47,6 +49,7 @@ use duplicates::DuplicateGroups;
 use images::ImageInspection;
 use out_of_fold::OutOfFoldInput;
 use outliers::NeighborGraph;
+use review::Review;
 
 /// The version of the JSON of [`Diagnosis`].
 const VERSION: u32 = 1;
@@ -73,11 +76,17 @@ pub struct Diagnosis {
     pub passed_over: BTreeMap<PassedOverReason, usize>,
     /// The checks that were left out, with reasons.
     pub left_out: Vec<String>,
+    /// The number of problems that are not among the findings, because the review beside the data's own table has
+    /// decided about them: images that were left out or are to stay.
+    pub decided: usize,
     /// The out-of-fold probabilities that labels were checked with, for other tools.
     #[serde(skip)]
     pub probabilities: Option<OutOfFoldProbabilities>,
     #[serde(skip)]
     listing: DatasetListing,
+    /// The review beside the data's own table.
+    #[serde(skip)]
+    earlier_review: Review,
 }
 
 /// An image with the probability of its label.
@@ -226,6 +235,7 @@ pub fn examine(
     if let Err(reason) = listing.draw_split(&settings.split, &duplicates.links()) {
         left_out.push(format!("duplicates across training and test set: {reason}"));
     }
+    let earlier_review = listing.table.as_deref().map(Review::read_beside).transpose()?.unwrap_or_default();
     let mut findings = listing::findings(&listing);
     findings.extend(images::findings(&listing.samples, &inspections));
     let mut diagnosis = Diagnosis {
@@ -236,23 +246,49 @@ pub fn examine(
         labels: Vec::new(),
         passed_over: listing.samples.passed_over.counts(),
         left_out,
+        decided: 0,
         probabilities: None,
         listing,
+        earlier_review,
     };
     let checked = match checks {
         DoctorChecks::All => diagnosis.inspect_features(settings, &inspections, &mut duplicates, progress),
         DoctorChecks::Quick => Err("only the quick checks were requested".to_owned()),
     };
-    let Diagnosis { findings, labels, left_out, probabilities, listing, .. } = &mut diagnosis;
+    let Diagnosis { findings, labels, left_out, decided, probabilities, listing, earlier_review, .. } =
+        &mut diagnosis;
     if let Err(reason) = checked {
         left_out.push(format!("suspicious labels, outliers, and duplicates found by features: {reason}"));
     }
     findings.extend(duplicates.findings(&listing.samples));
+    *decided = remove_decided(findings, earlier_review);
     findings.sort_by_key(|finding| (std::cmp::Reverse(finding.severity), finding.kind, finding.scope));
     if let Some(found) = probabilities {
         *labels = rank_labels(&listing.samples, found);
     }
     Ok(diagnosis)
+}
+
+/// Removes the items of `findings` about which `review` has decided: images without a class that were left out, and
+/// images that are to stay, of duplicates all but one. Returns their number.
+fn remove_decided(findings: &mut Vec<Finding>, review: &Review) -> usize {
+    let is_decided = |kind: FindingKind, item: &FindingItem| match (kind, item.images.as_slice()) {
+        (FindingKind::UnlabeledImage, []) => review.drops(&item.detail),
+        // Training stops at these.
+        (FindingKind::Unreadable | FindingKind::Truncated, _) | (_, []) => false,
+        (_, images) => {
+            let n_open = images.iter().filter(|image| !review.accepts(&image.path)).count();
+            n_open <= usize::from(images.len() > 1)
+        }
+    };
+    let mut n_decided = 0;
+    for finding in findings.iter_mut() {
+        finding.items.retain(|item| !is_decided(finding.kind, item));
+        n_decided += finding.count - finding.items.len();
+        finding.count = finding.items.len();
+    }
+    findings.retain(|finding| finding.count > 0);
+    n_decided
 }
 
 /// The number of images of each class in each subset.

@@ -189,7 +189,7 @@ fn the_clean_table_keeps_one_of_each_duplicate_and_no_unreadable_file() {
     assert!(diagnosis.findings.is_sorted_by(|a, b| a.severity >= b.severity));
 
     let path = folder.path().join("clean.csv");
-    let cleaned = CleanTable::new(&path, &settings).unwrap().write(&diagnosis).unwrap();
+    let cleaned = CleanTable::new(&path, None, &settings).unwrap().write(&diagnosis).unwrap();
     let expected: Vec<String> = (0..16)
         .filter(|&number| number != 5)
         .map(|number| format!("cat/{number:02}.png,cat"))

@@ -7,7 +7,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use npyz::{WriteOptions, WriterBuilder};
+use headstock_loader::Split;
+use npyz::{DType, TypeStr, WriteOptions, WriterBuilder};
 use parquet::data_type::{ByteArray, ByteArrayType, FloatType, Int64Type};
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
@@ -18,7 +19,7 @@ use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
 
 use super::FeatureFormat;
-use crate::atomic_write::{persist, refuse_to_overwrite, temp_file_beside};
+use crate::atomic_write::{persist, refuse_to_overwrite_unless, temp_file_beside};
 use crate::error::TrainError;
 
 /// Number of rows in memory at a time.
@@ -33,10 +34,24 @@ pub struct SampleInfo {
     pub class: String,
     /// The number of its class.
     pub label: u32,
+    /// The split that it is in; `None` if the data is not split. All rows of a file have one, or none.
+    pub split: Option<Split>,
 }
 
-/// The header of the CSV of the same name as the `.npy` or `.npz` file.
-const HEADER: [&str; 4] = ["row", "path", "class", "label"];
+impl SampleInfo {
+    /// The name of the split, empty without one.
+    fn split_name(&self) -> &str {
+        self.split.map_or("", Split::as_str)
+    }
+}
+
+/// Whether the rows of a file have splits.
+fn have_splits(rows: &[SampleInfo]) -> bool {
+    rows.iter().any(|row| row.split.is_some())
+}
+
+/// The columns of the CSV of the same name as the `.npy` or `.npz` file; the last only with splits.
+const HEADER: [&str; 5] = ["row", "path", "class", "label", "split"];
 
 /// Writes a file of features to a temporary file, which is renamed once it is complete.
 pub struct FeatureFileWriter {
@@ -67,7 +82,8 @@ impl FeatureFileWriter {
         let table = match format {
             FeatureFormat::Npy | FeatureFormat::Npz => {
                 let table = path.with_extension("csv");
-                refuse_to_overwrite(&table, &HEADER)?;
+                let headers = [&HEADER[..], &HEADER[..4]].map(|columns| format!("{}\n", columns.join(",")));
+                refuse_to_overwrite_unless(&table, &headers.map(String::into_bytes))?;
                 let file = temp_file_beside(&table)?;
                 Some((table, file))
             }
@@ -157,7 +173,8 @@ fn write_npy(file: &mut File, chunks: &mut FeatureChunks<'_>) -> Result<(), Writ
     Ok(out.flush()?)
 }
 
-/// Writes a `.npz` file: the arrays `features` `[N, F]` and `labels` `[N]` in a ZIP archive.
+/// Writes a `.npz` file: the arrays `features` `[N, F]`, `labels` `[N]`, `classes` `[C]` (the name of each label),
+/// `paths` `[N]` and, if the data is split, `splits` `[N]` in a ZIP archive.
 fn write_npz(file: &mut File, rows: &[SampleInfo], chunks: &mut FeatureChunks<'_>) -> Result<(), WriteError> {
     // Like numpy's savez: no compression, and members may exceed 4 GiB.
     let options =
@@ -170,8 +187,43 @@ fn write_npz(file: &mut File, rows: &[SampleInfo], chunks: &mut FeatureChunks<'_
     let mut labels = labels.writer(&mut archive).begin_nd()?;
     labels.extend(rows.iter().map(|row| i64::from(row.label)))?;
     labels.finish()?;
+    let classes = class_names(rows);
+    let paths: Vec<&str> = rows.iter().map(|row| row.path.as_str()).collect();
+    let splits: Vec<&str> = rows.iter().map(SampleInfo::split_name).collect();
+    let mut texts = vec![("classes", classes.iter().map(String::as_str).collect()), ("paths", paths)];
+    if have_splits(rows) {
+        texts.push(("splits", splits));
+    }
+    for (name, values) in texts {
+        archive.start_file(format!("{name}.npy"), options)?;
+        write_texts(&mut archive, &values)?;
+    }
     archive.finish()?.flush()?;
     Ok(())
+}
+
+/// The name of each label from 0 to the largest; the number for a label without rows.
+fn class_names(rows: &[SampleInfo]) -> Vec<String> {
+    let n_classes = rows.iter().map(|row| row.label as usize + 1).max().unwrap_or(0);
+    let mut names: Vec<String> = (0..n_classes).map(|label| label.to_string()).collect();
+    for row in rows {
+        names[row.label as usize].clone_from(&row.class);
+    }
+    names
+}
+
+/// Writes an array of texts as numpy does that of a list of `str`: as many UTF-32 characters for each as the
+/// longest has.
+fn write_texts(writer: impl Write, values: &[&str]) -> Result<(), WriteError> {
+    // numpy has no texts of length 0.
+    let longest = values.iter().map(|value| value.chars().count()).max().unwrap_or(0).max(1);
+    let type_str: TypeStr = format!("<U{longest}").parse()?;
+    let options = WriteOptions::<str>::new().dtype(DType::Plain(type_str));
+    let mut array = options.shape(&[values.len() as u64]).writer(writer).begin_nd()?;
+    for value in values {
+        array.push(*value)?;
+    }
+    Ok(array.finish()?)
 }
 
 /// Writes a `.safetensors` file: the tensors `labels` `[N]` and `features` `[N, F]`, with the paths and class
@@ -188,7 +240,10 @@ fn write_safetensors(
     let end = labels_bytes + features_bytes;
     let paths: Vec<&str> = rows.iter().map(|row| row.path.as_str()).collect();
     let classes: Vec<&str> = rows.iter().map(|row| row.class.as_str()).collect();
-    let metadata = json!({ "path": paths, "class": classes });
+    let mut metadata = json!({ "path": paths, "class": classes });
+    if have_splits(rows) {
+        metadata["split"] = rows.iter().map(SampleInfo::split_name).collect();
+    }
     let header = json!({
         "__metadata__": { "headstock": metadata.to_string() },
         "labels": { "dtype": "I64", "shape": [count], "data_offsets": [0, labels_bytes] },
@@ -212,22 +267,25 @@ fn write_safetensors(
     Ok(out.flush()?)
 }
 
-/// The columns of a Parquet file of features, in Parquet's schema language.
-const SCHEMA: &str = "
-message features {
+/// The columns of a Parquet file of features, in Parquet's schema language, without that of the split.
+const COLUMNS: &str = "
     REQUIRED BINARY path (STRING);
     REQUIRED BINARY class (STRING);
     REQUIRED INT64 label;
     REQUIRED GROUP features (LIST) { REPEATED GROUP list { REQUIRED FLOAT element; } }
-}";
+";
 
-/// Writes a Parquet file with the columns of [`SCHEMA`] and one row per sample; each chunk is a row group.
+/// The column of the split, which comes last and only if the data is split.
+const SPLIT_COLUMN: &str = "REQUIRED BINARY split (STRING);";
+
+/// Writes a Parquet file with these columns and one row per sample; each chunk is a row group.
 fn write_parquet(
     file: &mut File,
     rows: &[SampleInfo],
     chunks: &mut FeatureChunks<'_>,
 ) -> Result<(), WriteError> {
-    let schema = Arc::new(parse_message_type(SCHEMA)?);
+    let split_column = if have_splits(rows) { SPLIT_COLUMN } else { "" };
+    let schema = Arc::new(parse_message_type(&format!("message features {{ {COLUMNS} {split_column} }}"))?);
     let width = chunks.width;
     // Features hardly ever repeat, so that a dictionary would only be another copy.
     let properties = WriterProperties::builder().set_dictionary_enabled(false).build();
@@ -238,6 +296,7 @@ fn write_parquet(
             rows.iter().map(|row| ByteArray::from(field(row))).collect()
         };
         let (paths, classes) = (byte_column(|row| &row.path), byte_column(|row| &row.class));
+        let splits = byte_column(SampleInfo::split_name);
         let labels: Vec<i64> = rows.iter().map(|row| i64::from(row.label)).collect();
         // The first element of a list has repetition level 0; present elements have definition level 1.
         let repetition_levels: Vec<i16> = (0..values.len()).map(|i| i16::from(i % width != 0)).collect();
@@ -245,11 +304,12 @@ fn write_parquet(
         let mut group = writer.next_row_group()?;
         let mut column = 0;
         while let Some(mut column_writer) = group.next_column()? {
-            // The columns are in the order of `SCHEMA`; those without lists need no levels (`None`).
+            // The columns are in the order of the schema; those without lists need no levels (`None`).
             match column {
                 0 => column_writer.typed::<ByteArrayType>().write_batch(&paths, None, None)?,
                 1 => column_writer.typed::<ByteArrayType>().write_batch(&classes, None, None)?,
                 2 => column_writer.typed::<Int64Type>().write_batch(&labels, None, None)?,
+                4 => column_writer.typed::<ByteArrayType>().write_batch(&splits, None, None)?,
                 _ => column_writer.typed::<FloatType>().write_batch(
                     &values,
                     Some(&definition_levels),
@@ -269,9 +329,12 @@ fn write_parquet(
 /// Writes the CSV beside a feature file, which names the photo and the class of each row of the features.
 fn write_csv(to: &mut File, rows: &[SampleInfo]) -> io::Result<()> {
     let mut table = csv::Writer::from_writer(BufWriter::new(to));
-    table.write_record(HEADER)?;
+    let n_columns = if have_splits(rows) { HEADER.len() } else { HEADER.len() - 1 };
+    table.write_record(&HEADER[..n_columns])?;
     for (i, row) in rows.iter().enumerate() {
-        table.write_record([&i.to_string(), &row.path, &row.class, &row.label.to_string()])?;
+        let (number, label) = (i.to_string(), row.label.to_string());
+        let fields = [number.as_str(), &row.path, &row.class, &label, row.split_name()];
+        table.write_record(&fields[..n_columns])?;
     }
     table.flush()
 }

@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use redb::{
-    AccessGuard, ConcurrencyMode, Database, ReadOnlyTable, ReadableDatabase, TableDefinition, TableError,
+    AccessGuard, ConcurrencyMode, Database, ReadOnlyDatabase, ReadOnlyTable, ReadableDatabase,
+    TableDefinition, TableError,
 };
 
 use crate::error::TrainError;
@@ -66,18 +67,59 @@ impl CacheSnapshot<'_> {
         width: usize,
         out: &mut Vec<f32>,
     ) -> Result<bool, TrainError> {
-        let Some(stored) = self.get(key)? else { return Ok(false) };
-        let (values, incomplete_value) = stored.value().as_chunks::<4>();
-        if values.len() != width || !incomplete_value.is_empty() {
-            return Ok(false);
-        }
-        out.extend(values.iter().map(|bytes| f32::from_le_bytes(*bytes)));
-        Ok(true)
+        Ok(self.get(key)?.is_some_and(|stored| append_values(stored.value(), width, out)))
     }
 
     fn get(&self, key: &CacheKey) -> Result<Option<AccessGuard<'_, &'static [u8]>>, TrainError> {
         let Some(table) = &self.table else { return Ok(None) };
         table.get(key).map_err(cache_error(self.path))
+    }
+}
+
+/// Appends the feature vector `stored` to `out`; returns whether it has `width` values, otherwise `out` is unchanged.
+fn append_values(stored: &[u8], width: usize, out: &mut Vec<f32>) -> bool {
+    let (values, incomplete_value) = stored.as_chunks::<4>();
+    let is_complete = values.len() == width && incomplete_value.is_empty();
+    if is_complete {
+        out.extend(values.iter().map(|bytes| f32::from_le_bytes(*bytes)));
+    }
+    is_complete
+}
+
+/// A cache that exists and is only read: its folder may be read-only.
+pub(crate) struct ReadOnlyCache {
+    table: ReadOnlyTable<&'static CacheKey, &'static [u8]>,
+    /// Keeps the file open.
+    _database: ReadOnlyDatabase,
+}
+
+impl ReadOnlyCache {
+    /// Opens the feature cache in `folder` with its current content; `None` if there is no cache or it is empty.
+    pub(crate) fn open(folder: &Path) -> Result<Option<Self>, TrainError> {
+        let path = folder.join(FILE_NAME);
+        if !path.is_file() {
+            return Ok(None);
+        }
+        let open = || -> Result<Option<Self>, redb::Error> {
+            let database = Database::builder()
+                .set_cache_size(REDB_CACHE_BYTES)
+                .set_concurrency_mode(ConcurrencyMode::MultiWriter)
+                .open_read_only(&path)?;
+            let transaction = database.begin_read()?;
+            match transaction.open_table(FEATURES) {
+                Ok(table) => Ok(Some(Self { table, _database: database })),
+                Err(TableError::TableDoesNotExist(_)) => Ok(None),
+                Err(error) => Err(error.into()),
+            }
+        };
+        open().map_err(cache_error(&path))
+    }
+
+    /// The feature vector of `width` values under `key`; `None` if there is none or it cannot be read.
+    pub(crate) fn get(&self, key: &CacheKey, width: usize) -> Option<Vec<f32>> {
+        let stored = self.table.get(key).ok()??;
+        let mut values = Vec::new();
+        append_values(stored.value(), width, &mut values).then_some(values)
     }
 }
 
@@ -183,6 +225,23 @@ mod tests {
         second.store([(&[2; 32], [2.0].as_slice())].into_iter()).unwrap();
         assert_eq!(stored_vector(&first, &[2; 32], 1), Some(vec![2.0]));
         assert_eq!(stored_vector(&second, &[1; 32], 1), Some(vec![1.0]));
+    }
+
+    #[test]
+    fn a_cache_is_read_without_writing_while_others_write() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(ReadOnlyCache::open(folder.path()).unwrap().is_none());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing was created");
+        let writer = FeatureCache::open(folder.path()).unwrap();
+        writer.store([(&[1; 32], [1.5, -0.0].as_slice())].into_iter()).unwrap();
+        let reader = ReadOnlyCache::open(folder.path()).unwrap().unwrap();
+        writer.store([(&[2; 32], [2.0].as_slice())].into_iter()).unwrap();
+        assert_eq!(reader.get(&[1; 32], 2), Some(vec![1.5, -0.0]));
+        assert_eq!(reader.get(&[1; 32], 1), None, "another length");
+        assert_eq!(reader.get(&[3; 32], 2), None);
+        drop((reader, writer));
+        fs::write(folder.path().join(FILE_NAME), "not a database, but long enough to be probed").unwrap();
+        assert!(ReadOnlyCache::open(folder.path()).is_err());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use headstock_loader::{Augment, DecodeError, EvalTransform, ImageRef, LazyImage,
 use image::RgbImage;
 use sha2::{Digest, Sha256};
 
-use super::{ImageHash, MissingView, ViewIndex};
+use super::{EVAL_VIEW, ImageHash, MissingView, ViewIndex};
 use crate::config::OnError;
 use crate::error::{TrainError, UnreadableImages};
 
@@ -86,9 +86,6 @@ fn file_changed_error(image: &ImageRef) -> TrainError {
     let problem = "the file changed while in use: run the command again".into();
     FileError::Format { path: image.to_string().into(), problem }.into()
 }
-
-/// The evaluation view, which is not augmented.
-const EVAL_VIEW: ViewIndex = 0;
 
 /// Decodes the images at `indices` of `images` on all cores, only to see whether they can be decoded. Returns
 /// the index into `images` and the reason of each that cannot, so that an error lists all of them and not

@@ -3,6 +3,7 @@
 
 pub(crate) mod cache;
 mod compute;
+mod known;
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -20,6 +21,7 @@ use crate::config::{OnError, Settings};
 use crate::error::{TrainError, UnreadableImages};
 use cache::{CacheKey, FeatureCache};
 pub(crate) use compute::{ExtractJob, LoadedImages, Renderer, ViewId};
+pub use known::KnownFeatures;
 
 /// Cache format version; bump when feature values change.
 const CACHE_FORMAT: &str = "headstock features 3";
@@ -29,6 +31,9 @@ const READ_BUDGET: u64 = 256 << 20;
 
 /// Index of a view of an image: 0 is the evaluation view, higher indices are augmented views.
 pub type ViewIndex = u32;
+
+/// The evaluation view, which is not augmented.
+const EVAL_VIEW: ViewIndex = 0;
 
 /// What the features of images depend on besides the backbone, and where they are cached.
 #[derive(Clone, Copy)]

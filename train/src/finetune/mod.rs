@@ -283,7 +283,9 @@ fn train_and_test(
         history,
         chosen_params,
         calibration,
+        out_of_fold: None,
         previously_trained_on: None,
+        cold_logits: None,
         n_train_samples: split.train.len(),
         n_computed,
         seconds: PhaseSeconds { tune: Some(tune_seconds), calibration: calibration_seconds, ..seconds },
@@ -427,7 +429,7 @@ fn calibrate_on_held_out(
     }
     // By sample or group, not by class: a class with one held-out sample would be in no fold.
     let folds = stratified_folds(&vec![0; labels.len()], groups, MAX_FOLDS.min(n_units));
-    let mut result = evaluate_calibration(method, logits, labels, &folds)?;
+    let (mut result, _) = evaluate_calibration(method, logits, labels, &folds)?;
     if let Some(held_out) = &mut result.held_out {
         // The folds only evaluate the calibration; the logits come from one holdout split.
         held_out.n_folds = 1;

@@ -75,10 +75,10 @@ pub(super) fn calibrate_by_folds(
         }
         Some((fewest, _)) => stratified_folds(&labels, Some(&groups), MAX_FOLDS.min(fewest)),
     };
-    let logits = out_of_fold_logits(fitter, head, rows, &folds)?;
+    let logits = out_of_fold_logits(fitter, head, rows, &folds, "calibrating")?;
     let (held_out, folds) = reindex_held_out(&folds);
     let labels: Vec<u32> = held_out.iter().map(|&i| labels[i]).collect();
-    evaluate_calibration(method, &select_rows(&logits, &held_out)?, &labels, &folds)
+    Ok(evaluate_calibration(method, &select_rows(&logits, &held_out)?, &labels, &folds)?.0)
 }
 
 /// The number of different groups that the samples of each class are in. `labels` and `groups` are those of
@@ -115,13 +115,14 @@ fn select_rows(logits: &Logits, rows: &[usize]) -> Result<Logits, TrainError> {
 /// Fits a calibration by `method` on held-out `logits` `[N, C]` with their `labels` `[N]`, and decides
 /// whether to use it. To judge it, each of `folds` is calibrated by a calibration fitted on the other folds:
 /// it is used only if that lowers the log-loss and does not raise the calibration error, and otherwise
-/// dropped. Also fits, on the resulting probabilities, the scores from which conformal sets are made.
+/// dropped. Also fits, on the resulting probabilities, the scores from which conformal sets are made. Returns the
+/// predictions with these probabilities, too: each fold calibrated on the other folds, or not at all.
 pub(crate) fn evaluate_calibration(
     method: CalibrationMethod,
     logits: &Logits,
     labels: &[u32],
     folds: &[SplitIndices],
-) -> Result<CalibrationResult, TrainError> {
+) -> Result<(CalibrationResult, Predictions), TrainError> {
     let uncalibrated = Predictions::new(logits);
     let calibrated = Predictions::from_probabilities(cross_calibrate(method, logits, labels, folds)?, logits);
     let before = Metrics::from_predictions(&uncalibrated, labels).of_probabilities();
@@ -147,23 +148,24 @@ pub(crate) fn evaluate_calibration(
         after,
         dropped: (!improves).then_some(method),
     };
-    Ok(CalibrationResult { calibration, held_out: Some(held_out) })
+    Ok((CalibrationResult { calibration, held_out: Some(held_out) }, predictions))
 }
 
 /// Computes the out-of-fold logits `[rows.len(), C]` of the samples `rows` (indices): the logits of each
 /// sample by a head fitted without the sample's fold, to calibrate on; zero for a sample that no fold holds
-/// out. The indices in `folds` are positions in `rows`.
-fn out_of_fold_logits(
+/// out. The indices in `folds` are positions in `rows`. `task` says for what, in progress reports.
+pub(super) fn out_of_fold_logits(
     fitter: &mut HeadFitter<'_>,
     head: &dyn ConfiguredHead,
     rows: &[usize],
     folds: &[SplitIndices],
+    task: &str,
 ) -> Result<Logits, TrainError> {
     let classes = fitter.samples.classes.len();
     let mut all_logits = vec![0.0; rows.len() * classes];
     for (index, fold) in folds.iter().enumerate() {
         let rows_at = |indices: &[usize]| indices.iter().map(|&i| rows[i]).collect::<Vec<_>>();
-        let task = format!("calibrating {}, fold {} of {}", head.kind(), index + 1, folds.len());
+        let task = format!("{task} {}, fold {} of {}", head.kind(), index + 1, folds.len());
         let (fitted, _) = fitter.fit(head, None, &rows_at(&fold.train), &task)?;
         let logits = eval_logits(fitted.head.as_ref(), fitter.features, &rows_at(&fold.test))?;
         scatter(logits.rows(), fold, &mut all_logits);

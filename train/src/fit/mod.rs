@@ -1,6 +1,7 @@
 //! Fits a head on frozen features, calibrates and tests it, and writes the run.
 
 mod calibrate;
+mod cross_validation;
 mod head_fitter;
 mod test_and_write;
 mod warm_start;
@@ -15,6 +16,8 @@ use self::calibrate::calibrate_by_folds;
 pub(crate) use self::calibrate::{
     CalibrationResult, MAX_FOLDS, count_groups_per_class, cross_calibrate, evaluate_calibration, scatter,
 };
+use self::cross_validation::cross_validate;
+pub(crate) use self::cross_validation::cross_validation_folds;
 pub(crate) use self::head_fitter::{HeadFitter, eval_logits, owned_params};
 pub(crate) use self::test_and_write::{TrainedModel, resolved_config};
 use crate::config::Settings;
@@ -67,15 +70,34 @@ impl PreparedData {
         let (Fitted { head, history, chosen }, fit) =
             fitter.fit(settings.head.as_ref(), tensors.as_ref(), train, &task)?;
 
+        // The fit from scratch, to show what the warm start changes.
+        let cold_head = match &tensors {
+            // Without a test set there is nothing to show it on.
+            Some(_) if !settings.split.has_no_test_set() => {
+                let task = format!("fitting {} from scratch, for comparison", settings.head.kind());
+                Some(fitter.fit(settings.head.as_ref(), None, train, &task)?.0.head)
+            }
+            _ => None,
+        };
+
         let started = Instant::now();
-        let fixed_head = settings.head.with_chosen(&chosen)?;
-        let calibration = calibrate_by_folds(&mut fitter, fixed_head.as_ref(), train, settings.calibration)?;
+        let (head_config, method) = (settings.head.as_ref(), settings.calibration);
+        let (calibration, out_of_fold) = if settings.split.has_no_test_set() {
+            let (calibration, out_of_fold) =
+                cross_validate(&mut fitter, head_config, train, method, &settings.split)?;
+            (calibration, Some(out_of_fold))
+        } else {
+            let fixed_head = head_config.with_chosen(&chosen)?;
+            (calibrate_by_folds(&mut fitter, fixed_head.as_ref(), train, method)?, None)
+        };
         let seconds = PhaseSeconds {
             features: self.seconds,
             fit,
             calibration: started.elapsed().as_secs_f64(),
             ..PhaseSeconds::default()
         };
+        let cold_logits =
+            cold_head.map(|head| eval_logits(head.as_ref(), features, &self.test)).transpose()?;
         let trained = TrainedModel {
             head,
             tuned_tensors: Tensors::new(),
@@ -83,7 +105,9 @@ impl PreparedData {
             history,
             chosen_params: owned_params(chosen),
             calibration,
+            out_of_fold,
             previously_trained_on,
+            cold_logits,
             n_train_samples: train.len(),
             n_computed: features.computed(),
             seconds,

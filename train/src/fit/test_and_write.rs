@@ -10,6 +10,7 @@ use headstock_inference::{BackboneRecord, HeadRecord, Model, ModelRecord, Predic
 
 use super::TrainOutcome;
 use super::calibrate::CalibrationResult;
+use super::cross_validation::OutOfFold;
 use crate::config::Settings;
 use crate::error::TrainError;
 use crate::metrics::Metrics;
@@ -17,7 +18,7 @@ use crate::prepared_data::PreparedData;
 use crate::report;
 use crate::run::{
     CalibrationEffect, CalibrationMetrics, ConformalMetrics, PhaseSeconds, RunFiles, RunMetrics,
-    SampleCounts, TrainTestOverlap, history_csv, predictions_csv,
+    SampleCounts, StartMetrics, TrainTestOverlap, history_csv, predictions_csv,
 };
 use crate::samples::{SampleRow, split_csv};
 use crate::trained_on::{self, ContentHash};
@@ -33,9 +34,13 @@ pub(crate) struct TrainedModel {
     /// Hyperparameters chosen by the head's fit.
     pub(crate) chosen_params: Vec<(String, f64)>,
     pub(crate) calibration: CalibrationResult,
+    /// The predictions of the training samples that stand for a test, if there is no test set.
+    pub(crate) out_of_fold: Option<OutOfFold>,
     /// Content hashes of the samples that the warm-start run was trained on, to find test samples among them;
     /// `None` without a warm start, or if they are not known.
     pub(crate) previously_trained_on: Option<BTreeSet<ContentHash>>,
+    /// With a warm start: the logits of the test samples by a head that was fitted from scratch, `[N, C]`.
+    pub(crate) cold_logits: Option<Logits>,
     /// Number of training samples.
     pub(crate) n_train_samples: usize,
     /// Number of feature vectors that were computed because they were not in the cache.
@@ -63,16 +68,34 @@ impl PreparedData {
             trained.backbone,
             calibration.calibration.clone(),
         );
-        let conformal = calibration.held_out.as_ref().map(|held_out| held_out.conformal.clone());
-        let model = Model { record, head: trained.head, tuned_weights: trained.tuned_tensors, conformal };
-        let logits = test(&model)?;
-        let test_predictions = model.predictions(&logits)?;
-        let labels = self.samples.labels(&self.test);
-        let content_hash = |index: usize| self.features.content_hash(self.test[index]);
+        let scores = calibration.held_out.as_ref().map(|held_out| held_out.conformal.clone());
+        let model =
+            Model { record, head: trained.head, tuned_weights: trained.tuned_tensors, conformal: scores };
+        let tested = self.tested(&trained.out_of_fold);
+        let labels = self.samples.labels(tested);
+        let (test_predictions, test_effect, conformal, cross_validation) = match trained.out_of_fold {
+            Some(OutOfFold { predictions, conformal, summary }) => {
+                (predictions, None, conformal, Some(summary))
+            }
+            None => {
+                let logits = test(&model)?;
+                let predictions = model.predictions(&logits)?;
+                let effect = CalibrationEffect {
+                    before: Metrics::from_predictions(&Predictions::new(&logits), &labels).of_probabilities(),
+                    after: Metrics::from_predictions(&predictions, &labels).of_probabilities(),
+                };
+                let conformal = ConformalMetrics::from_predictions(&model, &predictions, &labels)?;
+                (predictions, Some(effect), conformal, None)
+            }
+        };
+        // The heads of a cross-validation start from nothing, so no run was trained on what they are tested on.
+        let previously_trained_on =
+            trained.previously_trained_on.as_ref().filter(|_| cross_validation.is_none());
+        let content_hash = |index: usize| self.features.content_hash(tested[index]);
         let overlap = |hashes: &BTreeSet<ContentHash>| {
             TrainTestOverlap::from_predictions(hashes, &model, &test_predictions, &labels, content_hash)
         };
-        let trained_on = trained.previously_trained_on.as_ref().map(overlap).transpose()?;
+        let trained_on = previously_trained_on.map(overlap).transpose()?;
         if let Some(overlap) = trained_on.as_ref().filter(|overlap| overlap.samples > 0) {
             tracing::warn!(
                 "the run that the training started from was trained on {} of the {} test photos, so the test \
@@ -82,6 +105,12 @@ impl PreparedData {
                 labels.len()
             );
         }
+        let cold_predictions =
+            trained.cold_logits.as_ref().map(|logits| model.predictions(logits)).transpose()?;
+        let starts = cold_predictions.and_then(|cold| {
+            let hashes = trained.previously_trained_on.as_ref();
+            StartMetrics::from_predictions(hashes, &test_predictions, &cold, &labels, content_hash)
+        });
         // What the model has seen: the samples of this training and those of the run that it started from.
         let mut trained_hashes: BTreeSet<ContentHash> =
             self.train.iter().filter_map(|&row| self.features.content_hash(row)).collect();
@@ -98,12 +127,14 @@ impl PreparedData {
                 computed: trained.n_computed,
             },
             chosen: trained.chosen_params.into_iter().collect(),
-            calibration: calibration_metrics(&calibration, &logits, &test_predictions, &labels),
-            conformal: ConformalMetrics::from_predictions(&model, &test_predictions, &labels)?,
+            calibration: calibration_metrics(&calibration, test_effect),
+            conformal,
+            cross_validation,
             trained_on,
+            starts,
             seconds: PhaseSeconds { test: started.elapsed().as_secs_f64(), ..seconds },
         };
-        let rows: Vec<&SampleRow> = self.test.iter().map(|&i| &self.samples.rows[i]).collect();
+        let rows: Vec<&SampleRow> = tested.iter().map(|&i| &self.samples.rows[i]).collect();
         let folder = write(&RunFiles {
             config: resolved_config(settings, self.pretrained.as_ref()),
             model: &model,
@@ -111,13 +142,21 @@ impl PreparedData {
             history: history_csv(&trained.history),
             split: split_csv(&self.samples, &self.readable),
             trained_on: trained_on::to_csv(&trained_hashes),
+            tested_on: trained_on::to_csv(
+                &self.test.iter().filter_map(|&row| self.features.content_hash(row)).collect(),
+            ),
             predictions: predictions_csv(&rows, &test_predictions, &model.record.classes),
             report: report::render(&model.record, &metrics, &rows, &test_predictions),
         })?;
         // An image to try the run on.
         let example =
-            self.images.as_ref().and_then(|images| images[self.test[0]].file_path()).map(PathBuf::from);
+            self.images.as_ref().and_then(|images| images[tested[0]].file_path()).map(PathBuf::from);
         Ok(TrainOutcome { folder, metrics, example })
+    }
+
+    /// The indices of the samples that a run is tested on: the test set, or the training samples out of fold.
+    fn tested(&self, out_of_fold: &Option<OutOfFold>) -> &[usize] {
+        if out_of_fold.is_some() { &self.train } else { &self.test }
     }
 }
 
@@ -133,26 +172,21 @@ pub(crate) fn resolved_config(settings: &Settings, pretrained: Option<&Pretraine
     options.to_toml()
 }
 
-/// How calibration changes the log-loss and the calibration error, for `metrics.json`: on the test set (its
-/// `logits`, calibrated `test_predictions` and true `labels`) and on the held-out training samples that
-/// `result` was fitted on. `None` if nothing was held out.
+/// How calibration changes the log-loss and the calibration error, for `metrics.json`: on the test set (`test`; `None` if
+/// there is none) and on the held-out training samples that `result` was fitted on. `None` if nothing was held out.
 fn calibration_metrics(
     result: &CalibrationResult,
-    logits: &Logits,
-    test_predictions: &Predictions,
-    labels: &[u32],
+    test: Option<CalibrationEffect>,
 ) -> Option<CalibrationMetrics> {
     let held_out = result.held_out.as_ref()?;
+    let out_of_fold = CalibrationEffect { before: held_out.before.clone(), after: held_out.after.clone() };
     Some(CalibrationMetrics {
         method: result.calibration.method(),
         temperature: result.calibration.temperature(),
         dropped: held_out.dropped,
         folds: held_out.n_folds,
         samples: held_out.n_samples,
-        test: CalibrationEffect {
-            before: Metrics::from_predictions(&Predictions::new(logits), labels).of_probabilities(),
-            after: Metrics::from_predictions(test_predictions, labels).of_probabilities(),
-        },
-        out_of_fold: CalibrationEffect { before: held_out.before.clone(), after: held_out.after.clone() },
+        test: test.unwrap_or_else(|| out_of_fold.clone()),
+        out_of_fold,
     })
 }

@@ -2,24 +2,29 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use headstock_heads::{CalibrationMethod, ConformalMethod, SetPredictor};
+use headstock_heads::{CalibrationMethod, ConformalMethod};
 use headstock_inference::{Model, Predictions};
 use headstock_loader::dataset::PassedOverReason;
 use serde::{Deserialize, Serialize};
 
+use crate::bootstrap::Interval;
 use crate::error::TrainError;
 use crate::metrics::Metrics;
 use crate::trained_on::ContentHash;
 
 /// Target coverage of the conformal sets that are tested.
-const COVERAGE: f64 = 0.9;
+pub(crate) const CONFORMAL_COVERAGE: f64 = 0.9;
 
 /// The contents of `metrics.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunMetrics {
-    /// Metrics of the calibrated predictions on the test set.
+    /// Metrics of the calibrated predictions on the test set. Without a test set, of the training samples, each
+    /// predicted by a head that was fitted without its fold: see `cross_validation`.
     #[serde(flatten)]
     pub test: Metrics,
+    /// Without a test set: how the training samples were divided into folds; `None` with a test set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cross_validation: Option<CrossValidation>,
     /// Numbers of samples and classes.
     pub counts: SampleCounts,
     /// Values that the fit chose for hyperparameters such as `C = "auto"`.
@@ -34,6 +39,10 @@ pub struct RunMetrics {
     /// With a warm start: the overlap of the test set with the samples that the earlier run was trained on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trained_on: Option<TrainTestOverlap>,
+    /// With a warm start: the same head fitted from both starts, on the test samples that the earlier run was
+    /// not trained on; `None` if there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub starts: Option<StartMetrics>,
     /// Duration of each phase.
     pub seconds: PhaseSeconds,
 }
@@ -56,6 +65,24 @@ pub struct SampleCounts {
     pub passed_over: BTreeMap<PassedOverReason, usize>,
     /// Feature vectors that were computed in this run because they were not in the cache.
     pub computed: usize,
+}
+
+/// How the figures of a run without a test set were measured.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CrossValidation {
+    /// The number of folds.
+    pub folds: usize,
+    /// scikit-learn's `random_state` of the folds, and the seed of the bootstrap resamples.
+    pub seed: u32,
+    /// The number of samples, each predicted once.
+    pub samples: usize,
+    /// The number of groups, which folds and resamples keep together, if the data has groups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub groups: Option<usize>,
+    /// The fraction of bootstrap resamples inside an interval.
+    pub coverage: f64,
+    /// The confidence intervals of accuracy and macro F1, by their names in `metrics.json`.
+    pub intervals: BTreeMap<String, Interval>,
 }
 
 /// Wall-clock seconds of each phase.
@@ -154,6 +181,49 @@ pub struct UnseenMetrics {
     pub conformal: Option<ConformalMetrics>,
 }
 
+/// Metrics of a head that was fitted twice, from an earlier run's head and from scratch, on the same test
+/// samples.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StartMetrics {
+    /// The number of samples: those of the test set that the earlier run was not trained on.
+    pub samples: usize,
+    /// Of the head that started from the earlier run's: the head of this run.
+    pub warm: Metrics,
+    /// Of the head that was fitted from scratch, with the same settings and the same calibration.
+    pub cold: Metrics,
+}
+
+impl StartMetrics {
+    /// The metrics of the predictions `warm` and `cold` for the test samples with the true `labels` `[N]`, on
+    /// those whose `content_hash` is not among `trained_hashes`, the samples that the earlier run was trained
+    /// on; without `trained_hashes`, if they are not known, on all. `None` if there are no such samples.
+    pub(crate) fn from_predictions(
+        trained_hashes: Option<&BTreeSet<ContentHash>>,
+        warm: &Predictions,
+        cold: &Predictions,
+        labels: &[u32],
+        content_hash: impl Fn(usize) -> Option<ContentHash>,
+    ) -> Option<Self> {
+        let no_hashes = BTreeSet::new();
+        let rows = unseen_rows(trained_hashes.unwrap_or(&no_hashes), labels.len(), content_hash);
+        let labels: Vec<u32> = rows.iter().map(|&row| labels[row]).collect();
+        let metrics =
+            |predictions: &Predictions| Metrics::from_predictions(&predictions.select(&rows), &labels);
+        (!rows.is_empty()).then(|| Self { samples: rows.len(), warm: metrics(warm), cold: metrics(cold) })
+    }
+}
+
+/// The numbers of those of `n_samples` samples whose `content_hash` is not among `trained_hashes`. A sample
+/// without a hash counts as not trained on.
+fn unseen_rows(
+    trained_hashes: &BTreeSet<ContentHash>,
+    n_samples: usize,
+    content_hash: impl Fn(usize) -> Option<ContentHash>,
+) -> Vec<usize> {
+    let is_trained_on = |row: &usize| content_hash(*row).is_some_and(|hash| trained_hashes.contains(&hash));
+    (0..n_samples).filter(|row| !is_trained_on(row)).collect()
+}
+
 impl TrainTestOverlap {
     /// Counts the test samples that are among `trained_hashes`, the samples that a run was trained on, and
     /// computes the metrics of the others, because those of the seen samples are too optimistic.
@@ -166,9 +236,7 @@ impl TrainTestOverlap {
         labels: &[u32],
         content_hash: impl Fn(usize) -> Option<ContentHash>,
     ) -> Result<Self, TrainError> {
-        let is_trained_on =
-            |row: &usize| content_hash(*row).is_some_and(|hash| trained_hashes.contains(&hash));
-        let unseen_rows: Vec<usize> = (0..labels.len()).filter(|row| !is_trained_on(row)).collect();
+        let unseen_rows = unseen_rows(trained_hashes, labels.len(), content_hash);
         let n_seen = labels.len() - unseen_rows.len();
         if unseen_rows.is_empty() {
             return Ok(Self { samples: n_seen, unseen: None });
@@ -186,7 +254,7 @@ impl TrainTestOverlap {
 
 impl ConformalMetrics {
     /// Measures how often the conformal sets of `model` (sets of classes that should contain the true class
-    /// with the probability [`COVERAGE`]) really contain it, and how large they are, for both methods, LAC
+    /// with the probability [`CONFORMAL_COVERAGE`]) really contain it, and how large they are, for both methods, LAC
     /// and APS. The `predictions` are for samples with the true `labels` `[N]`. `None` if the model has no
     /// conformal scores.
     pub(crate) fn from_predictions(
@@ -198,10 +266,12 @@ impl ConformalMetrics {
             return Ok(None);
         }
         let set_metrics = |method| {
-            model.sets(COVERAGE, method).map(|sets| SetMetrics::from_sets(&sets, predictions, labels))
+            let predictor = model.sets(CONFORMAL_COVERAGE, method)?;
+            let sets: Vec<Vec<u32>> = predictions.rows().map(|row| predictor.predict(row)).collect();
+            Ok::<_, TrainError>(SetMetrics::from_sets(&sets, labels))
         };
         Ok(Some(Self {
-            coverage: COVERAGE,
+            coverage: CONFORMAL_COVERAGE,
             lac: set_metrics(ConformalMethod::Lac)?,
             aps: set_metrics(ConformalMethod::Aps)?,
         }))
@@ -209,13 +279,12 @@ impl ConformalMetrics {
 }
 
 impl SetMetrics {
-    /// Computes the conformal set of each sample from its probabilities by the predictor `sets`, and measures
-    /// how often it contains the true label in `labels` `[N]`, its mean size, and how often it is empty.
-    fn from_sets(sets: &SetPredictor, predictions: &Predictions, labels: &[u32]) -> Self {
+    /// Measures how often the conformal `sets` `[N]` contain the true label in `labels` `[N]`, their mean size, and how
+    /// often they are empty.
+    pub(crate) fn from_sets(sets: &[Vec<u32>], labels: &[u32]) -> Self {
         // `n_classes`: the classes in all sets together.
         let (mut n_covered, mut n_classes, mut n_empty) = (0, 0, 0);
-        for (probabilities, label) in predictions.rows().zip(labels) {
-            let set = sets.predict(probabilities);
+        for (set, label) in sets.iter().zip(labels) {
             n_covered += usize::from(set.contains(label));
             n_classes += set.len();
             n_empty += usize::from(set.is_empty());

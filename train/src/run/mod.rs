@@ -2,6 +2,7 @@
 
 mod in_progress;
 mod metrics;
+mod pack;
 #[cfg(test)]
 mod predictor_tests;
 mod tables;
@@ -14,14 +15,15 @@ use std::path::{Path, PathBuf};
 
 use headstock_inference::{CONFIG_FILE, FileError, InferenceError, MODEL_FILE, Model, Progress};
 
-use crate::config::{Config, Registries, Settings};
+use crate::config::{Config, DataSourceConfig, Registries, Settings};
 use crate::error::{Remedy, TrainError};
 use crate::samples::{SplitRow, read_split};
 use crate::trained_on::{self, ContentHash};
 pub(crate) use in_progress::{ResumeState, RunInProgress};
+pub(crate) use metrics::CONFORMAL_COVERAGE;
 pub use metrics::{
-    CalibrationEffect, CalibrationMetrics, ConformalMetrics, PhaseSeconds, RunMetrics, SampleCounts,
-    SetMetrics, TrainTestOverlap, UnseenMetrics,
+    CalibrationEffect, CalibrationMetrics, ConformalMetrics, CrossValidation, PhaseSeconds, RunMetrics,
+    SampleCounts, SetMetrics, StartMetrics, TrainTestOverlap, UnseenMetrics,
 };
 pub(crate) use tables::{history_csv, predictions_csv};
 pub(crate) use write::RunFiles;
@@ -31,6 +33,7 @@ const METRICS: &str = "metrics.json";
 const HISTORY: &str = "history.csv";
 const SPLIT: &str = "split.csv";
 pub(crate) const TRAINED_ON: &str = "trained_on.csv";
+const TESTED_ON: &str = "tested_on.csv";
 const PREDICTIONS: &str = "predictions.csv";
 const REPORT: &str = "report.html";
 
@@ -104,6 +107,30 @@ impl Run {
         read_split(&self.folder.join(SPLIT))
     }
 
+    /// The content hashes of the samples that the run was tested on; `None` for runs of earlier versions, which do
+    /// not store them.
+    ///
+    /// # Errors
+    /// [`TrainError::Inference`] for a damaged file.
+    pub(crate) fn tested_on_hashes(&self) -> Result<Option<BTreeSet<ContentHash>>, TrainError> {
+        trained_on::read(&self.folder.join(TESTED_ON))
+    }
+
+    /// Whether the run was trained on photos whose contents cannot be compared with the samples of `settings`,
+    /// which are precomputed features; then a warning says so.
+    pub(crate) fn has_other_contents(&self, settings: &Settings) -> bool {
+        let has_features = matches!(settings.source, DataSourceConfig::Features(_));
+        let is_other = has_features && self.model.record.backbone.is_some();
+        if is_other {
+            tracing::warn!(
+                "whether {} was trained on some of the test photos is unknown, because it was trained on photos \
+                 and is tested on precomputed features: test it on photos",
+                self.folder.display()
+            );
+        }
+        is_other
+    }
+
     /// The content hashes of the samples that the run was trained on. Runs of earlier versions do not store
     /// them: then they are computed from the samples of the split that still exist. `None`, with a warning,
     /// if the run's data cannot be listed or no sample is left.
@@ -118,7 +145,14 @@ impl Run {
             return Ok(Some(hashes));
         }
         let split = self.split()?;
-        let Some(original_settings) = &self.original_settings else { return Ok(None) };
+        let Some(original_settings) = &self.original_settings else {
+            tracing::warn!(
+                "whether {} was trained on some of the test photos is unknown, because it has no file \
+                 {TRAINED_ON} and its config is not valid any more",
+                self.folder.display()
+            );
+            return Ok(None);
+        };
         let warn_unknown = |error: TrainError| {
             tracing::warn!(
                 "whether {} was trained on some of the test photos is unknown, because its data cannot be \

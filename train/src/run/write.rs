@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use headstock_inference::{CONFIG_FILE, MODEL_FILE, Model};
 use headstock_loader::source::parent_folder;
 
-use super::{HISTORY, METRICS, PREDICTIONS, REPORT, SPLIT, TRAINED_ON, is_in_progress, unfinished_error};
+use super::{
+    HISTORY, METRICS, PREDICTIONS, REPORT, SPLIT, TESTED_ON, TRAINED_ON, is_in_progress, unfinished_error,
+};
 use crate::atomic_write::write_atomically;
 use crate::config::DataSourceConfig;
 use crate::error::{Remedy, TrainError};
@@ -32,6 +34,7 @@ pub(crate) struct RunFiles<'a> {
     pub(crate) history: Vec<u8>,
     pub(crate) split: Vec<u8>,
     pub(crate) trained_on: Vec<u8>,
+    pub(crate) tested_on: Vec<u8>,
     pub(crate) predictions: Vec<u8>,
     pub(crate) report: String,
 }
@@ -115,6 +118,7 @@ impl RunFiles<'_> {
             (HISTORY, &self.history),
             (SPLIT, &self.split),
             (TRAINED_ON, &self.trained_on),
+            (TESTED_ON, &self.tested_on),
             (PREDICTIONS, &self.predictions),
             (REPORT, self.report.as_bytes()),
         ] {

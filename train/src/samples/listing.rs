@@ -25,8 +25,12 @@ pub(crate) struct DatasetListing {
     pub(crate) origin: PathBuf,
     /// The image of each sample, which has not been opened.
     pub(crate) images: Vec<ImageRef>,
+    /// The table that lists the samples, if there is one.
+    pub(crate) table: Option<PathBuf>,
     /// The names of the groups, in the order of their numbers.
     group_names: Vec<String>,
+    /// The number of the group of each sample, `[N]`, if the data has groups; near-duplicates do not change it.
+    given_groups: Option<Vec<u32>>,
     /// Whether the data defines the subset of each sample.
     pub(crate) has_given_splits: bool,
     /// Errors of entries that are not among the samples.
@@ -132,7 +136,8 @@ impl DatasetListing {
         let class_map = |entries: &[RawSample], order| {
             ClassMap::new(entries.iter().map(|entry| entry.class.as_str()), order)
         };
-        let LocationListing { mut listing, mut unlabeled, .. } = main_listing;
+        let LocationListing { source, mut listing, mut unlabeled } = main_listing;
+        let table = source.source.table_path().map(PathBuf::from);
         let train_classes = class_map(&listing.samples, class_order);
         let mut errors = std::mem::take(&mut listing.errors);
         let mut passed_over = std::mem::take(&mut listing.passed_over);
@@ -171,7 +176,29 @@ impl DatasetListing {
             images.push(sample.image);
         }
         let samples = SampleSet { classes, rows, passed_over };
-        Self { samples, origin: listing.origin, images, group_names, has_given_splits, errors, unlabeled }
+        let (origin, given_groups) = (listing.origin, groups);
+        Self {
+            samples,
+            origin,
+            images,
+            table,
+            group_names,
+            given_groups,
+            has_given_splits,
+            errors,
+            unlabeled,
+        }
+    }
+
+    /// Whether the data has a group for each sample.
+    pub(crate) fn has_groups(&self) -> bool {
+        self.given_groups.is_some()
+    }
+
+    /// The name of the group of the sample `index` in the data; `None` if the data has no groups.
+    pub(crate) fn group_name(&self, index: usize) -> Option<&str> {
+        let group = self.given_groups.as_ref()?[index];
+        Some(&self.group_names[group as usize])
     }
 
     /// The number of rows and files that are no samples because of an error.

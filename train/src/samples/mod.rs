@@ -14,7 +14,7 @@ use headstock_inference::Progress;
 use headstock_loader::dataset::{PassedOver, PassedOverReason, join_groups};
 use headstock_loader::duplicates::{DEFAULT_SIMILARITY, find_near_duplicates};
 use headstock_loader::source::ConfiguredSource;
-use headstock_loader::{ClassMap, ClassOrder, Dataset, ImageRef};
+use headstock_loader::{ClassMap, ClassOrder, Dataset, ImageRef, Split};
 use headstock_split::words::NameList;
 use rayon::prelude::*;
 use serde::Serialize;
@@ -110,7 +110,7 @@ impl SampleSet {
     }
 
     /// Reads the images or precomputed features that `settings` name, and splits them as the data and `split`
-    /// say; without `split` all are in the training set. Returns the samples and their inputs in the same
+    /// say; without `split`, or if it asks for no test set, all are in the training set. Returns the samples and their inputs in the same
     /// order.
     fn read_with_split(
         settings: &Settings,
@@ -119,7 +119,8 @@ impl SampleSet {
     ) -> Result<(Self, SampleInputs), TrainError> {
         match &settings.source {
             DataSourceConfig::Images(source) => {
-                let images = read_images(settings, source.as_ref(), split.is_some(), progress)?;
+                let is_split = split.is_some_and(|options| !options.has_no_test_set());
+                let images = read_images(settings, source.as_ref(), is_split, progress)?;
                 Self::from_images(settings, images, split, progress)
             }
             DataSourceConfig::Features(path) => Self::from_features(settings.class_order, path, split),
@@ -139,13 +140,14 @@ impl SampleSet {
         let group_names = std::mem::take(&mut dataset.group_names);
         let unsplit = vec![Subset::Train; dataset.samples.len()];
         let is_split = given_subsets.is_some();
-        let subsets = given_subsets.filter(|_| split.is_some()).unwrap_or(unsplit);
+        let has_test_set = split.is_some_and(|options| !options.has_no_test_set());
+        let subsets = given_subsets.filter(|_| has_test_set).unwrap_or(unsplit);
         let (mut samples, inputs) = Self::from_dataset(dataset, subsets, passed_over);
         let Some(options) = split else { return Ok((samples, inputs)) };
         if options.group_duplicates {
             samples.join_groups(&find_duplicates(settings, inputs.images().unwrap_or_default(), progress));
         }
-        if !is_split {
+        if !is_split && has_test_set {
             samples.draw_test_set(options, &group_names)?;
             samples.check_train_classes()?;
         }
@@ -170,14 +172,18 @@ impl SampleSet {
         .with_remedy(Remedy::OtherSplit))
     }
 
-    /// Reads the precomputed features in the file `path`, and splits their rows as `split` says. The id
-    /// of a sample is its row number. Returns the samples and their features in the same order.
+    /// Reads the precomputed features in the file `path`, and splits their rows as the file or else `split` says.
+    /// The ids of samples are those of [`feature_ids`]. Returns the samples and their features in the same
+    /// order.
     fn from_features(
         order: ClassOrder,
         path: &Path,
         split: Option<&SplitOptions>,
     ) -> Result<(Self, SampleInputs), TrainError> {
-        let FeatureArchive { table, labels, classes, groups } = read_features(path)?;
+        let archive = read_features(path)?;
+        let ids = feature_ids(&archive);
+        let FeatureArchive { table, labels, classes, groups, splits, .. } = archive;
+        let given = splits.filter(|_| split.is_some()).and_then(|splits| subsets_of_splits(&splits));
         if groups.is_none() && split.is_some_and(|options| options.method == SplitMethod::Group) {
             return Err(TrainError::Data(format!(
                 "the split method is \"group\", but the feature file {} has no groups: add them (an array \
@@ -197,17 +203,49 @@ impl SampleSet {
             )));
         }
         let row = |(row, label): (usize, u32)| SampleRow {
-            id: row.to_string(),
+            id: ids[row].clone(),
             label,
             group: groups.as_ref().map(|groups| groups[row]),
             subset: Subset::Train,
         };
         let rows = labels.into_iter().enumerate().map(row).collect();
         let mut samples = Self { classes, rows, passed_over: PassedOver::default() };
-        if let Some(options) = split {
-            samples.draw_test_set(options, &[])?;
+        let mut inputs = SampleInputs::Features(table);
+        let has_no_test_set = split.is_some_and(SplitOptions::has_no_test_set);
+        match (given, split) {
+            (_, Some(_)) if has_no_test_set => {}
+            (Some(given), _) => inputs = samples.take_given_subsets(given, inputs, path),
+            (None, Some(options)) => samples.draw_test_set(options, &[])?,
+            (None, None) => {}
         }
-        Ok((samples, SampleInputs::Features(table)))
+        Ok((samples, inputs))
+    }
+
+    /// Puts the samples into the subsets `given` `[N]`; those without one are passed over, with a message that
+    /// names the file `path`. Returns the inputs of the others.
+    fn take_given_subsets(
+        &mut self,
+        given: Vec<Option<Subset>>,
+        inputs: SampleInputs,
+        path: &Path,
+    ) -> SampleInputs {
+        let n_given = given.len();
+        let used: Vec<usize> = (0..n_given).filter(|&row| given[row].is_some()).collect();
+        let mut rows = Vec::with_capacity(used.len());
+        for (row, subset) in std::mem::take(&mut self.rows).into_iter().zip(given) {
+            match subset {
+                Some(subset) => rows.push(SampleRow { subset, ..row }),
+                None => self.passed_over.add(PassedOverReason::UnusedSplit, row.id),
+            }
+        }
+        self.rows = rows;
+        if n_given == used.len() {
+            return inputs;
+        }
+        let explanation = ": the validation split is used neither for training nor for testing".to_owned();
+        self.passed_over.explain(PassedOverReason::UnusedSplit, explanation);
+        self.passed_over.log(path);
+        inputs.select(&used)
     }
 
     /// Separates `dataset` into descriptions of its samples, with the given `subsets` `[N]`, and their
@@ -247,18 +285,17 @@ impl SampleSet {
             rows.push(SampleRow { id: row.path.clone(), label, group: None, subset: Subset::Test });
         }
         if let DataSourceConfig::Features(path) = &settings.source {
-            let table = read_features(path)?.table;
-            let n_rows = table.values.len() / table.width;
-            let row_number = |row: &SampleRow| row.id.parse().ok().filter(|&number: &usize| number < n_rows);
-            let row_numbers: Vec<usize> =
-                rows.iter().map(row_number).collect::<Option<_>>().ok_or_else(|| {
-                    TrainError::Data(format!(
+            let archive = read_features(path)?;
+            let found = find_feature_rows(&archive, rows.iter().map(|row| row.id.as_str()));
+            let table = archive.table;
+            let row_numbers: Vec<usize> = found.into_iter().collect::<Option<_>>().ok_or_else(|| {
+                TrainError::Data(format!(
                     "{} does not have the rows that split.csv of the run lists: put back the file that the \
                      run was trained on, or evaluate a different file",
                     path.display()
                 ))
                 .with_remedy(Remedy::OtherFeatures)
-                })?;
+            })?;
             let samples = Self { classes, rows, passed_over: PassedOver::default() };
             return Ok((samples, SampleInputs::Features(table).select(&row_numbers)));
         }
@@ -437,6 +474,45 @@ pub(crate) fn find_images<'a>(
     let listed = samples.rows.iter().map(|row| row.id.as_str()).zip(&images);
     let image_by_id: HashMap<&str, &ImageRef> = listed.collect();
     Ok(ids.map(|id| image_by_id.get(id).copied().cloned()).collect())
+}
+
+/// The ids of the samples of a file of features, `[N]`: their paths, if the file has them and no two are the
+/// same, otherwise the numbers of the rows.
+fn feature_ids(archive: &FeatureArchive) -> Vec<String> {
+    let is_unique = |paths: &&Vec<String>| paths.iter().collect::<BTreeSet<_>>().len() == paths.len();
+    match archive.paths.as_ref().filter(is_unique) {
+        Some(paths) => paths.clone(),
+        None => (0..archive.labels.len()).map(|row| row.to_string()).collect(),
+    }
+}
+
+/// The number of the row of each of the samples `ids` in a file of features; `None` for one that it does not
+/// have. Runs of earlier versions name the rows by their numbers also if the file has paths.
+pub(crate) fn find_feature_rows<'a>(
+    archive: &FeatureArchive,
+    ids: impl Iterator<Item = &'a str>,
+) -> Vec<Option<usize>> {
+    let known = feature_ids(archive);
+    let row_of_id: HashMap<&str, usize> =
+        known.iter().enumerate().map(|(row, id)| (id.as_str(), row)).collect();
+    let find_row = |id: &str| {
+        let number = || id.parse().ok().filter(|&row: &usize| row < known.len());
+        row_of_id.get(id).copied().or_else(number)
+    };
+    ids.map(find_row).collect()
+}
+
+/// The subsets of samples with these `splits` `[N]`: the test set is the test split, or the validation split if
+/// there is no test split; `None` for a sample of neither. `None` if the file has no such split, or no training
+/// samples.
+fn subsets_of_splits(splits: &[Split]) -> Option<Vec<Option<Subset>>> {
+    let test_split = [Split::Test, Split::Validation].into_iter().find(|split| splits.contains(split))?;
+    let subset = |split: &Split| match *split {
+        Split::Train => Some(Subset::Train),
+        split if split == test_split => Some(Subset::Test),
+        _ => None,
+    };
+    splits.contains(&Split::Train).then(|| splits.iter().map(subset).collect())
 }
 
 /// Numbers the classes of samples with the class `names` `[N]`. Returns the class map and the label of each

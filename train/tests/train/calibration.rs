@@ -40,7 +40,12 @@ fn write_features(folder: &Path, counts: &[usize], width: usize, signal: f32) {
         })
         .collect();
     let infos: Vec<SampleInfo> = (labels.iter().enumerate())
-        .map(|(row, &label)| SampleInfo { path: row.to_string(), class: label.to_string(), label })
+        .map(|(row, &label)| SampleInfo {
+            path: row.to_string(),
+            class: label.to_string(),
+            label,
+            split: None,
+        })
         .collect();
     let writer = FeatureFileWriter::create(&folder.join("x.npz")).unwrap();
     writer.write(&infos, width, &mut |range| Ok(rows[range].concat())).unwrap();

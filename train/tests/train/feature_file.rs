@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use headstock_loader::Split;
 use headstock_train::feature_file::{
     FeatureArchive, FeatureFileWriter, FeatureTable, SampleInfo, read_features,
 };
@@ -144,10 +145,29 @@ fn a_table_beside_an_array_that_does_not_describe_it_is_refused_by_its_name() {
 }
 
 #[test]
+fn names_paths_and_splits_of_numpy_are_read() {
+    let archive = read_features(&reference_path("described.npz")).unwrap();
+    let classes = ["pug", "akita", "pug", "Šarplaninac", "akita", "Šarplaninac"].map(str::to_owned);
+    assert_eq!(archive.classes.unwrap(), classes);
+    let paths: Vec<String> = (0..6).map(|row| format!("photos/{row}.jpg")).collect();
+    assert_eq!(archive.paths.unwrap(), paths);
+    use Split::{Test, Train, Validation};
+    assert_eq!(archive.splits.unwrap(), [Train, Train, Validation, Test, Train, Test]);
+    for (name, problem) in [
+        ("too_few_classes.npz", "there is a label 2, but `classes` has 2 names"),
+        ("no_split.npz", "the split of row 0 is `fold 1`: write `train`, `validation` or `test`"),
+    ] {
+        let error = read_features(&reference_path(name)).unwrap_err().to_string();
+        assert!(error.contains(name) && error.contains(problem), "{error}");
+    }
+}
+
+#[test]
 fn written_files_read_back_identically() {
     for name in ["x.npy", "x.npz", "x.safetensors", "x.parquet"] {
         let (_folder, path) = write_file(name);
-        let FeatureArchive { table, labels, classes, groups } = read_features(&path).unwrap();
+        let archive = read_features(&path).unwrap();
+        let FeatureArchive { table, labels, classes, groups, paths, splits } = archive;
         assert_eq!(table, FeatureTable { values: all_values(), width: WIDTH }, "{name}");
         assert_eq!(
             labels,
@@ -155,7 +175,11 @@ fn written_files_read_back_identically() {
             "{name}"
         );
         let named: Vec<String> = sample_infos().into_iter().map(|row| row.class).collect();
-        assert_eq!(classes, (name != "x.npz").then_some(named), "{name}");
+        assert_eq!(classes, Some(named), "{name}");
+        let expected: Vec<String> = sample_infos().into_iter().map(|row| row.path).collect();
+        assert_eq!(paths, Some(expected), "{name}");
+        let expected: Vec<Split> = sample_infos().into_iter().filter_map(|row| row.split).collect();
+        assert_eq!(splits, Some(expected), "{name}");
         assert_eq!(groups, None, "{name}");
     }
 }
@@ -183,6 +207,7 @@ fn a_damaged_file_is_an_error_or_read_and_never_a_panic() {
 }
 
 const WIDTH: usize = 3;
+const SPLITS: [Split; 4] = [Split::Train, Split::Train, Split::Test, Split::Validation];
 
 /// More rows than a chunk has.
 fn sample_infos() -> Vec<SampleInfo> {
@@ -191,6 +216,7 @@ fn sample_infos() -> Vec<SampleInfo> {
             path: format!("a, \"b\"/{i}.jpg"),
             class: format!("class {}", i % 3),
             label: i % 3,
+            split: Some(SPLITS[i as usize % 4]),
         })
         .collect()
 }
@@ -232,7 +258,7 @@ fn npy_is_as_numpy_specifies_it_with_a_table_beside() {
 
     let table = fs::read_to_string(path.with_extension("csv")).unwrap();
     assert!(
-        table.starts_with("row,path,class,label\n0,\"a, \"\"b\"\"/0.jpg\",class 0,0\n"),
+        table.starts_with("row,path,class,label,split\n0,\"a, \"\"b\"\"/0.jpg\",class 0,0,train\n"),
         "{}",
         &table[..80]
     );
@@ -271,6 +297,7 @@ fn parquet_has_a_row_per_sample() {
         let list = row.get_list(3).unwrap();
         let values: Vec<f32> = (0..list.len()).map(|column| list.get_float(column).unwrap()).collect();
         assert_eq!(values, (0..WIDTH).map(|column| value(i, column)).collect::<Vec<_>>());
+        assert_eq!(row.get_string(4).unwrap(), SPLITS[i % 4].as_str());
         count += 1;
     }
     assert_eq!(count, 1300);

@@ -431,7 +431,13 @@ fn render_config(
     }
     let split = match &detected.split_column {
         Some(column) => format!("method = \"predefined\"\ncolumn = {}", toml::Value::from(column.as_str())),
-        None => format!("test_size = {:<22}# {}", test_size.size.to_string(), test_size.comment),
+        None => format!(
+            "test_size = {:<22}# {}\n\
+             # method = \"hash\"                 # by the name of each photo: photos that come later do not move \
+             others; needs a fraction",
+            test_size.size.to_string(),
+            test_size.comment
+        ),
     };
     // The data last: a path may contain the text of the other one.
     include_str!("template.toml").replace("{split}", &split).replace("{data}", &data.join("\n"))

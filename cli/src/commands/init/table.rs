@@ -70,7 +70,7 @@ const MAX_PROBED_ROWS: usize = 100;
 /// extension are those with which most of the first photos exist.
 pub(super) fn detect_table(csv: &Path, args: &InitArgs) -> Result<DetectedData, TrainError> {
     let usage_error = |problem: String| TrainError::Usage(format!("{}: {problem}", csv.display()));
-    let TableContents { columns, rows } = read_table(csv)?;
+    let TableContents { columns, rows, .. } = read_table(csv)?;
     // The index of the column that the user named with `flag`, or else of the first usual name.
     let find_column =
         |requested: &Option<String>, usual_names: &[&str], flag: &str, meaning: &str| match requested {

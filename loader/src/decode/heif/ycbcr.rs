@@ -1,7 +1,7 @@
 //! Y'CbCr planes to RGB as libavif does it, which Pillow reads AVIF with: chroma is interpolated.
 
 use image::{DynamicImage, RgbImage, RgbaImage};
-use libheif_rs::{Chroma, ColorSpace, Image, MatrixCoefficients, Plane};
+use libheif_rs::{Chroma, ColorProfileNCLX, Image, MatrixCoefficients, Plane};
 
 /// A plane of samples, as libheif stores it.
 struct Samples<'a> {
@@ -74,40 +74,32 @@ impl ChromaRows<'_> {
     }
 }
 
-/// The weights of red and blue in luma.
-fn luma_weights(matrix: MatrixCoefficients) -> Option<(f32, f32)> {
+/// The weights of red and blue in luma, of BT.601.
+const RED: f32 = 0.299;
+const BLUE: f32 = 0.114;
+
+/// Whether colors are described by the matrix of BT.601, as sRGB photos are.
+fn is_bt601(matrix: MatrixCoefficients) -> bool {
     use MatrixCoefficients as Matrix;
-    match matrix {
-        Matrix::ITU_R_BT_709_5 => Some((0.2126, 0.0722)),
-        Matrix::Unspecified | Matrix::ITU_R_BT_470_6_System_B_G | Matrix::ITU_R_BT_601_6 => {
-            Some((0.299, 0.114))
-        }
-        Matrix::US_FCC_T47 => Some((0.3, 0.11)),
-        Matrix::SMPTE_240M => Some((0.212, 0.087)),
-        Matrix::ITU_R_BT_2020_2_NonConstantLuminance => Some((0.2627, 0.0593)),
-        _ => None,
-    }
+    matches!(matrix, Matrix::Unspecified | Matrix::ITU_R_BT_470_6_System_B_G | Matrix::ITU_R_BT_601_6)
 }
 
-/// Converts a decoded image with Y'CbCr or monochrome planes to 8-bit RGB, or RGBA if it has alpha. `None` for other planes, and
-/// for matrices that this function does not know.
-pub(super) fn to_rgb(image: &Image) -> Option<DynamicImage> {
-    let (halves_columns, halves_rows, has_chroma) = match image.color_space()? {
-        ColorSpace::YCbCr(Chroma::C420) => (true, true, true),
-        ColorSpace::YCbCr(Chroma::C422) => (true, false, true),
-        ColorSpace::YCbCr(Chroma::C444) => (false, false, true),
-        ColorSpace::Monochrome => (false, false, false),
-        _ => return None,
+/// Converts a decoded image with Y'CbCr planes to 8-bit RGB, or RGBA if it has alpha. The chroma is subsampled as `chroma` says,
+/// and the colors are described by `profile`. libheif has already widened values of the range for video to the full range. `None`
+/// for other planes, and for other matrices than that of BT.601.
+pub(super) fn to_rgb(image: &Image, chroma: Chroma, profile: &ColorProfileNCLX) -> Option<DynamicImage> {
+    let (halves_columns, halves_rows) = match chroma {
+        Chroma::C420 => (true, true),
+        Chroma::C422 => (true, false),
+        Chroma::C444 => (false, false),
     };
-    let profile = image.color_profile_nclx();
-    let matrix =
-        profile.as_ref().map_or(MatrixCoefficients::Unspecified, |profile| profile.matrix_coefficients());
-    let is_full_range = profile.as_ref().is_none_or(|profile| profile.full_range_flag() != 0);
-    let (red, blue) = luma_weights(matrix).or((!has_chroma).then_some((0.299, 0.114)))?;
+    if !is_bt601(profile.matrix_coefficients()) {
+        return None;
+    }
     let planes = image.planes();
     let luma = Samples::new(planes.y?)?;
     let (width, height) = (luma.plane.width, luma.plane.height);
-    let chroma = |plane: Option<Plane<_>>| {
+    let chroma_rows = |plane: Option<Plane<_>>| {
         let samples = Samples::new(plane?)?;
         let size = (samples.plane.width, samples.plane.height);
         let halved = |size: u32, halves: bool| if halves { size.div_ceil(2) } else { size };
@@ -115,7 +107,7 @@ pub(super) fn to_rgb(image: &Image) -> Option<DynamicImage> {
         let rows = ChromaRows { samples, halves_rows, halves_columns, near: Vec::new(), far: Vec::new() };
         (size == expected).then_some(rows)
     };
-    let mut chroma = if has_chroma { Some((chroma(planes.cb)?, chroma(planes.cr)?)) } else { None };
+    let (mut cb, mut cr) = (chroma_rows(planes.cb)?, chroma_rows(planes.cr)?);
     let alpha = match planes.a {
         Some(plane) => {
             Some(Samples::new(plane).filter(|a| (a.plane.width, a.plane.height) == (width, height))?)
@@ -123,34 +115,26 @@ pub(super) fn to_rgb(image: &Image) -> Option<DynamicImage> {
         None => None,
     };
 
-    // The range of the values: all, or in video 16 to 235 of 255 for luma and 16 to 240 for chroma.
-    let unit = (luma.max + 1.0) / 256.0;
-    let (black, luma_scale, chroma_scale) = if is_full_range {
-        (0.0, 255.0 / luma.max, 255.0 / luma.max)
-    } else {
-        (16.0 * unit, 255.0 / (219.0 * unit), 255.0 / (224.0 * unit))
-    };
-    let gray = 128.0 * unit;
-    let green = 1.0 - red - blue;
+    let scale = 255.0 / luma.max;
+    let gray = (luma.max + 1.0) / 2.0;
+    let green = 1.0 - RED - BLUE;
     let n_channels = if alpha.is_some() { 4 } else { 3 };
     let mut pixels = Vec::with_capacity(n_channels * width as usize * height as usize);
     let (mut luma_row, mut cb_row, mut cr_row, mut alpha_row) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for y in 0..height as usize {
         luma.read_row(y, &mut luma_row);
-        if let Some((cb, cr)) = &mut chroma {
-            cb.read_row(y, width as usize, &mut cb_row);
-            cr.read_row(y, width as usize, &mut cr_row);
-        }
+        cb.read_row(y, width as usize, &mut cb_row);
+        cr.read_row(y, width as usize, &mut cr_row);
         if let Some(alpha) = &alpha {
             alpha.read_row(y, &mut alpha_row);
         }
         for x in 0..width as usize {
-            let luma = (luma_row[x] as f32 - black) * luma_scale;
-            let offset = |row: &[u32]| row.get(x).map_or(0.0, |&value| (value as f32 - gray) * chroma_scale);
-            let (cb, cr) = (offset(&cb_row), offset(&cr_row));
-            let (red_offset, blue_offset) = (2.0 * (1.0 - red) * cr, 2.0 * (1.0 - blue) * cb);
-            let green_offset = -(red * red_offset + blue * blue_offset) / green;
+            let luma = luma_row[x] as f32 * scale;
+            let offset = |row: &[u32]| (row[x] as f32 - gray) * scale;
+            let red_offset = 2.0 * (1.0 - RED) * offset(&cr_row);
+            let blue_offset = 2.0 * (1.0 - BLUE) * offset(&cb_row);
+            let green_offset = -(RED * red_offset + BLUE * blue_offset) / green;
             pixels.extend([red_offset, green_offset, blue_offset].map(|offset| to_u8(luma + offset)));
             if let Some(alpha) = &alpha {
                 pixels.push(to_u8(alpha_row[x] as f32 * 255.0 / alpha.max));

@@ -9,8 +9,8 @@ use headstock_loader::ParquetValue;
 use super::SampleColumns;
 
 /// Reads the CSV at `path`, which has the labels of the features in the `.npy` file of the same name: a
-/// header and `rows` rows, one per sample. Returns the columns `label`, `class` and `group`, if present; a
-/// column `row` must count from 0. Whitespace around fields is ignored. Errors name the line.
+/// header and `rows` rows, one per sample. Returns the columns `label`, `class`, `group`, `path` and `split`, if
+/// present; a column `row` must count from 0. Whitespace around fields is ignored. Errors name the line.
 pub(super) fn read(path: &Path, rows: usize) -> Result<SampleColumns, String> {
     let mut reader =
         ReaderBuilder::new().trim(Trim::All).from_path(path).map_err(|error| match error.kind() {
@@ -35,10 +35,13 @@ pub(super) fn read(path: &Path, rows: usize) -> Result<SampleColumns, String> {
     // The positions of the columns.
     let (row_number, label) = (find_column("row")?, find_column("label")?);
     let (class, group) = (find_column("class")?, find_column("group")?);
+    let (path_column, split) = (find_column("path")?, find_column("split")?);
     let mut columns = SampleColumns {
         labels: label.map(|_| Vec::new()),
         classes: class.map(|_| Vec::new()),
         groups: group.map(|_| Vec::new()),
+        paths: path_column.map(|_| Vec::new()),
+        splits: split.map(|_| Vec::new()),
     };
     let mut record = StringRecord::new();
     let mut count = 0;
@@ -61,6 +64,12 @@ pub(super) fn read(path: &Path, rows: usize) -> Result<SampleColumns, String> {
         }
         if let (Some(column), Some(groups)) = (group, &mut columns.groups) {
             groups.push(ParquetValue::Text(non_empty("group", &record[column]).map_err(at_line)?));
+        }
+        if let (Some(column), Some(paths)) = (path_column, &mut columns.paths) {
+            paths.push(non_empty("path", &record[column]).map_err(at_line)?);
+        }
+        if let (Some(column), Some(splits)) = (split, &mut columns.splits) {
+            splits.push(non_empty("split", &record[column]).map_err(at_line)?);
         }
         count += 1;
     }

@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
-use headstock_loader::ParquetValue;
 use headstock_loader::dataset::number_groups;
+use headstock_loader::{ParquetValue, Split};
 
 use super::FeatureFormat;
 use crate::error::TrainError;
@@ -37,16 +37,21 @@ pub struct FeatureArchive {
     pub classes: Option<Vec<String>>,
     /// The group number of each sample, `[N]`, if the file has groups.
     pub groups: Option<Vec<u32>>,
+    /// The path of each sample, `[N]`, if the file has them.
+    pub paths: Option<Vec<String>>,
+    /// The split of each sample, `[N]`, if the file has them.
+    pub splits: Option<Vec<Split>>,
 }
 
 /// Reads features `[N, F]` (f32, or f64 rounded to f32), labels `[N]` (integers) and, if present, class names
 /// and groups `[N]`. The extension of `path` determines the format:
 ///
-/// - `.npz`: `features`, `labels`, `groups`.
+/// - `.npz`: `features`, `labels`, `groups`; `classes`, the class names by label, `[C]`; `paths` and `splits`
+///   (`train`, `validation` or `test`) `[N]`.
 /// - `.npy`: the features; a CSV of the same name has one row per sample with the columns `label` or `class`
-///   or both, and optionally `group`. A column `row`, if present, must count from 0.
-/// - `.safetensors`: as `.npz`; features can also be F16 and BF16. Class names are in the metadata that
-///   [`extract`](crate::extract()) writes.
+///   or both, and optionally `group`, `path` and `split`. A column `row`, if present, must count from 0.
+/// - `.safetensors`: `features`, `labels` and `groups` as in `.npz`; features can also be F16 and BF16. Class
+///   names, paths and splits are in the metadata that [`extract`](crate::extract()) writes.
 /// - `.parquet`: one row per sample, with `features` as a list and the other columns of the CSV; `labels` is
 ///   accepted in place of `label`.
 ///
@@ -124,7 +129,22 @@ impl FeatureArchive {
             }
         }
         let groups = groups.map(|groups| number_groups(&groups.values));
-        Ok(Self { table, labels: labels.values, classes: None, groups })
+        Ok(Self { table, labels: labels.values, classes: None, groups, paths: None, splits: None })
+    }
+
+    /// This archive with the paths and the names of the splits of its samples.
+    fn with_rows(self, paths: Option<Vec<String>>, splits: Option<Vec<String>>) -> Result<Self, String> {
+        let n_rows = self.table.n_rows();
+        for (name, values) in [("paths", &paths), ("splits", &splits)] {
+            if let Some(values) = values.as_ref().filter(|values| values.len() != n_rows) {
+                return Err(format!(
+                    "there are {} {name}, but `features` has {n_rows} rows: give one for each row",
+                    values.len()
+                ));
+            }
+        }
+        let splits = splits.map(|names| parse_splits(&names)).transpose()?;
+        Ok(Self { paths, splits, ..self })
     }
 }
 
@@ -137,6 +157,10 @@ struct SampleColumns {
     classes: Option<Vec<String>>,
     /// The column `group`: numbers or text. The CSV reader uses the type of Parquet values for its text.
     groups: Option<Vec<ParquetValue>>,
+    /// The column `path`.
+    paths: Option<Vec<String>>,
+    /// The column `split`: names of splits.
+    splits: Option<Vec<String>>,
 }
 
 impl SampleColumns {
@@ -156,8 +180,20 @@ impl SampleColumns {
             }
         };
         let groups = self.groups.map(|groups| number_groups(&groups));
-        Ok(FeatureArchive { table, labels, classes: self.classes, groups })
+        let (paths, splits) = (None, None);
+        let archive = FeatureArchive { table, labels, classes: self.classes, groups, paths, splits };
+        archive.with_rows(self.paths, self.splits)
     }
+}
+
+/// The splits with these names, `[N]`; the error names the first that is none.
+fn parse_splits(names: &[String]) -> Result<Vec<Split>, String> {
+    let parse = |(row, name): (usize, &String)| {
+        Split::from_name(name).ok_or_else(|| {
+            format!("the split of row {row} is `{name}`: write `train`, `validation` or `test`")
+        })
+    };
+    names.iter().enumerate().map(parse).collect()
 }
 
 /// Checks the label and the class name of each sample: each label must have one class name, and each class

@@ -70,6 +70,17 @@ pub(super) fn read_integers(reader: &mut dyn Read, n_bytes: u64) -> io::Result<I
     }
 }
 
+/// Reads an array of texts, as numpy writes a list of `str`, from a file of `n_bytes` bytes in the `.npy` format.
+/// Returns its values and its shape.
+pub(super) fn read_strings(reader: &mut dyn Read, n_bytes: u64) -> io::Result<(Vec<String>, Vec<usize>)> {
+    let file = open_npy(reader)?;
+    let shape = checked_shape(&file, n_bytes)?;
+    match try_read::<String, _>(file) {
+        Ok(values) => Ok((values?, shape)),
+        Err(file) => Err(wrong_type_error(&file, "str")),
+    }
+}
+
 /// Reads the values of an array as type `T`. The outer error returns the file if the array has a different
 /// type, to try another; the inner error means that the values cannot be read.
 fn try_read<T: Deserialize, R: Read>(file: NpyFile<R>) -> Result<io::Result<Vec<T>>, NpyFile<R>> {

@@ -8,7 +8,7 @@ use super::{FeatureArchive, FeatureTable, SampleColumns, data_error};
 use crate::error::TrainError;
 
 /// Reads a Parquet file with one row per sample: the columns `features` (lists of floats), `label` (or
-/// `labels`), `class` and `group`.
+/// `labels`), `class`, `group`, `path` and `split`.
 pub(super) fn read(path: &Path) -> Result<FeatureArchive, TrainError> {
     let file = ParquetTable::open(path)?;
     let (values, width) = file.read_lists("features")?;
@@ -21,14 +21,21 @@ pub(super) fn read(path: &Path) -> Result<FeatureArchive, TrainError> {
                 Err(format!("is `{text}`, not a whole number: write class names into the column `class`"))
             }
         })?,
-        classes: read_column(&file, path, "class", |value| match value {
-            ParquetValue::Number(number) => Ok(number.to_string()),
-            ParquetValue::Text(text) if text.is_empty() => Err("is empty".into()),
-            ParquetValue::Text(text) => Ok(text),
-        })?,
+        classes: read_column(&file, path, "class", to_text)?,
         groups: read_column(&file, path, "group", Ok)?,
+        paths: read_column(&file, path, "path", to_text)?,
+        splits: read_column(&file, path, "split", to_text)?,
     };
     columns.into_archive(table).map_err(data_error(path))
+}
+
+/// The text of a value, which must not be empty.
+fn to_text(value: ParquetValue) -> Result<String, String> {
+    match value {
+        ParquetValue::Number(number) => Ok(number.to_string()),
+        ParquetValue::Text(text) if text.is_empty() => Err("is empty".into()),
+        ParquetValue::Text(text) => Ok(text),
+    }
 }
 
 /// Reads the column `name` and converts each value with `convert`; a row without a value is an error. `None`

@@ -21,7 +21,7 @@ pub(super) fn read(path: &Path) -> Result<FeatureArchive, String> {
     let labels = file.read_integers("labels")?;
     let groups = file.header.info("groups").is_some().then(|| file.read_integers("groups")).transpose()?;
     let archive = FeatureArchive::from_arrays(table, labels, groups)?;
-    let classes = file.read_classes()?;
+    let ExtractMetadata { class: classes, path: paths, split: splits } = file.read_metadata()?;
     if let Some(classes) = &classes {
         let (names, rows) = (classes.len(), archive.labels.len());
         if names != rows {
@@ -32,7 +32,15 @@ pub(super) fn read(path: &Path) -> Result<FeatureArchive, String> {
         }
         check_labels_match_classes(&archive.labels, classes)?;
     }
-    Ok(FeatureArchive { classes, ..archive })
+    FeatureArchive { classes, ..archive }.with_rows(paths, splits)
+}
+
+/// The metadata entry `headstock`: what is known about each row.
+#[derive(Default, Deserialize)]
+struct ExtractMetadata {
+    class: Option<Vec<String>>,
+    path: Option<Vec<String>>,
+    split: Option<Vec<String>>,
 }
 
 /// An open safetensors file.
@@ -142,13 +150,9 @@ impl SafetensorsReader {
         Ok(values)
     }
 
-    /// Reads the class name of each row from the metadata entry `headstock`, which `extract` writes
-    /// as JSON; `None` for a file without this entry.
-    fn read_classes(&self) -> Result<Option<Vec<String>>, String> {
-        #[derive(Deserialize)]
-        struct ExtractMetadata {
-            class: Vec<String>,
-        }
+    /// Reads the class names, paths and splits of the rows from the metadata entry `headstock`, which `extract`
+    /// writes as JSON; nothing for a file without this entry.
+    fn read_metadata(&self) -> Result<ExtractMetadata, String> {
         let metadata = self.header.metadata().as_ref().and_then(|metadata| metadata.get("headstock"));
         let parsed = metadata.map(|note| serde_json::from_str::<ExtractMetadata>(note)).transpose();
         let parsed = parsed.map_err(|error| {
@@ -157,6 +161,6 @@ impl SafetensorsReader {
                  `extract`"
             )
         })?;
-        Ok(parsed.map(|described| described.class))
+        Ok(parsed.unwrap_or_default())
     }
 }

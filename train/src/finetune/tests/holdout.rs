@@ -230,7 +230,7 @@ fn a_calibration_is_not_evaluated_on_groups_that_it_was_fitted_on() {
     );
     // The expected result: each group is evaluated once, with a calibration of the others.
     let folds = stratified_folds(&vec![0; 160], Some(&groups), 5);
-    let expected = evaluate_calibration(isotonic, &logits, &labels, &folds).unwrap().held_out.unwrap();
+    let expected = evaluate_calibration(isotonic, &logits, &labels, &folds).unwrap().0.held_out.unwrap();
     assert_eq!((expected.dropped, expected.after[&LogLoss]), (grouped_dropped, grouped_log_loss));
     for fold in folds {
         let groups_of = |rows: &[usize]| rows.iter().map(|&row| groups[row]).collect::<BTreeSet<_>>();
@@ -250,7 +250,7 @@ fn few_groups_are_one_fold_each_and_a_single_group_does_not_calibrate() {
             SplitIndices { train, test }
         })
         .collect();
-    let expected = evaluate_calibration(temperature, &logits, &labels, &folds).unwrap().held_out.unwrap();
+    let expected = evaluate_calibration(temperature, &logits, &labels, &folds).unwrap().0.held_out.unwrap();
     let found = result.held_out.unwrap();
     assert_eq!((found.before, found.dropped), (expected.before, expected.dropped));
     assert!((found.after[&LogLoss] - expected.after[&LogLoss]).abs() < 1e-12);

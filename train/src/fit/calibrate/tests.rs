@@ -104,7 +104,7 @@ fn a_calibration_is_used_if_it_lowers_log_loss_and_does_not_raise_calibration_er
             counts[usize::from(loss_falls)][usize::from(error_falls)] += 1;
 
             let CalibrationResult { calibration, held_out } =
-                evaluate_calibration(method, &logits, &labels, &folds).unwrap();
+                evaluate_calibration(method, &logits, &labels, &folds).unwrap().0;
             let held_out = held_out.unwrap();
             assert_eq!((held_out.n_folds, held_out.n_samples), (3, samples));
             assert_eq!(held_out.before, before);

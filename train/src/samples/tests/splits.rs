@@ -255,8 +255,6 @@ fn data_that_cannot_be_split_is_refused_with_the_reason() {
 fn invalid_split_settings_are_refused_and_boundary_values_are_not() -> Result<(), ConfigError> {
     let folder = TestFolder::new();
     for (set, reason) in [
-        ("split.test_size=0", "`split.test_size` is 0: the test set"),
-        ("split.test_size=0.0", "`split.test_size` is 0: a fraction must be between 0 and 1"),
         ("split.test_size=1.0", "`split.test_size` is 1: a fraction must be between 0 and 1"),
         ("split.folds=1", "needs `split.method"),
         ("split.fold=1", "`split.fold` needs folds"),
@@ -266,6 +264,8 @@ fn invalid_split_settings_are_refused_and_boundary_values_are_not() -> Result<()
         assert!(error.contains(reason), "{set}: {error}");
     }
     folder.resolve(CSV, &["split.test_size=1"])?;
+    folder.resolve(CSV, &["split.test_size=0", "split.folds=3"])?;
+    folder.resolve(CSV, &["split.test_size=0.0", "split.method=hash"])?;
     folder.resolve(CSV, &["split.test_size=0.999"])?;
     folder.resolve(CSV, &["split.method=stratified-k-fold", "split.folds=2", "split.fold=1"])?;
     folder.resolve(CSV, &["split.method=stratified-k-fold", "split.fold=4"])?;

@@ -96,7 +96,7 @@ fn invalid_overrides_are_refused_with_the_reason() {
         ("data.folder=", "`data.folder` is empty"),
         ("split.test_size=1.0", "`split.test_size` is 1"),
         ("split.test_size=nan", "`split.test_size` is NaN"),
-        ("split.test_size=0", "`split.test_size` is 0"),
+        ("split.test_size=-0.1", "`split.test_size` is -0.1"),
         ("features.views=1001", "`features.views` is 1001"),
         ("split.sede=1", "unknown key `split.sede`; did you mean `split.seed`?"),
         (

@@ -1,6 +1,8 @@
 //! `headstock predict`
 
-use std::path::PathBuf;
+mod submission;
+
+use std::path::{MAIN_SEPARATOR, PathBuf};
 
 use headstock_heads::SetPredictor;
 use headstock_inference::{InferenceError, Prediction, Predictor};
@@ -9,7 +11,9 @@ use headstock_loader::source::{FoundImages, find_image_files, is_image_folder};
 use headstock_loader::{DatasetError, DecodeError, ImageRef, RawDataset};
 use headstock_train::TrainError;
 use headstock_train::config::{OnError, Settings};
+use headstock_train::features::KnownFeatures;
 use serde_json::json;
+use submission::SampleSubmission;
 
 use super::{CommandContext, pluralize};
 use crate::args::{PredictArgs, PredictionFormat};
@@ -19,25 +23,44 @@ use crate::output::{Escaped, Output, StdoutError};
 const TOP_K: usize = 3;
 
 /// Predicts the classes of the images that the arguments name with a trained run, and prints each batch when
-/// it is done. Unreadable images are reported, and make the command fail in the end.
+/// it is done, or with `--like` all of them at the end. Unreadable images are reported, and make the command
+/// fail in the end.
 pub(crate) fn run(args: &PredictArgs, context: &mut CommandContext<'_>) -> anyhow::Result<()> {
-    let (run, settings) = context.open_run(&args.run)?;
-    let (images, passed_over) = list_images(&args.images, &settings)?;
+    let (run, settings) = context.open_run(&args.run, args.weights.weights.as_deref(), &[])?;
+    let classes = run.model.record.classes.clone();
+    let sample =
+        args.like.as_ref().map(|file| SampleSubmission::read(file, &classes, args.positive.as_deref()));
+    let sample = sample.transpose()?;
+    let (mut images, passed_over) = list_images(&args.images, &settings)?;
+    if let Some(sample) = &sample {
+        images = sample.find_images(images)?;
+    }
+    let images: Vec<ImageRef> = images.into_iter().map(|listed| listed.image).collect();
     let sets = args.coverage.map(|coverage| run.model.sets(coverage, args.sets.into())).transpose()?;
     let options = settings.backbone.as_ref().ok_or(InferenceError::NoBackbone)?;
-    let decode = settings.decode;
     let bars = context.bars;
-    let predictor = Predictor::new(run.model, options, decode, bars)?;
-    let mut printer =
-        Printer { format: args.format, classes: predictor.classes(), sets, out: context.output };
+    let pretrained = run.model.open_backbone(options, bars)?;
+    let known = KnownFeatures::open(&pretrained, settings.extract_options());
+    let predictor = Predictor::with_backbone(run.model, &pretrained, settings.decode)?;
+    drop(pretrained);
+    let find_known = |bytes: &[u8]| known.as_ref()?.find(bytes);
+    let mut printer = Printer { format: args.format, classes: &classes, sets, out: context.output };
+    // The predictions in the order of the images, for a submission.
+    let mut predictions = Vec::new();
     let mut unreadable = 0;
-    printer.print_header()?;
-    predictor.predict_images::<anyhow::Error>(&images, bars, &mut |batch, results| {
+    if sample.is_none() {
+        printer.print_header()?;
+    }
+    predictor.predict_images_with::<anyhow::Error>(&images, &find_known, bars, &mut |batch, results| {
         for (image, error) in
             batch.iter().zip(&results).filter_map(|(image, result)| Some((image, result.as_ref().err()?)))
         {
             unreadable += 1;
             tracing::warn!("{image} cannot be read: {error}");
+        }
+        if sample.is_some() {
+            predictions.extend(results.into_iter().map(Result::ok));
+            return Ok(());
         }
         bars.suspend(|| {
             for (image, result) in batch.iter().zip(&results) {
@@ -49,20 +72,39 @@ pub(crate) fn run(args: &PredictArgs, context: &mut CommandContext<'_>) -> anyho
             Ok(printer.out.flush()?)
         })
     })?;
+    if let Some(sample) = &sample {
+        sample.print(&classes, &predictions, context.output)?;
+    }
     let predicted = images.len() - unreadable;
+    let cached = known.as_ref().map_or(0, KnownFeatures::n_found);
+    if cached > 0 {
+        tracing::info!(
+            "the features of {cached} of {} come from the cache",
+            pluralize(images.len(), "photo")
+        );
+    }
     context.output.print_json(&json!({
         "predicted": predicted,
+        "cached": cached,
         "unreadable": unreadable,
         "passed_over": passed_over.counts(),
     }))?;
+    let in_table = sample.map_or("", |_| "; in the table, their rows have the values of the sample");
     match unreadable {
         0 => Ok(()),
         _ => Err(TrainError::Data(format!(
-            "{unreadable} of {} cannot be read: the warnings give the reasons; replace or remove the files",
+            "{unreadable} of {} cannot be read: the warnings give the reasons; replace or remove the files{in_table}",
             pluralize(images.len(), "photo")
         ))
         .into()),
     }
+}
+
+/// An image that the arguments name.
+struct ListedImage {
+    /// The argument, followed by the path in it if it is a folder, with `/` as separator.
+    path: String,
+    image: ImageRef,
 }
 
 /// The images that the arguments name, and the other files in folders; a folder or a zip archive stands for the
@@ -71,11 +113,13 @@ pub(crate) fn run(args: &PredictArgs, context: &mut CommandContext<'_>) -> anyho
 fn list_images(
     arguments: &[PathBuf],
     settings: &Settings,
-) -> Result<(Vec<ImageRef>, PassedOver), TrainError> {
+) -> Result<(Vec<ListedImage>, PassedOver), TrainError> {
     let (mut images, mut all_passed_over) = (Vec::new(), PassedOver::default());
     for path in arguments {
+        let argument = path.display().to_string().replace(MAIN_SEPARATOR, "/");
+        let argument = argument.trim_end_matches('/').to_owned();
         if !is_image_folder(path) {
-            images.push(path.clone().into());
+            images.push(ListedImage { path: argument, image: path.clone().into() });
             continue;
         }
         let FoundImages { images: found, passed_over, errors } =
@@ -93,7 +137,8 @@ fn list_images(
                 format!("there are no photos in {}: name photos, or a folder that has some", path.display());
             return Err(TrainError::Data(problem));
         }
-        images.extend(found.into_iter().map(|(_, image)| image));
+        let listed = |(id, image)| ListedImage { path: format!("{argument}/{id}"), image };
+        images.extend(found.into_iter().map(listed));
         all_passed_over.merge(listing.passed_over);
     }
     Ok((images, all_passed_over))
