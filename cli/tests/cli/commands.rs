@@ -261,7 +261,9 @@ fn predict_prints_json_last_in_every_format() {
         let plain = project.run(&arguments).fails(3, &["1 of 13 photos"]).stdout;
         assert_eq!(plain.lines().count(), lines, "{plain}");
         let done = project.run(&[&arguments[..], &["--json"]].concat()).fails(3, &["1 of 13 photos"]);
-        assert_eq!(done.json(), serde_json::json!({ "predicted": 12, "unreadable": 1, "passed_over": {} }));
+        let expected =
+            serde_json::json!({ "predicted": 12, "cached": 12, "unreadable": 1, "passed_over": {} });
+        assert_eq!(done.json(), expected);
         let before = done.stdout.trim_end().rsplit_once('\n').unwrap().0;
         assert_eq!(before, plain.trim_end(), "{format}");
     }

@@ -83,16 +83,25 @@ fn the_suggested_command_has_the_overrides_and_the_changes_of_the_best() {
     let compare =
         ["compare", "--config", "my config.toml", "--heads", "linear", "--set", "head.max_iter=500"];
     let done = project.run(&compare).ok();
-    let next = done.stdout.lines().last().unwrap();
     // The best candidate has the default value, which differs from the config.
     let expected = " train --config 'my config.toml' --set 'head.C=1.0' --set 'head.max_iter=500'";
-    assert!(next.ends_with(expected), "{next}");
+    assert_suggests(&done.stdout, expected);
     // Another head than the config's gets the overrides that it has.
     let other = ["compare", "--heads", "svm", "--set", "head.max_iter=500", "--set", "split.seed=1"];
     let done = project.run(&other).ok();
-    let next = done.stdout.lines().last().unwrap();
     let expected = " train --head svm --set 'split.seed=1' --set 'head.max_iter=500'";
-    assert!(next.ends_with(expected), "{next}");
+    assert_suggests(&done.stdout, expected);
+    // Without a test set, the command trains on all photos already.
+    let all = project.run(&[&other[..], &["--set", "split.test_size=0"]].concat()).ok();
+    assert_eq!(all.stdout.matches("split.test_size=0").count(), 1, "{}", all.stdout);
+}
+
+/// Checks that the last two lines suggest `command`, and the same on all photos.
+fn assert_suggests(stdout: &str, command: &str) {
+    let lines: Vec<&str> = stdout.lines().rev().take(2).collect();
+    assert!(lines[1].ends_with(command), "{stdout}");
+    let on_all = format!("{command} --set split.test_size=0   # the same on all photos, without a test set");
+    assert!(lines[0].ends_with(&on_all), "{stdout}");
 }
 
 #[test]

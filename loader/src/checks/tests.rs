@@ -25,6 +25,8 @@ fn inspections_match_pillow() {
         let color_space = match pillow["mode"].as_str().unwrap() {
             // Pillow reports a gray color table as grayscale.
             "1" | "L" if matches!(inspection.format, "BMP" | "GIF") => ColorSpace::Palette,
+            // Pillow opens gray with alpha in 16 bits as RGBA.
+            "RGBA" if name.ends_with("/grey_alpha_16_bits.png") => ColorSpace::Gray,
             "1" | "L" | "LA" | "I" | "I;16" | "I;16B" => ColorSpace::Gray,
             "P" => ColorSpace::Palette,
             "RGB" | "RGBA" => ColorSpace::Rgb,

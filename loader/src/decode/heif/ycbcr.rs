@@ -66,7 +66,12 @@ impl ChromaRows<'_> {
         let last = self.near.len() - 1;
         row.clear();
         row.extend((0..width).map(|x| {
-            let (near, far) = if self.halves_columns { neighbors(x, last) } else { (x, x) };
+            let (near, far) = match self.halves_columns {
+                // libyuv, which libavif converts with, takes the last column as it is.
+                true if x + 1 == width => (last, last),
+                true => neighbors(x, last),
+                false => (x, x),
+            };
             let (near_row, far_row) = (&self.near, &self.far);
             // Weights 9, 3, 3, 1 of 16; where an axis has full resolution, both neighbors are the sample itself.
             (9 * near_row[near] + 3 * near_row[far] + 3 * far_row[near] + far_row[far] + 8) / 16

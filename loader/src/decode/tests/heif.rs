@@ -17,6 +17,9 @@ fn heic_and_avif_match_pillow() {
         let ours = decode(&bytes, MAX_PIXELS).unwrap_or_else(|error| panic!("{name}: {error}"));
         let difference = pixel_difference(&ours, &expected);
         let (max, mean) = match name.as_str() {
+            // Widening the range for video rounds once more.
+            "chroma_420_limited_range.avif" => (4, 0.9),
+            name if name.starts_with("chroma") && extension(name) == "avif" => (2, 0.5),
             name if extension(name) == "avif" || name == "chroma_420.heic" => (1, 0.25),
             _ => (0, 0.0),
         };
