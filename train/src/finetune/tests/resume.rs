@@ -34,7 +34,7 @@ fn keys(written: &Table) -> Vec<Vec<String>> {
 fn candidate_values() -> Vec<Value> {
     let config_text = "values = [true, false, 1, 2, 3, 0.25, 0.75, 1.5, [0.4, 0.6], [3, 5], {}, { kind = \"rand-augment\" }, \
                 { degrees = 5.0 }, { kernel_size = 3 }, { factor = 2.0 }, { bits = 4 }, { threshold = 0.5 }, \"elsewhere\", \
-                \"appearance\", \"accept\", \"srgb\", \"skip\", \"scaled\", \"group\", \"layer3\", \"bf16\", \"cuda\", \"adamw\", \"step\", \
+                \"appearance\", \"accept\", \"srgb\", \"skip\", \"scale\", \"scaled\", \"group\", \"layer3\", \"bf16\", \"cuda\", \"adamw\", \"step\", \
                 \"balanced\", \"train\", \"per-epoch\", \"fitted\", \"isotonic\", \"bilinear\", \"all\"]";
     let table: Table = config_text.parse().unwrap();
     table["values"].as_array().unwrap().clone()
